@@ -1,0 +1,1 @@
+"""What the trained detectors are analysed for: alignment statistics, box counts, maps."""

@@ -1,0 +1,54 @@
+"""Weights of other TOOD implementations as ours."""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+# Parameter names inside the head: (mmdet 3 or the authors' release, this package). The authors' release
+# differs from mmdet only where it names convolutions one by one (la_conv1, cls_prob_conv1, ...).
+_RENAMES = [
+    (r"inter_convs\.", "predictor.tower."),
+    (r"(cls|reg)_decomp\.layer_attention\.", r"predictor.\1_decomposition.attention."),
+    (r"(cls|reg)_decomp\.la_conv1\.", r"predictor.\1_decomposition.attention.0."),
+    (r"(cls|reg)_decomp\.la_conv2\.", r"predictor.\1_decomposition.attention.2."),
+    (r"(cls|reg)_decomp\.reduction_conv\.", r"predictor.\1_decomposition.reduction."),
+    (r"tood_(cls|reg)\.", r"predictor.\1_conv."),
+    (r"cls_prob_module\.", "predictor.alignment.probability."),
+    (r"cls_prob_conv1\.", "predictor.alignment.probability.0."),
+    (r"cls_prob_conv2\.", "predictor.alignment.probability.2."),
+    (r"reg_offset_module\.", "predictor.alignment.offset."),
+    (r"reg_offset_conv1\.", "predictor.alignment.offset.0."),
+    (r"reg_offset_conv2\.", "predictor.alignment.offset.2."),
+]
+_PREFIX = "bbox_head."
+
+
+def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of mmdet's TOOD or of the authors' release, renamed for this package's detector.
+
+    Accepts a whole detector's (`backbone.`, `neck.`, `bbox_head.`) or a bare head's; a checkpoint file
+    holds it under "state_dict". Names that are already ours, and all outside the head, pass unchanged.
+
+    Args:
+        state_dict: names to tensors; not modified, tensors are shared.
+
+    Raises:
+        ValueError: no parameter of a TOOD head in it.
+    """
+    converted, renamed = {}, 0
+    for name, tensor in state_dict.items():
+        prefix, inner = (_PREFIX, name[len(_PREFIX) :]) if name.startswith(_PREFIX) else ("", name)
+        for pattern, replacement in _RENAMES:
+            ours, found = re.subn(f"^{pattern}", replacement, inner)
+            if found:
+                inner = ours
+                break
+        renamed += inner.startswith("predictor.")
+        converted[prefix + inner] = tensor
+    if not renamed:
+        raise ValueError(
+            "no parameter of a TOOD head in this state dict (looked for inter_convs, cls_decomp, tood_cls, "
+            "...); of a checkpoint file pass its 'state_dict'"
+        )
+    return converted

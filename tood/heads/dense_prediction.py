@@ -1,0 +1,115 @@
+"""From dense predictions to detections, one way for every head of the suite."""
+
+import torch
+from mmengine.structures import InstanceData
+from torch import Tensor
+from torchvision.ops import batched_nms, clip_boxes_to_image
+
+from tood.dense import DenseLevel
+
+
+def select_candidates(
+    level: DenseLevel, score_thr: float, nms_pre: int, by: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What one level sends to NMS.
+
+    Args:
+        level: all anchors of the level.
+        score_thr: classification scores must exceed it.
+        nms_pre: how many to keep, -1 for all.
+        by: "location" keeps the `nms_pre` anchors of highest confidence with all their classes, as the
+            paper's code does; "pair" the `nms_pre` (anchor, class) pairs of highest score, as mmdet 3 does.
+
+    Returns:
+        boxes [K, 4], confidence [K], labels [K]
+
+    Raises:
+        ValueError: unknown `by`.
+    """
+    scores, confidence, boxes = level.scores, level.confidence, level.boxes
+    if by == "location":
+        if 0 < nms_pre < len(boxes):
+            kept = confidence.amax(1).topk(nms_pre).indices
+            scores, confidence, boxes = scores[kept], confidence[kept], boxes[kept]
+        anchor, label = (scores > score_thr).nonzero(as_tuple=True)
+    elif by == "pair":
+        anchor, label = (scores > score_thr).nonzero(as_tuple=True)
+        if 0 < nms_pre < len(anchor):
+            kept = scores[anchor, label].sort(descending=True).indices[:nms_pre]
+            anchor, label = anchor[kept], label[kept]
+    else:
+        raise ValueError(f"test_cfg.nms_pre_by is {by!r}; it must be 'location' or 'pair'")
+    return boxes[anchor], confidence[anchor, label], label
+
+
+class DensePredictionMixin:
+    """Turns what a head's `forward` returns into dense levels and these into detections.
+
+    A head implements `_dense_level`; `test_cfg` has mmdet's keys (`score_thr`, `nms_pre`, `nms`,
+    `max_per_img`, `min_bbox_size`) and two of this package: `nms_pre_by` (see `select_candidates`) and
+    `clip` (boxes clipped to the image before NMS; default True). NMS is torchvision's: no compiled mmcv
+    operator is called.
+    """
+
+    def _dense_level(self, level: int, outs: tuple[Tensor, ...], priors: Tensor) -> DenseLevel:
+        """One level of one image from its maps, each [channels, H, W], and its anchors [H*W, 4]."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def dense_by_feat(
+        self, *outs: list[Tensor], batch_img_metas: list[dict], clip: bool = True
+    ) -> list[list[DenseLevel]]:
+        """Every anchor of every level for each image.
+
+        Args:
+            outs: what `forward` returned: lists over levels of [B, channels, H, W].
+            batch_img_metas: with `img_shape` (height, width) of each image, without padding.
+            clip: clip boxes to the image.
+        """
+        priors = self.prior_generator.grid_priors(
+            [scores.shape[-2:] for scores in outs[0]], dtype=outs[0][0].dtype, device=outs[0][0].device
+        )
+        images = []
+        for b, meta in enumerate(batch_img_metas):
+            levels = []
+            for index, maps in enumerate(zip(*outs, strict=True)):
+                level = self._dense_level(index, tuple(m[b] for m in maps), priors[index])
+                if clip:
+                    boxes = clip_boxes_to_image(level.boxes, meta["img_shape"][:2])
+                    level = level._replace(boxes=boxes)
+                levels.append(level)
+            images.append(levels)
+        return images
+
+    def predict_by_feat(
+        self,
+        *outs: list[Tensor],
+        batch_img_metas: list[dict],
+        cfg: dict | None = None,
+        rescale: bool = False,
+        with_nms: bool = True,
+    ) -> list[InstanceData]:
+        """Detections of each image, by falling score; boxes in original pixels if `rescale`."""
+        cfg = self.test_cfg if cfg is None else cfg
+        images = self.dense_by_feat(*outs, batch_img_metas=batch_img_metas, clip=cfg.get("clip", True))
+        return [
+            _detect(levels, meta, cfg, rescale, with_nms)
+            for levels, meta in zip(images, batch_img_metas, strict=True)
+        ]
+
+
+def _detect(levels: list[DenseLevel], meta: dict, cfg: dict, rescale: bool, with_nms: bool) -> InstanceData:
+    candidates = [
+        select_candidates(level, cfg["score_thr"], cfg.get("nms_pre", -1), cfg.get("nms_pre_by", "location"))
+        for level in levels
+    ]
+    boxes, scores, labels = (torch.cat(parts) for parts in zip(*candidates, strict=True))
+    if rescale:
+        boxes = boxes / boxes.new_tensor(meta["scale_factor"]).repeat(2)
+    if cfg.get("min_bbox_size", -1) >= 0:
+        kept = (boxes[:, 2:] - boxes[:, :2] > cfg["min_bbox_size"]).all(1)
+        boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+    if with_nms:
+        kept = batched_nms(boxes, scores, labels, cfg["nms"]["iou_threshold"])[: cfg["max_per_img"]]
+        boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+    return InstanceData(bboxes=boxes, scores=scores, labels=labels)
