@@ -11,7 +11,15 @@ from tood.registry import MODELS
 
 @MODELS.register_module()
 class ATSSHead(DensePredictionMixin, MMDetATSSHead):
-    """Parallel head + ATSS (Tables 1, 2, 3 and 6); configuration as mmdet's `ATSSHead`."""
+    """Parallel head + ATSS (Tables 1, 2, 3 and 6); configuration as mmdet's `ATSSHead`.
+
+    `tood.PointBBoxCoder` makes it anchor-free and learns its unit from the anchor generator.
+    """
+
+    def __init__(self, *args, anchor_generator: dict, bbox_coder: dict, **kwargs) -> None:
+        if bbox_coder["type"] == "tood.PointBBoxCoder":
+            bbox_coder = {**bbox_coder, "anchor_scale": anchor_generator["octave_base_scale"]}
+        super().__init__(*args, anchor_generator=anchor_generator, bbox_coder=bbox_coder, **kwargs)
 
     def _dense_level(self, level: int, outs: tuple[Tensor, ...], priors: Tensor) -> DenseLevel:
         cls_logits, regression, centerness = outs

@@ -1,0 +1,1 @@
+"""Building a declared run and training it."""

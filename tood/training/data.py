@@ -1,0 +1,97 @@
+"""COCO-layout datasets for mmdet models: which images, in which order, how changed."""
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from mmdet.datasets import AspectRatioBatchSampler, CocoDataset
+from mmdet.registry import DATASETS
+from mmengine.dataset import DefaultSampler, pseudo_collate
+from torch.utils.data import DataLoader, Dataset
+
+META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+
+
+def build_dataset(
+    root: Path, annotations: str, images: str, classes: Sequence[str], size: Sequence[int], flip: float | None
+) -> CocoDataset:
+    """mmdet's COCO dataset with its standard pipeline.
+
+    Args:
+        root: folder of the dataset.
+        annotations, images: annotation file and image folder below it.
+        classes: category names; a label is an index into the categories of the file with these names.
+        size: (longer, shorter) side at most, pixels, aspect ratio kept.
+        flip: probability of a horizontal flip in training, None for a test dataset, which keeps images
+            without objects.
+    """
+    testing = flip is None
+    pipeline = [
+        dict(type="LoadImageFromFile"),
+        dict(type="LoadAnnotations", with_bbox=True),
+        dict(type="Resize", scale=tuple(size), keep_ratio=True),
+    ]
+    if testing:
+        pipeline.append(dict(type="PackDetInputs", meta_keys=META_KEYS))
+    else:
+        pipeline += [dict(type="RandomFlip", prob=flip), dict(type="PackDetInputs")]
+    return DATASETS.build(
+        dict(
+            type="CocoDataset",
+            data_root=str(root),
+            ann_file=annotations,
+            data_prefix=dict(img=images),
+            metainfo=dict(classes=tuple(classes)),
+            test_mode=testing,
+            filter_cfg=None if testing else dict(filter_empty_gt=True, min_size=32),
+            pipeline=pipeline,
+        )
+    )
+
+
+class SeededDataset(Dataset):
+    """Augmentations that depend on seed, epoch and image alone, whatever process draws them and when.
+
+    Args:
+        dataset: whose transforms draw from the generators of `random` and `numpy.random`.
+        seed: of the run.
+        epoch: from 0.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int, epoch: int) -> None:
+        self.dataset, self.seed, self.epoch = dataset, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        state = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]
+        random.seed(int(state))
+        np.random.seed(state)  # noqa: NPY002 - mmdet's transforms draw from the legacy generator
+        return self.dataset[index]
+
+
+def epoch_batches(
+    dataset: CocoDataset, batch_size: int, seed: int, epoch: int, workers: int
+) -> tuple[int, Iterator[dict]]:
+    """The batches of one epoch and their number; images of like orientation go together, as in mmdet."""
+    sampler = DefaultSampler(dataset, shuffle=True, seed=seed, round_up=False)
+    sampler.set_epoch(epoch)
+    batches = AspectRatioBatchSampler(sampler, batch_size)
+    loader = DataLoader(
+        SeededDataset(dataset, seed, epoch),
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=pseudo_collate,
+    )
+    return len(batches), iter(loader)
+
+
+def evaluation_batches(
+    dataset: CocoDataset, batch_size: int, workers: int, images: int | None
+) -> tuple[int, DataLoader]:
+    """The images of a test dataset in order, the first `images` of them if given, and their number."""
+    chosen = range(len(dataset) if images is None else min(images, len(dataset)))
+    loader = DataLoader(dataset, batch_size, sampler=chosen, num_workers=workers, collate_fn=pseudo_collate)
+    return len(chosen), loader

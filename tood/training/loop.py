@@ -1,0 +1,147 @@
+"""The training loop: plain SGD over epochs, the paper's schedule, one device."""
+
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+from mmdet.datasets import CocoDataset
+from mmengine.config import Config
+from torch import nn
+
+from tood.files import atomic_path
+from tood.progress import Progress
+from tood.training.data import epoch_batches
+from tood.training.schedule import learning_rate
+
+ITERATIONS_BETWEEN_RECORDS = 50
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer a finite number."""
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device for "auto" (a GPU if there is one), "cpu" or "cuda".
+
+    Raises:
+        RuntimeError: "cuda" without a GPU that torch can use.
+    """
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise RuntimeError(
+            "device=cuda was asked for, but torch finds no usable GPU (`tood doctor` shows what it sees); "
+            "on a machine without one pass --config device=cpu"
+        )
+    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+
+
+def train(
+    model: nn.Module,
+    dataset: CocoDataset,
+    config: Config,
+    *,
+    seed: int,
+    device: torch.device,
+    records: Path,
+    label: str,
+    workers: int = 0,
+    iterations: int | None = None,
+) -> dict:
+    """Train in place.
+
+    Args:
+        model: an mmdet detector with its initial weights.
+        dataset: training images.
+        config: resolved; its `train` and `schedule` are used.
+        seed: decides the order of the images and their augmentation.
+        device: to train on.
+        records: JSON lines of losses are appended here.
+        label: shown with the progress.
+        workers: processes that load images.
+        iterations: stop after so many in all.
+
+    Returns:
+        what the training took: iterations, images, seconds, images_per_second, peak_memory_mb
+
+    Raises:
+        Diverged: a loss is not finite.
+    """
+    train_cfg, schedule = config.train, config.schedule
+    model.to(device).train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(
+        parameters, lr=0.0, momentum=train_cfg.momentum, weight_decay=train_cfg.weight_decay
+    )
+    per_epoch = math.ceil(len(dataset) / train_cfg.batch_size)
+    last = per_epoch * schedule.epochs if iterations is None else iterations
+    total_images = min(last * train_cfg.batch_size, len(dataset) * schedule.epochs)
+    done, start = 0, time.monotonic()
+    records.parent.mkdir(parents=True, exist_ok=True)
+    with Progress(label, total_images) as progress, records.open("a") as log:
+        for epoch in range(schedule.epochs):
+            if done >= last:
+                break
+            if hasattr(model.bbox_head, "set_epoch"):
+                model.bbox_head.set_epoch(epoch)
+            _, batches = epoch_batches(dataset, train_cfg.batch_size, seed, epoch, workers)
+            for batch in batches:
+                rate = learning_rate(
+                    done,
+                    base=train_cfg.lr,
+                    iterations_per_epoch=per_epoch,
+                    milestones=schedule.milestones,
+                    warmup_iterations=train_cfg.warmup_iterations,
+                    warmup_factor=train_cfg.warmup_factor,
+                )
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                data = model.data_preprocessor(batch, training=True)
+                loss, parts = model.parse_losses(model(**data, mode="loss"))
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise Diverged(f"the loss is {value} at iteration {done} (epoch {epoch}, lr {rate:g})")
+                optimizer.zero_grad()
+                loss.backward()
+                if train_cfg.grad_clip:
+                    nn.utils.clip_grad_norm_(parameters, train_cfg.grad_clip)
+                optimizer.step()
+                done += 1
+                if done % ITERATIONS_BETWEEN_RECORDS == 0 or done == last or done == 1:
+                    entry = {"iteration": done, "epoch": epoch, "lr": rate}
+                    log.write(json.dumps(entry | {k: v.item() for k, v in parts.items()}) + "\n")
+                    log.flush()
+                detail = f"epoch {epoch + 1}/{schedule.epochs}  loss {value:.3f}"
+                progress.advance(len(batch["data_samples"]), detail)
+                if done >= last:
+                    break
+    seconds = time.monotonic() - start
+    return {
+        "iterations": done,
+        "images": progress.done,
+        "seconds": round(seconds, 2),
+        "images_per_second": round(progress.done / seconds, 2),
+        "peak_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20) if device.type == "cuda" else None,
+    }
+
+
+def save_model(path: Path, model: nn.Module, meta: dict) -> None:
+    """Write the weights, atomically, in mmdet's checkpoint layout: `state_dict` and `meta`."""
+    state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        torch.save({"state_dict": state, "meta": meta}, temporary)
+
+
+def load_model(path: Path, model: nn.Module) -> dict:
+    """Load weights that `save_model` wrote, every one of them, and return their meta.
+
+    Raises:
+        RuntimeError: the file does not fit the model, or is no checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(checkpoint["state_dict"], strict=True)
+    except Exception as error:
+        raise RuntimeError(f"{path}: cannot be loaded into this run's model: {error}") from error
+    return checkpoint["meta"]
