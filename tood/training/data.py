@@ -24,7 +24,7 @@ def build_dataset(
         classes: category names; a label is an index into the categories of the file with these names.
         size: (longer, shorter) side at most, pixels, aspect ratio kept.
         flip: probability of a horizontal flip in training, None for a test dataset, which keeps images
-            without objects.
+            without objects. Annotations are resized with the images in both.
     """
     testing = flip is None
     pipeline = [
@@ -89,9 +89,9 @@ def epoch_batches(
 
 
 def evaluation_batches(
-    dataset: CocoDataset, batch_size: int, workers: int, images: int | None
+    dataset: CocoDataset, batch_size: int, workers: int, indices: Sequence[int] | None = None
 ) -> tuple[int, DataLoader]:
-    """The images of a test dataset in order, the first `images` of them if given, and their number."""
-    chosen = range(len(dataset) if images is None else min(images, len(dataset)))
+    """The number and the batches of a test dataset's images, in order; of all of them without `indices`."""
+    chosen = range(len(dataset)) if indices is None else indices
     loader = DataLoader(dataset, batch_size, sampler=chosen, num_workers=workers, collate_fn=pseudo_collate)
     return len(chosen), loader

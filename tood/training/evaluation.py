@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ def detect(
     label: str,
     batch_size: int,
     workers: int = 0,
-    images: int | None = None,
+    indices: Sequence[int] | None = None,
 ) -> tuple[list[dict], list[int]]:
     """COCO result records of a test dataset, boxes (x, y, w, h) in original pixels, and its image ids.
 
@@ -39,10 +39,10 @@ def detect(
         label: shown with the progress.
         batch_size: images at a time.
         workers: processes that load images.
-        images: only the first so many.
+        indices: of the images to use; all by default.
     """
     model.to(device).eval()
-    total, batches = evaluation_batches(dataset, batch_size, workers, images)
+    total, batches = evaluation_batches(dataset, batch_size, workers, indices)
     records, image_ids = [], []
     with Progress(label, total) as progress, torch.no_grad():
         for batch in batches:
@@ -74,11 +74,11 @@ def dense_predictions(
     device: torch.device,
     label: str,
     workers: int = 0,
-    images: int | None = None,
+    indices: Sequence[int] | None = None,
 ) -> Iterator[tuple[DetDataSample, list[DenseLevel]]]:
-    """Each test image with every anchor's prediction before NMS, boxes in pixels of the network's input."""
+    """Each test image with every anchor's prediction before NMS; its objects too are in input pixels."""
     model.to(device).eval()
-    total, batches = evaluation_batches(dataset, 1, workers, images)
+    total, batches = evaluation_batches(dataset, 1, workers, indices)
     with Progress(label, total) as progress:
         for batch in batches:
             with torch.no_grad():

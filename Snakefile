@@ -1,0 +1,33 @@
+"""TOOD (ICCV 2021): every table and figure of the paper from one plan of runs. See README.md."""
+
+from snakemake.utils import min_version
+
+min_version("9.19")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/weights.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/analyse.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/figures.smk"
+include: "workflow/rules/report.smk"
+
+
+onstart:
+    before_work()
+
+
+onerror:
+    after_failure()
+
+
+rule all:
+    default_target: True
+    input:
+        f"{RESULTS}/metrics.csv",
+        TABLES,
+        FIGURES,
+        f"{RESULTS}/report.html",

@@ -1,0 +1,70 @@
+"""The `tood` command: what there is to run, and whether this machine can."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Args:
+        arguments: of the command line; by default the program's own.
+
+    Returns:
+        The exit status: 0, 1 where `doctor` misses something required, 2 on a wrong declaration or option.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return options.action(options)
+    except ValueError as error:
+        # Only here, as it needs pydantic: `doctor` has to work where that is missing.
+        from tood.experiments import ExperimentError
+
+        if not isinstance(error, ExperimentError):
+            raise
+        print(f"tood: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tood", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    runs = commands.add_parser("runs", help="list every run, its state and the table rows it feeds")
+    runs.set_defaults(action=_runs)
+
+    doctor = commands.add_parser("doctor", help="examine the environment, the data and this machine")
+    doctor.add_argument("--data-root", type=Path, metavar="PATH", help="look for a COCO-layout dataset here")
+    doctor.add_argument("--scale", metavar="NAME", help="look at this scale's data only, and require it")
+    doctor.set_defaults(action=_doctor)
+
+    for command in (runs, doctor):
+        command.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from tood.experiments import list_runs
+
+    print(list_runs(as_json=options.json))
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    import json
+    from dataclasses import asdict
+
+    from tood import doctor
+
+    findings = doctor.examine(options.data_root, options.scale)
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
+    else:
+        doctor.show(findings)
+    return int(doctor.lacks_required(findings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

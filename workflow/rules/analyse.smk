@@ -1,0 +1,33 @@
+"""Analyse: Table 6, the agreement of classification and localisation.
+
+input   model.pth and detections.json of the runs of Table 6, MANIFEST
+output  alignment.json; alignment_variants.json with the other readings of the paper's definitions
+steps   analyse_alignment
+"""
+
+
+rule analyse_alignment:
+    input:
+        model=f"{RUN_FOLDER}/model.pth",
+        detections=f"{RUN_FOLDER}/detections.json",
+        manifest=MANIFEST,
+    output:
+        alignment=f"{RUN_FOLDER}/alignment.json",
+        variants=f"{RUN_FOLDER}/alignment_variants.json",
+    params:
+        settings=settings_of,
+        options=evaluation_options(),
+    threads: CPUS
+    resources:
+        gpu=GPUS,
+        mem_mb=PLAN.scale.resources.mem_mb,
+        runtime=PLAN.scale.resources.runtime,
+    log:
+        f"{WORK}/logs/analyse_{{run}}_seed{{seed}}.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python workflow/scripts/analyse_alignment.py --settings {params.settings:q} --model {input.model} "
+        "--manifest {input.manifest} {params.options} --threads {threads} "
+        "--detections {input.detections} --output {output.alignment} --variants {output.variants} "
+        "2>&1 | tee {log}"

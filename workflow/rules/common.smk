@@ -1,0 +1,106 @@
+"""What every stage shares: the validated plan, the folders, and the checks before and after the jobs.
+
+`--config` options are the fields of `tood.study.Study`. RESULTS holds what is kept (metrics, tables,
+figures); WORK holds what can be made again (checkpoints, detections, logs).
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+
+from tood.doctor import environment_problem, writable_problem
+from tood.experiments import ExperimentError, load_tables
+from tood.provenance import code_digest, training_files
+from tood.study import Plan
+
+# Jobs find the environment that Snakemake runs in, also where the PATH does not name it.
+shell.prefix(f"set -euo pipefail; export PATH={Path(sys.executable).parent}:$PATH; ")
+
+try:
+    PLAN = Plan(config)
+    DECLARED_TABLES = load_tables(runs=PLAN.all_runs)
+except ExperimentError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = f"results/{PLAN.name}"
+WORK = f"work/{PLAN.name}"
+RUN_FOLDER = f"{WORK}/runs/{{run}}/seed{{seed}}"
+MANIFEST = f"{WORK}/manifest.json"
+RUNS = [run.id for run in PLAN.runs]
+CODE = code_digest([*training_files(), Path(workflow.basedir) / "workflow/scripts/train.py"])
+# Runs whose alignment of classification and localisation the paper analyses.
+ANALYSED = [row.run for row in DECLARED_TABLES["table6"].rows if row.run in RUNS]
+FIGURE1 = {name: run for name, run in (("ATSS", "atss_af"), ("TOOD", "tood_af")) if run in RUNS}
+# Trained on an accelerator unless the user or the scale says CPU; a local call schedules by it only with
+# `--resources gpu=N`.
+GPUS = 0 if PLAN.device == "cpu" or PLAN.scale.device != "cuda" else 1
+CPUS = PLAN.scale.resources.threads
+
+
+wildcard_constraints:
+    run="[a-z0-9_]+",
+    seed=r"\d+",
+
+
+def of_all_runs(pattern, runs=RUNS):
+    """The files of every run and seed."""
+    return expand(pattern, run=runs, seed=PLAN.seeds)
+
+
+def settings_of(wildcards):
+    """What decides a training, as one JSON argument; a change of it trains again."""
+    return json.dumps(PLAN.settings(wildcards.run), sort_keys=True)
+
+
+def initial_weights(wildcards):
+    """The file a backbone starts from; none if it starts at random."""
+    return [] if PLAN.weights == "random" else ["weights/resnet50.pth"]
+
+
+def evaluation_options():
+    """Arguments of every script that looks at trained runs, besides which runs."""
+    options = f"--device {PLAN.device} --workers {PLAN.scale.resources.workers}"
+    return options + (f" --images {PLAN.study.val_images}" if PLAN.study.val_images else "")
+
+
+def aggregate_command(results):
+    """The call that collects metrics and renders tables from whatever is there."""
+    return [
+        *("python", "workflow/scripts/aggregate.py"),
+        *("--folder", f"{WORK}/runs", "--results", results),
+        *("--runs", *RUNS, "--seeds", *map(str, PLAN.seeds), "--notes", json.dumps(PLAN.notes())),
+    ]
+
+
+def before_work():
+    """Stop before any job if the environment or the folders cannot carry the work."""
+    problems = [environment_problem(), *(writable_problem(Path(f)) for f in (RESULTS, WORK))]
+    for problem in filter(None, problems):
+        raise WorkflowError(problem)
+
+
+def after_failure():
+    """Render the tables from what is there, with the failed and pending cells named."""
+    command = [sys.executable, *aggregate_command(RESULTS)[1:]]
+    if subprocess.run(command, check=False).returncode == 0:
+        logger.info(f"The tables in {RESULTS}/tables show what is done, failed and pending.")
+
+
+def announce():
+    """Say what this study is, once, where a person reads it."""
+    trainings = len(RUNS) * len(PLAN.seeds)
+    states = [run.state for run in PLAN.all_runs.values()]
+    logger.info(
+        f"{PLAN.name}: {len(RUNS)} runs x {len(PLAN.seeds)} seeds = {trainings} trainings, "
+        f"{sum(run.epochs for run in PLAN.runs) * len(PLAN.seeds)} epochs. Of the paper's {len(states)} runs "
+        f"{states.count('implemented')} are implemented, {states.count('not implemented')} not yet, "
+        f"{states.count('quoted')} only quoted (`tood runs`)."
+    )
+
+
+if workflow.is_main_process:
+    announce()

@@ -1,0 +1,46 @@
+"""Data: a dataset in the COCO layout, checked whole before anything trains on it.
+
+input   a folder of the user's (`data_root`), or the drawing of a scale
+output  MANIFEST: what the dataset is (categories, counts, checksums)
+steps   generate_data (generated scales only) -> check_data
+"""
+
+ANNOTATIONS = [
+    str(PLAN.data_root / split.annotations)
+    for split in (PLAN.scale.train, PLAN.scale.val)
+]
+
+
+if PLAN.scale.drawing:
+
+    rule generate_data:
+        output:
+            ANNOTATIONS,
+        params:
+            root=PLAN.data_root,
+            drawing=PLAN.scale.drawing.model_dump_json(),
+        log:
+            f"{WORK}/logs/generate_data.log",
+        conda:
+            "../../environment.yml"
+        shell:
+            "python workflow/scripts/generate_data.py --root {params.root:q} --drawing {params.drawing:q} "
+            "2>&1 | tee {log}"
+
+
+rule check_data:
+    input:
+        # A missing file is check_data's to report: it says what is expected there and how to mend it.
+        [path for path in ANNOTATIONS if PLAN.scale.drawing or Path(path).exists()],
+    output:
+        MANIFEST,
+    params:
+        root=PLAN.data_root,
+        splits=json.dumps(PLAN.settings(RUNS[0])["splits"]),
+    log:
+        f"{WORK}/logs/check_data.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python workflow/scripts/check_data.py --root {params.root:q} --splits {params.splits:q} "
+        "--output {output} 2>&1 | tee {log}"

@@ -1,0 +1,28 @@
+"""Tables: the paper's six and the sweep of m, ours beside the paper's.
+
+input   ap.json and alignment.json of every run and seed
+output  RESULTS/metrics.csv (run, seed, metric, value), RESULTS/tables/*.{csv,md,tex}
+steps   tables
+"""
+
+TABLES = expand(
+    f"{RESULTS}/tables/{{table}}.{{format}}", table=DECLARED_TABLES, format=["csv", "md", "tex"]
+)
+
+
+rule tables:
+    input:
+        of_all_runs(f"{RUN_FOLDER}/ap.json"),
+        of_all_runs(f"{RUN_FOLDER}/alignment.json", ANALYSED),
+    output:
+        f"{RESULTS}/metrics.csv",
+        TABLES,
+    params:
+        command=aggregate_command(RESULTS),
+    localrule: True
+    log:
+        f"{WORK}/logs/tables.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "{params.command:q} 2>&1 | tee {log}"

@@ -1,0 +1,36 @@
+"""Train: one job a run and seed.
+
+input   MANIFEST, initial weights
+output  model.pth; beside it, undeclared, state.json (running, failed, done) and losses.jsonl
+steps   train
+"""
+
+
+rule train:
+    input:
+        manifest=MANIFEST,
+        weights=initial_weights,
+    output:
+        f"{RUN_FOLDER}/model.pth",
+    params:
+        settings=settings_of,
+        code=CODE,
+        weights=lambda wildcards, input: (f"--weights {input.weights}" if input.weights else ""),
+        state=f"{RUN_FOLDER}/state.json",
+        records=f"{RUN_FOLDER}/losses.jsonl",
+        device=PLAN.device,
+        workers=PLAN.scale.resources.workers,
+    threads: CPUS
+    resources:
+        gpu=GPUS,
+        mem_mb=PLAN.scale.resources.mem_mb,
+        runtime=PLAN.scale.resources.runtime,
+    log:
+        f"{WORK}/logs/train_{{run}}_seed{{seed}}.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python workflow/scripts/train.py --settings {params.settings:q} --seed {wildcards.seed} "
+        "--manifest {input.manifest} {params.weights} --device {params.device} --threads {threads} "
+        "--workers {params.workers} --state {params.state} --records {params.records} --output {output} "
+        "2>&1 | tee {log}"

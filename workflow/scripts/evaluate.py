@@ -1,0 +1,35 @@
+"""Detect on the validation images and measure COCO AP."""
+
+import sys
+from pathlib import Path
+
+from tood.files import write_json
+from tood.training.evaluation import coco_ap, detect
+from tood.training.trained import evaluation_parser, load_trained
+
+
+def main() -> None:
+    parser = evaluation_parser(__doc__)
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--detections", type=Path, required=True, help="COCO results, written")
+    parser.add_argument("--output", type=Path, required=True, help="metrics, written")
+    args = parser.parse_args()
+    try:
+        trained = load_trained(args)
+    except RuntimeError as error:
+        sys.exit(f"evaluate: {error}")
+    records, image_ids = detect(
+        trained.model,
+        trained.dataset,
+        device=trained.device,
+        label=f"evaluate {args.settings[0]['run']['id']}",
+        batch_size=args.batch_size,
+        workers=args.workers,
+        indices=trained.indices,
+    )
+    write_json(args.detections, {"image_ids": image_ids, "detections": records})
+    write_json(args.output, coco_ap(trained.annotations, records, image_ids))
+
+
+if __name__ == "__main__":
+    main()
