@@ -1,4 +1,4 @@
-"""What every stage shares: the validated plan, the folders, and the checks before and after the jobs.
+"""What every stage shares: the validated plan, the folders, and what happens before and after the jobs.
 
 `--config` options are the fields of `tood.study.Study`. RESULTS holds what is kept (metrics, tables,
 figures); WORK holds what can be made again (checkpoints, detections, logs).
@@ -13,6 +13,10 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 from tood.doctor import environment_problem, writable_problem
+
+if problem := environment_problem():  # before an import can fail less clearly
+    raise WorkflowError(problem)
+
 from tood.experiments import ExperimentError, load_tables
 from tood.provenance import code_digest, training_files
 from tood.study import Plan
@@ -77,10 +81,10 @@ def aggregate_command(results):
 
 
 def before_work():
-    """Stop before any job if the environment or the folders cannot carry the work."""
-    problems = [environment_problem(), *(writable_problem(Path(f)) for f in (RESULTS, WORK))]
-    for problem in filter(None, problems):
-        raise WorkflowError(problem)
+    """Stop before any job if the folders cannot take its results."""
+    for folder in (RESULTS, WORK):
+        if problem := writable_problem(Path(folder)):
+            raise WorkflowError(problem)
 
 
 def after_failure():

@@ -1,0 +1,56 @@
+# `make` builds the environment and runs the main job; `make test` builds it and passes the tests.
+#   make SCALE=mini          another scale
+#   make PYTHON=python3.12   another Python, 3.11 or 3.12
+#   make env VENV=DIR        into another environment, such as an active conda one ($CONDA_PREFIX)
+
+PYTHON ?= python3
+VENV ?= .venv
+SCALE ?= smoke
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.tood-installed
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: all env test lint format doctor pins clean-env
+.DEFAULT_GOAL := all
+
+all: $(INSTALLED)
+	@snakemake --cores all --config scale=$(SCALE)
+
+env: $(INSTALLED)
+
+test: lint
+	@pytest
+
+lint: $(INSTALLED)
+	@ruff check
+	@ruff format --check --quiet
+	@snakefmt --check --quiet Snakefile workflow
+	@snakemake --lint
+
+format: $(INSTALLED)
+	@ruff format
+	@snakefmt Snakefile workflow
+
+doctor: $(INSTALLED)
+	@tood doctor
+
+# Every version is in requirements.txt. mmcv comes as source and compiles for about ten minutes; hiding
+# GPUs keeps it from wanting a CUDA compiler, whose operators nothing here calls.
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) \
+		and f"Python {sys.version.split()[0]} will not do, 3.11 or 3.12 will: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		"$$(sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.txt)"
+	CUDA_VISIBLE_DEVICES= uv pip install --python $(BIN)/python -r requirements.txt
+	uv pip install --python $(BIN)/python --quiet --no-deps --editable .
+	@python -c 'from tood.doctor import environment_problem; import sys; sys.exit(environment_problem())'
+	@touch $@
+
+# After a change of dependencies in pyproject.toml
+pins:
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --quiet --output-file requirements.txt
+
+clean-env:
+	rm -rf $(VENV)
