@@ -14,18 +14,18 @@ rule analyse_alignment:
     output:
         alignment=f"{RUN_FOLDER}/alignment.json",
         variants=f"{RUN_FOLDER}/alignment_variants.json",
-    params:
-        settings=settings_of,
-        options=evaluation_options(),
+    log:
+        f"{WORK}/logs/analyse_{{run}}_seed{{seed}}.log",
+    conda:
+        "../../environment.yml"
     threads: CPUS
     resources:
         gpu=GPUS,
         mem_mb=PLAN.scale.resources.mem_mb,
         runtime=PLAN.scale.resources.runtime,
-    log:
-        f"{WORK}/logs/analyse_{{run}}_seed{{seed}}.log",
-    conda:
-        "../../environment.yml"
+    params:
+        settings=settings_of,
+        options=evaluation_options(),
     shell:
         "python workflow/scripts/analyse_alignment.py --settings {params.settings:q} --model {input.model} "
         "--manifest {input.manifest} {params.options} --threads {threads} "

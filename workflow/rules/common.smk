@@ -35,10 +35,14 @@ WORK = f"work/{PLAN.name}"
 RUN_FOLDER = f"{WORK}/runs/{{run}}/seed{{seed}}"
 MANIFEST = f"{WORK}/manifest.json"
 RUNS = [run.id for run in PLAN.runs]
-CODE = code_digest([*training_files(), Path(workflow.basedir) / "workflow/scripts/train.py"])
+CODE = code_digest(
+    [*training_files(), Path(workflow.basedir) / "workflow/scripts/train.py"]
+)
 # Runs whose alignment of classification and localisation the paper analyses.
 ANALYSED = [row.run for row in DECLARED_TABLES["table6"].rows if row.run in RUNS]
-FIGURE1 = {name: run for name, run in (("ATSS", "atss_af"), ("TOOD", "tood_af")) if run in RUNS}
+FIGURE1 = {
+    name: run for name, run in (("ATSS", "atss_af"), ("TOOD", "tood_af")) if run in RUNS
+}
 # Trained on an accelerator unless the user or the scale says CPU; a local call schedules by it only with
 # `--resources gpu=N`.
 GPUS = 0 if PLAN.device == "cpu" or PLAN.scale.device != "cuda" else 1
@@ -68,7 +72,9 @@ def initial_weights(wildcards):
 def evaluation_options():
     """Arguments of every script that looks at trained runs, besides which runs."""
     options = f"--device {PLAN.device} --workers {PLAN.scale.resources.workers}"
-    return options + (f" --images {PLAN.study.val_images}" if PLAN.study.val_images else "")
+    return options + (
+        f" --images {PLAN.study.val_images}" if PLAN.study.val_images else ""
+    )
 
 
 def aggregate_command(results):
@@ -76,7 +82,14 @@ def aggregate_command(results):
     return [
         *("python", "workflow/scripts/aggregate.py"),
         *("--folder", f"{WORK}/runs", "--results", results),
-        *("--runs", *RUNS, "--seeds", *map(str, PLAN.seeds), "--notes", json.dumps(PLAN.notes())),
+        *(
+            "--runs",
+            *RUNS,
+            "--seeds",
+            *map(str, PLAN.seeds),
+            "--notes",
+            json.dumps(PLAN.notes()),
+        ),
     ]
 
 
@@ -91,7 +104,9 @@ def after_failure():
     """Render the tables from what is there, with the failed and pending cells named."""
     command = [sys.executable, *aggregate_command(RESULTS)[1:]]
     if subprocess.run(command, check=False).returncode == 0:
-        logger.info(f"The tables in {RESULTS}/tables show what is done, failed and pending.")
+        logger.info(
+            f"The tables in {RESULTS}/tables show what is done, failed and pending."
+        )
 
 
 def announce():
@@ -99,7 +114,7 @@ def announce():
     trainings = len(RUNS) * len(PLAN.seeds)
     states = [run.state for run in PLAN.all_runs.values()]
     logger.info(
-        f"{PLAN.name}: {len(RUNS)} runs x {len(PLAN.seeds)} seeds = {trainings} trainings, "
+        f"{PLAN.name}: {len(RUNS)} runs x seeds {list(PLAN.seeds)} = {trainings} trainings, "
         f"{sum(run.epochs for run in PLAN.runs) * len(PLAN.seeds)} epochs. Of the paper's {len(states)} runs "
         f"{states.count('implemented')} are implemented, {states.count('not implemented')} not yet, "
         f"{states.count('quoted')} only quoted (`tood runs`)."

@@ -16,13 +16,13 @@ if PLAN.scale.drawing:
     rule generate_data:
         output:
             ANNOTATIONS,
-        params:
-            root=PLAN.data_root,
-            drawing=PLAN.scale.drawing.model_dump_json(),
         log:
             f"{WORK}/logs/generate_data.log",
         conda:
             "../../environment.yml"
+        params:
+            root=PLAN.data_root,
+            drawing=PLAN.scale.drawing.model_dump_json(),
         shell:
             "python workflow/scripts/generate_data.py --root {params.root:q} --drawing {params.drawing:q} "
             "2>&1 | tee {log}"
@@ -34,13 +34,13 @@ rule check_data:
         [path for path in ANNOTATIONS if PLAN.scale.drawing or Path(path).exists()],
     output:
         MANIFEST,
-    params:
-        root=PLAN.data_root,
-        splits=json.dumps(PLAN.settings(RUNS[0])["splits"]),
     log:
         f"{WORK}/logs/check_data.log",
     conda:
         "../../environment.yml"
+    params:
+        root=PLAN.data_root,
+        splits=json.dumps(PLAN.settings(RUNS[0])["splits"]),
     shell:
         "python workflow/scripts/check_data.py --root {params.root:q} --splits {params.splits:q} "
         "--output {output} 2>&1 | tee {log}"

@@ -13,19 +13,19 @@ rule evaluate:
     output:
         detections=f"{RUN_FOLDER}/detections.json",
         ap=f"{RUN_FOLDER}/ap.json",
-    params:
-        settings=settings_of,
-        options=evaluation_options(),
-        batch_size=PLAN.scale.test_batch_size,
+    log:
+        f"{WORK}/logs/evaluate_{{run}}_seed{{seed}}.log",
+    conda:
+        "../../environment.yml"
     threads: CPUS
     resources:
         gpu=GPUS,
         mem_mb=PLAN.scale.resources.mem_mb,
         runtime=PLAN.scale.resources.runtime,
-    log:
-        f"{WORK}/logs/evaluate_{{run}}_seed{{seed}}.log",
-    conda:
-        "../../environment.yml"
+    params:
+        settings=settings_of,
+        options=evaluation_options(),
+        batch_size=PLAN.scale.test_batch_size,
     shell:
         "python workflow/scripts/evaluate.py --settings {params.settings:q} --model {input.model} "
         "--manifest {input.manifest} {params.options} --threads {threads} --batch-size {params.batch_size} "

@@ -12,14 +12,16 @@ rule report:
         figures=[path for path in FIGURES if path.endswith(".png")],
     output:
         f"{RESULTS}/report.html",
-    params:
-        name=PLAN.name,
-        figures=lambda wildcards, input: (["--figures", *input.figures] if input.figures else []),
-    localrule: True
     log:
         f"{WORK}/logs/report.log",
+    localrule: True
     conda:
         "../../environment.yml"
+    params:
+        name=PLAN.name,
+        figures=lambda wildcards, input: (
+            ["--figures", *input.figures] if input.figures else []
+        ),
     shell:
         "python workflow/scripts/report.py --name {params.name} --tables {input.tables} {params.figures} "
         "--output {output} 2>&1 | tee {log}"

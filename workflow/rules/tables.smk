@@ -6,7 +6,9 @@ steps   tables
 """
 
 TABLES = expand(
-    f"{RESULTS}/tables/{{table}}.{{format}}", table=DECLARED_TABLES, format=["csv", "md", "tex"]
+    f"{RESULTS}/tables/{{table}}.{{format}}",
+    table=DECLARED_TABLES,
+    format=["csv", "md", "tex"],
 )
 
 
@@ -17,12 +19,12 @@ rule tables:
     output:
         f"{RESULTS}/metrics.csv",
         TABLES,
-    params:
-        command=aggregate_command(RESULTS),
-    localrule: True
     log:
         f"{WORK}/logs/tables.log",
+    localrule: True
     conda:
         "../../environment.yml"
+    params:
+        command=aggregate_command(RESULTS),
     shell:
         "{params.command:q} 2>&1 | tee {log}"

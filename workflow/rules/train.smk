@@ -12,23 +12,25 @@ rule train:
         weights=initial_weights,
     output:
         f"{RUN_FOLDER}/model.pth",
-    params:
-        settings=settings_of,
-        code=CODE,
-        weights=lambda wildcards, input: (f"--weights {input.weights}" if input.weights else ""),
-        state=f"{RUN_FOLDER}/state.json",
-        records=f"{RUN_FOLDER}/losses.jsonl",
-        device=PLAN.device,
-        workers=PLAN.scale.resources.workers,
+    log:
+        f"{WORK}/logs/train_{{run}}_seed{{seed}}.log",
+    conda:
+        "../../environment.yml"
     threads: CPUS
     resources:
         gpu=GPUS,
         mem_mb=PLAN.scale.resources.mem_mb,
         runtime=PLAN.scale.resources.runtime,
-    log:
-        f"{WORK}/logs/train_{{run}}_seed{{seed}}.log",
-    conda:
-        "../../environment.yml"
+    params:
+        settings=settings_of,
+        code=CODE,
+        weights=lambda wildcards, input: (
+            f"--weights {input.weights}" if input.weights else ""
+        ),
+        state=f"{RUN_FOLDER}/state.json",
+        records=f"{RUN_FOLDER}/losses.jsonl",
+        device=PLAN.device,
+        workers=PLAN.scale.resources.workers,
     shell:
         "python workflow/scripts/train.py --settings {params.settings:q} --seed {wildcards.seed} "
         "--manifest {input.manifest} {params.weights} --device {params.device} --threads {threads} "
