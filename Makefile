@@ -24,7 +24,7 @@ test: lint
 lint: $(INSTALLED)
 	@ruff check
 	@ruff format --check --quiet
-	@snakefmt --check --quiet Snakefile workflow
+	@snakefmt --check Snakefile workflow
 	@snakemake --lint
 
 format: $(INSTALLED)

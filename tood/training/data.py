@@ -1,5 +1,6 @@
 """COCO-layout datasets for mmdet models: which images, in which order, how changed."""
 
+import os
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -79,12 +80,7 @@ def epoch_batches(
     sampler = DefaultSampler(dataset, shuffle=True, seed=seed, round_up=False)
     sampler.set_epoch(epoch)
     batches = AspectRatioBatchSampler(sampler, batch_size)
-    loader = DataLoader(
-        SeededDataset(dataset, seed, epoch),
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=pseudo_collate,
-    )
+    loader = _loader(SeededDataset(dataset, seed, epoch), workers, batch_sampler=batches)
     return len(batches), iter(loader)
 
 
@@ -93,5 +89,10 @@ def evaluation_batches(
 ) -> tuple[int, DataLoader]:
     """The number and the batches of a test dataset's images, in order; of all of them without `indices`."""
     chosen = range(len(dataset)) if indices is None else indices
-    loader = DataLoader(dataset, batch_size, sampler=chosen, num_workers=workers, collate_fn=pseudo_collate)
-    return len(chosen), loader
+    return len(chosen), _loader(dataset, workers, batch_size=batch_size, sampler=chosen)
+
+
+def _loader(dataset: Dataset, workers: int, **options) -> DataLoader:
+    # More processes than cores, as a laptop would get from a cluster's scale, only wait for each other.
+    workers = min(workers, len(os.sched_getaffinity(0)))
+    return DataLoader(dataset, num_workers=workers, collate_fn=pseudo_collate, **options)

@@ -1,7 +1,6 @@
 """Collect what the runs measured into metrics.csv and render every table; nothing has to be complete."""
 
 import argparse
-import csv
 import json
 from pathlib import Path
 
@@ -11,14 +10,17 @@ from tood.experiments import load_runs, load_tables
 from tood.files import atomic_path, read_json
 from tood.tables import build, write
 
-COLUMNS = ["run", "seed", "metric", "value"]
+METRICS = ["run", "seed", "metric", "value"]
+READINGS = ["run", "seed", "reading", "metric", "value"]
 # Of several seeds, the state that most needs attention stands for the run.
 ATTENTION = ("failed", "running", "pending", "done")
 
 
-def collect(folder: Path, runs: list[str], seeds: list[int]) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Metrics and states of all runs and seeds below the folder of their results."""
-    records, states = [], {}
+def collect(
+    folder: Path, runs: list[str], seeds: list[int]
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
+    """Metrics, Table 6 under other readings of its definitions, and states, from the folder of the runs."""
+    records, readings, states = [], [], {}
     for run in runs:
         found = []
         for seed in seeds:
@@ -30,8 +32,16 @@ def collect(folder: Path, runs: list[str], seeds: list[int]) -> tuple[pd.DataFra
                     records += [
                         (run, seed, metric, value) for metric, value in read_json(place / name).items()
                     ]
+            variants = place / "alignment_variants.json"
+            if variants.is_file():
+                readings += [
+                    (run, seed, reading, metric, value)
+                    for group in read_json(variants).values()
+                    for reading, metrics in group.items()
+                    for metric, value in metrics.items()
+                ]
         states[run] = min(found, key=ATTENTION.index)
-    return pd.DataFrame(records, columns=COLUMNS), states
+    return pd.DataFrame(records, columns=METRICS), pd.DataFrame(readings, columns=READINGS), states
 
 
 def main() -> None:
@@ -43,9 +53,10 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True)
     args = parser.parse_args()
 
-    metrics, states = collect(args.folder, args.runs, args.seeds)
-    with atomic_path(args.results / "metrics.csv") as temporary:
-        metrics.to_csv(temporary, index=False, quoting=csv.QUOTE_MINIMAL)
+    metrics, readings, states = collect(args.folder, args.runs, args.seeds)
+    for name, frame in (("metrics.csv", metrics), ("table6_readings.csv", readings)):
+        with atomic_path(args.results / name) as temporary:
+            frame.to_csv(temporary, index=False)
     runs = load_runs()
     for table in load_tables(runs=runs).values():
         frame = build(table, metrics, states, runs, args.seeds)
