@@ -19,7 +19,7 @@ all: $(INSTALLED)
 env: $(INSTALLED)
 
 test: lint
-	@pytest
+	@pytest -n 2
 
 lint: $(INSTALLED)
 	@ruff check

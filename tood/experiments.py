@@ -201,14 +201,22 @@ def list_runs(as_json: bool = False) -> str:
     )
 
 
-def load_declared(model: type[_Declared], path: Path, **fields: Any) -> _Declared:
-    """Read one file into its model; `fields` are known from elsewhere."""
+def read_mapping(path: Path) -> dict:
+    """The keys and values of a YAML file."""
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Yaml)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ExperimentError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ExperimentError(f"{path}: must hold the keys {', '.join(model.model_fields)}")
+        raise ExperimentError(f"{path}: must hold keys and values; see its neighbours")
+    return content
+
+
+def load_declared(
+    model: type[_Declared], path: Path, content: dict | None = None, **fields: Any
+) -> _Declared:
+    """Read one file into its model; `fields` are known from elsewhere, `content` if it was read before."""
+    content = read_mapping(path) if content is None else content
     try:
         return model.model_validate({**content, **fields})
     except ValidationError as error:

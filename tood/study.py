@@ -20,6 +20,7 @@ from tood.experiments import (
     Run,
     load_declared,
     load_runs,
+    read_mapping,
     select_runs,
 )
 
@@ -179,7 +180,17 @@ def load_scale(name: str) -> Scale:
             f"--config scale={name}: unknown scale{f', did you mean {close[0]!r}?' if close else ''}; "
             f"there are {', '.join(scale_names())} in {SCALES.relative_to(EXPERIMENTS.parent)}"
         )
-    return load_declared(Scale, path, name=name)
+    content = read_mapping(path)
+    if base := content.pop("extends", None):
+        content = _merged(read_mapping(SCALES / f"{base}.yaml"), content)
+    return load_declared(Scale, path, content, name=name)
+
+
+def _merged(base: Any, change: Any) -> Any:
+    """`change` over `base`, mapping by mapping."""
+    if not (isinstance(base, dict) and isinstance(change, dict)):
+        return change
+    return base | {key: _merged(base.get(key), value) for key, value in change.items()}
 
 
 def _parse_study(options: Mapping[str, Any]) -> Study:

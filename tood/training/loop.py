@@ -22,21 +22,6 @@ class Diverged(RuntimeError):
     """The loss is no longer a finite number."""
 
 
-def choose_device(wanted: str) -> torch.device:
-    """The device for "auto" (a GPU if there is one), "cpu" or "cuda".
-
-    Raises:
-        RuntimeError: "cuda" without a GPU that torch can use.
-    """
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise RuntimeError(
-            "device=cuda was asked for, but torch finds no usable GPU (`tood doctor` shows what it sees); "
-            "on a machine without one pass --config device=cpu"
-        )
-    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
-
-
 def train(
     model: nn.Module,
     dataset: CocoDataset,

@@ -13,7 +13,8 @@ from torch import nn
 from tood.files import read_json
 from tood.training.config import build_model, resolve
 from tood.training.data import build_dataset
-from tood.training.loop import choose_device, load_model
+from tood.training.device import choose_device
+from tood.training.loop import load_model
 
 
 @dataclass

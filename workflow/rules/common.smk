@@ -94,10 +94,18 @@ def aggregate_command(results):
 
 
 def before_work():
-    """Stop before any job if the folders cannot take its results."""
+    """Stop before any job if the folders cannot take its results or the device is not there."""
     for folder in (RESULTS, WORK):
         if problem := writable_problem(Path(folder)):
             raise WorkflowError(problem)
+    # On a cluster the device is in another machine than this one.
+    if PLAN.device == "cuda" and workflow.local_exec:
+        look = "from tood.training.device import choose_device; choose_device('cuda')"
+        found = subprocess.run(
+            [sys.executable, "-c", look], capture_output=True, text=True
+        )
+        if found.returncode:
+            raise WorkflowError(found.stderr.strip().splitlines()[-1])
 
 
 def after_failure():

@@ -13,7 +13,8 @@ from mmengine.runner import set_random_seed
 from tood.files import read_json, write_json
 from tood.training.config import build_model, resolve
 from tood.training.data import build_dataset
-from tood.training.loop import choose_device, save_model, train
+from tood.training.device import choose_device
+from tood.training.loop import save_model, train
 
 
 def main() -> None:
