@@ -1,11 +1,17 @@
 """Fixtures shared by the tests."""
 
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 TINY_COCO = REPOSITORY.parent / "shared" / "data" / "tiny_coco"
+WORKFLOW = ("Snakefile", "workflow", "profiles", "experiments", "environment.yml", "pyproject.toml")
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +19,63 @@ def tiny_coco() -> Path:
     if not TINY_COCO.is_dir():
         pytest.skip(f"100 real COCO images are expected at {TINY_COCO}; this machine has none")
     return TINY_COCO
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder with the repository's workflow and its own `results` and `work`."""
+
+    path: Path
+
+    def run(self, program: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the environment's; its stdout holds stderr too."""
+        kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "SNAKEMAKE_PROFILE")}
+        return subprocess.run(
+            [Path(sys.executable).with_name(program), *map(str, arguments)],
+            cwd=self.path,
+            env=kept | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def files(self, folder: str) -> dict[str, bytes]:
+        """Content of every file below a folder; of the file itself if it is none."""
+        root = self.path / folder
+        paths = [root] if root.is_file() else root.rglob("*")
+        return {str(path.relative_to(self.path)): path.read_bytes() for path in paths if path.is_file()}
+
+    def copy(self, path: Path) -> "Workspace":
+        """The workspace as it is, times of its files and Snakemake's records included, at another path."""
+        return Workspace(shutil.copytree(self.path, path, symlinks=True))
+
+
+@pytest.fixture(scope="session")
+def new_workspace(tmp_path_factory):
+    """Makes a workspace."""
+
+    def make() -> Workspace:
+        path = tmp_path_factory.mktemp("workspace")
+        for name in WORKFLOW:
+            (path / name).symlink_to(REPOSITORY / name)
+        return Workspace(path)
+
+    return make
+
+
+@pytest.fixture
+def workspace(new_workspace) -> Workspace:
+    return new_workspace()
+
+
+@pytest.fixture
+def poison(tmp_path) -> Path:
+    """A folder for PYTHONPATH with packages that cannot be imported; `imported` there names those tried."""
+    folder = tmp_path / "poison"
+    for package in ("torch", "torchvision", "mmengine", "mmcv", "mmdet"):
+        (folder / package).mkdir(parents=True)
+        (folder / package / "__init__.py").write_text(
+            f"print({package!r}, file=open({str(folder / 'imported')!r}, 'a'))\n"
+            f"raise RuntimeError('{package} was imported')\n"
+        )
+    return folder

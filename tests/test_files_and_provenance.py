@@ -24,9 +24,14 @@ def names(folder: Path) -> list[str]:
 def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, error):
     path = tmp_path / "result.json"
     write_json(path, "old")
-    with pytest.raises(error), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise error
+
+    def write_half():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
     assert names(tmp_path) == ["result.json"]
     assert read_json(path) == "old"
 
@@ -108,27 +113,20 @@ def test_lines_come_as_often_as_set(monkeypatch, capsys):
     ]
 
 
-def test_nothing_done_in_time_is_no_error(clock, monkeypatch, capsys):
+def test_all_done_at_once_is_no_error(clock, capsys):
     with Progress("train", 5) as bar:
-        clock["now"] += 60
-        bar.advance(0)
-    assert "0/5 images" in capsys.readouterr().err
+        bar.advance(5)
+    assert "5/5 images" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("raises", [False, True])
-def test_a_bar(capsys, raises):
-    try:
-        with Progress("train [x]", 8, bar=True) as bar:
-            for _ in range(8):
-                bar.advance(1, "loss 0.5")
-            if raises:
-                raise ValueError
-    except ValueError:
-        pass
+def test_a_bar(capsys):
+    with Progress("train x", 8, bar=True) as bar:
+        for _ in range(8):
+            bar.advance(1, "loss 0.5")
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert "8/8 images" in printed.err
-    assert "loss 0.5" in printed.err
+    for part in ("train x", "8/8 images", "loss 0.5"):
+        assert part in printed.err
 
 
 # Provenance

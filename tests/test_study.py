@@ -161,8 +161,13 @@ def test_settings_hold_what_decides_a_training():
 
 @pytest.mark.parametrize(
     "options",
-    [{"seeds": "0,1,2"}, {"name": "other"}, {"runs": "tood_af"}, {"device": "cpu"}]
-    + [{"val_images": 3, "name": "other"}],
+    [
+        {"seeds": "0,1,2"},
+        {"name": "other"},
+        {"runs": "tood_af"},
+        {"device": "cpu"},
+        {"val_images": 3, "name": "other"},
+    ],
     ids=str,
 )
 def test_settings_hold_nothing_else_so_that_adding_a_seed_trains_nothing_again(options):

@@ -62,8 +62,18 @@ def environment_problem() -> str | None:
     return f"the Python environment {sys.prefix} cannot run the study: {problems}. {mends}"
 
 
+def blocked_problem(folder: Path) -> str | None:
+    """Which file stands where `folder` or one above it has to be, with the mend, or None; writes nothing."""
+    for path in (folder, *folder.parents):
+        if os.path.lexists(path) and not path.is_dir():
+            return f"{folder}: cannot be made, as {path} is no folder; rename or remove that"
+    return None
+
+
 def writable_problem(folder: Path) -> str | None:
     """Why no file can be written in `folder`, with the mend, or None; the folder is made if need be."""
+    if problem := blocked_problem(folder):
+        return problem
     # Really written, as modes say nothing to root, nor about a full disk or a read-only mount.
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,9 +81,6 @@ def writable_problem(folder: Path) -> str | None:
             file.write(b"\0" * 4096)
             file.flush()
             os.fsync(file.fileno())
-    except (FileExistsError, NotADirectoryError):
-        obstacle = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-        return f"{folder}: cannot be made, as {obstacle} is no folder; rename or remove that"
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             mend = "free some space there"

@@ -6,6 +6,7 @@ Equation 12 is a GIoU loss weighted by t-hat; mmdet's `GIoULoss` with `weight` i
 import torch
 import torch.nn.functional as F
 from mmdet.models.losses import FocalLoss as MMDetFocalLoss
+from mmdet.models.losses import GIoULoss
 from torch import Tensor
 
 from tood.registry import MODELS
@@ -54,3 +55,20 @@ class FocalLoss(MMDetFocalLoss):
         if target.dim() == 1:
             target = F.one_hot(target, pred.shape[1] + 1)[:, :-1]  # [A, C]
         return super().forward(pred, target, *args, **kwargs)
+
+
+@MODELS.register_module()
+class LogDistanceGIoULoss(GIoULoss):
+    """GIoU of boxes given as logarithms of their four distances from one point, as FoveaBox predicts them.
+
+    Point and unit are the same for prediction and target, and GIoU depends on neither.
+    """
+
+    def forward(self, pred: Tensor, target: Tensor, *args, **kwargs) -> Tensor:
+        """`pred` and `target` [A, 4], logarithms of (left, top, right, bottom)."""
+        return super().forward(_around_origin(pred), _around_origin(target), *args, **kwargs)
+
+
+def _around_origin(log_distances: Tensor) -> Tensor:
+    distances = log_distances.exp()
+    return torch.cat([-distances[:, :2], distances[:, 2:]], 1)  # [A, 4] (x1, y1, x2, y2)

@@ -11,6 +11,7 @@ _NOT_TRAINING = (
     "analysis",
     "checkpoints.py",
     "cli.py",
+    "complexity.py",
     "doctor.py",
     "experiments.py",
     "progress.py",

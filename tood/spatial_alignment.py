@@ -1,5 +1,7 @@
 """Prediction alignment: equations 5 and 6 of the paper, as pure functions."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +21,28 @@ def align_scores(cls_logits: Tensor, prob_logits: Tensor) -> Tensor:
         [B, C, H, W] in [0, 1]
     """
     return ((F.logsigmoid(cls_logits) + F.logsigmoid(prob_logits)) / 2).exp()
+
+
+def align_logits(cls_logits: Tensor, prob_logits: Tensor) -> Tensor:
+    """The logits whose sigmoid is P^align (Eq. 5), for losses that take logits.
+
+    Args:
+        cls_logits: [B, C, H, W], before the sigmoid.
+        prob_logits: [B, 1, H, W], before the sigmoid.
+
+    Returns:
+        [B, C, H, W]
+    """
+    log_p = (F.logsigmoid(cls_logits) + F.logsigmoid(prob_logits)) / 2
+    # log(1 - p) loses its digits in one form for small p and in the other for large p. Both are computed,
+    # each on arguments that are safe for it, as a NaN in the branch not taken would reach the gradient.
+    small = log_p < -math.log(2)
+    log_1_minus_p = torch.where(
+        small,
+        torch.log1p(-log_p.clamp(max=-math.log(2)).exp()),
+        torch.log(-torch.expm1(log_p.clamp(min=-math.log(2), max=-torch.finfo(log_p.dtype).tiny))),
+    )
+    return log_p - log_1_minus_p
 
 
 def align_boxes(boxes: Tensor, offsets: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ class Scale(Declaration):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     input: dict[str, Any] = {}  # deviations from the configs' `input`, `model` and `train`
     model: dict[str, Any] = {}
+    heads: dict[str, dict[str, Any]] = {}  # deviations of `model.bbox_head` by its type
     training: dict[str, Any] = {}
     test_batch_size: int = 1
     resources: Resources = Resources()
@@ -66,7 +67,7 @@ class Study(Declaration):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = None
     data_root: Path | None = None
     runs: tuple[str, ...] | None = None  # default: all that are implemented
-    seeds: tuple[int, ...] | None = None
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     device: Literal["auto", "cpu", "cuda"] | None = None
     weights: Literal["imagenet", "random"] | None = None  # *
     iterations: Annotated[int, Field(gt=0)] | None = None  # * stop each training after so many
@@ -94,14 +95,14 @@ class Plan:
         self.all_runs: dict[str, Run] = load_runs()
         named = list(self.study.runs) if self.study.runs else None
         self.runs: list[Run] = select_runs(named, self.all_runs)
-        self.seeds = self.study.seeds or self.scale.seeds
+        self.seeds = tuple(dict.fromkeys(self.study.seeds or self.scale.seeds))
         changed = [key for key in _RENAMING if getattr(self.study, key) is not None]
         if changed and self.study.name is None:
             raise ExperimentError(
                 f"--config {' '.join(changed)}: numbers obtained so are not those of scale "
                 f"{self.scale.name!r}; give the study a name for its results: --config name=NAME"
             )
-        if self.study.name in scale_names() and self.study.name != self.scale.name:
+        if self.study.name in scale_names() and (changed or self.study.name != self.scale.name):
             raise ExperimentError(f"--config name={self.study.name}: that is a scale's; choose another name")
         if self.scale.drawing and self.study.data_root:
             raise ExperimentError(
@@ -137,6 +138,7 @@ class Plan:
         return {
             "run": run.model_dump(include={"id", "config", "options", "epochs", "milestones"}, mode="json"),
             "model": scale.model,
+            "heads": scale.heads,
             "input": scale.input,
             "train": scale.training | batch,
             "splits": {"train": scale.train._asdict(), "val": scale.val._asdict()},

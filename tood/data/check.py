@@ -67,7 +67,7 @@ def check_dataset(
         progress: Called with (images decoded, images in both splits) after each image.
 
     Returns:
-        `categories`, a list of {id, name} sorted by id, and `splits`, which holds for `train` and
+        `categories`, a list of {id, name} in the order of the file, and `splits`, which holds for `train` and
         `val`: `annotation_file`, its `sha256`, `image_folder`, the counts `images`, `annotations`,
         `crowd_annotations`, `images_without_annotation`, and `image_digest`, a SHA-256 over the
         sorted names and sizes in bytes of the image files.
@@ -97,7 +97,7 @@ def check_dataset(
             if progress:
                 progress(done, total)
     return {
-        "categories": sorted(listings["train"].categories, key=lambda category: category["id"]),
+        "categories": listings["train"].categories,
         "splits": {
             name: {
                 "annotation_file": split.annotations,

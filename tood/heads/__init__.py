@@ -3,20 +3,29 @@
 from tood.box_codecs import PointBBoxCoder
 from tood.detectors import TOOD
 from tood.heads.atss_head import ATSSHead
+from tood.heads.fcos_head import FCOSHead, THeadFCOS
+from tood.heads.fovea_head import FoveaHead, THeadFovea
 from tood.heads.parallel_head import ParallelHead, ParallelTALHead
+from tood.heads.plug_in import THeadMixin
 from tood.heads.t_head import THead
 from tood.heads.tood_head import TOODHead
 from tood.layers import ModulatedDeformConv2d
-from tood.losses import FocalLoss
+from tood.losses import FocalLoss, LogDistanceGIoULoss
 
 __all__ = [
     "TOOD",
     "ATSSHead",
+    "FCOSHead",
     "FocalLoss",
+    "FoveaHead",
+    "LogDistanceGIoULoss",
     "ModulatedDeformConv2d",
     "ParallelHead",
     "ParallelTALHead",
     "PointBBoxCoder",
     "THead",
+    "THeadFCOS",
+    "THeadFovea",
+    "THeadMixin",
     "TOODHead",
 ]

@@ -22,7 +22,7 @@ class HeadMaps(NamedTuple):
     """Raw predictions of one pyramid level; the last two are None in a head without alignment."""
 
     cls_logits: Tensor  # [B, num_classes, H, W]
-    regression: Tensor  # [B, 4, H, W], meaning set by the box codec
+    regression: Tensor  # [B, 4, H, W], meaning set by the box codec; more channels in some hosts
     prob_logits: Tensor | None  # [B, 1, H, W], M of Eq. 7 before its sigmoid
     offsets: Tensor | None  # [B, 8, H, W], O of Eq. 8, in cells
 
@@ -51,9 +51,10 @@ class AlignmentMaps(nn.Module):
     Args:
         in_channels: of the features.
         hidden_channels: after the 1x1 reduction.
+        with_offsets: False leaves O out.
     """
 
-    def __init__(self, in_channels: int, hidden_channels: int) -> None:
+    def __init__(self, in_channels: int, hidden_channels: int, with_offsets: bool = True) -> None:
         super().__init__()
 
         def reduce_then_predict(out_channels: int) -> nn.Sequential:
@@ -64,18 +65,19 @@ class AlignmentMaps(nn.Module):
             )
 
         self.probability = reduce_then_predict(1)
-        self.offset = reduce_then_predict(4 * 2)
+        self.offset = reduce_then_predict(4 * 2) if with_offsets else None
 
     def init_weights(self) -> None:
         """Draw the weights as the released code does."""
         normal_init(self.probability[0], std=0.01)
         normal_init(self.probability[2], std=0.01, bias=bias_init_with_prob(PRIOR_PROBABILITY))
-        normal_init(self.offset[0], std=0.001)
-        normal_init(self.offset[2], std=0.001)
+        if self.offset is not None:
+            normal_init(self.offset[0], std=0.001)
+            normal_init(self.offset[2], std=0.001)
 
-    def forward(self, inter: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, inter: Tensor) -> tuple[Tensor, Tensor | None]:
         """[B, in_channels, H, W] to M's logits [B, 1, H, W] and O [B, 8, H, W]."""
-        return self.probability(inter), self.offset(inter)
+        return self.probability(inter), None if self.offset is None else self.offset(inter)
 
 
 class THead(nn.Module):
@@ -89,6 +91,8 @@ class THead(nn.Module):
         conv_cfg: mmcv configuration of the tower's convolutions.
         norm_cfg: mmcv normalisation of tower and reduction convolutions.
         num_dcn: first layers of the tower that are deformable (Table 5).
+        regression_channels: 4, but for hosts that do not predict boxes directly.
+        aligns_boxes: False leaves O out, for the same hosts.
     """
 
     def __init__(
@@ -100,14 +104,16 @@ class THead(nn.Module):
         conv_cfg: dict | None,
         norm_cfg: dict | None,
         num_dcn: int = 0,
+        regression_channels: int = 4,
+        aligns_boxes: bool = True,
     ) -> None:
         super().__init__()
         self.tower = conv_tower(layers, in_channels, feat_channels, conv_cfg, norm_cfg, num_dcn)
         self.cls_decomposition = TaskDecomposition(feat_channels, layers, norm_cfg)
         self.reg_decomposition = TaskDecomposition(feat_channels, layers, norm_cfg)
         self.cls_conv = nn.Conv2d(feat_channels, num_classes, 3, padding=1)
-        self.reg_conv = nn.Conv2d(feat_channels, 4, 3, padding=1)
-        self.alignment = AlignmentMaps(feat_channels * layers, feat_channels // 4)
+        self.reg_conv = nn.Conv2d(feat_channels, regression_channels, 3, padding=1)
+        self.alignment = AlignmentMaps(feat_channels * layers, feat_channels // 4, aligns_boxes)
 
     def init_weights(self) -> None:
         """Draw the weights as the released code does."""

@@ -22,6 +22,7 @@ def resolve(settings: dict, categories: list[dict], weights: Path | None) -> Con
     run = settings["run"]
     config = Config.fromfile(EXPERIMENTS / "configs" / run["config"])
     config.merge_from_dict({key: settings[key] for key in ("model", "input", "train")})
+    config.model.bbox_head.merge(settings["heads"].get(config.model.bbox_head.type, {}))
     config.merge_from_dict(run["options"])
     config.model.bbox_head.num_classes = len(categories)
     config.model.backbone.init_cfg = (

@@ -98,11 +98,15 @@ def coco_ap(annotations: Path, detections: list[dict], image_ids: list[int]) -> 
         detections: COCO result records.
         image_ids: images that count.
     """
-    if not detections:
-        return dict.fromkeys(AP_NAMES, 0.0)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
-        evaluation = COCOeval(truth, truth.loadRes(detections), "bbox")
+        if detections:
+            found = truth.loadRes(detections)
+        else:  # which loadRes does not take
+            found = COCO()
+            found.dataset = truth.dataset | {"annotations": []}
+            found.createIndex()
+        evaluation = COCOeval(truth, found, "bbox")
         evaluation.params.imgIds = sorted(image_ids)
         evaluation.evaluate()
         evaluation.accumulate()

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from tood.files import atomic_path
@@ -20,6 +21,21 @@ ITERATIONS_BETWEEN_RECORDS = 50
 
 class Diverged(RuntimeError):
     """The loss is no longer a finite number."""
+
+
+def build_optimizer(model: nn.Module, train_cfg: dict) -> torch.optim.Optimizer:
+    """SGD with the learning rate and weight decay of biases apart where a run says so."""
+    per_parameter = dict(bias_lr_mult=train_cfg.bias_lr_mult, bias_decay_mult=train_cfg.bias_decay_mult)
+    wrapper = dict(
+        optimizer=dict(
+            type="SGD",
+            lr=train_cfg.lr,
+            momentum=train_cfg.momentum,
+            weight_decay=train_cfg.weight_decay,
+        ),
+        paramwise_cfg=per_parameter if set(per_parameter.values()) != {1.0} else None,
+    )
+    return build_optim_wrapper(model, wrapper).optimizer
 
 
 def train(
@@ -55,10 +71,8 @@ def train(
     """
     train_cfg, schedule = config.train, config.schedule
     model.to(device).train()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(
-        parameters, lr=0.0, momentum=train_cfg.momentum, weight_decay=train_cfg.weight_decay
-    )
+    optimizer = build_optimizer(model, train_cfg)
+    multipliers = [group["lr"] / train_cfg.lr for group in optimizer.param_groups]
     per_epoch = math.ceil(len(dataset) / train_cfg.batch_size)
     last = per_epoch * schedule.epochs if iterations is None else iterations
     total_images = min(last * train_cfg.batch_size, len(dataset) * schedule.epochs)
@@ -80,8 +94,8 @@ def train(
                     warmup_iterations=train_cfg.warmup_iterations,
                     warmup_factor=train_cfg.warmup_factor,
                 )
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
+                for group, multiplier in zip(optimizer.param_groups, multipliers, strict=True):
+                    group["lr"] = rate * multiplier
                 data = model.data_preprocessor(batch, training=True)
                 loss, parts = model.parse_losses(model(**data, mode="loss"))
                 value = loss.item()
@@ -90,7 +104,7 @@ def train(
                 optimizer.zero_grad()
                 loss.backward()
                 if train_cfg.grad_clip:
-                    nn.utils.clip_grad_norm_(parameters, train_cfg.grad_clip)
+                    nn.utils.clip_grad_norm_(model.parameters(), train_cfg.grad_clip)
                 optimizer.step()
                 done += 1
                 if done % ITERATIONS_BETWEEN_RECORDS == 0 or done == last or done == 1:
@@ -127,6 +141,6 @@ def load_model(path: Path, model: nn.Module) -> dict:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(checkpoint["state_dict"], strict=True)
+        return checkpoint["meta"]
     except Exception as error:
         raise RuntimeError(f"{path}: cannot be loaded into this run's model: {error}") from error
-    return checkpoint["meta"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from tood.doctor import environment_problem, writable_problem
+from tood.doctor import blocked_problem, environment_problem, writable_problem
 
 if problem := environment_problem():  # before an import can fail less clearly
     raise WorkflowError(problem)
@@ -32,6 +32,9 @@ except ExperimentError as error:
 
 RESULTS = f"results/{PLAN.name}"
 WORK = f"work/{PLAN.name}"
+for folder in (RESULTS, WORK):
+    if problem := blocked_problem(Path(folder)):  # before Snakemake looks into them
+        raise WorkflowError(problem)
 RUN_FOLDER = f"{WORK}/runs/{{run}}/seed{{seed}}"
 MANIFEST = f"{WORK}/manifest.json"
 RUNS = [run.id for run in PLAN.runs]
@@ -109,7 +112,12 @@ def before_work():
 
 
 def after_failure():
-    """Render the tables from what is there, with the failed and pending cells named."""
+    """Render the tables from what is there, with the failed and pending cells named.
+
+    Where no training ever started there is nothing to say, and results may be there from elsewhere.
+    """
+    if not any(Path(WORK).glob("runs/*/*/state.json")):
+        return
     command = [sys.executable, *aggregate_command(RESULTS)[1:]]
     if subprocess.run(command, check=False).returncode == 0:
         logger.info(

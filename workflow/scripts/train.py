@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 import time
@@ -43,6 +44,7 @@ def main() -> None:
 
 
 def _train(args: argparse.Namespace) -> dict:
+    logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
     device = choose_device(args.device)
     torch.set_num_threads(args.threads)
     settings, manifest = args.settings, read_json(args.manifest)

@@ -1,0 +1,200 @@
+"""The workflow as its users call it: what it plans, what a study leaves behind, what a failure costs."""
+
+import base64
+import json
+import math
+import re
+from collections import Counter
+from importlib.machinery import EXTENSION_SUFFIXES
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from tood.experiments import load_runs, load_tables
+from tood.study import load_scale
+
+RUNS = load_runs()
+TABLES = load_tables(runs=RUNS)
+TRAINED = ("atss_af", "tood_af")
+OPTIONS = ("--config", "runs=atss_af,tood_af", "val_images=6", "name=tiny")
+CALL = ("--cores", "2", *OPTIONS, "iterations=3")
+AP = {"AP", "AP50", "AP75", "APS", "APM", "APL"}
+
+
+def planned(output: str) -> Counter:
+    """The jobs of a dry run: (rule,), or (rule, run, seed)."""
+    parts = re.split(r"^(?:local)?rule (\w+):$", output, flags=re.MULTILINE)
+    jobs = Counter()
+    for rule, block in zip(parts[1::2], parts[2::2], strict=True):
+        wildcards = re.search(r"wildcards: run=(\w+), seed=(\d+)$", block, re.MULTILINE)
+        jobs[rule, *(wildcards.groups() if wildcards else ())] += 1
+    return jobs
+
+
+def table(workspace, name: str, study: str = "tiny") -> pd.DataFrame:
+    return pd.read_csv(workspace.path / f"results/{study}/tables/{name}.csv")
+
+
+# What is planned
+
+
+@pytest.mark.parametrize("scale", ["smoke", "paper"])
+def test_every_run_is_planned_once_and_planning_imports_nothing_heavy(workspace, poison, scale):
+    (poison / "mmcv" / f"_ext{EXTENSION_SUFFIXES[0]}").touch()
+    assert workspace.run("python", "-c", "import torch", PYTHONPATH=str(poison)).returncode
+    (poison / "imported").unlink()
+
+    outcome = workspace.run("snakemake", "-n", "--config", f"scale={scale}", PYTHONPATH=str(poison))
+    assert outcome.returncode == 0, outcome.stdout
+    assert not (poison / "imported").exists()
+
+    declared, seed = load_scale(scale), "0"
+    implemented = [run.id for run in RUNS.values() if run.implemented]
+    expected = [(rule,) for rule in ("check_data", "figure1", "tables", "report", "all")]
+    expected += [("generate_data",)] if declared.drawing else []
+    expected += [("fetch_weights",)] if declared.weights == "imagenet" else []
+    expected += [(rule, run, seed) for run in implemented for rule in ("train", "evaluate")]
+    analysed = {row.run for row in TABLES["table6"].rows} & set(implemented)
+    expected += [("analyse_alignment", run, seed) for run in analysed]
+    assert planned(outcome.stdout) == Counter(expected)
+    assert re.findall(r"^total +(\d+)$", outcome.stdout, re.MULTILINE) == [str(len(expected))] * 2
+    assert not (workspace.path / "results").exists()
+    assert not (workspace.path / "work").exists()
+
+
+def test_lint(workspace):
+    outcome = workspace.run("snakemake", "--lint")
+    assert outcome.returncode == 0, outcome.stdout
+
+
+# A study from its data to its report
+
+
+@pytest.fixture(scope="module")
+def study(new_workspace):
+    """A finished study; tests read it, or change a copy."""
+    workspace = new_workspace()
+    outcome = workspace.run("snakemake", *CALL)
+    assert outcome.returncode == 0, outcome.stdout
+    return workspace
+
+
+def test_metrics(study):
+    metrics = pd.read_csv(study.path / "results/tiny/metrics.csv")
+    assert list(metrics.columns) == ["run", "seed", "metric", "value"]
+    assert not metrics.duplicated(["run", "seed", "metric"]).any()
+    assert set(metrics["seed"]) == {0}
+    values = metrics.pivot_table(index="run", columns="metric", values="value", dropna=False)
+    assert set(values.index) == set(TRAINED)
+    assert set(values.columns) >= AP | set(TABLES["table6"].metrics)
+    assert (values[["AP", "AP50", "AP75"]].ge(0) & values[["AP", "AP50", "AP75"]].le(100)).all(axis=None)
+    assert values["PCC (top-50)"].between(-1, 1).all()
+    assert values["IoU (top-10)"].between(0, 1, inclusive="right").all()
+    counts = values[[name for name in values if name.endswith(" boxes")]]
+    assert (counts.ge(0) & (counts % 1 == 0)).all(axis=None)
+
+
+def test_evaluation_is_of_the_first_images(study):
+    truth = json.loads((study.path / "work/data/smoke/annotations/instances_val2017.json").read_text())
+    ids = [image["id"] for image in truth["images"]][:6]
+    for run in TRAINED:
+        found = json.loads((study.path / f"work/tiny/runs/{run}/seed0/detections.json").read_text())
+        assert found["image_ids"] == ids
+        assert {detection["image_id"] for detection in found["detections"]} <= set(ids)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables(study, name):
+    declared, frame = TABLES[name], table(study, name)
+    metrics = [column for metric in declared.metrics for column in (metric, f"{metric}_paper")]
+    assert list(frame.columns) == [*declared.keys, *metrics, "run", "status"]
+    assert list(frame["run"]) == [row.run for row in declared.rows]
+    measured = pd.read_csv(study.path / "results/tiny/metrics.csv").set_index(["run", "metric"])["value"]
+    for row, record in zip(declared.rows, frame.to_dict("records"), strict=True):
+        assert {key: str(record[key]) for key in declared.keys} == row.key
+        if row.run not in TRAINED:
+            assert record["status"] == ("quoted" if RUNS[row.run].quoted else "pending")
+        elif name in ("table3", "table6"):
+            assert record["status"] == "done"
+        for metric in declared.metrics:
+            paper = math.nan if row.paper[metric] is None else row.paper[metric]
+            assert record[f"{metric}_paper"] == pytest.approx(paper, nan_ok=True)
+            ours = measured.get((row.run, metric), math.nan)
+            assert record[metric] == pytest.approx(ours, rel=1e-6, nan_ok=True)
+
+    for suffix in ("md", "tex"):
+        text = (study.path / f"results/tiny/tables/{name}.{suffix}").read_text()
+        for note in ("random weights", "after 3 iterations", "first 6 validation images"):
+            assert note in text
+    assert r"\end{table}" in text
+
+
+def test_figure(study):
+    figures = study.path / "results/tiny/figures"
+    with Image.open(figures / "figure1.png") as image:
+        assert min(image.size) >= 400
+        assert len(image.convert("RGB").getcolors(maxcolors=2**24)) > 100
+    assert (figures / "figure1.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_report_holds_every_table_and_the_figure(study):
+    page = (study.path / "results/tiny/report.html").read_text()
+    assert page.count("<table>") == len(TABLES)
+    assert all(f"<strong>{declared.title}.</strong>" in page for declared in TABLES.values())
+    assert base64.b64encode((study.path / "results/tiny/figures/figure1.png").read_bytes()).decode() in page
+
+
+@pytest.mark.parametrize("run", TRAINED)
+def test_training_leaves_safe_weights_and_says_what_they_are(study, run):
+    folder = study.path / f"work/tiny/runs/{run}/seed0"
+    checkpoint = torch.load(folder / "model.pth", weights_only=True)
+    assert all(tensor.isfinite().all() for tensor in checkpoint["state_dict"].values())
+    assert (checkpoint["meta"]["seed"], checkpoint["meta"]["settings"]["run"]["id"]) == (0, run)
+    state = json.loads((folder / "state.json").read_text())
+    assert (state["state"], state["iterations"]) == ("done", 3)
+    last = json.loads((folder / "losses.jsonl").read_text().splitlines()[-1])
+    assert last["iteration"] == 3
+    assert math.isfinite(last["loss"])
+
+
+def test_a_second_call_has_nothing_to_do(study):
+    before = study.files("results")
+    outcome = study.run("snakemake", *CALL)
+    assert (outcome.returncode, "Nothing to be done" in outcome.stdout) == (0, True), outcome.stdout
+    assert study.files("results") == before
+
+
+def test_another_seed_trains_that_seed_only(study):
+    outcome = study.run("snakemake", "-n", *CALL, "seeds=0,1")
+    assert outcome.returncode == 0, outcome.stdout
+    per_seed = [(rule, run, "1") for run in TRAINED for rule in ("train", "evaluate", "analyse_alignment")]
+    assert planned(outcome.stdout) == Counter([*per_seed, ("tables",), ("report",), ("all",)])
+
+
+def test_other_iterations_train_again(study):
+    outcome = study.run("snakemake", "-n", *OPTIONS, "iterations=4")
+    assert outcome.returncode == 0, outcome.stdout
+    jobs = planned(outcome.stdout)
+    assert {job for job in jobs if job[0] == "train"} == {("train", run, "0") for run in TRAINED}
+    assert not {("generate_data",), ("check_data",)} & set(jobs)
+
+
+def test_a_failure_costs_only_what_failed(study, tmp_path):
+    """A damaged checkpoint fails its run's evaluation; the other run keeps its files and its numbers."""
+    workspace, damaged = study.copy(tmp_path / "copy"), "work/tiny/runs/tood_af/seed0/model.pth"
+    others = workspace.files("work/tiny/runs/atss_af")
+    (workspace.path / damaged).write_bytes(b"no checkpoint")
+
+    outcome = workspace.run("snakemake", *CALL)
+    assert outcome.returncode != 0
+    assert f"evaluate: {damaged}: cannot be loaded" in outcome.stdout
+    assert "Traceback" not in outcome.stdout
+
+    assert workspace.files("work/tiny/runs/atss_af") == others
+    for name in ("table3", "table6"):
+        before, after = (table(w, name).set_index("run") for w in (study, workspace))
+        pd.testing.assert_series_equal(after.loc["atss_af"], before.loc["atss_af"], check_dtype=False)
+        assert after.loc["tood_af", "status"] != "done"
+        assert math.isnan(after.loc["tood_af", "AP"])
