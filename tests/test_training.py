@@ -462,8 +462,18 @@ def every_record(monkeypatch):
 
 @pytest.mark.parametrize(
     ("run", "options"),
-    [("tood_af", {}), ("tood_af", {"model.train_cfg.initial_epoch": 0}), ("atss_af", {})],
-    ids=["tood_af", "tood_af without warm-up", "atss_af"],
+    [
+        ("tood_af", {}),
+        ("tood_af", {"model.train_cfg.initial_epoch": 0}),
+        ("atss_af", {}),
+        ("fovea", {}),
+        ("fovea_thead", {}),
+        ("fovea_thead", {"model.bbox_head.loss_bbox": {"type": "tood.LogDistanceGIoULoss"}}),
+        ("fcos_imprv", {}),
+        ("fcos_imprv_thead", {}),
+        ("tal_tap_18e", {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else ",".join(value) or "as declared",
 )
 @pytest.mark.usefixtures("every_record")
 def test_the_loss_falls(training_images, tmp_path, run, options):

@@ -40,6 +40,11 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--scale", metavar="NAME", help="look at this scale's data only, and require it")
     doctor.set_defaults(action=_doctor)
 
+    complexity = commands.add_parser("complexity", help="count parameters and FLOPs of the paper's models")
+    complexity.add_argument("--convention", default="paper", choices=["paper", "modern"])
+    complexity.add_argument("--output", type=Path, metavar="FILE", help="CSV; default: results/paper/")
+    complexity.set_defaults(action=_complexity)
+
     for command in (runs, doctor):
         command.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -49,6 +54,27 @@ def _runs(options: argparse.Namespace) -> int:
     from tood.experiments import list_runs
 
     print(list_runs(as_json=options.json))
+    return 0
+
+
+def _complexity(options: argparse.Namespace) -> int:
+    import csv
+    import warnings
+
+    from tood.files import atomic_path
+
+    warnings.simplefilter("ignore")  # of the libraries, about themselves
+    from tood.complexity import Complexity, of_runs
+
+    default = "complexity.csv" if options.convention == "paper" else f"complexity_{options.convention}.csv"
+    output = options.output or Path("results/paper") / default
+    header = ("run", *Complexity._fields)
+    rows = [(run, *(f"{value:.4f}" for value in counts)) for run, counts in of_runs(options.convention)]
+    with atomic_path(output) as temporary, temporary.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    for row in (header, *rows):
+        print(f"{row[0]:20}", *(f"{value:>14}" for value in row[1:]))
+    print(f"written to {output}")
     return 0
 
 

@@ -6,7 +6,8 @@ functional is counted, but for the product of layer attention and features (Eq. 
 T-head's 1x1 convolution in all but form.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -15,10 +16,13 @@ from torch import Tensor, nn
 
 from tood.heads.t_head import HeadMaps, THead
 from tood.layers import ModulatedDeformConv2d
+from tood.study import Plan
 from tood.task_decomposition import TaskDecomposition
+from tood.training.config import build_model, resolve
 
 INPUT = (800, 1280)  # height, width
 CONVENTIONS = ("paper", "modern")
+COCO_CATEGORIES = [{"id": index, "name": str(index)} for index in range(80)]  # their number is what counts
 
 
 class Complexity(NamedTuple):
@@ -59,6 +63,23 @@ def complexity(model: nn.Module, convention: str = "paper") -> Complexity:
         p.numel() for p in model.bbox_head.parameters() if convention == "modern" or p.requires_grad
     ]
     return Complexity(sum(head_counted) / 1e6, sum(counted) / 1e6, head / 1e9, (trunk + head) / 1e9)
+
+
+def of_runs(convention: str = "paper") -> Iterator[tuple[str, Complexity]]:
+    """Every implemented run at its paper size; runs of the same model are counted once.
+
+    Args:
+        convention: as `complexity`.
+    """
+    plan, counted = Plan({"scale": "paper"}), {}
+    for run in plan.runs:
+        config = resolve(plan.settings(run.id), COCO_CATEGORIES, None)
+        parts = {key: value for key, value in config.model.items() if key not in ("train_cfg", "test_cfg")}
+        model = json.dumps(parts, sort_keys=True, default=str)
+        if model not in counted:
+            with torch.device("meta"):
+                counted[model] = complexity(build_model(config), convention)
+        yield run.id, counted[model]
 
 
 def _count(model: nn.Module, counters: dict, run: Callable) -> tuple:

@@ -45,6 +45,7 @@ class Run(Declaration):
     milestones: tuple[int, ...] = ()  # filled in from the schedules
     config: str | None = None  # file under experiments/configs
     options: dict[str, Any] = {}  # dotted keys that deviate from the config
+    weights: str = "resnet50"  # what the backbone starts from: file stem under weights/
     implemented: bool = False
     quoted: bool = False  # never to be run: no code was published
     source: str | None = None

@@ -41,6 +41,10 @@ class THeadFovea(THeadMixin, FoveaHead):
     other defensible reading, GIoU on the boxes, is `loss_bbox=dict(type="tood.LogDistanceGIoULoss")`.
     """
 
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        del self.scales  # FoveaBox learns none
+
     def _scaled(self, level: int, raw: Tensor) -> Tensor:
         return raw
 

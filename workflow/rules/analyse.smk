@@ -1,9 +1,29 @@
-"""Analyse: Table 6, the agreement of classification and localisation.
+"""Analyse: Table 6, the agreement of classification and localisation; Table 1, the size of the models.
 
 input   model.pth and detections.json of the runs of Table 6, MANIFEST
 output  alignment.json; alignment_variants.json with the other readings of the paper's definitions
-steps   analyse_alignment
+        COMPLEXITY: parameters and FLOPs, always of the paper-sized models
+steps   analyse_alignment; complexity
 """
+
+COMPLEXITY = "results/paper/complexity.csv"
+
+
+rule complexity:
+    output:
+        COMPLEXITY,
+    log:
+        "work/logs/complexity.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        code=code_digest([*training_files(), Path("tood/complexity.py")]),
+        runs=[
+            run.model_dump_json() for run in PLAN.all_runs.values() if run.implemented
+        ],
+    shell:
+        "tood complexity --output {output} 2>&1 | tee {log}"
 
 
 rule analyse_alignment:

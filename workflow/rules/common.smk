@@ -69,7 +69,9 @@ def settings_of(wildcards):
 
 def initial_weights(wildcards):
     """The file a backbone starts from; none if it starts at random."""
-    return [] if PLAN.weights == "random" else ["weights/resnet50.pth"]
+    if PLAN.weights == "random":
+        return []
+    return [f"weights/{PLAN.all_runs[wildcards.run].weights}.pth"]
 
 
 def evaluation_options():
@@ -84,7 +86,14 @@ def aggregate_command(results):
     """The call that collects metrics and renders tables from whatever is there."""
     return [
         *("python", "workflow/scripts/aggregate.py"),
-        *("--folder", f"{WORK}/runs", "--results", results),
+        *(
+            "--folder",
+            f"{WORK}/runs",
+            "--complexity",
+            "results/paper/complexity.csv",
+            "--results",
+            results,
+        ),
         *(
             "--runs",
             *RUNS,

@@ -1,14 +1,19 @@
-"""Figures: result, score map and IoU map of ATSS and TOOD, as in the paper's Figure 1.
+"""Figures: the paper's Figure 1, and the sweeps of TAL's hyper-parameters.
 
-input   model.pth of the first seed of both runs (or of the one that the study has), MANIFEST
-output  RESULTS/figures/figure1.{png,pdf}
-steps   figure1
+input   model.pth of the first seed of ATSS and TOOD (or of the one that the study has), MANIFEST;
+        the tables of the sweeps, where the study has all of their runs
+output  RESULTS/figures/{figure1,sweep_m,alpha_beta}.{png,pdf}
+steps   figure1; sweeps
 """
 
-FIGURES = (
-    [f"{RESULTS}/figures/figure1.png", f"{RESULTS}/figures/figure1.pdf"]
-    if FIGURE1
-    else []
+SWEPT = {
+    row.run for name in ("table4", "table_m") for row in DECLARED_TABLES[name].rows
+}
+SWEEPS = ["sweep_m", "alpha_beta"] if SWEPT <= set(RUNS) else []
+FIGURES = expand(
+    f"{RESULTS}/figures/{{figure}}.{{format}}",
+    figure=[*(["figure1"] if FIGURE1 else []), *SWEEPS],
+    format=["png", "pdf"],
 )
 
 
@@ -49,3 +54,25 @@ rule figure1:
         "python workflow/scripts/figure1.py {params.detectors:q} {params.models} "
         "--manifest {input.manifest} {params.options} --threads {threads} "
         "--png {output.png} --pdf {output.pdf} 2>&1 | tee {log}"
+
+
+rule sweeps:
+    input:
+        table_m=f"{RESULTS}/tables/table_m.csv",
+        table4=f"{RESULTS}/tables/table4.csv",
+    output:
+        expand(
+            f"{RESULTS}/figures/{{figure}}.{{format}}",
+            figure=["sweep_m", "alpha_beta"],
+            format=["png", "pdf"],
+        ),
+    log:
+        f"{WORK}/logs/sweeps.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        folder=subpath(output[0], parent=True),
+    shell:
+        "python workflow/scripts/sweeps.py --table-m {input.table_m} --table4 {input.table4} "
+        "--output {params.folder} 2>&1 | tee {log}"

@@ -1,6 +1,6 @@
 """Tables: the paper's six and the sweep of m, ours beside the paper's.
 
-input   ap.json and alignment.json of every run and seed
+input   ap.json and alignment.json of every run and seed, COMPLEXITY
 output  RESULTS/metrics.csv (run, seed, metric, value), RESULTS/tables/*.{csv,md,tex},
         RESULTS/table6_readings.csv (Table 6 under other readings of its definitions)
 steps   tables
@@ -16,6 +16,7 @@ TABLES = expand(
 rule tables:
     input:
         of_all_runs(f"{RUN_FOLDER}/ap.json"),
+        COMPLEXITY,
         of_all_runs(f"{RUN_FOLDER}/alignment.json", ANALYSED),
     output:
         f"{RESULTS}/metrics.csv",

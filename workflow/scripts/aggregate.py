@@ -12,6 +12,13 @@ from tood.tables import build, write
 
 METRICS = ["run", "seed", "metric", "value"]
 READINGS = ["run", "seed", "reading", "metric", "value"]
+# Columns of the complexity file as the tables name them
+COMPLEXITY = {
+    "head_params_m": "Head params (M)",
+    "params_m": "Full params (M)",
+    "head_gflops": "Head FLOPs (G)",
+    "gflops": "Full FLOPs (G)",
+}
 # Of several seeds, the state that most needs attention stands for the run.
 ATTENTION = ("failed", "running", "pending", "done")
 
@@ -44,9 +51,18 @@ def collect(
     return pd.DataFrame(records, columns=METRICS), pd.DataFrame(readings, columns=READINGS), states
 
 
+def complexity(path: Path) -> pd.DataFrame:
+    """Parameters and FLOPs as metrics without a seed: they belong to the model, not to a training."""
+    if not path.is_file():
+        return pd.DataFrame(columns=METRICS)
+    long = pd.read_csv(path).rename(columns=COMPLEXITY).melt("run", var_name="metric")
+    return long.assign(seed=float("nan"))[METRICS].sort_values(["run", "metric"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="of the runs")
+    parser.add_argument("--complexity", type=Path, required=True, help="CSV of all models")
     parser.add_argument("--runs", nargs="*", default=[])
     parser.add_argument("--seeds", nargs="+", type=int, required=True)
     parser.add_argument("--notes", type=json.loads, default=[], help="lines below each table, as JSON")
@@ -54,6 +70,7 @@ def main() -> None:
     args = parser.parse_args()
 
     metrics, readings, states = collect(args.folder, args.runs, args.seeds)
+    metrics = pd.concat([metrics.astype({"seed": "Int64"}), complexity(args.complexity)], ignore_index=True)
     for name, frame in (("metrics.csv", metrics), ("table6_readings.csv", readings)):
         with atomic_path(args.results / name) as temporary:
             frame.to_csv(temporary, index=False)

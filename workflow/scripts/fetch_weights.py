@@ -1,4 +1,4 @@
-"""Fetch the ImageNet weights of a backbone by the name mmdet's configurations use."""
+"""Fetch the ImageNet weights of a backbone, from where mmdet's configurations take them."""
 
 import argparse
 import re
@@ -6,19 +6,30 @@ import sys
 from pathlib import Path
 
 import torch
-from mmengine.runner.checkpoint import get_torchvision_models
+from mmengine.runner.checkpoint import get_external_models, get_torchvision_models
 
 from tood.files import atomic_path
+
+# Names that are not torchvision's: as mmdet's configurations call them, after open-mmlab://
+OPEN_MMLAB = {"resnet50_caffe": "detectron2/resnet50_caffe"}
+
+
+def address(name: str) -> tuple[str, str]:
+    """Where the weights of that name are, and the start of their sha256 (empty if the name has none)."""
+    if name in OPEN_MMLAB:
+        url = get_external_models()[OPEN_MMLAB[name]]
+    else:  # torchvision's first ones, which the paper's code used, stand under the plain name
+        url = get_torchvision_models()[name]
+    digest = re.search(r"-([0-9a-f]{8,})\.", url)
+    return url, digest.group(1) if digest else ""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--name", required=True, help="a torchvision model, such as resnet50")
+    parser.add_argument("--name", required=True, help="such as resnet50 or resnet50_caffe")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    # The V1 weights, which the paper's code used, are in mmengine's table under the plain name.
-    url = get_torchvision_models()[args.name]
-    digest = re.search(r"-([0-9a-f]{8,})\.", url).group(1)  # torchvision names its files by their sha256
+    url, digest = address(args.name)
     try:
         with atomic_path(args.output) as temporary:
             torch.hub.download_url_to_file(url, str(temporary), hash_prefix=digest)
