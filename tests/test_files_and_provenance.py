@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tood import progress, provenance
+from tood.experiments import EXPERIMENTS
 from tood.files import atomic_path, read_json, write_json
 from tood.progress import Progress
-from tood.provenance import code_digest, training_files
+from tood.provenance import code_digest, config_files, training_files
 
 # Files
 
@@ -210,3 +211,17 @@ def test_all_that_a_training_imports_counts_but_what_decides_nothing():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     imported = {Path(line) for line in done.stdout.splitlines() if line.endswith(".py")}
     assert {path.name for path in imported - set(training_files())} == {"experiments.py", "progress.py"}
+
+
+def test_a_configuration_brings_all_it_builds_on():
+    files = [path.name for path in config_files(EXPERIMENTS / "configs" / "tal.py")]
+    assert files == ["tal.py", "tood.py", "r50_fpn.py"]
+
+
+def test_bases_may_be_several(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.py").write_text('_base_ = ["b.py", "sub/c.py"]\nx = 1\n')
+    (tmp_path / "b.py").write_text("y = 1\n")
+    (tmp_path / "sub" / "c.py").write_text("_base_ = '../b.py'\n")
+    names = [path.resolve().relative_to(tmp_path).as_posix() for path in config_files(tmp_path / "a.py")]
+    assert names == ["a.py", "b.py", "sub/c.py", "b.py"]

@@ -52,9 +52,12 @@ def test_every_run_is_planned_once_and_planning_imports_nothing_heavy(workspace,
 
     declared, seed = load_scale(scale), "0"
     implemented = [run.id for run in RUNS.values() if run.implemented]
-    expected = [(rule,) for rule in ("check_data", "figure1", "tables", "report", "all")]
+    expected = [
+        (rule,) for rule in ("check_data", "figure1", "sweeps", "complexity", "tables", "report", "all")
+    ]
     expected += [("generate_data",)] if declared.drawing else []
-    expected += [("fetch_weights",)] if declared.weights == "imagenet" else []
+    backbones = {RUNS[run].weights for run in implemented}
+    expected += [("fetch_weights",)] * len(backbones) if declared.weights == "imagenet" else []
     expected += [(rule, run, seed) for run in implemented for rule in ("train", "evaluate")]
     analysed = {row.run for row in TABLES["table6"].rows} & set(implemented)
     expected += [("analyse_alignment", run, seed) for run in analysed]

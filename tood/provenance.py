@@ -31,6 +31,17 @@ def training_files() -> list[Path]:
     )
 
 
+def config_files(config: Path) -> list[Path]:
+    """A configuration and those it builds on by `_base_`, all the way, found without running any of them."""
+    files = [config]
+    for node in ast.parse(config.read_text()).body:
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["_base_"]:
+            bases = ast.literal_eval(node.value)
+            for base in [bases] if isinstance(bases, str) else bases:
+                files += config_files(config.parent / base)
+    return files
+
+
 def code_digest(paths: Iterable[Path]) -> str:
     """Twelve hexadecimal digits that change with the meaning of the Python files, not with their prose."""
     digest = hashlib.sha256()

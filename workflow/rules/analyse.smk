@@ -6,6 +6,11 @@ output  alignment.json; alignment_variants.json with the other readings of the p
 steps   analyse_alignment; complexity
 """
 
+IMPLEMENTED = {
+    run.id: EXPERIMENTS / "configs" / run.config
+    for run in PLAN.all_runs.values()
+    if run.implemented
+}
 COMPLEXITY = "results/paper/complexity.csv"
 
 
@@ -18,10 +23,8 @@ rule complexity:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest([*training_files(), Path("tood/complexity.py")]),
-        runs=[
-            run.model_dump_json() for run in PLAN.all_runs.values() if run.implemented
-        ],
+        code=code_digest([*CODE, PACKAGE / "complexity.py", *IMPLEMENTED.values()]),
+        runs=[PLAN.all_runs[run].model_dump_json() for run in IMPLEMENTED],
     shell:
         "tood complexity --output {output} 2>&1 | tee {log}"
 

@@ -17,8 +17,8 @@ from tood.doctor import blocked_problem, environment_problem, writable_problem
 if problem := environment_problem():  # before an import can fail less clearly
     raise WorkflowError(problem)
 
-from tood.experiments import ExperimentError, load_tables
-from tood.provenance import code_digest, training_files
+from tood.experiments import EXPERIMENTS, ExperimentError, load_tables
+from tood.provenance import PACKAGE, code_digest, config_files, training_files
 from tood.study import Plan
 
 # Jobs find the environment that Snakemake runs in, also where the PATH does not name it.
@@ -38,9 +38,11 @@ for folder in (RESULTS, WORK):
 RUN_FOLDER = f"{WORK}/runs/{{run}}/seed{{seed}}"
 MANIFEST = f"{WORK}/manifest.json"
 RUNS = [run.id for run in PLAN.runs]
-CODE = code_digest(
-    [*training_files(), Path(workflow.basedir) / "workflow/scripts/train.py"]
-)
+CODE = [*training_files(), Path(workflow.basedir) / "workflow/scripts/train.py"]
+CODE_OF = {
+    run.id: code_digest([*CODE, *config_files(EXPERIMENTS / "configs" / run.config)])
+    for run in PLAN.runs
+}
 # Runs whose alignment of classification and localisation the paper analyses.
 ANALYSED = [row.run for row in DECLARED_TABLES["table6"].rows if row.run in RUNS]
 FIGURE1 = {

@@ -23,7 +23,7 @@ rule train:
         runtime=PLAN.scale.resources.runtime,
     params:
         settings=settings_of,
-        code=CODE,
+        code=lambda wildcards: CODE_OF[wildcards.run],
         weights=lambda wildcards, input: (
             f"--weights {input.weights}" if input.weights else ""
         ),
