@@ -80,6 +80,8 @@ def test_model_is_the_papers(real):
         tensor.numel() for name, tensor in checkpoint["state_dict"].items() if name.startswith("bbox_head.")
     )
     assert round(parameters / 1e6, 2) == 4.82  # Table 1: T-head of the anchor-free detector
+    counted = pd.read_csv(real / "results/paper/complexity.csv", index_col="run")
+    assert counted.loc["tood_af", "head_params_m"] == pytest.approx(parameters / 1e6, abs=1e-4)
 
 
 def test_detections_are_of_the_first_images(real, tiny_coco):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmdet.models.dense_heads import ATSSHead as MMDetATSSHead
 from mmdet.models.dense_heads import FCOSHead as MMDetFCOSHead
 from mmdet.models.dense_heads import FoveaHead as MMDetFoveaHead
 from mmdet.models.dense_heads import RetinaHead
@@ -17,7 +18,7 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 
 from examples.gfl_t_head import THeadGFL
-from tood.heads import FCOSHead, FoveaHead, THeadFCOS, THeadFovea, THeadMixin
+from tood.heads import ATSSHead, FCOSHead, FoveaHead, THeadFCOS, THeadFovea, THeadMixin
 from tood.heads.t_head import HeadMaps
 from tood.losses import LogDistanceGIoULoss
 from tood.spatial_alignment import align_logits, align_scores
@@ -66,6 +67,11 @@ ANCHORS = dict(
 RETINA = ANCHORS | dict(loss_bbox=dict(type="L1Loss"), loss_cls=dict(type="tood.FocalLoss", use_sigmoid=True))
 RETINA["train_cfg"] = ConfigDict(
     RETINA["train_cfg"], assigner=dict(type="MaxIoUAssigner", pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0)
+)
+ATSS = ANCHORS | dict(
+    loss_bbox=dict(type="GIoULoss", loss_weight=2.0),
+    loss_cls=dict(type="tood.FocalLoss", use_sigmoid=True),
+    train_cfg=ConfigDict(ANCHORS["train_cfg"], assigner=dict(type="ATSSAssigner", topk=9)),
 )
 GFL = dict(
     anchor_generator=ANCHORS["anchor_generator"],
@@ -144,8 +150,8 @@ def no_rounding_to_float32(monkeypatch):
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "config"),
-    [(FCOSHead, MMDetFCOSHead, FCOS), (FoveaHead, MMDetFoveaHead, FOVEA)],
-    ids=["FCOS", "FoveaBox"],
+    [(FCOSHead, MMDetFCOSHead, FCOS), (FoveaHead, MMDetFoveaHead, FOVEA), (ATSSHead, MMDetATSSHead, ATSS)],
+    ids=["FCOS", "FoveaBox", "ATSS"],
 )
 def test_parallel_heads_equal_mmdet(ours, theirs, config):
     first, second = build(ours, config), build(theirs, config)

@@ -463,7 +463,8 @@ def every_record(monkeypatch):
 @pytest.mark.parametrize(
     ("run", "options"),
     [
-        ("tood_af", {}),
+        # Warm-up alone or alignment alone: from one to the other the loss falls without any learning.
+        ("atss_af_thead", {}),
         ("tood_af", {"model.train_cfg.initial_epoch": 0}),
         ("atss_af", {}),
         ("fovea", {}),
@@ -474,7 +475,7 @@ def every_record(monkeypatch):
         ),
         ("fcos_imprv", {}),
         ("fcos_imprv_thead", {}),
-        ("tal_tap_18e", {}),
+        ("tal_tap_18e", {"model.train_cfg.initial_epoch": 0}),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value) or "as declared",
 )

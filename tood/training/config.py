@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from mmdet.registry import MODELS
-from mmdet.utils import register_all_modules
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from torch import nn
 
 import tood.heads  # noqa: F401 - registers what configurations name as tood.*
@@ -35,5 +35,5 @@ def resolve(settings: dict, categories: list[dict], weights: Path | None) -> Con
 
 def build_model(config: Config) -> nn.Module:
     """The detector of a resolved configuration, weights not drawn yet."""
-    register_all_modules(init_default_scope=True)
+    init_default_scope("mmdet")
     return MODELS.build(config.model)
