@@ -7,7 +7,6 @@ import pytest
 import torch
 from mmdet.models.losses import FocalLoss as MMDetFocalLoss
 from mmdet.structures import DetDataSample
-from mmdet.utils import register_all_modules
 from mmengine.structures import InstanceData
 from torchvision.ops import box_iou
 
@@ -57,7 +56,6 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def no_compiled_operator(monkeypatch):
-    register_all_modules(init_default_scope=True)
     loaded = [module for name, module in sys.modules.items() if name.startswith("mmcv.ops")]
     patched = [module for module in loaded if hasattr(module, "ext_module")]
     assert len(patched) > 40

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from mmdet.models.dense_heads import ATSSHead as MMDetATSSHead
-from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.optim import LinearLR, MultiStepLR
+from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from PIL import Image
 
@@ -53,7 +53,7 @@ ODD_IMAGES = {
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    register_all_modules(init_default_scope=True)  # a dataset built before any model needs it
+    init_default_scope("mmdet")  # a dataset built before any model needs it
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -57,7 +57,7 @@ def build(
 
     def covered(run, metric):
         found = seeds_of.get((run, metric), set())
-        return bool(found) and (found >= set(seeds) or any(map(math.isnan, found)))
+        return bool(found) and (found >= set(seeds) or any(map(pd.isna, found)))
 
     def record(row):
         values = {}
