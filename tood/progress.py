@@ -53,12 +53,12 @@ class Progress:
         """Count `images` more; `detail` says what else is worth seeing, such as the loss."""
         self.done += images
         if self.bar:
-            self.bar.update(self.task, completed=self.done, rate=self.rate, detail=detail)
+            self.bar.update(self.task, completed=self.done, total=self.total, rate=self.rate, detail=detail)
             return
         now = time.monotonic()
         if now - self.last_line >= SECONDS_BETWEEN_LINES or self.done >= self.total:
             self.last_line = now
-            left = timedelta(seconds=round((self.total - self.done) / self.rate))
+            left = timedelta(seconds=round((self.total - self.done) / max(self.rate, 1e-9)))
             print(
                 f"{self.label}  {self.done}/{self.total} images  {self.rate:.1f} images/s  {left} left",
                 detail,

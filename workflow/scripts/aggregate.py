@@ -70,7 +70,8 @@ def main() -> None:
     args = parser.parse_args()
 
     metrics, readings, states = collect(args.folder, args.runs, args.seeds)
-    metrics = pd.concat([metrics.astype({"seed": "Int64"}), complexity(args.complexity)], ignore_index=True)
+    metrics = pd.concat([metrics, complexity(args.complexity)], ignore_index=True)
+    metrics = metrics.astype({"seed": "Int64"})  # whole, or absent
     for name, frame in (("metrics.csv", metrics), ("table6_readings.csv", readings)):
         with atomic_path(args.results / name) as temporary:
             frame.to_csv(temporary, index=False)
