@@ -1,11 +1,13 @@
-"""From dense predictions to detections, one way for every head of the suite."""
+"""From dense predictions to detections, and to positives, one way for every head of the suite."""
 
 import torch
+from mmdet.models.task_modules.prior_generators import anchor_inside_flags
 from mmengine.structures import InstanceData
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from tood.dense import DenseLevel
+from tood.positives import Positives, of_assignment
 
 
 def select_candidates(
@@ -49,7 +51,12 @@ class DensePredictionMixin:
     `max_per_img`, `min_bbox_size`) and two of this package: `nms_pre_by` (see `select_candidates`) and
     `clip` (boxes clipped to the image before NMS; default True). NMS is torchvision's: no compiled mmcv
     operator is called.
+
+    For `positives_by_feat` a head implements `_assign`, or `_positives` where its assignment is soft.
     """
+
+    # Whether the positives depend on what the model predicts, or on anchors and objects alone
+    assigns_by_prediction = False
 
     def _dense_level(self, level: int, outs: tuple[Tensor, ...], priors: Tensor) -> DenseLevel:
         """One level of one image from its maps, each [channels, H, W], and its anchors [H*W, 4]."""
@@ -66,9 +73,7 @@ class DensePredictionMixin:
             batch_img_metas: with `img_shape` (height, width) of each image, without padding.
             clip: clip boxes to the image.
         """
-        priors = self.prior_generator.grid_priors(
-            [scores.shape[-2:] for scores in outs[0]], dtype=outs[0][0].dtype, device=outs[0][0].device
-        )
+        priors = self._priors(outs)
         images = []
         for b, meta in enumerate(batch_img_metas):
             levels = []
@@ -96,6 +101,44 @@ class DensePredictionMixin:
             _detect(levels, meta, cfg, rescale, with_nms)
             for levels, meta in zip(images, batch_img_metas, strict=True)
         ]
+
+    @torch.no_grad()
+    def positives_by_feat(
+        self, *outs: list[Tensor], batch_gt_instances: list[InstanceData], batch_img_metas: list[dict]
+    ) -> list[Positives]:
+        """Which anchors the scheme makes positive for which object, by image, as in the loss.
+
+        Args:
+            outs: what `forward` returned: lists over levels of [B, channels, H, W].
+            batch_gt_instances: `bboxes` [G, 4] in pixels of the input and `labels` [G] of each image.
+            batch_img_metas: with `img_shape` and `pad_shape` (height, width) of each image.
+        """
+        images = self.dense_by_feat(*outs, batch_img_metas=batch_img_metas, clip=False)
+        priors = self._priors(outs)
+        return [
+            self._positives(levels, priors, gt, meta)
+            for levels, gt, meta in zip(images, batch_gt_instances, batch_img_metas, strict=True)
+        ]
+
+    def _positives(
+        self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict
+    ) -> Positives:
+        return of_assignment(self._assign(levels, priors, gt, meta))
+
+    def _assign(self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict) -> Tensor:
+        """[A] the object of each anchor of one image, negative for none."""
+        raise NotImplementedError
+
+    def _priors(self, outs: tuple[list[Tensor], ...]) -> list[Tensor]:
+        """Anchors or points of each level, row by row."""
+        grids = [maps.shape[-2:] for maps in outs[0]]
+        return self.prior_generator.grid_priors(grids, dtype=outs[0][0].dtype, device=outs[0][0].device)
+
+    def _inside(self, grids: list[tuple[int, int]], priors: list[Tensor], meta: dict) -> Tensor:
+        """[A] whether an anchor takes part in training: its cell is not in the padding."""
+        flags = self.prior_generator.valid_flags(grids, meta["pad_shape"][:2], device=priors[0].device)
+        border = self.train_cfg.get("allowed_border", -1)
+        return anchor_inside_flags(torch.cat(priors), torch.cat(flags), meta["img_shape"][:2], border)
 
 
 def _detect(levels: list[DenseLevel], meta: dict, cfg: dict, rescale: bool, with_nms: bool) -> InstanceData:

@@ -2,6 +2,7 @@
 
 import torch
 from mmdet.models.dense_heads import FCOSHead as MMDetFCOSHead
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 from tood.dense import DenseLevel
@@ -10,12 +11,33 @@ from tood.heads.plug_in import THeadMixin
 from tood.registry import MODELS
 
 
+def name_objects(gt: InstanceData, num_classes: int) -> InstanceData:
+    """The objects with labels that tell them apart: `num_classes` + 1, + 2, ...
+
+    mmdet's targets then say which object a point serves; its background stays `num_classes`.
+    """
+    names = torch.arange(len(gt), device=gt.bboxes.device) + num_classes + 1
+    return InstanceData(bboxes=gt.bboxes, labels=names)
+
+
 @MODELS.register_module()
 class FCOSHead(DensePredictionMixin, MMDetFCOSHead):
     """Parallel head + FCOS; configuration as mmdet's `FCOSHead`."""
 
+    def _assign(self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict) -> Tensor:
+        ranges = [
+            points.new_tensor(r).expand(len(points), 2)
+            for r, points in zip(self.regress_ranges, priors, strict=True)
+        ]
+        labels, _ = self._get_targets_single(
+            name_objects(gt, self.num_classes), torch.cat(priors), torch.cat(ranges), [len(p) for p in priors]
+        )
+        return labels - self.num_classes - 1
+
     def _dense_level(self, level: int, outs: tuple[Tensor, ...], priors: Tensor) -> DenseLevel:
         cls_logits, distances, *centerness = outs
+        if self.norm_on_bbox and self.training:  # the forward gives strides then, pixels in testing
+            distances = distances * self.prior_generator.strides[level][0]
         scores = cls_logits.flatten(1).T.sigmoid()  # [H*W, C]
         factor = centerness[0].flatten(1).T.sigmoid() if centerness else 1.0  # [H*W, 1]
         return DenseLevel(

@@ -3,10 +3,12 @@
 import torch
 from mmdet.models.dense_heads import FoveaHead as MMDetFoveaHead
 from mmdet.structures.bbox import distance2bbox
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 from tood.dense import DenseLevel
 from tood.heads.dense_prediction import DensePredictionMixin
+from tood.heads.fcos_head import name_objects
 from tood.heads.plug_in import THeadMixin
 from tood.registry import MODELS
 
@@ -17,6 +19,12 @@ SHORTEST, LONGEST = 1 / 16, 16.0
 @MODELS.register_module()
 class FoveaHead(DensePredictionMixin, MMDetFoveaHead):
     """Parallel head + FoveaBox; configuration as mmdet's `FoveaHead`."""
+
+    def _assign(self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict) -> Tensor:
+        labels, _ = self._get_targets_single(
+            name_objects(gt, self.num_classes), [level.grid for level in levels], priors
+        )
+        return torch.cat([level.flatten() for level in labels]) - self.num_classes - 1
 
     def _dense_level(self, level: int, outs: tuple[Tensor, ...], priors: Tensor) -> DenseLevel:
         cls_logits, regression = outs

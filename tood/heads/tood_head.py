@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import Scale
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
-from mmdet.models.task_modules.prior_generators import anchor_inside_flags
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.registry import TASK_UTILS as MMDET_TASK_UTILS
 from mmdet.utils import reduce_mean
@@ -74,6 +73,8 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
     Raises:
         ValueError: more than one anchor a location, or an unknown `anchor_type`.
     """
+
+    assigns_by_prediction = True
 
     def __init__(
         self,
@@ -256,12 +257,30 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         meta: dict,
     ) -> Targets:
         """Targets of one image for its detached predictions [A, C] and [A, 4], pixels."""
+        inside = self._inside(grids, priors, meta)
+        gt_index, quality = self._match(scores, boxes, priors, inside, gt)
+        positive = gt_index >= 0
+        owner = gt_index[positive]
+        labels = torch.full_like(gt_index, self.num_classes)
+        labels[positive] = gt.labels[owner]
+        gt_boxes = torch.zeros_like(boxes)
+        gt_boxes[positive] = gt.bboxes[owner].to(boxes)
+        cls_weights = inside.to(scores.dtype)
+        if self.train_cfg["pos_weight"] > 0:
+            cls_weights[positive] = self.train_cfg["pos_weight"]
+        if self.warming_up:
+            centres = anchor_centres(torch.cat(priors))
+            box_weights = quality.clone()
+            box_weights[positive] = centerness_target(centres[positive], gt_boxes[positive])
+            return Targets(labels, positive.to(scores.dtype), cls_weights, gt_boxes, box_weights)
+        return Targets(labels, quality, cls_weights, gt_boxes, quality)
+
+    def _match(
+        self, scores: Tensor, boxes: Tensor, priors: list[Tensor], inside: Tensor, gt: InstanceData
+    ) -> tuple[Tensor, Tensor]:
+        """Object of each anchor, -1 for negatives, and t-hat (zeros in the warm-up), both [A]."""
         cfg = self.train_cfg
         anchors = torch.cat(priors)  # [A, 4]
-        in_image = torch.cat(
-            self.prior_generator.valid_flags(grids, meta["pad_shape"], device=anchors.device)
-        )
-        inside = anchor_inside_flags(anchors, in_image, meta["img_shape"][:2], cfg["allowed_border"])
         centres = anchor_centres(anchors)
         gt_index = gt.labels.new_full((len(anchors),), -1)
         quality = scores.new_zeros(len(anchors))
@@ -284,21 +303,14 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
             )
             gt_index[inside] = assignment.gt_index
             quality[inside] = normalise_alignment(assignment, len(gt.labels))
+        return gt_index, quality
 
-        positive = gt_index >= 0
-        owner = gt_index[positive]
-        labels = torch.full_like(gt_index, self.num_classes)
-        labels[positive] = gt.labels[owner]
-        gt_boxes = torch.zeros_like(boxes)
-        gt_boxes[positive] = gt.bboxes[owner].to(boxes)
-        cls_weights = inside.to(scores.dtype)
-        if cfg["pos_weight"] > 0:
-            cls_weights[positive] = cfg["pos_weight"]
-        if self.warming_up:
-            box_weights = quality.clone()
-            box_weights[positive] = centerness_target(centres[positive], gt_boxes[positive])
-            return Targets(labels, positive.to(scores.dtype), cls_weights, gt_boxes, box_weights)
-        return Targets(labels, quality, cls_weights, gt_boxes, quality)
+    def _assign(self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict) -> Tensor:
+        scores, boxes = (
+            torch.cat([getattr(level, name) for level in levels]) for name in ("scores", "boxes")
+        )
+        inside = self._inside([level.grid for level in levels], priors, meta)
+        return self._match(scores, boxes, priors, inside, gt)[0]
 
     def _dense_level(self, level: int, outs: tuple[Tensor, ...], priors: Tensor) -> DenseLevel:
         scores, boxes = outs

@@ -93,6 +93,7 @@ def train(
                     milestones=schedule.milestones,
                     warmup_iterations=train_cfg.warmup_iterations,
                     warmup_factor=train_cfg.warmup_factor,
+                    warmup=train_cfg.warmup,
                 )
                 for group, multiplier in zip(optimizer.param_groups, multipliers, strict=True):
                     group["lr"] = rate * multiplier

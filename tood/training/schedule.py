@@ -12,8 +12,9 @@ def learning_rate(
     milestones: Sequence[int],
     warmup_iterations: int,
     warmup_factor: float,
+    warmup: str,
 ) -> float:
-    """Linear warm-up, then a tenth at each milestone (paper: supplement, "Optimization").
+    """Warm-up, then a tenth at each milestone (paper: supplement, "Optimization").
 
     Args:
         iteration: from 0.
@@ -21,11 +22,18 @@ def learning_rate(
         iterations_per_epoch: batches in an epoch.
         milestones: epochs after which the rate falls.
         warmup_iterations: length of the warm-up, which starts at `warmup_factor * base`. As mmengine's
-            LinearLR with `end=warmup_iterations`, which reaches the base one iteration before its end.
+            LinearLR and ConstantLR with `end=warmup_iterations`, which reach the base one iteration before.
         warmup_factor: see there.
+        warmup: "linear", or "constant" to stay at `warmup_factor * base`.
+
+    Raises:
+        ValueError: unknown `warmup`.
     """
     drops = bisect_right(milestones, iteration // iterations_per_epoch)
     rate = base * 0.1**drops
+    if warmup not in ("linear", "constant"):
+        raise ValueError(f"train.warmup is {warmup!r}; it must be 'linear' or 'constant'")
     if iteration < warmup_iterations - 1:
-        rate *= warmup_factor + (1 - warmup_factor) * iteration / (warmup_iterations - 1)
+        done = iteration / (warmup_iterations - 1) if warmup == "linear" else 0
+        rate *= warmup_factor + (1 - warmup_factor) * done
     return rate

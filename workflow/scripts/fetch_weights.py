@@ -11,7 +11,10 @@ from mmengine.runner.checkpoint import get_external_models, get_torchvision_mode
 from tood.files import atomic_path
 
 # Names that are not torchvision's: as mmdet's configurations call them, after open-mmlab://
-OPEN_MMLAB = {"resnet50_caffe": "detectron2/resnet50_caffe"}
+OPEN_MMLAB = {
+    "resnet50_caffe": "detectron2/resnet50_caffe",
+    "resnet50_caffe_detectron": "detectron/resnet50_caffe",
+}
 
 
 def address(name: str) -> tuple[str, str]:

@@ -45,6 +45,7 @@ train = dict(
     weight_decay=1e-4,
     bias_lr_mult=1.0,
     bias_decay_mult=1.0,
+    warmup="linear",
     warmup_iterations=500,
     warmup_factor=0.001,
     grad_clip=None,

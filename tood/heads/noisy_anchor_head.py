@@ -1,0 +1,108 @@
+"""RetinaNet trained by NoisyAnchor (Table 2); the scheme itself is `tood.noisy_anchor`."""
+
+import torch
+from mmdet.models.task_modules.assigners import AssignResult, BaseAssigner
+from mmdet.structures.bbox import bbox_overlaps
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from tood.heads.retina_head import RetinaHead
+from tood.noisy_anchor import keep_sum, sample_weights, soft_focal_loss, soft_labels, top_n_assign
+from tood.registry import MODELS, TASK_UTILS
+
+
+@TASK_UTILS.register_module()
+class TopNAssigner(BaseAssigner):
+    """`top_n_assign` as mmdet's heads call it.
+
+    Args:
+        top_n: anchors an object chooses.
+    """
+
+    def __init__(self, top_n: int) -> None:
+        self.top_n = top_n
+
+    def assign(
+        self,
+        pred_instances: InstanceData,
+        gt_instances: InstanceData,
+        gt_instances_ignore: InstanceData | None = None,
+    ) -> AssignResult:
+        """Assign `pred_instances.priors` [A, 4] to `gt_instances.bboxes` [G, 4]."""
+        priors = pred_instances.priors
+        gt_index = top_n_assign(bbox_overlaps(gt_instances.bboxes.to(priors), priors), self.top_n)
+        return AssignResult(len(gt_instances), gt_index + 1, max_overlaps=None)
+
+
+@MODELS.register_module()
+class NoisyAnchorHead(RetinaHead):
+    """RetinaNet with soft labels and weights by the cleanliness of its positives.
+
+    Both losses are divided by a running mean of the number of positives in a batch, as in the authors'
+    code. There a GPU keeps one of its own few images; here the batch is whole.
+
+    Args:
+        loss_cls: its `gamma`, `alpha` and `loss_weight` are `soft_focal_loss`'s.
+        train_cfg: `assigner`, `allowed_border`, `alpha` (share of localisation in the cleanliness) and
+            `momentum` of the running mean.
+        others: as mmdet's `RetinaHead`; `loss_bbox` on encoded boxes.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        # A reasonable number to begin with; in a buffer, as a resumed training needs it.
+        self.register_buffer("mean_positives", torch.tensor(100.0))
+
+    def loss_by_feat(
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        batch_gt_instances: list[InstanceData],
+        batch_img_metas: list[dict],
+        batch_gt_instances_ignore: list[InstanceData] | None = None,
+    ) -> dict[str, Tensor]:
+        """`loss_cls` and `loss_bbox` of a batch; it moves the running mean of the number of positives."""
+        logits, deltas = (  # [B, A, C], [B, A, 4]
+            torch.cat([maps.permute(0, 2, 3, 1).reshape(len(maps), -1, K) for maps in levels], 1)
+            for levels, K in ((cls_scores, self.cls_out_channels), (bbox_preds, 4))
+        )
+        priors = self._priors((cls_scores,))
+        grids = [tuple(maps.shape[-2:]) for maps in cls_scores]
+        anchors = torch.cat(priors)  # [A, 4]
+        targets, weights, box_losses, box_weights = [], [], [], []
+        positives = 0
+        for b, (gt, meta) in enumerate(zip(batch_gt_instances, batch_img_metas, strict=True)):
+            inside = self._inside(grids, priors, meta)
+            gt_index = torch.full_like(inside, -1, dtype=torch.long)
+            gt_index[inside] = self.assigner.assign(InstanceData(priors=anchors[inside]), gt).gt_inds - 1
+            positive = gt_index >= 0
+            owner = gt_index[positive]
+            gt_boxes, gt_labels = gt.bboxes[owner].to(anchors), gt.labels[owner]
+            boxes = self.bbox_coder.decode(anchors[positive], deltas[b, positive].detach())
+            loc = bbox_overlaps(boxes, gt_boxes, is_aligned=True)
+            cls = logits[b, positive, gt_labels].detach().sigmoid()
+            alpha = self.train_cfg["alpha"]
+            target = torch.zeros_like(logits[b])
+            target[positive, gt_labels] = soft_labels(loc, cls, alpha).to(target)
+            weight = inside.to(logits)
+            weight[positive] = sample_weights(loc, cls, alpha).to(weight)
+            targets.append(target)
+            weights.append(weight)
+            box_losses.append(
+                self.loss_bbox(
+                    deltas[b, positive],
+                    self.bbox_coder.encode(anchors[positive], gt_boxes),
+                    reduction_override="none",
+                )
+            )
+            box_weights.append(weight[positive])
+            positives += len(owner)
+        momentum = self.train_cfg["momentum"]
+        self.mean_positives.mul_(momentum).add_((1 - momentum) * positives)
+        divisor = self.mean_positives.clamp(min=1)
+        cfg = self.loss_cls
+        cls_loss = soft_focal_loss(logits, torch.stack(targets), cfg.gamma, cfg.alpha)
+        return {
+            "loss_cls": keep_sum(cls_loss, torch.stack(weights)[..., None]).sum() * cfg.loss_weight / divisor,
+            "loss_bbox": keep_sum(torch.cat(box_losses), torch.cat(box_weights)[:, None]).sum() / divisor,
+        }
