@@ -45,6 +45,15 @@ def _parser() -> argparse.ArgumentParser:
     complexity.add_argument("--output", type=Path, metavar="FILE", help="CSV; default: results/paper/")
     complexity.set_defaults(action=_complexity)
 
+    assign = commands.add_parser("assign", help="draw the positives of several schemes on one image")
+    assign.add_argument("--image", required=True, help="file name or id of an image of the study's data")
+    assign.add_argument(
+        "--schemes", required=True, metavar="RUN,RUN", help="runs whose schemes to draw, such as atss_af,tal"
+    )
+    assign.add_argument("--config", nargs="*", default=[], metavar="KEY=VALUE", help="as the workflow's")
+    assign.add_argument("--output", type=Path, default=Path("assignment.png"), metavar="FILE")
+    assign.set_defaults(action=_assign)
+
     for command in (runs, doctor):
         command.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -75,6 +84,25 @@ def _complexity(options: argparse.Namespace) -> int:
     for row in (header, *rows):
         print(f"{row[0]:20}", *(f"{value:>14}" for value in row[1:]))
     print(f"written to {output}")
+    return 0
+
+
+def _assign(options: argparse.Namespace) -> int:
+    import logging
+
+    from tood.files import atomic_path
+    from tood.study import Plan, parse_options
+
+    plan = Plan({**parse_options(options.config), "runs": options.schemes})
+    logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
+    from tood.analysis.assignment import assign, draw
+
+    found = [assign(plan, run.id, options.image, plan.seeds[0]) for run in plan.runs]
+    with atomic_path(options.output) as temporary:
+        draw(found).savefig(temporary, dpi=200)
+    for one in found:
+        print(f"{one.scheme:20} {one.per_object:6.2f} positives an object, mean IoU {one.iou:.3f}")
+    print(f"written to {options.output}")
     return 0
 
 

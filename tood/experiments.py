@@ -69,12 +69,12 @@ class Row(Declaration):
 
     key: dict[str, str]
     run: str
-    paper: dict[str, float | None]  # None where the paper prints no value
+    paper: dict[str, float | None] = {}  # None where the paper prints no value
     footnote: str | None = None
 
 
 class Table(Declaration):
-    """One table of the paper."""
+    """One table of the paper, or one of this suite, whose rows all go without `paper`."""
 
     name: str  # the file's stem, such as table3
     title: str
@@ -86,6 +86,11 @@ class Table(Declaration):
     def label(self, row: Row) -> str:
         """The row's key columns in the table's order, such as `Anchor-free / TOOD`."""
         return " / ".join(row.key[column] for column in self.keys)
+
+    @property
+    def printed(self) -> bool:
+        """Whether the paper prints anything of this table."""
+        return any(row.paper for row in self.rows)
 
     @field_validator("metrics")
     @classmethod
@@ -100,7 +105,7 @@ class Table(Declaration):
     @model_validator(mode="after")
     def _rows_fit(self):
         for row in self.rows:
-            for field, columns in (("key", self.keys), ("paper", self.metrics)):
+            for field, columns in (("key", self.keys), ("paper", self.metrics if self.printed else ())):
                 if given := set(getattr(row, field)) ^ set(columns):
                     raise ValueError(
                         f"the row of {row.run} has missing or unknown columns {sorted(given)}; "

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from tood.dense import DenseLevel
@@ -14,7 +14,7 @@ class Positives(NamedTuple):
 
     anchors: Tensor  # [P] index into the anchors of all levels, one after the other
     objects: Tensor  # [P] index into the objects of the image
-    weights: Tensor  # [P] 1 in schemes that decide; a share of the object in schemes that weigh (bags)
+    weights: Tensor  # [P] 1 in schemes that decide; in schemes that weigh, the share of an object's loss
 
 
 class PositiveStatistics(NamedTuple):
@@ -53,3 +53,26 @@ def statistics(positives: Positives, levels: list[DenseLevel], gt_boxes: Tensor)
     total = per_object(weights)
     count = total**2 / per_object(weights**2).clamp(min=torch.finfo(boxes.dtype).tiny)
     return PositiveStatistics(count, per_object(weights * iou) / total)
+
+
+def summary(statistics: list[PositiveStatistics]) -> dict[str, float | None]:
+    """Means over the objects of a batch, None where there is nothing to average.
+
+    Returns:
+        objects; positives, of an object; positive_iou, over the objects that have positives
+    """
+    count = torch.cat([image.count for image in statistics])
+    iou = torch.cat([image.iou for image in statistics])
+    iou = iou[~iou.isnan()]
+    return {
+        "objects": len(count),
+        "positives": count.mean().item() if len(count) else None,
+        "positive_iou": iou.mean().item() if len(iou) else None,
+    }
+
+
+def of_batch(head: nn.Module, outs: tuple[list[Tensor], ...], gt: list, metas: list[dict]) -> dict:
+    """`summary` of a batch for what a head's `forward` returned; the rest as `positives_by_feat`."""
+    found = head.positives_by_feat(*outs, batch_gt_instances=gt, batch_img_metas=metas)
+    images = head.dense_by_feat(*outs, batch_img_metas=metas, clip=False)
+    return summary([statistics(p, i, g.bboxes) for p, i, g in zip(found, images, gt, strict=True)])

@@ -16,6 +16,7 @@ _NOT_TRAINING = (
     "experiments.py",
     "progress.py",
     "provenance.py",
+    "records.py",
     "study.py",
     "tables.py",
 )

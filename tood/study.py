@@ -5,10 +5,11 @@ Read at every workflow start, hence only yaml and pydantic.
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import Field, ValidationError
 
 from tood.data.check import Split
@@ -162,6 +163,21 @@ class Plan:
             notes.append(f"Evaluated on the first {study.val_images} validation images only.")
         notes.append(f"Seeds: {', '.join(map(str, self.seeds))}.")
         return notes
+
+
+def parse_options(pairs: Iterable[str]) -> dict[str, Any]:
+    """`KEY=VALUE` words as the workflow's `--config` takes them, values read as YAML.
+
+    Raises:
+        ExperimentError: a word has no `=`.
+    """
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ExperimentError(f"--config {pair}: must be KEY=VALUE")
+        options[key] = yaml.safe_load(value)
+    return options
 
 
 def scale_names() -> list[str]:

@@ -22,6 +22,8 @@ _LATEX = str.maketrans(
         "^": r"\textasciicircum{}",
         "α": r"$\alpha$",
         "β": r"$\beta$",
+        "Σ": r"$\Sigma$",
+        "²": r"$^2$",
         "±": r"$\pm$",
         "×": r"$\times$",
         "≤": r"$\leq$",
@@ -63,8 +65,9 @@ def build(
         values = {}
         for metric in table.metrics:
             values[metric], values[f"{metric}_sd"] = measured.get((row.run, metric), nothing)
-            paper = row.paper[metric]
-            values[f"{metric}_paper"] = math.nan if paper is None else paper
+            if table.printed:
+                paper = row.paper[metric]
+                values[f"{metric}_paper"] = math.nan if paper is None else paper
         complete = all(covered(row.run, metric) for metric in table.metrics)
         state = states.get(row.run, "pending")
         if runs[row.run].quoted:
@@ -134,15 +137,16 @@ def _layout(
     }
     header = [escape(name) for name in table.keys]
     for metric in table.metrics:
-        header += [escape(metric), "paper"]
+        header += [escape(metric), "paper"] if table.printed else [escape(metric)]
     body = []
     for row, record in zip(table.rows, frame.to_dict("records"), strict=True):
         cells = [escape(row.key[name]) for name in table.keys]
         cells[0] += marks.get(row.footnote, "")
         for metric, spec in table.metrics.items():
-            paper = record[f"{metric}_paper"]
-            cells += [escape(_measured(record, metric, spec))]
-            cells += [escape(_DASH if math.isnan(paper) else format(paper, spec))]
+            cells.append(escape(_measured(record, metric, spec)))
+            if table.printed:
+                paper = record[f"{metric}_paper"]
+                cells.append(escape(_DASH if math.isnan(paper) else format(paper, spec)))
         body.append(cells)
     return header, body, [f"{mark} {escape(text)}" for text, mark in marks.items()]
 

@@ -11,7 +11,6 @@ model = dict(
         in_channels=256,
         stacked_convs=4,
         feat_channels=256,
-        norm_cfg=None,
         anchor_generator=dict(
             type="AnchorGenerator",
             octave_base_scale=4,

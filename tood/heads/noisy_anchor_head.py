@@ -31,7 +31,7 @@ class TopNAssigner(BaseAssigner):
         """Assign `pred_instances.priors` [A, 4] to `gt_instances.bboxes` [G, 4]."""
         priors = pred_instances.priors
         gt_index = top_n_assign(bbox_overlaps(gt_instances.bboxes.to(priors), priors), self.top_n)
-        return AssignResult(len(gt_instances), gt_index + 1, max_overlaps=None)
+        return AssignResult(len(gt_instances), gt_index + 1, max_overlaps=None, labels=None)
 
 
 @MODELS.register_module()

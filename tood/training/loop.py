@@ -7,16 +7,18 @@ from pathlib import Path
 
 import torch
 from mmdet.datasets import CocoDataset
+from mmdet.models.utils import unpack_gt_instances
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
+from tood import positives
 from tood.files import atomic_path
 from tood.progress import Progress
 from tood.training.data import epoch_batches
 from tood.training.schedule import learning_rate
 
-ITERATIONS_BETWEEN_RECORDS = 50
+MOST_ITERATIONS_BETWEEN_RECORDS = 50  # at least one record an epoch
 
 
 class Diverged(RuntimeError):
@@ -76,6 +78,7 @@ def train(
     per_epoch = math.ceil(len(dataset) / train_cfg.batch_size)
     last = per_epoch * schedule.epochs if iterations is None else iterations
     total_images = min(last * train_cfg.batch_size, len(dataset) * schedule.epochs)
+    between_records = min(MOST_ITERATIONS_BETWEEN_RECORDS, per_epoch)
     done, start = 0, time.monotonic()
     records.parent.mkdir(parents=True, exist_ok=True)
     with Progress(label, total_images) as progress, records.open("a") as log:
@@ -95,10 +98,14 @@ def train(
                     warmup_factor=train_cfg.warmup_factor,
                     warmup=train_cfg.warmup,
                 )
+                if hasattr(model.bbox_head, "set_progress"):
+                    model.bbox_head.set_progress(done / (per_epoch * schedule.epochs))
                 for group, multiplier in zip(optimizer.param_groups, multipliers, strict=True):
                     group["lr"] = rate * multiplier
                 data = model.data_preprocessor(batch, training=True)
-                loss, parts = model.parse_losses(model(**data, mode="loss"))
+                gt, ignored, metas = unpack_gt_instances(data["data_samples"])
+                outs = model.bbox_head(model.extract_feat(data["inputs"]))
+                loss, parts = model.parse_losses(model.bbox_head.loss_by_feat(*outs, gt, metas, ignored))
                 value = loss.item()
                 if not math.isfinite(value):
                     raise Diverged(f"the loss is {value} at iteration {done} (epoch {epoch}, lr {rate:g})")
@@ -108,8 +115,9 @@ def train(
                     nn.utils.clip_grad_norm_(model.parameters(), train_cfg.grad_clip)
                 optimizer.step()
                 done += 1
-                if done % ITERATIONS_BETWEEN_RECORDS == 0 or done == last or done == 1:
-                    entry = {"iteration": done, "epoch": epoch, "lr": rate}
+                if done % between_records == 0 or done == last:
+                    entry = {"iteration": done, "epoch": done / per_epoch, "lr": rate}
+                    entry |= positives.of_batch(model.bbox_head, outs, gt, metas)
                     log.write(json.dumps(entry | {k: v.item() for k, v in parts.items()}) + "\n")
                     log.flush()
                 detail = f"epoch {epoch + 1}/{schedule.epochs}  loss {value:.3f}"

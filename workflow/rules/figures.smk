@@ -1,18 +1,27 @@
-"""Figures: the paper's Figure 1, and the sweeps of TAL's hyper-parameters.
+"""Figures: the paper's Figure 1, the sweeps of TAL's hyper-parameters, the positives of Table 2's schemes.
 
 input   model.pth of the first seed of ATSS and TOOD (or of the one that the study has), MANIFEST;
-        the tables of the sweeps, where the study has all of their runs
-output  RESULTS/figures/{figure1,sweep_m,alpha_beta}.{png,pdf}
-steps   figure1; sweeps
+        the tables of the sweeps, where the study has all of their runs; losses.jsonl of the schemes
+output  RESULTS/figures/{figure1,sweep_m,alpha_beta,positives}.{png,pdf}
+steps   figure1; sweeps; positives
 """
 
 SWEPT = {
     row.run for name in ("table4", "table_m") for row in DECLARED_TABLES[name].rows
 }
 SWEEPS = ["sweep_m", "alpha_beta"] if SWEPT <= set(RUNS) else []
+SCHEMES = {
+    row.key["Anchor assignment"]: row.run
+    for row in DECLARED_TABLES["positives"].rows
+    if row.run in RUNS
+}
 FIGURES = expand(
     f"{RESULTS}/figures/{{figure}}.{{format}}",
-    figure=[*(["figure1"] if FIGURE1 else []), *SWEEPS],
+    figure=[
+        *(["figure1"] if FIGURE1 else []),
+        *(["positives"] if SCHEMES else []),
+        *SWEEPS,
+    ],
     format=["png", "pdf"],
 )
 
@@ -76,3 +85,30 @@ rule sweeps:
     shell:
         "python workflow/scripts/sweeps.py --table-m {input.table_m} --table4 {input.table4} "
         "--output {params.folder} 2>&1 | tee {log}"
+
+
+rule positives:
+    input:
+        of_all_runs(f"{RUN_FOLDER}/model.pth", SCHEMES.values()),
+    output:
+        png=f"{RESULTS}/figures/positives.png",
+        pdf=f"{RESULTS}/figures/positives.pdf",
+    log:
+        f"{WORK}/logs/positives.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        schemes=[
+            argument
+            for name, run in SCHEMES.items()
+            for argument in (
+                "--scheme",
+                name,
+                "--records",
+                *of_all_runs(f"{RUN_FOLDER}/losses.jsonl", [run]),
+            )
+        ],
+    shell:
+        "python workflow/scripts/positives.py {params.schemes:q} "
+        "--png {output.png} --pdf {output.pdf} 2>&1 | tee {log}"

@@ -8,6 +8,7 @@ import pandas as pd
 
 from tood.experiments import load_runs, load_tables
 from tood.files import atomic_path, read_json
+from tood.records import positives_by_epoch
 from tood.tables import build, write
 
 METRICS = ["run", "seed", "metric", "value"]
@@ -39,6 +40,8 @@ def collect(
                     records += [
                         (run, seed, metric, value) for metric, value in read_json(place / name).items()
                     ]
+            if (place / "losses.jsonl").is_file() and found[-1] == "done":
+                records += [(run, seed, *measured) for measured in positives(place / "losses.jsonl")]
             variants = place / "alignment_variants.json"
             if variants.is_file():
                 readings += [
@@ -49,6 +52,16 @@ def collect(
                 ]
         states[run] = min(found, key=ATTENTION.index)
     return pd.DataFrame(records, columns=METRICS), pd.DataFrame(readings, columns=READINGS), states
+
+
+def positives(path: Path) -> list[tuple[str, float]]:
+    """Positives of an object and their IoU, in the first and the last epoch of a training."""
+    epochs = positives_by_epoch(path).set_index("epoch")
+    return [
+        (f"{name} ({which})", epochs[column].get(epoch, float("nan")))
+        for which, epoch in (("first", epochs.index.min()), ("last", epochs.index.max()))
+        for name, column in (("Positives", "positives"), ("IoU", "positive_iou"))
+    ]
 
 
 def complexity(path: Path) -> pd.DataFrame:
