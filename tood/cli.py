@@ -88,16 +88,21 @@ def _complexity(options: argparse.Namespace) -> int:
 
 
 def _assign(options: argparse.Namespace) -> int:
+    import contextlib
+    import io
     import logging
+    import warnings
 
     from tood.files import atomic_path
     from tood.study import Plan, parse_options
 
     plan = Plan({**parse_options(options.config), "runs": options.schemes})
     logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
+    warnings.simplefilter("ignore")  # of the libraries, about themselves
     from tood.analysis.assignment import assign, draw
 
-    found = [assign(plan, run.id, options.image, plan.seeds[0]) for run in plan.runs]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells what it reads
+        found = [assign(plan, run.id, options.image, plan.seeds[0]) for run in plan.runs]
     with atomic_path(options.output) as temporary:
         draw(found).savefig(temporary, dpi=200)
     for one in found:

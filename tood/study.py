@@ -37,6 +37,24 @@ class Resources(Declaration):
     runtime: int = 60  # minutes
 
 
+class Input(Declaration):
+    """What a scale may change of the configs' `input`; None leaves it."""
+
+    size: tuple[int, int] | None = None  # longer and shorter side at most, pixels
+    flip: float | None = None  # probability
+
+
+class Training(Declaration):
+    """What a scale may change of the configs' `train`; None leaves it."""
+
+    batch_size: int | None = None
+    lr: float | None = None
+    warmup_iterations: int | None = None
+    warmup_factor: float | None = None
+    weight_decay: float | None = None
+    grad_clip: float | None = None
+
+
 class Scale(Declaration):
     """How large the study is: data, model sizes, seeds. A run means the same method at every scale."""
 
@@ -49,10 +67,10 @@ class Scale(Declaration):
     seeds: tuple[int, ...] = (0,)
     weights: Literal["imagenet", "random"] = "imagenet"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    input: dict[str, Any] = {}  # deviations from the configs' `input`, `model` and `train`
-    model: dict[str, Any] = {}
+    input: Input = Input()
+    model: dict[str, Any] = {}  # deviations from the configs' `model`
     heads: dict[str, dict[str, Any]] = {}  # deviations of `model.bbox_head` by its type
-    training: dict[str, Any] = {}
+    training: Training = Training()
     test_batch_size: int = 1
     resources: Resources = Resources()
 
@@ -140,8 +158,8 @@ class Plan:
             "run": run.model_dump(include={"id", "config", "options", "epochs", "milestones"}, mode="json"),
             "model": scale.model,
             "heads": scale.heads,
-            "input": scale.input,
-            "train": scale.training | batch,
+            "input": scale.input.model_dump(mode="json", exclude_none=True),
+            "train": scale.training.model_dump(exclude_none=True) | batch,
             "splits": {"train": scale.train._asdict(), "val": scale.val._asdict()},
             "weights": self.weights,
             "iterations": study.iterations,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import seaborn
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from tood.files import atomic_path
 from tood.records import positives_by_epoch
@@ -32,8 +33,10 @@ def draw(curves: pd.DataFrame) -> Figure:
             ax=axes,
         )
         axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.get_legend().remove()
-    figure.axes[0].set_yscale("log")
+    figure.axes[0].set_yscale("log", base=2)
+    figure.axes[0].yaxis.set_major_formatter(ScalarFormatter())
     figure.axes[1].set_ylim(0, 1)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
