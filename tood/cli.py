@@ -88,6 +88,8 @@ def _complexity(options: argparse.Namespace) -> int:
 
 
 def _assign(options: argparse.Namespace) -> int:
+    import contextlib
+    import io
     import logging
 
     from tood.files import atomic_path
@@ -97,11 +99,13 @@ def _assign(options: argparse.Namespace) -> int:
     logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
     from tood.analysis.assignment import assign, draw
 
-    found = [assign(plan, run.id, options.image, plan.seeds[0]) for run in plan.runs]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells how it reads each file
+        found = [assign(plan, run.id, options.image, plan.seeds[0]) for run in plan.runs]
     with atomic_path(options.output) as temporary:
         draw(found).savefig(temporary, dpi=200)
     for one in found:
-        print(f"{one.scheme:20} {one.per_object:6.2f} positives an object, mean IoU {one.iou:.3f}")
+        quality = f"mean IoU {one.iou:.3f}" if one.trained else "untrained"
+        print(f"{one.scheme:20} {one.per_object:6.2f} positives an object, {quality}")
     print(f"written to {options.output}")
     return 0
 
