@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mmengine.config import Config
 
 from tood.experiments import (
     EXPERIMENTS,
@@ -45,18 +46,19 @@ def test_schedules_and_backbones_are_those_of_the_tables():
 
 
 def test_rows_of_the_same_training_share_its_run():
-    cells = {run: cells_of(run, TABLES) for run in RUNS}
+    of_the_paper = {name: table for name, table in TABLES.items() if table.printed}
+    cells = {run: cells_of(run, of_the_paper) for run in RUNS}
     assert {run: rows for run, rows in cells.items() if len(rows) > 1} == {
-        "fovea": ["Table 1: FoveaBox / Parallel head", "Table 2: Center sampling / fixed / fixed"],
+        "fovea": ["Table 1: FoveaBox / Parallel head", "Table 2: Center sampling / fixed / fixed / 1"],
         "atss_ab": ["Table 1: ATSS (anchor-based) / Parallel head", "Table 3: Anchor-based / ATSS"],
         "atss_af": [
             "Table 1: ATSS (anchor-free) / Parallel head",
-            "Table 2: ATSS / fixed / fixed",
+            "Table 2: ATSS / fixed / fixed / 1",
             "Table 3: Anchor-free / ATSS",
             "Table 6: Parallel head + ATSS",
         ],
         "atss_af_thead": ["Table 1: ATSS (anchor-free) / T-head", "Table 6: T-head + ATSS"],
-        "tal": ["Table 2: TAL / ada / ada", "Table 6: Parallel head + TAL"],
+        "tal": ["Table 2: TAL / ada / ada / 1", "Table 6: Parallel head + TAL"],
         "tood_af": [
             "Table 3: Anchor-free / TOOD",
             "Table 4: 1.0 / 6",
@@ -120,21 +122,43 @@ def printed_table(first_line: str, key_columns: int) -> list[tuple[list[str], li
 )
 def test_values_are_the_printed_ones(name, first_line, rows):
     table = TABLES[name]
-    printed = printed_table(first_line, len(table.keys))
+    keys = [key for key in table.keys if key != "#A"]  # not in the paper
+    printed = printed_table(first_line, len(keys))
     assert len(printed) == rows
     declared = [
-        ([row.key[key] for key in table.keys], [row.paper[metric] for metric in table.metrics])
+        ([row.key[key] for key in keys], [row.paper[metric] for metric in table.metrics])
         for row in table.rows
     ]
     assert declared == printed
+
+
+def test_the_table_of_positives_has_the_schemes_of_table_2():
+    table, own = TABLES["table2"], TABLES["positives"]
+    assert not own.printed
+    schemes, positives = (
+        [(row.key["Anchor assignment"], row.key["#A"], row.run) for row in t.rows] for t in (table, own)
+    )
+    assert positives == schemes
+
+
+def test_anchors_of_table_2_are_those_of_its_configurations():
+    for row in TABLES["table2"].rows:
+        head = Config.fromfile(EXPERIMENTS / "configs" / RUNS[row.run].config).model.bbox_head
+        # A head without an anchor generator starts from points, one a location.
+        anchors = head.get("anchor_generator", {"ratios": [1.0], "scales_per_octave": 1})
+        assert row.key["#A"] == str(len(anchors["ratios"]) * anchors["scales_per_octave"]), row.run
 
 
 def test_only_iqdet_is_quoted():
     assert [run.id for run in RUNS.values() if run.quoted] == ["iqdet_x101_64x4d_dcn"]
 
 
-def test_tables_1_3_4_and_6_and_the_sweep_of_m_are_implemented():
-    rows = [row for name in ("table1", "table3", "table4", "table6", "table_m") for row in TABLES[name].rows]
+def test_all_tables_but_the_fifth_are_implemented():
+    rows = [
+        row
+        for name in ("table1", "table2", "table3", "table4", "table6", "table_m")
+        for row in TABLES[name].rows
+    ]
     assert {row.run for row in rows} <= {run.id for run in select_runs(None, RUNS)}
 
 
@@ -167,8 +191,8 @@ def test_select_runs():
         ExperimentError, match=r"unknown run 'tod_af'; did you mean tood_af.*`tood runs` lists"
     ):
         select_runs(["tod_af"], RUNS)
-    with pytest.raises(ExperimentError, match=r"'mal' is not implemented .*leave it out"):
-        select_runs(["mal"], RUNS)
+    with pytest.raises(ExperimentError, match=r"'mal_r101' is not implemented .*leave it out"):
+        select_runs(["mal_r101"], RUNS)
     with pytest.raises(ExperimentError, match="is quoted"):
         select_runs(["iqdet_x101_64x4d_dcn"], RUNS)
 
@@ -185,7 +209,7 @@ def test_list_runs():
     assert list(records) == list(RUNS)
     assert records["tal"]["cells"] == cells_of("tal", TABLES)
     assert records["tal"]["milestones"] == [8, 11]
-    assert records["mal"]["state"] == "not implemented"
+    assert records["mal_r101"]["state"] == "not implemented"
 
 
 def test_reading_the_declarations_imports_nothing_heavy():
@@ -284,12 +308,23 @@ def test_implemented_run_without_config(tmp_path):
         (("rows", 0, "key"), {"Type": 0.5}, r"rows: atss: key: Type: Input should be a valid string"),
         (("rows", 0), {"footnotes": "x"}, r"rows: atss: footnotes: unknown key"),
         (("metrics",), {"AP": ".1x"}, r"metrics: '\.1x' of AP formats no number; write one such as \.1f"),
+        (
+            (),
+            {"rows": [*SMALL_TABLE["rows"], {"key": {"Type": "a", "Method": "b"}, "run": "atss"}]},
+            r"row of atss .*\['AP', 'AP50'\]; its `paper` must name exactly",
+        ),
         ((), {"rows": SMALL_TABLE["rows"] * 2}, r"two rows are called 'free / ATSS'; make their keys differ"),
     ],
 )
 def test_table_with_an_error(tmp_path, place, changes, message):
     with pytest.raises(ExperimentError, match=rf"table3\.yaml: .*{message}"):
         load(tmp_path, table=spoilt(SMALL_TABLE, *place, **changes))
+
+
+def test_a_table_of_which_the_paper_prints_nothing(tmp_path):
+    table = load(tmp_path, table=spoilt(SMALL_TABLE, "rows", 0, paper=None))["table3"]
+    assert not table.printed
+    assert table.rows[0].paper == {}
 
 
 def test_run_that_feeds_nothing(tmp_path):

@@ -138,7 +138,7 @@ def test_latex():
 @pytest.mark.parametrize("table", load_tables().values(), ids=lambda table: table.name)
 def test_latex_of_every_table_is_well_formed(table):
     runs = load_runs()
-    columns = len(table.keys) + 2 * len(table.metrics)
+    columns = len(table.keys) + (2 if table.printed else 1) * len(table.metrics)
     text = to_latex(table, build(table, metrics(), {}, runs), ["Scale: smoke."])
     rows = re.findall(r"^(.*) \\\\$", text, flags=re.MULTILINE)
     assert len(rows) == 1 + len(table.rows)
@@ -151,6 +151,22 @@ def test_latex_of_every_table_is_well_formed(table):
     assert not re.search(r"[%#~]", bare)
     outside_math = re.sub(r"\$[^$]*\$", "", bare)
     assert not re.search(r"[_^<>|]", outside_math.replace(f"tab:{table.name}", ""))
+
+
+def test_a_table_of_which_the_paper_prints_nothing():
+    rows = [
+        Row(key={"Method": name, "Weight": "ada"}, run=name, footnote="Is Σ².") for name in ("one", "two")
+    ]
+    table = TABLE.model_copy(update={"rows": rows, "metrics": {"Positives (first)": ".1f"}})
+    frame = build(table, metrics(one=three_seeds("Positives (first)", 4, 5, 9)), {}, RUNS)
+    assert list(frame) == ["Method", "Weight", "Positives (first)", "Positives (first)_sd", "run", "status"]
+    assert to_markdown(table, frame).splitlines()[2:6] == [
+        "| Method | Weight | Positives (first) |",
+        "| :--- | :--- | ---: |",
+        "| one<sup>a</sup> | ada | 6.0 ± 2.6 |",
+        "| two<sup>a</sup> | ada | pending |",
+    ]
+    assert r"Is $\Sigma$$^2$." in to_latex(table, frame)
 
 
 def test_write(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from mmdet.models.dense_heads import ATSSHead as MMDetATSSHead
 from mmengine.config import Config
-from mmengine.optim import LinearLR, MultiStepLR
+from mmengine.optim import ConstantLR, LinearLR, MultiStepLR
 from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from PIL import Image
@@ -111,21 +111,25 @@ def training_images(drawn):
 # Learning rate
 
 
-def rates_of_mmengine(number, base, per_epoch, milestones, warmup, factor) -> list[float]:
+def rates_of_mmengine(number, base, per_epoch, milestones, kind, warmup, factor) -> list[float]:
     """What mmengine's schedulers, stepped as its Runner does, set before each iteration."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=base)
-    linear = LinearLR(optimizer, start_factor=factor, by_epoch=False, begin=0, end=warmup)
+    if kind == "linear":
+        rising = LinearLR(optimizer, start_factor=factor, by_epoch=False, begin=0, end=warmup)
+    else:
+        rising = ConstantLR(optimizer, factor=factor, by_epoch=False, begin=0, end=warmup)
     steps = MultiStepLR(optimizer, milestones=milestones, gamma=0.1, by_epoch=True)
     rates = []
     for iteration in range(number):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        linear.step()
+        rising.step()
         if (iteration + 1) % per_epoch == 0:
             steps.step()
     return rates
 
 
+@pytest.mark.parametrize("kind", ["linear", "constant"])
 @pytest.mark.parametrize(
     ("base", "per_epoch", "milestones", "warmup", "factor"),
     [
@@ -136,9 +140,9 @@ def rates_of_mmengine(number, base, per_epoch, milestones, warmup, factor) -> li
         (0.5, 3, [2], 2, 0.25),
     ],
 )
-def test_learning_rate_is_that_of_mmengine(base, per_epoch, milestones, warmup, factor):
+def test_learning_rate_is_that_of_mmengine(base, per_epoch, milestones, kind, warmup, factor):
     number = per_epoch * (milestones[-1] + 1)
-    expected = rates_of_mmengine(number, base, per_epoch, milestones, warmup, factor)
+    expected = rates_of_mmengine(number, base, per_epoch, milestones, kind, warmup, factor)
     found = [
         learning_rate(
             iteration,
@@ -147,6 +151,7 @@ def test_learning_rate_is_that_of_mmengine(base, per_epoch, milestones, warmup, 
             milestones=milestones,
             warmup_iterations=warmup,
             warmup_factor=factor,
+            warmup=kind,
         )
         for iteration in range(number)
     ]
@@ -154,8 +159,9 @@ def test_learning_rate_is_that_of_mmengine(base, per_epoch, milestones, warmup, 
     assert found[0] == pytest.approx(base * factor)
 
 
+@pytest.mark.parametrize("kind", ["linear", "constant"])
 @pytest.mark.parametrize("warmup", [0, 1])
-def test_no_warmup(warmup):
+def test_no_warmup(warmup, kind):
     for iteration, expected in [(0, 0.3), (3, 0.3), (4, 0.03), (8, 0.003)]:
         assert learning_rate(
             iteration,
@@ -164,7 +170,21 @@ def test_no_warmup(warmup):
             milestones=[1, 2],
             warmup_iterations=warmup,
             warmup_factor=0.001,
+            warmup=kind,
         ) == pytest.approx(expected)
+
+
+def test_unknown_warmup():
+    with pytest.raises(ValueError, match=r"train\.warmup is 'slow'; it must be 'linear' or 'constant'"):
+        learning_rate(
+            9,
+            base=0.3,
+            iterations_per_epoch=4,
+            milestones=[1],
+            warmup_iterations=2,
+            warmup_factor=0.1,
+            warmup="slow",
+        )
 
 
 # Data
@@ -314,6 +334,9 @@ def test_resolving_changes_what_is_named_and_nothing_else(scale, run):
         **{k: settings[k] for k in ("model", "input", "train")},
     }.items():
         expected |= flatten(change, key)
+    # A mapping that a scale takes away, such as a normalisation, takes its keys along.
+    taken = [f"{key}." for key, value in expected.items() if value is None]
+    expected = {key: value for key, value in expected.items() if not key.startswith(tuple(taken))}
     expected |= declared["options"]
     expected |= {
         "model.bbox_head.num_classes": 3,
@@ -457,7 +480,7 @@ def bits(model) -> dict[str, bytes]:
 
 @pytest.fixture
 def every_record(monkeypatch):
-    monkeypatch.setattr(loop, "ITERATIONS_BETWEEN_RECORDS", 1)
+    monkeypatch.setattr(loop, "MOST_ITERATIONS_BETWEEN_RECORDS", 1)
 
 
 @pytest.mark.parametrize(
@@ -518,7 +541,8 @@ def test_a_whole_schedule(training_images, tmp_path, monkeypatch):
     assert (summary["iterations"], summary["images"]) == (3 * per_epoch, 3 * len(training_images))
     assert summary["images_per_second"] > 0
     assert summary["peak_memory_mb"] is None
-    assert [record["epoch"] for record in records] == [e for e in epochs for _ in range(per_epoch)]
+    passed = [(iteration + 1) / per_epoch for iteration in range(3 * per_epoch)]
+    assert [record["epoch"] for record in records] == pytest.approx(passed)
     assert [record["lr"] for record in records] == [
         learning_rate(
             iteration,
@@ -527,17 +551,20 @@ def test_a_whole_schedule(training_images, tmp_path, monkeypatch):
             milestones=[1, 2],
             warmup_iterations=4,
             warmup_factor=config.train.warmup_factor,
+            warmup="linear",
         )
         for iteration in range(3 * per_epoch)
     ]
 
 
-@pytest.mark.parametrize("iterations", [1, 5, 6])
-def test_training_stops_after_so_many_iterations(training_images, tmp_path, iterations):
+@pytest.mark.parametrize(("iterations", "recorded"), [(1, [1]), (5, [5]), (6, [5, 6]), (11, [5, 10, 11])])
+def test_training_stops_after_so_many_iterations(training_images, tmp_path, iterations, recorded):
+    """A record an epoch of five iterations, and one of the last."""
     config = configured("atss_ab")
     _, summary, records = trained(training_images, tmp_path, config, iterations=iterations)
     assert summary["iterations"] == iterations
-    assert [record["iteration"] for record in records] == sorted({1, iterations})
+    assert [record["iteration"] for record in records] == recorded
+    assert [record["epoch"] for record in records] == [iteration / 5 for iteration in recorded]
 
 
 def test_a_step_is_that_of_clipped_sgd(training_images, tmp_path):

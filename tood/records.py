@@ -13,13 +13,14 @@ def positives_by_epoch(path: Path) -> pd.DataFrame:
             `positive_iou`, means over the objects of one batch.
 
     Returns:
-        columns epoch (from 1), positives, positive_iou; batches weigh by their number of objects
+        columns epoch (from 1), positives, positive_iou (nan where no object had any); batches weigh by
+        their number of objects; epochs without objects are left out
     """
     records = pd.read_json(path, lines=True)
     # A record is written after the iteration that passes its epoch, so the last of an epoch is whole.
     records["epoch"] = (records["epoch"] - 1e-6).astype(int) + 1
-    columns = ["positives", "positive_iou"]
-    counted = records.dropna(subset=columns)
-    weighted = counted[columns].mul(counted["objects"], axis=0).assign(epoch=counted["epoch"])
-    sums = weighted.groupby("epoch")[columns].sum()
-    return sums.div(counted.groupby("epoch")["objects"].sum(), axis=0).reset_index()
+    means = records[["positives", "positive_iou"]].astype(float)
+    # A batch counts for what it has: objects without positives have a number, 0, and no IoU.
+    weights = means.notna().mul(records["objects"], axis=0)
+    sums = (means * weights).groupby(records["epoch"]).sum()
+    return sums.div(weights.groupby(records["epoch"]).sum()).dropna(how="all").reset_index()

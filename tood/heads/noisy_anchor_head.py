@@ -30,8 +30,12 @@ class TopNAssigner(BaseAssigner):
     ) -> AssignResult:
         """Assign `pred_instances.priors` [A, 4] to `gt_instances.bboxes` [G, 4]."""
         priors = pred_instances.priors
-        gt_index = top_n_assign(bbox_overlaps(gt_instances.bboxes.to(priors), priors), self.top_n)
-        return AssignResult(len(gt_instances), gt_index + 1, max_overlaps=None, labels=None)
+        ious = bbox_overlaps(gt_instances.bboxes.to(priors), priors)  # [G, A]
+        gt_index = top_n_assign(ious, self.top_n)
+        positive = gt_index >= 0
+        labels = torch.full_like(gt_index, -1)
+        labels[positive] = gt_instances.labels[gt_index[positive]]
+        return AssignResult(len(gt_instances), gt_index + 1, max_overlaps=None, labels=labels)
 
 
 @MODELS.register_module()
@@ -69,8 +73,8 @@ class NoisyAnchorHead(RetinaHead):
         priors = self._priors((cls_scores,))
         grids = [tuple(maps.shape[-2:]) for maps in cls_scores]
         anchors = torch.cat(priors)  # [A, 4]
-        targets, weights, box_losses, box_weights = [], [], [], []
-        positives = 0
+        insides, targets, weights = [], [], []
+        box_deltas, box_targets, box_weights = [], [], []
         for b, (gt, meta) in enumerate(zip(batch_gt_instances, batch_img_metas, strict=True)):
             inside = self._inside(grids, priors, meta)
             gt_index = torch.full_like(inside, -1, dtype=torch.long)
@@ -84,25 +88,24 @@ class NoisyAnchorHead(RetinaHead):
             alpha = self.train_cfg["alpha"]
             target = torch.zeros_like(logits[b])
             target[positive, gt_labels] = soft_labels(loc, cls, alpha).to(target)
-            weight = inside.to(logits)
+            weight = torch.ones_like(inside, dtype=logits.dtype)
             weight[positive] = sample_weights(loc, cls, alpha).to(weight)
+            insides.append(inside)
             targets.append(target)
             weights.append(weight)
-            box_losses.append(
-                self.loss_bbox(
-                    deltas[b, positive],
-                    self.bbox_coder.encode(anchors[positive], gt_boxes),
-                    reduction_override="none",
-                )
-            )
+            box_deltas.append(deltas[b, positive])
+            box_targets.append(self.bbox_coder.encode(anchors[positive], gt_boxes))
             box_weights.append(weight[positive])
-            positives += len(owner)
+        box_weights = torch.cat(box_weights)[:, None]  # [P, 1]
         momentum = self.train_cfg["momentum"]
-        self.mean_positives.mul_(momentum).add_((1 - momentum) * positives)
+        self.mean_positives.mul_(momentum).add_((1 - momentum) * len(box_weights))
         divisor = self.mean_positives.clamp(min=1)
         cfg = self.loss_cls
-        cls_loss = soft_focal_loss(logits, torch.stack(targets), cfg.gamma, cfg.alpha)
+        inside = torch.stack(insides)  # [B, A]; the sum that the weights keep is without the padding
+        cls_loss = soft_focal_loss(logits[inside], torch.stack(targets)[inside], cfg.gamma, cfg.alpha)
+        cls_weights = torch.stack(weights)[inside][:, None]
+        box_loss = self.loss_bbox(torch.cat(box_deltas), torch.cat(box_targets), reduction_override="none")
         return {
-            "loss_cls": keep_sum(cls_loss, torch.stack(weights)[..., None]).sum() * cfg.loss_weight / divisor,
-            "loss_bbox": keep_sum(torch.cat(box_losses), torch.cat(box_weights)[:, None]).sum() / divisor,
+            "loss_cls": keep_sum(cls_loss, cls_weights).sum() * cfg.loss_weight / divisor,
+            "loss_bbox": keep_sum(box_loss, box_weights).sum() / divisor,
         }

@@ -72,11 +72,11 @@ class FreeAnchorHead(AnchorBoxesMixin, MMDetFreeAnchorHead):
         bags = bbox_overlaps(gt.bboxes, anchors).topk(self.pre_anchor_topk, dim=1).indices  # [G, K]
         targets = gt.bboxes[:, None].expand(-1, self.pre_anchor_topk, -1)  # [G, K, 4]
         loss = self.loss_bbox(
-            self.bbox_coder.encode(anchors[bags].flatten(0, 1), boxes[bags].flatten(0, 1)),
-            self.bbox_coder.encode(anchors[bags].flatten(0, 1), targets.flatten(0, 1)),
+            self.bbox_coder.encode(anchors[bags], boxes[bags]),
+            self.bbox_coder.encode(anchors[bags], targets),
             reduction_override="none",
         )
-        box_probability = (-loss.sum(-1)).exp().view(G, -1)  # [G, K]
+        box_probability = (-loss.sum(-1)).exp()  # [G, K], or a scalar, as mmdet's loss of nothing is
         cls_probability = scores[bags, gt.labels[:, None]]  # [G, K]
         weights = 1 / (1 - cls_probability * box_probability).clamp(min=1e-12)
         weights = weights / weights.sum(1, keepdim=True)
