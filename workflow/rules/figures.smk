@@ -15,6 +15,7 @@ FIGURES = expand(
     figure=[*(["figure1"] if FIGURE1 else []), *SWEEPS],
     format=["png", "pdf"],
 )
+PICTURES = [path for path in FIGURES if path.endswith(".png")]
 
 
 rule figure1:
