@@ -95,6 +95,8 @@ def _lines(facts: dict, indent: str = "") -> str:
         elif isinstance(value, list):
             separator = ("\n" + indent + " " * width) if key == "files" else ", "
             value = separator.join(str(entry) for entry in value)
+        if value is None or value in ("", {}):
+            value = "–"
         lines.append(f"{indent}{key:<{width}}{value}")
     return "\n".join(lines)
 

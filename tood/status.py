@@ -99,11 +99,14 @@ def run_folder(plan: Plan, run_id: str, seed: int) -> Path:
 
 
 def expected_identity(plan: Plan, run_id: str) -> dict[str, str]:
-    """The identity that a training of the run would have now; without `data` while none is checked."""
+    """The identity that a training of the run would have now."""
     run = plan.all_runs[run_id]
     manifest = _WORK / plan.name / "manifest.json"
-    data = {"data": data_digest(read_json(manifest))} if manifest.is_file() else {}
-    return {"code": training_code(run.config), "settings": digest(plan.settings(run_id)), **data}
+    return {
+        "code": training_code(run.config),
+        "settings": digest(plan.settings(run_id)),
+        "data": data_digest(read_json(manifest)) if manifest.is_file() else "unchecked",
+    }
 
 
 def read_status(plan: Plan, run_id: str, seed: int, now: float | None = None) -> Status:

@@ -135,7 +135,7 @@ def before_work():
     if changed := changed_since_check(Path(MANIFEST)):
         raise WorkflowError(
             f"{changed} changed after the dataset was checked; remove {MANIFEST} to have it checked again, "
-            "which trains again only what the change concerns"
+            "and everything trained again on what it holds now"
         )
     save_study(PLAN)
     # On a cluster the device is in another machine than this one.

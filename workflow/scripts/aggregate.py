@@ -73,7 +73,7 @@ def remarks(table: Table, statuses: Iterable[Status]) -> list[str]:
         named = "; ".join(f"{run}: {', '.join(dict.fromkeys(parts))}" for run, parts in changed.items())
         lines.append(
             f"stale: made with something else than the workflow would use now ({named}). Call the workflow "
-            "again to renew it; where that finds nothing to do, remove the run's folder first."
+            "again to renew it; where that finds nothing to do, add `--forcerun train`."
         )
     return lines
 
