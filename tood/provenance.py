@@ -220,6 +220,8 @@ def _meaning(source: str) -> bytes:
         documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
         if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
+        if isinstance(node, ast.JoinedStr):  # Python 3.12 ends some format specifications in ""
+            node.values = [part for part in node.values if getattr(part, "value", None) != ""]
     return _canonical(tree).encode()
 
 
