@@ -379,6 +379,11 @@ def test_a_failed_call_renders_tables_and_report_with_every_state(workspace, mon
     complexity = workspace.path / "results/paper/complexity.csv"  # counted once for all studies
     complexity.parent.mkdir(parents=True)
     complexity.write_text("run,head_params_m,params_m,head_gflops,gflops\natss_af,1,2,3,4\n")
+    earlier = workspace.path / "results/x/figures/figure1.png"  # drawn from runs that are not done now
+    earlier.parent.mkdir(parents=True)
+    earlier.write_bytes(b"an earlier figure")
+    for run in ("tood_af", "atss_af"):
+        (run_folder(plan, run, 0) / "model.pth").touch()
     outcome = workspace.run("snakemake", "--cores", "1", "--config", *options, f"runs={','.join(runs)}")
     assert outcome.returncode != 0
     assert "results/x/report.html and the tables show" in outcome.stdout, outcome.stdout
@@ -392,3 +397,4 @@ def test_a_failed_call_renders_tables_and_report_with_every_state(workspace, mon
     page = (workspace.path / "results/x/report.html").read_text()
     for part in ("no heartbeat since", "the loss is inf", "SIGTERM", "40.1 (stale)", "figure1 is not shown"):
         assert part in page
+    assert "<img" not in page

@@ -8,7 +8,7 @@ import difflib
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -50,7 +50,13 @@ class Status:
     provenance: dict = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)  # by file name
     readings: dict = field(default_factory=dict)  # of Table 6 under other definitions
-    stale: list[str] = field(default_factory=list)  # parts that differ, of the training and of all results
+    training_stale: list[str] = field(default_factory=list)  # as a result's `stale`, of the training
+
+    @property
+    def stale(self) -> list[str]:
+        """The parts that differ, of the training and of all that was measured on it."""
+        parts = [part for result in self.results.values() for part in result.stale]
+        return list(dict.fromkeys([*self.training_stale, *parts]))
 
     @property
     def ap(self) -> float | None:
@@ -129,15 +135,10 @@ def read_status(plan: Plan, run_id: str, seed: int, now: float | None = None) ->
             results[name] = Result(metrics, is_stale(files[name], {**expected, **evaluation}))
     # Weights without provenance are stale; what failed before it had any is just that.
     trained = provenance or report.get("state") == "done"
-    training = is_stale(provenance, expected) if trained else []
-    stale = list(dict.fromkeys([*training, *(part for result in results.values() for part in result.stale)]))
     state, reason = _reported(report, time.time() if now is None else now)
     if problems:
         state, reason = "failed", problems[0]
-    # A failure under other code or settings says nothing about now, either.
-    elif state != "running" and (training or (stale and state not in STOPPED)):
-        state, reason = "stale", f"other {', '.join(stale)} than now; call the workflow again to renew it"
-    return Status(
+    status = Status(
         run=plan.all_runs[run_id],
         seed=seed,
         folder=folder,
@@ -147,8 +148,16 @@ def read_status(plan: Plan, run_id: str, seed: int, now: float | None = None) ->
         provenance=provenance,
         results=results,
         readings=files.get(_READINGS, {}) if "alignment.json" in results else {},
-        stale=stale,
+        training_stale=is_stale(provenance, expected) if trained else [],
     )
+    if problems or state == "running" or not status.stale:
+        return status
+    # A failure says nothing about now if its own code or settings have changed since; that old
+    # measurements lie beside it does not matter.
+    if state in STOPPED and not status.training_stale:
+        return status
+    reason = f"other {', '.join(status.stale)} than now; call the workflow again to renew it"
+    return replace(status, state="stale", reason=reason)
 
 
 def study_status(plan: Plan, now: float | None = None) -> list[Status]:

@@ -115,15 +115,14 @@ def report_command(results, figures):
 
 def up_to_date(picture):
     """Whether a figure that is there shows its runs as they are now."""
-    if Path(picture).stem == "figure1":
-        runs, seeds, source = FIGURE1.values(), PLAN.seeds[:1], "model.pth"
-    else:
-        runs, seeds, source = SWEPT, PLAN.seeds, "ap.json"
-    drawn = Path(picture).stat().st_mtime if Path(picture).exists() else 0
+    runs, seeds, source = SHOWN[Path(picture).stem]
     shown = [read_status(PLAN, run, seed) for run in runs for seed in seeds]
-    return all(
-        status.state == "done" and (status.folder / source).stat().st_mtime <= drawn
-        for status in shown
+    files = [status.folder / source for status in shown]
+    if not all(path.is_file() for path in (Path(picture), *files)):
+        return False
+    drawn = Path(picture).stat().st_mtime
+    return all(status.state == "done" for status in shown) and all(
+        path.stat().st_mtime <= drawn for path in files
     )
 
 
