@@ -235,6 +235,15 @@ def test_progress_as_json(plan, capsys):
     assert found["sum"] == {"study": "tiny", "states": {"running": 1, "pending": 2}, "seconds_left": 1600.0}
 
 
+def test_a_training_that_has_just_begun_knows_nothing_yet(plan, capsys):
+    unknown = dict.fromkeys(("epoch", "epochs", "iteration", "images_per_second", "seconds_left", "reason"))
+    leave(plan, "tood_af", {**RUNNING, **unknown, "attempt": 1})
+    main(["progress"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split()[1:] == ["0", "running", *"–––––", "NVIDIA", "H200", "x2", "1"]
+    assert lines[-1] == "tiny: 1 running, 2 pending; time left unknown"
+
+
 def test_time_left_is_unknown_before_anything_ran(plan, capsys):
     main(["progress"])
     assert capsys.readouterr().out.splitlines()[-1] == "tiny: 3 pending; time left unknown"

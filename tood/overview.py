@@ -134,7 +134,7 @@ def summary(plan: Plan, statuses: Sequence[Status]) -> dict:
     that are done or running, shared by as many at once as run now; None while nothing tells.
     """
     counts = Counter(status.state for status in statuses)
-    per_epoch, left = [], 0.0
+    per_epoch, left, coming = [], 0.0, 0
     for status in statuses:
         report, epochs = status.report, status.run.epochs
         if status.state == "running" and report.get("seconds_left") is not None:
@@ -142,10 +142,12 @@ def summary(plan: Plan, statuses: Sequence[Status]) -> dict:
             left += report["seconds_left"]
             if remaining:
                 per_epoch.append(report["seconds_left"] * report["iterations"] / remaining / epochs)
-        elif status.state in ("done", "stale") and report.get("seconds"):
+            continue
+        if report.get("seconds"):
             per_epoch.append(report["seconds"] / epochs)
-    coming = sum(s.run.epochs for s in statuses if s.state in ("pending", "interrupted", "stale"))
-    known = per_epoch or not (coming or counts["running"])
+        if status.state in ("pending", "running", "interrupted") or status.training_stale:
+            coming += epochs
+    known = per_epoch or not coming
     if known and coming:
         left += coming * mean(per_epoch)
     seconds = left / max(counts["running"], 1) if known else None
@@ -160,14 +162,13 @@ def _row(status: Status) -> tuple:
     """The values of COLUMNS; None where there is none."""
     report = status.report
     epoch, iteration = (
-        f"{report[done]}/{report[total]}" if done in report and total in report else None
+        f"{report[done]}/{report[total]}" if report.get(done) is not None else None
         for done, total in (("epoch", "epochs"), ("iteration", "iterations"))
     )
     running = status.state == "running"
     return (
         *(status.run.id, status.seed, status.state, epoch, iteration),
-        *(report.get("images_per_second") if status.report else None,),
-        *(report.get("seconds_left") if running else None,),
+        *(report.get("images_per_second"), report.get("seconds_left") if running else None),
         *(status.ap, report.get("device"), report.get("attempt")),
     )
 

@@ -188,7 +188,7 @@ def _read(folder: Path) -> tuple[dict[str, dict], list[str]]:
 
 def _reported(report: Mapping, now: float) -> tuple[str, str]:
     """State and reason by state.json alone, and the clock."""
-    state, reason = report.get("state", "pending"), _one_line(report.get("reason", ""))
+    state, reason = report.get("state", "pending"), _one_line(report.get("reason") or "")
     if state not in STATES:
         return "failed", f"state.json says {state!r}; delete it and run the workflow again"
     updated = report.get("updated", 0.0)
