@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import sys
 import urllib.error
@@ -108,6 +109,16 @@ def test_dataset_with_a_damaged_image(kept, dataset):
     cut_short(dataset / FIRST_VAL)
     parts = [f"data: {dataset / FIRST_VAL}: ", "cannot be decoded", "To mend it, fetch"]
     assert_refused(kept, "--config", *ON_THE_CPU, f"data_root={dataset}", parts=parts)
+
+
+def test_an_image_that_changes_after_the_check(workspace, dataset):
+    manifest, options = "work/x/manifest.json", (*ON_THE_CPU, f"data_root={dataset}")
+    checked = workspace.run("snakemake", "--cores", "1", manifest, "--config", *options)
+    assert checked.returncode == 0, checked.stdout
+    later = (workspace.path / manifest).stat().st_mtime + 1
+    os.utime(dataset / FIRST_TRAIN, (later, later))
+    parts = [f"{dataset / FIRST_TRAIN} changed after", f"remove {manifest}", "trained again"]
+    assert_refused(workspace, "--config", *options, "runs=tood_af", parts=parts)
 
 
 def cut_short(path: Path) -> None:

@@ -1,13 +1,14 @@
 """The preflight of a dataset: what it accepts, and that each fault is named with its mend."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tood.data.check import DataError, Split, check_dataset
+from tood.data.check import DataError, Split, changed_since_check, check_dataset
 from tood.data.generate import CLASSES, DrawingSpec, generate
 
 TRAIN = Split("annotations/instances_train2017.json", "train2017")
@@ -73,6 +74,27 @@ def test_manifest_tells_changed_images_and_annotations_apart(root):
     assert after["train"]["sha256"] == before["train"]["sha256"]
     assert after["val"]["image_digest"] == before["val"]["image_digest"]
     assert after["val"]["sha256"] != before["val"]["sha256"]
+
+
+def test_one_pixel_of_one_image_changes_the_digest(root):
+    """Also where the file keeps its size: BMP does not compress, and Pillow goes by the content."""
+    pixels, digests = Image.new("RGB", (48, 32)), set()
+    for value in (0, 1):
+        pixels.putpixel((5, 5), (0, 0, value))
+        pixels.save(root / FIRST_VAL, format="BMP")
+        digests.add(((root / FIRST_VAL).stat().st_size, check(root)["splits"]["val"]["image_digest"]))
+    ((size, one), (same_size, other)) = digests
+    assert (size, one != other) == (same_size, True)
+
+
+def test_an_image_written_after_the_check_is_found(root, tmp_path):
+    manifest = tmp_path / "manifest.json"
+    assert changed_since_check(manifest) is None
+    manifest.write_text(json.dumps({"root": str(root), **check(root)}))
+    assert changed_since_check(manifest) is None
+    later = manifest.stat().st_mtime + 1
+    os.utime(root / FIRST_VAL, (later, later))
+    assert changed_since_check(manifest) == root / FIRST_VAL
 
 
 def test_image_digest_ignores_the_order_of_entries(root):

@@ -1,10 +1,13 @@
-"""Files appear whole or not at all; progress is readable in a log; the digest follows code, not prose."""
+"""Files appear whole or not at all; progress is readable in a log; provenance tells what made a result."""
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +15,17 @@ from tood import progress, provenance
 from tood.experiments import EXPERIMENTS
 from tood.files import atomic_path, read_json, write_json
 from tood.progress import Progress
-from tood.provenance import code_digest, config_files, training_files
+from tood.provenance import (
+    code_digest,
+    config_files,
+    is_stale,
+    measured_identity,
+    record,
+    revision,
+    training_code,
+    training_files,
+)
+from tood.study import Plan
 
 # Files
 
@@ -194,6 +207,53 @@ def test_meaning_changes_the_digest(digest_of, change):
     assert digest_of(DIFFERENT[change](MODULE)) != digest_of(MODULE)
 
 
+# Every kind of node that a later Python gave more fields, or might.
+SYNTAX = """
+from a import b as c
+@d
+class E(F, metaclass=G):
+    x: int = None
+    async def f(self, a, /, b=1, *c, d, e=(), **g) -> "T":
+        async with h as i: await j
+        return f"{a!r:>{b}}" f"{c=}" "d", [*e], {**g, 1: ...}, lambda: (yield)
+def k():
+    try: pass
+    except* L as m: raise M from None
+    match n:
+        case {"o": [1, *_], **p} | Q(r=2) if s: del t
+"""
+
+
+def test_the_digest_is_the_same_under_every_python(digest_of):
+    """Computed apart with Python 3.11, 3.12 and 3.13; their own `ast.dump` differ."""
+    assert digest_of(SYNTAX) == "71439414ba1a"
+
+
+def test_what_does_not_train_or_is_prose_retrains_nothing(monkeypatch, tmp_path):
+    for name in ("tood", "workflow"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(EXPERIMENTS.parent / name, tmp_path / name, ignore=ignored)
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "tood")
+    monkeypatch.setattr(provenance, "SCRIPTS", tmp_path / "workflow/scripts")
+    before = training_code("tood.py")
+    assert before != training_code("atss.py")
+
+    def append(name, text):
+        path = tmp_path / name
+        path.write_text(path.read_text() + text)
+
+    plotting = ("tood/analysis/maps.py", "workflow/scripts/figure1.py", "workflow/scripts/sweeps.py")
+    for name in (*plotting, "tood/tables.py", "tood/status.py", "tood/overview.py", "tood/cli.py"):
+        append(name, "\nLIMIT = 3\n")
+    loop = tmp_path / "tood/training/loop.py"
+    loop.write_text(loop.read_text().replace('"""', '"""In other words: ', 1) + "# A comment\n")
+    assert training_code("tood.py") == before
+    for name in ("tood/training/loop.py", "workflow/scripts/train.py"):
+        append(name, "\nLIMIT = 3\n")
+        assert training_code("tood.py") != before
+        before = training_code("tood.py")
+
+
 def test_training_files_are_those_that_decide_a_training():
     found = {str(path.relative_to(provenance.PACKAGE)) for path in training_files()}
     assert {"losses.py", "heads/tood_head.py", "heads/t_head.py", "heads/parallel_head.py"} <= found
@@ -225,3 +285,92 @@ def test_bases_may_be_several(tmp_path):
     (tmp_path / "sub" / "c.py").write_text("_base_ = '../b.py'\n")
     names = [path.resolve().relative_to(tmp_path).as_posix() for path in config_files(tmp_path / "a.py")]
     assert names == ["a.py", "b.py", "sub/c.py", "b.py"]
+
+
+SETTINGS = Plan({"name": "x", "iterations": 3}).settings("tood_af")
+MANIFEST = {
+    "root": "some/where",
+    "categories": [{"id": 1, "name": "disc"}],
+    "splits": {
+        name: {"images": 5, "annotations": 9, "sha256": name, "image_digest": f"images of {name}"}
+        for name in ("train", "val")
+    },
+}
+CALL = dict(settings=SETTINGS, seed=4, config={"lr": 0.01}, manifest=MANIFEST, code="c0de", device="cpu")
+
+
+def test_a_record_at_the_start_and_at_the_end():
+    start = record(**CALL, gpus=0)
+    assert json.loads(json.dumps(start)) == start
+    assert (start["run"], start["seed"], start["settings"]) == ("tood_af", 4, SETTINGS)
+    assert start["data"]["val"] == {"images": 5, "sha256": "val", "image_digest": "images of val"}
+    assert start["packages"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert re.match(r"\d+\.\d+", start["packages"]["onedl-mmdetection"])
+    assert start["hardware"]["cores"] >= 1
+    assert start["hardware"]["memory_mb"] > 100
+    assert not {start[key] for key in ("finished", "seconds", "gpu_hours", "attempts")} - {None}
+
+    summary = {"seconds": 5400.0, "peak_memory_mb": 123, "attempt": 2}
+    end = record(**CALL, gpus=4, summary=summary)
+    assert (end["gpu_hours"], end["attempts"], end["peak_memory_mb"]) == (6.0, 2, 123)
+    assert end["finished"] >= end["started"] == start["started"]
+    assert end["identity"] == start["identity"]
+    assert record(**CALL, gpus=0, summary=summary)["gpu_hours"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({}, []),
+        ({"seed": 5, "device": "another", "config": {"lr": 0.02}}, []),  # of these the identity is not made
+        ({"manifest": {**MANIFEST, "root": "elsewhere"}}, []),
+        ({"code": "c0d3"}, ["code"]),
+        ({"settings": SETTINGS | {"iterations": 4}}, ["settings"]),
+        ({"manifest": MANIFEST | {"categories": []}, "code": "c0d3"}, ["code", "data"]),
+    ],
+)
+def test_stale_is_what_differs(change, parts):
+    expected = record(**CALL, gpus=0)["identity"]
+    assert is_stale(record(**CALL | change, gpus=1), expected) == parts
+    assert is_stale({}, expected) == ["code", "settings", "data"]
+
+
+def test_a_measurement_takes_on_the_identity_of_the_training(tmp_path):
+    assert measured_identity(tmp_path / "model.pth", "how") == {"evaluation": "how"}
+    made = record(**CALL, gpus=0)
+    write_json(tmp_path / "provenance.json", made)
+    assert measured_identity(tmp_path / "model.pth", "how") == {**made["identity"], "evaluation": "how"}
+
+
+def test_gpus_are_named_as_the_loaded_torch_sees_them(monkeypatch):
+    cuda = SimpleNamespace(
+        is_available=lambda: True, device_count=lambda: 2, get_device_name=lambda index: f"H200 {index}"
+    )
+    torch = SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda="12.8"))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(provenance, "_output", lambda program, *_: program and "570.1\n570.1")
+    found = record(**CALL, gpus=4)["hardware"]  # two machines of two
+    assert (found["gpu_names"], found["driver"], found["cuda"]) == (["H200 0", "H200 1"], "570.1", "12.8")
+    assert record(**CALL, gpus=0)["hardware"]["gpu_names"] == []
+
+
+def test_revision(monkeypatch, tmp_path):
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "tood")
+    assert revision() is None
+
+    def git(*arguments):
+        author = ("-c", "user.name=A", "-c", "user.email=a@b.c")
+        done = subprocess.run(
+            ["git", *author, "-C", tmp_path, *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    git("init", "-q")
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-qm", "Begin")
+    assert revision() == {"commit": git("log", "-1", "--format=%H"), "dirty": False}
+    (tmp_path / "untracked").write_text("1")
+    assert not revision()["dirty"]
+    (tmp_path / "file").write_text("2")
+    assert revision()["dirty"]

@@ -88,6 +88,26 @@ def test_state_shows_while_metrics_are_incomplete(state, status):
     assert build(TABLE, complete, states, RUNS).loc[0, "status"] == "done"
 
 
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [("done", "stale"), ("pending", "stale"), ("stale", "stale"), ("running", "running"), ("oom", "oom")],
+)
+def test_a_stale_value_is_marked_wherever_it_shows(state, status):
+    measured = metrics(one=[FLOPS, *three_seeds("AP50", 40, 41, 45), ("#Boxes", 0, 30000)])
+    measured["stale"] = ["", "", "code, data", "", ""]  # one seed of three
+    frame = build(TABLE, measured, {"one": state}, RUNS)
+    assert frame["status"].to_list() == [status, "pending", "quoted"]
+    assert frame["AP50_stale"].to_list() == [True, False, False]
+    assert not {"FLOPs (G)_stale", "#Boxes_stale"} & set(frame)
+    assert "| 100.74 | 104.87 | 42.0 ± 2.6 (stale) | 57.4 | 30,000 |" in to_markdown(TABLE, frame)
+    assert r"& 42.0 $\pm$ 2.6 (stale) &" in to_latex(TABLE, frame)
+
+
+def test_what_is_up_to_date_has_no_column_for_staleness():
+    measured = metrics(one=[FLOPS]).assign(stale="")
+    assert [name for name in build(TABLE, measured, {}, RUNS) if "stale" in name] == []
+
+
 def test_nothing_measured():
     frame = build(TABLE, metrics(), {}, RUNS)
     assert frame["status"].to_list() == ["pending", "pending", "quoted"]

@@ -96,7 +96,8 @@ def study(new_workspace):
 
 def test_metrics(study):
     metrics = pd.read_csv(study.path / "results/tiny/metrics.csv")
-    assert list(metrics.columns) == ["run", "seed", "metric", "value"]
+    assert list(metrics.columns) == ["run", "seed", "metric", "value", "stale"]
+    assert metrics["stale"].isna().all()
     assert not metrics.duplicated(["run", "seed", "metric"]).any()
     models = metrics[metrics["seed"].isna()].pivot_table(index="run", columns="metric", values="value")
     assert models.loc["tood_af", list(SIZES)].tolist() == [31.25, 32.25, 33.25, 34.25]
@@ -195,6 +196,35 @@ def test_other_iterations_train_again(study):
     assert not {("generate_data",), ("check_data",)} & set(jobs)
 
 
+def test_a_changed_byte_in_the_annotations_is_checked_and_trained_on_again(study, tmp_path):
+    workspace = study.copy(tmp_path / "copy")
+    with (workspace.path / "work/data/smoke/annotations/instances_train2017.json").open("a") as file:
+        file.write(" ")
+    outcome = workspace.run("snakemake", "-n", *CALL)
+    assert outcome.returncode == 0, outcome.stdout
+    jobs = planned(outcome.stdout)
+    assert {("check_data",), *(("train", run, "0") for run in TRAINED)} <= set(jobs)
+    assert ("generate_data",) not in jobs
+
+
+def test_each_result_carries_what_made_it(study):
+    manifest = json.loads((study.path / "work/tiny/manifest.json").read_text())
+    for run in TRAINED:
+        folder = study.path / f"work/tiny/runs/{run}/seed0"
+        made = json.loads((folder / "provenance.json").read_text())
+        assert (made["run"], made["seed"], made["hardware"]["gpus"]) == (run, 0, 0)
+        assert made["data"]["train"]["sha256"] == manifest["splits"]["train"]["sha256"]
+        assert made["config"]["model"]["bbox_head"]["num_classes"] == len(manifest["categories"])
+        assert made["finished"] > made["started"]
+        for name in ("ap.json", "alignment.json"):
+            assert json.loads((folder / name).read_text())["identity"].items() >= made["identity"].items()
+    shown = study.run("tood", "show", "tood_af")
+    assert shown.returncode == 0, shown.stdout
+    assert re.search(r"^state +done$", shown.stdout, re.MULTILINE)
+    progress = study.run("tood", "progress").stdout.splitlines()
+    assert progress[-1].startswith("tiny: 2 done;")
+
+
 def test_a_failure_costs_only_what_failed(study, tmp_path):
     """A damaged checkpoint fails its run's evaluation; the other run keeps its files and its numbers."""
     workspace, damaged = study.copy(tmp_path / "copy"), "work/tiny/runs/tood_af/seed0/model.pth"
@@ -212,3 +242,7 @@ def test_a_failure_costs_only_what_failed(study, tmp_path):
         pd.testing.assert_series_equal(after.loc["atss_af"], before.loc["atss_af"], check_dtype=False)
         assert after.loc["tood_af", "status"] != "done"
         assert math.isnan(after.loc["tood_af", "AP"])
+    page = (workspace.path / "results/tiny/report.html").read_text()
+    assert "figure1 is not shown" in page
+    assert "<img" not in page
+    assert page.count("<table>") == len(TABLES)

@@ -1,4 +1,4 @@
-"""The `tood` command: what there is to run, and whether this machine can."""
+"""The `tood` command: what there is to run, how it stands, and whether this machine can."""
 
 import argparse
 import sys
@@ -54,7 +54,21 @@ def _parser() -> argparse.ArgumentParser:
     assign.add_argument("--output", type=Path, default=Path("assignment.png"), metavar="FILE")
     assign.set_defaults(action=_assign)
 
-    for command in (runs, doctor):
+    show = commands.add_parser("show", help="a run's state, results and provenance, and where they are")
+    show.add_argument("run", metavar="RUN", help="such as tood_af; `tood runs` lists them")
+    show.add_argument("--seed", type=int, metavar="K", help="only this one")
+    show.set_defaults(action=_show)
+
+    progress = commands.add_parser("progress", help="how all runs of a study stand, also while they train")
+    progress.set_defaults(action=_progress)
+
+    for command in (show, progress):
+        command.add_argument("--name", metavar="STUDY", help="the study; by default the one called last")
+    how = progress.add_mutually_exclusive_group()
+    how.add_argument("--watch", action="store_true", help="look again until nothing is left to happen")
+    how.add_argument("--json", action="store_true", help="print JSON")
+
+    for command in (runs, doctor, show):
         command.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -63,6 +77,20 @@ def _runs(options: argparse.Namespace) -> int:
     from tood.experiments import list_runs
 
     print(list_runs(as_json=options.json))
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from tood.overview import show_run
+
+    print(show_run(options.run, options.name, options.seed, options.json))
+    return 0
+
+
+def _progress(options: argparse.Namespace) -> int:
+    from tood.overview import show_progress
+
+    show_progress(options.name, options.watch, options.json)
     return 0
 
 

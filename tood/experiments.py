@@ -151,7 +151,7 @@ def load_tables(directory: Path = TABLES, runs: Mapping[str, Run] | None = None)
         table = load_declared(Table, path, name=path.stem)
         for row in table.rows:
             if row.run not in runs:
-                raise ExperimentError(f"{path}: row {table.label(row)}: {_unknown(row.run, runs)}")
+                raise ExperimentError(f"{path}: row {table.label(row)}: {unknown_run(row.run, runs)}")
         tables[table.name] = table
     fed = {row.run for table in tables.values() for row in table.rows}
     for run in runs.values():
@@ -179,7 +179,7 @@ def select_runs(names: Iterable[str] | None, runs: Mapping[str, Run]) -> list[Ru
     selected = []
     for name in dict.fromkeys(names):
         if name not in runs:
-            raise ExperimentError(f"runs: {_unknown(name, runs)}")
+            raise ExperimentError(f"runs: {unknown_run(name, runs)}")
         if not runs[name].implemented:
             raise ExperimentError(
                 f"runs: {name!r} is {runs[name].state} and cannot be trained; leave it out "
@@ -187,6 +187,13 @@ def select_runs(names: Iterable[str] | None, runs: Mapping[str, Run]) -> list[Ru
             )
         selected.append(runs[name])
     return selected
+
+
+def unknown_run(name: str, runs: Iterable[str]) -> str:
+    """The message for a run that there is not; it names the nearest ones."""
+    close = difflib.get_close_matches(name, runs)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"unknown run {name!r}; {hint}`tood runs` lists them"
 
 
 def list_runs(as_json: bool = False) -> str:
@@ -249,9 +256,3 @@ def _named(steps: Iterable[str | int], content: Any) -> list[str]:
 
 def _repeated(names: Iterable[str]) -> str | None:
     return next((name for name, count in Counter(names).items() if count > 1), None)
-
-
-def _unknown(name: str, runs: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, runs)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"unknown run {name!r}; {hint}`tood runs` lists them"

@@ -43,18 +43,23 @@ def build(
 ) -> pd.DataFrame:
     """One row per row of the table: keys, each metric measured and as in the paper, run and status.
 
-    `metrics` has the columns run, seed, metric and value. A metric `M` is the mean over its seeds, and
+    `metrics` has the columns run, seed, metric and value, and may have `stale`: which parts of what the
+    value was made with have changed since, empty if none. A metric `M` is the mean over its seeds, and
     wherever the table has several seeds of it, `M_sd` is their sample standard deviation. A value
-    without a seed belongs to the model, not to a training, as parameters and FLOPs do.
+    without a seed belongs to the model, not to a training, as parameters and FLOPs do. Where any of the
+    values behind a mean is stale, `M_stale` is true; the column is there if the table has one such.
 
-    `status` is `done` once every metric of the row is measured for each of `seeds` (or without a seed),
-    whatever `states` says of the run.
+    `status` is `done` once every metric of the row is measured for each of `seeds` (or without a seed) and
+    none is stale, whatever `states` says of the run.
     """
     if metrics.duplicated(["run", "seed", "metric"]).any():
         raise ValueError("metrics: a run has two values of one metric and seed; keep one of them")
     groups = metrics.astype({"value": float}).groupby(["run", "metric"])["value"]
     measured = {group: (values.mean(), values.std()) for group, values in groups}
     seeds_of = metrics.groupby(["run", "metric"])["seed"].agg(set).to_dict()
+    stale = set()
+    if "stale" in metrics:
+        stale = set(map(tuple, metrics.loc[metrics["stale"] != "", ["run", "metric"]].to_numpy()))
     nothing = (math.nan, math.nan)
 
     def covered(run, metric):
@@ -68,11 +73,15 @@ def build(
             if table.printed:
                 paper = row.paper[metric]
                 values[f"{metric}_paper"] = math.nan if paper is None else paper
+            values[f"{metric}_stale"] = (row.run, metric) in stale
+        outdated = any(values[f"{metric}_stale"] for metric in table.metrics)
         complete = all(covered(row.run, metric) for metric in table.metrics)
         state = states.get(row.run, "pending")
         if runs[row.run].quoted:
             status = "quoted"
-        elif complete:
+        elif outdated and state in ("pending", "done"):
+            status = "stale"
+        elif complete and not outdated:
             status = "done"
         else:  # a training that is done still lacks, for instance, its analysis
             status = "pending" if state == "done" else state
@@ -80,7 +89,9 @@ def build(
 
     frame = pd.DataFrame([record(row) for row in table.rows])
     deviations = [f"{metric}_sd" for metric in table.metrics]
-    return frame.drop(columns=[name for name in deviations if frame[name].isna().all()])
+    empty = [name for name in deviations if frame[name].isna().all()]
+    empty += [name for name in (f"{metric}_stale" for metric in table.metrics) if not frame[name].any()]
+    return frame.drop(columns=empty)
 
 
 def to_markdown(table: Table, frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
@@ -158,7 +169,9 @@ def _measured(record: Mapping, metric: str, spec: str) -> str:
         return {"quoted": _DASH, "done": "n/a"}.get(record["status"], record["status"])
     value = format(record[metric], spec)
     deviation = record.get(f"{metric}_sd", math.nan)
-    return value if math.isnan(deviation) else f"{value} ± {format(deviation, spec)}"
+    if not math.isnan(deviation):
+        value = f"{value} ± {format(deviation, spec)}"
+    return f"{value} (stale)" if record.get(f"{metric}_stale") else value
 
 
 def _markdown(text: str) -> str:

@@ -5,6 +5,7 @@ then the two splits against each other, then the names of the images, and last e
 """
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -70,7 +71,7 @@ def check_dataset(
         `categories`, a list of {id, name} in the order of the file, and `splits`, which holds for `train` and
         `val`: `annotation_file`, its `sha256`, `image_folder`, the counts `images`, `annotations`,
         `crowd_annotations`, `images_without_annotation`, and `image_digest`, a SHA-256 over the
-        sorted names and sizes in bytes of the image files.
+        sorted names and SHA-256 of the image files.
 
     Raises:
         DataError: Anything in the dataset would break training or evaluation, or falsify it.
@@ -85,17 +86,17 @@ def check_dataset(
     listings = {name: _read(root / split.annotations) for name, split in splits.items()}
     _check_categories(root, splits, listings, expected_categories)
 
-    digests = {
-        name: _digest(root / split.annotations, root / split.images, listings[name].files)
-        for name, split in splits.items()
-    }
-    total, done = sum(len(listing.files) for listing in listings.values()), 0
     for name, split in splits.items():
-        annotations, folder = root / split.annotations, root / split.images
-        for _ in _decode(annotations, folder, listings[name].files):
+        _check_presence(root / split.annotations, root / split.images, listings[name].files)
+    total, done, digests = sum(len(listing.files) for listing in listings.values()), 0, {}
+    for name, split in splits.items():
+        annotations, folder, found = root / split.annotations, root / split.images, []
+        for file, content in _decode(annotations, folder, listings[name].files):
+            found.append((file.name, content))
             done += 1
             if progress:
                 progress(done, total)
+        digests[name] = hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest()
     return {
         "categories": listings["train"].categories,
         "splits": {
@@ -108,6 +109,26 @@ def check_dataset(
             for name, split in splits.items()
         },
     }
+
+
+def changed_since_check(manifest: Path) -> Path | None:
+    """An image file that was written after the dataset was checked, by the times of the files, or None.
+
+    Annotation files are inputs of the workflow's, which compares their times itself.
+
+    Args:
+        manifest: as written after `check_dataset`, with the dataset's `root`; it need not be there.
+    """
+    if not manifest.is_file():
+        return None
+    checked, content = manifest.stat().st_mtime, json.loads(manifest.read_text())
+    for split in content["splits"].values():
+        for folder, _, names in os.walk(Path(content["root"], split["image_folder"])):
+            for name in names:
+                path = Path(folder, name)
+                if path.stat().st_mtime > checked:
+                    return path
+    return None
 
 
 def _error(file: Path, key: str, problem: str, mend: str) -> DataError:
@@ -245,28 +266,22 @@ def _difference(expected: Sequence[str], found: Sequence[str]) -> str:
     return f"missing {missing}, unexpected {unexpected}"
 
 
-def _digest(annotations: Path, folder: Path, files: list[ImageFile]) -> str:
-    """SHA-256 over the sorted (name, size in bytes) of the image files, all of which must exist."""
-    sizes, missing = [], []
-    for file in files:
-        try:
-            sizes.append((file.name, os.stat(folder / file.name).st_size))
-        except OSError:
-            missing.append(file.name)
+def _check_presence(annotations: Path, folder: Path, files: list[ImageFile]) -> None:
+    missing = [file.name for file in files if not os.path.exists(folder / file.name)]
     if missing:
         problem = f"{len(missing)} of {len(files)} image files are not in {folder}, first {missing[0]}"
         mend = "copy the missing images there, or correct the image folder"
         raise _error(annotations, "images.file_name", problem, mend)
-    return hashlib.sha256(json.dumps(sorted(sizes)).encode()).hexdigest()
 
 
-def _decode(annotations: Path, folder: Path, files: list[ImageFile]) -> Iterable[None]:
-    """Decodes every image, in order, and yields after each."""
+def _decode(annotations: Path, folder: Path, files: list[ImageFile]) -> Iterable[tuple[ImageFile, str]]:
+    """Decodes every image, in order, and yields each with the SHA-256 of its file."""
 
-    def decode(file: ImageFile) -> None:
+    def decode(file: ImageFile) -> tuple[ImageFile, str]:
         path = folder / file.name
         try:
-            with Image.open(path) as image:
+            content = path.read_bytes()
+            with Image.open(io.BytesIO(content)) as image:
                 image.load()
                 size = image.size  # as stored: COCO's sizes and boxes ignore EXIF orientation
         except Exception as error:  # Pillow's decoders raise what they like on damaged files
@@ -275,6 +290,7 @@ def _decode(annotations: Path, folder: Path, files: list[ImageFile]) -> Iterable
             problem = f"{size[0]} x {size[1]} pixels, but {annotations} says {file.width} x {file.height}"
             mend = "restore the original image, or correct its entry and boxes"
             raise _error(path, "width, height", problem, mend)
+        return file, hashlib.sha256(content).hexdigest()
 
     # Pillow decodes without holding the interpreter lock.
     with ThreadPoolExecutor() as pool:

@@ -23,7 +23,9 @@ rule complexity:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest([*CODE, PACKAGE / "complexity.py", *IMPLEMENTED.values()]),
+        code=code_digest(
+            [*training_files(), PACKAGE / "complexity.py", *IMPLEMENTED.values()]
+        ),
         runs=[PLAN.all_runs[run].model_dump_json() for run in IMPLEMENTED],
     shell:
         "tood complexity --output {output} 2>&1 | tee {log}"
@@ -49,8 +51,9 @@ rule analyse_alignment:
     params:
         settings=settings_of,
         options=evaluation_options(),
+        evaluation=evaluation_of("alignment.json"),
     shell:
         "python workflow/scripts/analyse_alignment.py --settings {params.settings:q} --model {input.model} "
-        "--manifest {input.manifest} {params.options} --threads {threads} "
+        "--manifest {input.manifest} {params.options} --threads {threads} --evaluation {params.evaluation} "
         "--detections {input.detections} --output {output.alignment} --variants {output.variants} "
         "2>&1 | tee {log}"

@@ -18,7 +18,15 @@ if problem := environment_problem():  # before an import can fail less clearly
     raise WorkflowError(problem)
 
 from tood.experiments import EXPERIMENTS, ExperimentError, load_tables
-from tood.provenance import PACKAGE, code_digest, config_files, training_files
+from tood.data.check import changed_since_check
+from tood.provenance import (
+    PACKAGE,
+    code_digest,
+    evaluation_digest,
+    training_code,
+    training_files,
+)
+from tood.status import read_status, save_study
 from tood.study import Plan
 
 # Jobs find the environment that Snakemake runs in, also where the PATH does not name it.
@@ -38,11 +46,7 @@ for folder in (RESULTS, WORK):
 RUN_FOLDER = f"{WORK}/runs/{{run}}/seed{{seed}}"
 MANIFEST = f"{WORK}/manifest.json"
 RUNS = [run.id for run in PLAN.runs]
-CODE = [*training_files(), Path(workflow.basedir) / "workflow/scripts/train.py"]
-CODE_OF = {
-    run.id: code_digest([*CODE, *config_files(EXPERIMENTS / "configs" / run.config)])
-    for run in PLAN.runs
-}
+CODE_OF = {run.id: training_code(run.config) for run in PLAN.runs}
 # Runs whose alignment of classification and localisation the paper analyses.
 ANALYSED = [row.run for row in DECLARED_TABLES["table6"].rows if row.run in RUNS]
 FIGURE1 = {
@@ -84,34 +88,55 @@ def evaluation_options():
     )
 
 
+def evaluation_of(result):
+    """How a result is measured on a trained run; a change of it measures again."""
+    return evaluation_digest(result, PLAN.study.val_images)
+
+
 def aggregate_command(results):
     """The call that collects metrics and renders tables from whatever is there."""
     return [
         *("python", "workflow/scripts/aggregate.py"),
-        *(
-            "--folder",
-            f"{WORK}/runs",
-            "--complexity",
-            "results/paper/complexity.csv",
-            "--results",
-            results,
-        ),
-        *(
-            "--runs",
-            *RUNS,
-            "--seeds",
-            *map(str, PLAN.seeds),
-            "--notes",
-            json.dumps(PLAN.notes()),
-        ),
+        *("--study", PLAN.study.model_dump_json(exclude_none=True)),
+        *("--complexity", COMPLEXITY, "--results", results),
     ]
 
 
+def report_command(results, figures):
+    """The call that puts the tables and these figures on one page, and names the other figures."""
+    absent = [Path(path).stem for path in PICTURES if path not in figures]
+    tables = [path for path in TABLES if path.endswith(".md")]
+    return [
+        *("python", "workflow/scripts/report.py", "--name", PLAN.name),
+        *("--tables", *tables, "--figures", *figures, "--absent", *absent),
+        *("--output", f"{results}/report.html"),
+    ]
+
+
+def up_to_date(picture):
+    """Whether a figure that is there shows its runs as they are now."""
+    runs, seeds, source = SHOWN[Path(picture).stem]
+    shown = [read_status(PLAN, run, seed) for run in runs for seed in seeds]
+    files = [status.folder / source for status in shown]
+    if not all(path.is_file() for path in (Path(picture), *files)):
+        return False
+    drawn = Path(picture).stat().st_mtime
+    return all(status.state == "done" for status in shown) and all(
+        path.stat().st_mtime <= drawn for path in files
+    )
+
+
 def before_work():
-    """Stop before any job if the folders cannot take its results or the device is not there."""
+    """Stop before any job that cannot end well, and leave word of which study this is."""
     for folder in (RESULTS, WORK):
         if problem := writable_problem(Path(folder)):
             raise WorkflowError(problem)
+    if changed := changed_since_check(Path(MANIFEST)):
+        raise WorkflowError(
+            f"{changed} changed after the dataset was checked; remove {MANIFEST} to have it checked again, "
+            "and everything trained again on what it holds now"
+        )
+    save_study(PLAN)
     # On a cluster the device is in another machine than this one.
     if PLAN.device == "cuda" and workflow.local_exec:
         look = "from tood.training.device import choose_device; choose_device('cuda')"
@@ -123,17 +148,21 @@ def before_work():
 
 
 def after_failure():
-    """Render the tables from what is there, with the failed and pending cells named.
+    """Render tables and report from what is there, with what failed or is missing named.
 
     Where no training ever started there is nothing to say, and results may be there from elsewhere.
     """
     if not any(Path(WORK).glob("runs/*/*/state.json")):
         return
-    command = [sys.executable, *aggregate_command(RESULTS)[1:]]
-    if subprocess.run(command, check=False).returncode == 0:
-        logger.info(
-            f"The tables in {RESULTS}/tables show what is done, failed and pending."
-        )
+    render = aggregate_command(RESULTS)
+    collect = report_command(RESULTS, list(filter(up_to_date, PICTURES)))
+    for command in (render, collect):
+        if subprocess.run([sys.executable, *command[1:]], check=False).returncode:
+            return  # it has said why
+    logger.info(
+        f"{RESULTS}/report.html and the tables show what is done, failed and pending; "
+        "`tood show RUN` says more of one run."
+    )
 
 
 def announce():

@@ -25,8 +25,9 @@ rule evaluate:
     params:
         settings=settings_of,
         options=evaluation_options(),
+        evaluation=evaluation_of("ap.json"),
         batch_size=PLAN.scale.test_batch_size,
     shell:
         "python workflow/scripts/evaluate.py --settings {params.settings:q} --model {input.model} "
         "--manifest {input.manifest} {params.options} --threads {threads} --batch-size {params.batch_size} "
-        "--detections {output.detections} --output {output.ap} 2>&1 | tee {log}"
+        "--evaluation {params.evaluation} --detections {output.detections} --output {output.ap} 2>&1 | tee {log}"

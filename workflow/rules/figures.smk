@@ -24,6 +24,13 @@ FIGURES = expand(
     ],
     format=["png", "pdf"],
 )
+PICTURES = [path for path in FIGURES if path.endswith(".png")]
+# The runs, seeds and files that decide whether a figure that is there still shows what is.
+SHOWN = {
+    "figure1": (FIGURE1.values(), PLAN.seeds[:1], "model.pth"),
+    "positives": (SCHEMES.values(), PLAN.seeds, "model.pth"),
+    **dict.fromkeys(SWEEPS, (SWEPT, PLAN.seeds, "ap.json")),
+}
 
 
 rule figure1:

@@ -9,7 +9,7 @@ steps   report
 rule report:
     input:
         tables=[path for path in TABLES if path.endswith(".md")],
-        figures=[path for path in FIGURES if path.endswith(".png")],
+        figures=PICTURES,
     output:
         f"{RESULTS}/report.html",
     log:
@@ -18,10 +18,6 @@ rule report:
     conda:
         "../../environment.yml"
     params:
-        name=PLAN.name,
-        figures=lambda wildcards, input: (
-            ["--figures", *input.figures] if input.figures else []
-        ),
+        command=lambda wildcards, input: report_command(RESULTS, list(input.figures)),
     shell:
-        "python workflow/scripts/report.py --name {params.name} --tables {input.tables} {params.figures} "
-        "--output {output} 2>&1 | tee {log}"
+        "{params.command:q} 2>&1 | tee {log}"

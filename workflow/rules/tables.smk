@@ -1,7 +1,7 @@
 """Tables: the paper's six and the sweep of m, ours beside the paper's.
 
 input   ap.json and alignment.json of every run and seed, COMPLEXITY
-output  RESULTS/metrics.csv (run, seed, metric, value), RESULTS/tables/*.{csv,md,tex},
+output  RESULTS/metrics.csv (run, seed, metric, value, stale), RESULTS/tables/*.{csv,md,tex},
         RESULTS/table6_readings.csv (Table 6 under other readings of its definitions)
 steps   tables
 """
@@ -29,5 +29,6 @@ rule tables:
         "../../environment.yml"
     params:
         command=aggregate_command(RESULTS),
+        notes=PLAN.notes(),
     shell:
         "{params.command:q} 2>&1 | tee {log}"

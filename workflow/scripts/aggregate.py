@@ -2,16 +2,19 @@
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from tood.experiments import load_runs, load_tables
-from tood.files import atomic_path, read_json
+from tood.experiments import Table, load_tables
+from tood.files import atomic_path
 from tood.records import positives_by_epoch
+from tood.status import STOPPED, Status, most_urgent, study_status
+from tood.study import Plan
 from tood.tables import build, write
 
-METRICS = ["run", "seed", "metric", "value"]
+METRICS = ["run", "seed", "metric", "value", "stale"]
 READINGS = ["run", "seed", "reading", "metric", "value"]
 # Columns of the complexity file as the tables name them
 COMPLEXITY = {
@@ -20,42 +23,40 @@ COMPLEXITY = {
     "head_gflops": "Head FLOPs (G)",
     "gflops": "Full FLOPs (G)",
 }
-# Of several seeds, the state that most needs attention stands for the run.
-ATTENTION = ("failed", "running", "pending", "done")
 
 
-def collect(
-    folder: Path, runs: list[str], seeds: list[int]
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
-    """Metrics, Table 6 under other readings of its definitions, and states, from the folder of the runs."""
-    records, readings, states = [], [], {}
-    for run in runs:
-        found = []
-        for seed in seeds:
-            place = folder / run / f"seed{seed}"
-            state = place / "state.json"
-            found.append(read_json(state)["state"] if state.is_file() else "pending")
-            for name in ("ap.json", "alignment.json"):
-                if (place / name).is_file():
-                    records += [
-                        (run, seed, metric, value) for metric, value in read_json(place / name).items()
-                    ]
-            if (place / "losses.jsonl").is_file() and found[-1] == "done":
-                records += [(run, seed, *measured) for measured in positives(place / "losses.jsonl")]
-            variants = place / "alignment_variants.json"
-            if variants.is_file():
-                readings += [
-                    (run, seed, reading, metric, value)
-                    for group in read_json(variants).values()
-                    for reading, metrics in group.items()
-                    for metric, value in metrics.items()
-                ]
-        states[run] = min(found, key=ATTENTION.index)
-    return pd.DataFrame(records, columns=METRICS), pd.DataFrame(readings, columns=READINGS), states
+def measured(statuses: Iterable[Status]) -> pd.DataFrame:
+    """Every value there is, and which parts of what it was made with have changed since."""
+    records = []
+    for status in statuses:
+        found = [(result.metrics.items(), result.stale) for result in status.results.values()]
+        if status.report.get("state") == "done":
+            found.append((positives(status.folder / "losses.jsonl"), status.training_stale))
+        records += [
+            (status.run.id, status.seed, metric, value, ", ".join(stale))
+            for metrics, stale in found
+            for metric, value in metrics
+        ]
+    return pd.DataFrame(records, columns=METRICS)
+
+
+def readings(statuses: Iterable[Status]) -> pd.DataFrame:
+    """Table 6 under other readings of its definitions, of runs whose Table 6 is up to date."""
+    records = [
+        (status.run.id, status.seed, reading, metric, value)
+        for status in statuses
+        if not status.stale
+        for group in status.readings.values()
+        for reading, metrics in group.items()
+        for metric, value in metrics.items()
+    ]
+    return pd.DataFrame(records, columns=READINGS)
 
 
 def positives(path: Path) -> list[tuple[str, float]]:
     """Positives of an object and their IoU, in the first and the last epoch of a training."""
+    if not path.is_file():
+        return []
     epochs = positives_by_epoch(path).set_index("epoch")
     return [
         (f"{name} ({which})", epochs[column].get(epoch, float("nan")))
@@ -69,29 +70,52 @@ def complexity(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame(columns=METRICS)
     long = pd.read_csv(path).rename(columns=COMPLEXITY).melt("run", var_name="metric")
-    return long.assign(seed=float("nan"))[METRICS].sort_values(["run", "metric"])
+    return long.assign(seed=float("nan"), stale="")[METRICS].sort_values(["run", "metric"])
+
+
+def remarks(table: Table, statuses: Iterable[Status]) -> list[str]:
+    """Why runs of this table have no result, or none that still holds; one line each."""
+    shown = {row.run for row in table.rows}
+    concerned = [status for status in statuses if status.run.id in shown]
+    lines = [
+        f"{status.run.id}, seed {status.seed}, {status.state}: {status.reason or 'no reason given'}"
+        for status in concerned
+        if status.state in STOPPED
+    ]
+    changed: dict[str, list[str]] = {}
+    for status in concerned:
+        if status.stale:
+            changed.setdefault(status.run.id, []).extend(status.stale)
+    if changed:
+        named = "; ".join(f"{run}: {', '.join(dict.fromkeys(parts))}" for run, parts in changed.items())
+        lines.append(
+            f"stale: made with something else than the workflow would use now ({named}). Call the workflow "
+            "again to renew it; where that finds nothing to do, add `--forcerun train`."
+        )
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="of the runs")
+    parser.add_argument("--study", type=json.loads, required=True, help="its options, as JSON")
     parser.add_argument("--complexity", type=Path, required=True, help="CSV of all models")
-    parser.add_argument("--runs", nargs="*", default=[])
-    parser.add_argument("--seeds", nargs="+", type=int, required=True)
-    parser.add_argument("--notes", type=json.loads, default=[], help="lines below each table, as JSON")
     parser.add_argument("--results", type=Path, required=True)
     args = parser.parse_args()
 
-    metrics, readings, states = collect(args.folder, args.runs, args.seeds)
-    metrics = pd.concat([metrics, complexity(args.complexity)], ignore_index=True)
+    plan = Plan(args.study)
+    statuses = study_status(plan)
+    metrics = pd.concat([measured(statuses), complexity(args.complexity)], ignore_index=True)
     metrics = metrics.astype({"seed": "Int64"})  # whole, or absent
-    for name, frame in (("metrics.csv", metrics), ("table6_readings.csv", readings)):
+    for name, frame in (("metrics.csv", metrics), ("table6_readings.csv", readings(statuses))):
         with atomic_path(args.results / name) as temporary:
             frame.to_csv(temporary, index=False)
-    runs = load_runs()
-    for table in load_tables(runs=runs).values():
-        frame = build(table, metrics, states, runs, args.seeds)
-        write(table, frame, args.results / "tables", args.notes)
+    states: dict[str, list[str]] = {}
+    for status in statuses:
+        states.setdefault(status.run.id, []).append(status.state)
+    urgent = {run: most_urgent(found) for run, found in states.items()}
+    for table in load_tables(runs=plan.all_runs).values():
+        frame = build(table, metrics, urgent, plan.all_runs, plan.seeds)
+        write(table, frame, args.results / "tables", [*plan.notes(), *remarks(table, statuses)])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import torch
 from tood.analysis.alignment import AlignmentOptions, instance_alignment, summarise
 from tood.analysis.boxes import CountOptions, count_boxes
 from tood.files import read_json, write_json
+from tood.provenance import measured_identity
 from tood.training.evaluation import dense_predictions
 from tood.training.trained import Trained, evaluation_parser, load_trained
 
@@ -57,6 +58,7 @@ def alignment(trained: Trained, label: str, workers: int) -> dict[str, dict]:
 
 def main() -> None:
     parser = evaluation_parser(__doc__)
+    parser.add_argument("--evaluation", required=True, help="digest of how this measures")
     parser.add_argument("--detections", type=Path, required=True, help="as evaluate.py wrote them")
     parser.add_argument("--output", type=Path, required=True, help="metrics, written")
     parser.add_argument("--variants", type=Path, required=True, help="other readings, written")
@@ -83,6 +85,7 @@ def main() -> None:
             "#Correct boxes": after["default"]["correct"],
             "#Redundant boxes": after["default"]["redundant"],
             "#Error boxes": after["default"]["error"],
+            "identity": measured_identity(args.model[0], args.evaluation),
         },
     )
     write_json(args.variants, {"before NMS": before, "after NMS": after})

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from tood.files import write_json
+from tood.provenance import measured_identity
 from tood.training.evaluation import coco_ap, detect
 from tood.training.trained import evaluation_parser, load_trained
 
@@ -11,6 +12,7 @@ from tood.training.trained import evaluation_parser, load_trained
 def main() -> None:
     parser = evaluation_parser(__doc__)
     parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--evaluation", required=True, help="digest of how this measures")
     parser.add_argument("--detections", type=Path, required=True, help="COCO results, written")
     parser.add_argument("--output", type=Path, required=True, help="metrics, written")
     args = parser.parse_args()
@@ -28,7 +30,8 @@ def main() -> None:
         indices=trained.indices,
     )
     write_json(args.detections, {"image_ids": image_ids, "detections": records})
-    write_json(args.output, coco_ap(trained.annotations, records, image_ids))
+    identity = measured_identity(args.model[0], args.evaluation)
+    write_json(args.output, {**coco_ap(trained.annotations, records, image_ids), "identity": identity})
 
 
 if __name__ == "__main__":

@@ -21,9 +21,12 @@ th, td { padding: .2em .7em; border-bottom: 1px solid #ddd; text-align: left; }
 img { max-width: 100%; }
 </style>
 <h1>TOOD: Task-aligned One-stage Object Detection — {{ name }}</h1>
-<p>Each metric beside the paper's own figure for it. “pending” was not run.</p>
+<p>Each metric beside the paper's own value for it. “pending” was not run.</p>
 {% for figure in figures %}
 <p><img alt="{{ figure.stem }}" src="data:image/png;base64,{{ encode(figure) }}"></p>
+{% endfor %}
+{% for name in absent %}
+<p>{{ name }} is not shown: not all runs that it is drawn from are done and unchanged.</p>
 {% endfor %}
 {% for table in tables %}{{ render(table) }}{% endfor %}
 </html>
@@ -36,6 +39,7 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--tables", type=Path, nargs="+", required=True, help="in Markdown")
     parser.add_argument("--figures", type=Path, nargs="*", default=[], help="PNG")
+    parser.add_argument("--absent", nargs="*", default=[], help="names of figures that there are not")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
@@ -45,6 +49,7 @@ def main() -> None:
                 name=args.name,
                 tables=args.tables,
                 figures=args.figures,
+                absent=args.absent,
                 render=lambda path: markdown.render(path.read_text()),
                 encode=lambda path: base64.b64encode(path.read_bytes()).decode(),
             )
