@@ -69,9 +69,10 @@ class Checkpoints:
         Raises:
             CheckpointError: the file cannot be written; the older ones are as they were.
         """
-        self._write(f"{iteration:09d}", content)
-        earlier = [path for path in self._own() if int(path.name.split(".")[0]) <= iteration]
-        self._keep(earlier[-KEPT:])
+        path = self._write(f"{iteration:09d}", content)
+        # Later ones are damaged, or this would not have gone on from before them.
+        earlier = [other for other in self._own() if int(other.name.split(".")[0]) < iteration]
+        self._keep([*earlier[1 - KEPT :], path])
         self._last = time.monotonic()
 
     def load(self) -> dict | None:
