@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.tood-installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: all env test lint format doctor pins clean-env
+.PHONY: all env test test-slow lint format doctor pins clean-env
 .DEFAULT_GOAL := all
 
 all: $(INSTALLED)
@@ -20,6 +20,9 @@ env: $(INSTALLED)
 
 test: lint
 	@pytest -n 2
+
+test-slow: $(INSTALLED)
+	@pytest -m slow
 
 lint: $(INSTALLED)
 	@ruff check

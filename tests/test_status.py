@@ -13,7 +13,7 @@ from tood.experiments import ExperimentError
 from tood.files import write_json
 from tood.provenance import evaluation_digest
 from tood.status import (
-    HEARTBEAT_LIMIT,
+    SILENCE_SECONDS,
     Status,
     expected_identity,
     load_study,
@@ -93,8 +93,8 @@ def test_a_state_is_what_the_trainer_says(plan, state):
 
 def test_a_trainer_that_stopped_beating_has_failed(plan):
     leave(plan, "tood_af", RUNNING)
-    assert status(plan, now=NOW + HEARTBEAT_LIMIT).state == "running"
-    lost = status(plan, now=NOW + HEARTBEAT_LIMIT + 1)
+    assert status(plan, now=NOW + SILENCE_SECONDS).state == "running"
+    lost = status(plan, now=NOW + SILENCE_SECONDS + 1)
     assert lost.state == "failed"
     assert lost.reason.startswith("no heartbeat since 2027-01-1")
 

@@ -14,7 +14,6 @@ import torch
 from mmdet.models.dense_heads import ATSSHead as MMDetATSSHead
 from mmengine.config import Config
 from mmengine.optim import ConstantLR, LinearLR, MultiStepLR
-from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from PIL import Image
 
@@ -27,7 +26,8 @@ from tood.training.config import build_model, resolve
 from tood.training.data import SeededDataset, build_dataset, epoch_batches
 from tood.training.device import choose_device
 from tood.training.evaluation import AP_NAMES, coco_ap, dense_predictions, detect
-from tood.training.loop import Diverged, load_model, save_model, train
+from tood.training.faults import Diverged
+from tood.training.loop import load_model, train, weights_of
 from tood.training.schedule import learning_rate
 from tood.training.trained import evaluation_parser, load_trained
 
@@ -53,7 +53,6 @@ ODD_IMAGES = {
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    init_default_scope("mmdet")  # a dataset built before any model needs it
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -636,6 +635,11 @@ def test_devices(monkeypatch):
 
 
 # Checkpoints
+
+
+def save_model(path, model, meta):
+    path.parent.mkdir(exist_ok=True)
+    torch.save(weights_of(model, meta), path)
 
 
 def test_a_model_and_its_meta_come_back(tmp_path):

@@ -18,10 +18,11 @@ class Progress:
         label: what is going on, at the start of each line.
         total: images in all.
         bar: draw a bar instead of printing lines; by default, if stderr is a terminal.
+        done: images counted before the start, which the rate leaves out.
     """
 
-    def __init__(self, label: str, total: int, bar: bool | None = None) -> None:
-        self.label, self.total, self.done = label, total, 0
+    def __init__(self, label: str, total: int, bar: bool | None = None, done: int = 0) -> None:
+        self.label, self.total, self.done, self.before = label, total, done, done
         self.start = self.last_line = time.monotonic()
         self.bar = None
         if sys.stderr.isatty() if bar is None else bar:
@@ -47,7 +48,12 @@ class Progress:
     @property
     def rate(self) -> float:
         """Images per second since the start."""
-        return self.done / max(time.monotonic() - self.start, 1e-9)
+        return (self.done - self.before) / max(time.monotonic() - self.start, 1e-9)
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the total is reached at this rate."""
+        return (self.total - self.done) / max(self.rate, 1e-9)
 
     def advance(self, images: int, detail: str = "") -> None:
         """Count `images` more; `detail` says what else is worth seeing, such as the loss."""
@@ -58,7 +64,7 @@ class Progress:
         now = time.monotonic()
         if now - self.last_line >= SECONDS_BETWEEN_LINES or self.done >= self.total:
             self.last_line = now
-            left = timedelta(seconds=round((self.total - self.done) / max(self.rate, 1e-9)))
+            left = timedelta(seconds=round(self.seconds_left))
             print(
                 f"{self.label}  {self.done}/{self.total} images  {self.rate:.1f} images/s  {left} left",
                 detail,

@@ -16,14 +16,13 @@ from tood.experiments import ExperimentError, Run
 from tood.files import read_json, write_json
 from tood.provenance import data_digest, digest, evaluation_digest, is_stale, training_code
 from tood.study import Plan, scale_names
+from tood.training.state import SILENCE_SECONDS
 
 # Of several seeds, the state that most needs attention, hence the first, stands for the run.
 STATES = ("failed", "oom", "diverged", "interrupted", "running", "stale", "pending", "done")
 STOPPED = ("failed", "oom", "diverged", "interrupted")
 RESULTS = ("ap.json", "alignment.json")
 _READINGS = "alignment_variants.json"
-# Trainers write state.json every 10 s; one that is this old (s) has lost its process.
-HEARTBEAT_LIMIT = 300.0
 
 _WORK = Path("work")
 _STUDY = "study.json"
@@ -192,7 +191,7 @@ def _reported(report: Mapping, now: float) -> tuple[str, str]:
     if state not in STATES:
         return "failed", f"state.json says {state!r}; delete it and run the workflow again"
     updated = report.get("updated", 0.0)
-    if state == "running" and now - updated > HEARTBEAT_LIMIT:
+    if state == "running" and now - updated > SILENCE_SECONDS:
         since = datetime.fromtimestamp(updated).astimezone().isoformat(" ", "seconds")
         return "failed", f"no heartbeat since {since}; call the workflow again to go on"
     return state, reason

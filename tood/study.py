@@ -33,6 +33,8 @@ class Resources(Declaration):
 
     threads: int = 1
     workers: int = 0  # processes that load images
+    gpus: Annotated[int, Field(gt=0)] = 1  # of each node, where the device is `cuda`
+    nodes: Annotated[int, Field(gt=0)] = 1
     mem_mb: int = 2000
     runtime: int = 60  # minutes
 

@@ -2,14 +2,19 @@
 
 import os
 import random
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from mmdet.datasets import AspectRatioBatchSampler, CocoDataset
 from mmdet.registry import DATASETS
 from mmengine.dataset import DefaultSampler, pseudo_collate
+from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader, Dataset
+
+from tood.training.processes import own_share
 
 META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
 
@@ -27,6 +32,7 @@ def build_dataset(
         flip: probability of a horizontal flip in training, None for a test dataset, which keeps images
             without objects. Annotations are resized with the images in both.
     """
+    init_default_scope("mmdet")  # the pipeline's transforms are named without it
     testing = flip is None
     pipeline = [
         dict(type="LoadImageFromFile"),
@@ -74,14 +80,25 @@ class SeededDataset(Dataset):
 
 
 def epoch_batches(
-    dataset: CocoDataset, batch_size: int, seed: int, epoch: int, workers: int
-) -> tuple[int, Iterator[dict]]:
-    """The batches of one epoch and their number; images of like orientation go together, as in mmdet."""
+    dataset: CocoDataset, batch_size: int, seed: int, epoch: int, workers: int, skip: int = 0
+) -> tuple[int, Iterator[dict | None]]:
+    """The batches of one epoch and their number; images of like orientation go together, as in mmdet.
+
+    Args:
+        dataset: training images.
+        batch_size: images in a batch, of which each process gets its share, None for no image.
+        seed, epoch: decide the order, the same in every process.
+        workers: processes that load images.
+        skip: leave out so many batches at the start, without loading their images.
+    """
     sampler = DefaultSampler(dataset, shuffle=True, seed=seed, round_up=False)
+    # By itself it shares out the images; here every process lists all batches and takes its part of each.
+    sampler.rank, sampler.world_size, sampler.num_samples = 0, 1, len(dataset)
     sampler.set_epoch(epoch)
-    batches = AspectRatioBatchSampler(sampler, batch_size)
-    loader = _loader(SeededDataset(dataset, seed, epoch), workers, batch_sampler=batches)
-    return len(batches), iter(loader)
+    batches = list(AspectRatioBatchSampler(sampler, batch_size))[skip:]
+    shares = [own_share(batch) for batch in batches]
+    loader = _loader(SeededDataset(dataset, seed, epoch), workers, batch_sampler=shares)
+    return len(shares), iter(loader)
 
 
 def evaluation_batches(
@@ -94,5 +111,22 @@ def evaluation_batches(
 
 def _loader(dataset: Dataset, workers: int, **options) -> DataLoader:
     # More processes than cores, as a laptop would get from a cluster's scale, only wait for each other.
-    workers = min(workers, len(os.sched_getaffinity(0)))
-    return DataLoader(dataset, num_workers=workers, collate_fn=pseudo_collate, **options)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return DataLoader(
+        dataset,
+        num_workers=min(workers, cores),
+        collate_fn=_collate,
+        worker_init_fn=_leave_signals,
+        generator=torch.Generator(),  # the global one, of which checkpoints keep the state, is not drawn from
+        **options,
+    )
+
+
+def _leave_signals(worker: int) -> None:
+    """A signal to the whole job is for the main process, which still needs its loaders to end well."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _collate(samples: list[dict]) -> dict | None:
+    return pseudo_collate(samples) if samples else None

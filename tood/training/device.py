@@ -16,3 +16,9 @@ def choose_device(wanted: str) -> torch.device:
             "without, which at scale paper is good for a few iterations, pass --config device=cpu"
         )
     return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+
+
+def describe(device: torch.device, number: int) -> str:
+    """The device's name, such as "cpu" or "NVIDIA H200 x2" for two like it."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return name if number == 1 else f"{name} x{number}"

@@ -101,7 +101,7 @@ def coco_ap(annotations: Path, detections: list[dict], image_ids: list[int]) -> 
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
         if detections:
-            found = truth.loadRes(detections)
+            found = truth.loadRes([dict(record) for record in detections])  # which it adds keys to
         else:  # which loadRes does not take
             found = COCO()
             found.dataset = truth.dataset | {"annotations": []}

@@ -1,28 +1,52 @@
-"""The training loop: plain SGD over epochs, the paper's schedule, one device."""
+"""The training loop: plain SGD over epochs, the paper's schedule, on any number of processes."""
 
 import json
 import math
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from mmdet.datasets import CocoDataset
-from mmdet.models.utils import unpack_gt_instances
 from mmengine.config import Config
+from mmengine.dist import barrier, get_rank, get_world_size
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from tood import positives
 from tood.files import atomic_path
 from tood.progress import Progress
+from tood.training.checkpoint import Checkpoints, restore, training_state
 from tood.training.data import epoch_batches
+from tood.training.faults import Diverged, Interrupted
+from tood.training.gradient import batch_gradient, require_separable
+from tood.training.processes import any_process
 from tood.training.schedule import learning_rate
 
 MOST_ITERATIONS_BETWEEN_RECORDS = 50  # at least one record an epoch
 
 
-class Diverged(RuntimeError):
-    """The loss is no longer a finite number."""
+class Records:
+    """Losses as JSON lines, one at a time; of an earlier attempt those up to `iteration` stay."""
+
+    def __init__(self, path: Path, iteration: int) -> None:
+        self.path = path
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() and iteration else []
+        # The last line may be half of one.
+        kept = [s for s in lines if s.endswith("\n") and json.loads(s)["iteration"] <= iteration]
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(kept))
+
+    def add(self, entry: dict) -> None:
+        """Write one record."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def sync(self) -> None:
+        """Wait until all records are on the disk."""
+        with self.path.open("a") as file:
+            os.fsync(file.fileno())
 
 
 def build_optimizer(model: nn.Module, train_cfg: dict) -> torch.optim.Optimizer:
@@ -51,44 +75,88 @@ def train(
     label: str,
     workers: int = 0,
     iterations: int | None = None,
+    images_at_once: int | None = None,
+    checkpoints: Checkpoints | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    beat: Callable[..., None] = lambda **news: None,
 ) -> dict:
-    """Train in place.
+    """Train in place, from the newest checkpoint if there is one; all processes call this alike.
 
     Args:
         model: an mmdet detector with its initial weights.
         dataset: training images.
-        config: resolved; its `train` and `schedule` are used.
+        config: resolved; its `train` and `schedule` are used. A batch is shared among the processes.
         seed: decides the order of the images and their augmentation.
         device: to train on.
-        records: JSON lines of losses are appended here.
+        records: JSON lines of losses; written, as all files, by the main process alone.
         label: shown with the progress.
         workers: processes that load images.
         iterations: stop after so many in all.
+        images_at_once: largest number in a forward pass of one process; by default all of its share.
+        checkpoints: to go on from and to save to; without them nothing is saved.
+        stop: asked before each iteration whether to save and stop.
+        beat: told after each iteration how far it is, in keys of `RunState`.
 
     Returns:
-        what the training took: iterations, images, seconds, images_per_second, peak_memory_mb
+        what the training took in all attempts: iterations, images, seconds, images_per_second (of the last
+        one), peak_memory_mb (of the main process's GPU)
 
     Raises:
         Diverged: a loss is not finite.
+        Interrupted: `stop` said so; a checkpoint is saved.
+        CheckpointError: a checkpoint cannot be written, or there are some and all are damaged.
+        RuntimeError: the model cannot be trained in parts, see `require_separable`.
     """
-    train_cfg, schedule = config.train, config.schedule
-    model.to(device).train()
+    train_cfg, schedule, main = config.train, config.schedule, get_rank() == 0
+    batch_size = train_cfg.batch_size
+    images_at_once = images_at_once or math.ceil(batch_size / get_world_size())
+    head = model.to(device).train().bbox_head
+    require_separable(model, batch_size, images_at_once)
     optimizer = build_optimizer(model, train_cfg)
     multipliers = [group["lr"] / train_cfg.lr for group in optimizer.param_groups]
-    per_epoch = math.ceil(len(dataset) / train_cfg.batch_size)
-    last = per_epoch * schedule.epochs if iterations is None else iterations
-    total_images = min(last * train_cfg.batch_size, len(dataset) * schedule.epochs)
-    between_records = min(MOST_ITERATIONS_BETWEEN_RECORDS, per_epoch)
-    done, start = 0, time.monotonic()
-    records.parent.mkdir(parents=True, exist_ok=True)
-    with Progress(label, total_images) as progress, records.open("a") as log:
-        for epoch in range(schedule.epochs):
-            if done >= last:
-                break
-            if hasattr(model.bbox_head, "set_epoch"):
-                model.bbox_head.set_epoch(epoch)
-            _, batches = epoch_batches(dataset, train_cfg.batch_size, seed, epoch, workers)
-            for batch in batches:
+    per_epoch = math.ceil(len(dataset) / batch_size)
+    scheduled = per_epoch * schedule.epochs
+    last = scheduled if iterations is None else min(iterations, scheduled)
+    interval = min(MOST_ITERATIONS_BETWEEN_RECORDS, per_epoch)
+
+    done, spent = 0, {"seconds": 0.0, "peak_memory": 0}
+    if checkpoints and (saved := checkpoints.load()):
+        restore(saved, model, optimizer)
+        done, spent = saved["iteration"], saved["spent"]
+        beat(resumed_from=done)
+    first, start = done, time.monotonic()
+
+    def images_until(iteration: int) -> int:
+        epochs, batches = divmod(iteration, per_epoch)
+        return epochs * len(dataset) + batches * batch_size
+
+    def spent_in_all() -> dict:
+        peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0  # bytes
+        seconds = spent["seconds"] + time.monotonic() - start
+        return {"seconds": seconds, "peak_memory": max(spent["peak_memory"], peak)}
+
+    def save() -> None:
+        log.sync()  # a checkpoint answers for the records before it
+        checkpoints.save(done, training_state(model, optimizer, iteration=done, spent=spent_in_all()))
+
+    if main:
+        log = Records(records, done)
+    progress = Progress(label, images_until(last), done=images_until(done), bar=None if main else False)
+    with progress:
+        while done < last:
+            epoch, skip = divmod(done, per_epoch)
+            if hasattr(head, "set_epoch"):
+                head.set_epoch(epoch)
+            _, batches = epoch_batches(dataset, batch_size, seed, epoch, workers, skip)
+            for share in batches:
+                if any_process(bool(stop()), device):
+                    if main and checkpoints and done > first:
+                        save()
+                    if get_world_size() > 1:
+                        barrier()  # where one process leaves early, torchrun ends the others
+                    raise Interrupted(f"told to stop after {done} of {last} iterations; start again to go on")
+                if hasattr(head, "set_progress"):
+                    head.set_progress(done / scheduled)
                 rate = learning_rate(
                     done,
                     base=train_cfg.lr,
@@ -98,51 +166,54 @@ def train(
                     warmup_factor=train_cfg.warmup_factor,
                     warmup=train_cfg.warmup,
                 )
-                if hasattr(model.bbox_head, "set_progress"):
-                    model.bbox_head.set_progress(done / (per_epoch * schedule.epochs))
                 for group, multiplier in zip(optimizer.param_groups, multipliers, strict=True):
                     group["lr"] = rate * multiplier
-                data = model.data_preprocessor(batch, training=True)
-                gt, ignored, metas = unpack_gt_instances(data["data_samples"])
-                outs = model.bbox_head(model.extract_feat(data["inputs"]))
-                loss, parts = model.parse_losses(model.bbox_head.loss_by_feat(*outs, gt, metas, ignored))
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise Diverged(f"the loss is {value} at iteration {done} (epoch {epoch}, lr {rate:g})")
-                optimizer.zero_grad()
-                loss.backward()
+                batch = batch_gradient(model, share, images_at_once)
+                loss = batch.losses["loss"].item()
+                if not math.isfinite(loss):
+                    raise Diverged(f"the loss is {loss} at iteration {done} (epoch {epoch}, lr {rate:g})")
                 if train_cfg.grad_clip:
                     nn.utils.clip_grad_norm_(model.parameters(), train_cfg.grad_clip)
                 optimizer.step()
                 done += 1
-                if done % between_records == 0 or done == last:
-                    entry = {"iteration": done, "epoch": done / per_epoch, "lr": rate}
-                    entry |= positives.of_batch(model.bbox_head, outs, gt, metas)
-                    log.write(json.dumps(entry | {k: v.item() for k, v in parts.items()}) + "\n")
-                    log.flush()
-                detail = f"epoch {epoch + 1}/{schedule.epochs}  loss {value:.3f}"
-                progress.advance(len(batch["data_samples"]), detail)
-                if done >= last:
+
+                if main:
+                    if done % interval == 0 or done == last:
+                        entry = {"iteration": done, "epoch": done / per_epoch, "lr": rate}
+                        entry |= positives.of_batch(head, batch.outs, batch.gt, batch.metas)
+                        log.add(entry | {name: value.item() for name, value in batch.losses.items()})
+                    detail = f"epoch {epoch + 1}/{schedule.epochs}  loss {loss:.3f}"
+                    progress.advance(images_until(done) - progress.done, detail)
+                    beat(
+                        iteration=done,
+                        iterations=last,
+                        epoch=epoch + 1,
+                        epochs=schedule.epochs,
+                        images_per_second=round(progress.rate, 2),
+                        seconds_left=round(progress.seconds_left),
+                        loss=loss,
+                    )
+                    if checkpoints and done < last and (done % per_epoch == 0 or checkpoints.due(done)):
+                        save()
+                if done == last:
                     break
-    seconds = time.monotonic() - start
+    took = spent_in_all()
     return {
         "iterations": done,
-        "images": progress.done,
-        "seconds": round(seconds, 2),
-        "images_per_second": round(progress.done / seconds, 2),
-        "peak_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20) if device.type == "cuda" else None,
+        "images": images_until(done),
+        "seconds": round(took["seconds"], 2),
+        "images_per_second": round(progress.rate, 2),
+        "peak_memory_mb": round(took["peak_memory"] / 2**20) if device.type == "cuda" else None,
     }
 
 
-def save_model(path: Path, model: nn.Module, meta: dict) -> None:
-    """Write the weights, atomically, in mmdet's checkpoint layout: `state_dict` and `meta`."""
-    state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-    with atomic_path(path) as temporary:
-        torch.save({"state_dict": state, "meta": meta}, temporary)
+def weights_of(model: nn.Module, meta: dict) -> dict:
+    """What a file of weights holds, in mmdet's layout: `state_dict` and `meta`."""
+    return {"state_dict": {name: tensor.cpu() for name, tensor in model.state_dict().items()}, "meta": meta}
 
 
 def load_model(path: Path, model: nn.Module) -> dict:
-    """Load weights that `save_model` wrote, every one of them, and return their meta.
+    """Load what `weights_of` gave from a file, every one of the weights, and return their meta.
 
     Raises:
         RuntimeError: the file does not fit the model, or is no checkpoint.

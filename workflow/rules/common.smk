@@ -93,6 +93,36 @@ def evaluation_of(result):
     return evaluation_digest(result, PLAN.study.val_images)
 
 
+def training_command():
+    """The call that trains: in one process, or in one on each GPU of each node.
+
+    What it names decides how a training is computed, not what comes out. It stands here and not among the
+    params, a change of which would train again.
+    """
+    need = PLAN.scale.resources
+    command = ["python"]
+    if GPUS and need.gpus * need.nodes > 1:
+        # Slurm announces the end of the time with SIGUSR1.
+        signals = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+        command = [
+            f"torchrun --nproc-per-node {need.gpus} --signals-to-handle {signals}"
+        ]
+        if need.nodes == 1:
+            command.append("--standalone")
+        else:
+            first = "$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1)"
+            command.insert(
+                0,
+                f"srun --nodes {need.nodes} --ntasks {need.nodes} --ntasks-per-node 1",
+            )
+            command.append(
+                f"--nnodes {need.nodes} --rdzv-backend c10d --rdzv-id $SLURM_JOB_ID"
+            )
+            command.append(f"--rdzv-endpoint {first}:29400")
+    options = f"--device {PLAN.device} --workers {need.workers}"
+    return " ".join([*command, "workflow/scripts/train.py", options])
+
+
 def aggregate_command(results):
     """The call that collects metrics and renders tables from whatever is there."""
     return [

@@ -1,7 +1,8 @@
 """Train: one job a run and seed.
 
 input   MANIFEST, initial weights
-output  model.pth; beside it, undeclared, state.json (running, failed, done) and losses.jsonl
+output  model.pth; beside it, undeclared, so that Snakemake does not delete them when a job starts or fails:
+        state.json, losses.jsonl, checkpoints/, and whose turn it is (lock, lock.json)
 steps   train
 """
 
@@ -18,7 +19,8 @@ rule train:
         "../../environment.yml"
     threads: CPUS
     resources:
-        gpu=GPUS,
+        gpu=GPUS * PLAN.scale.resources.gpus,
+        nodes=PLAN.scale.resources.nodes,
         mem_mb=PLAN.scale.resources.mem_mb,
         runtime=PLAN.scale.resources.runtime,
     params:
@@ -27,12 +29,9 @@ rule train:
         weights=lambda wildcards, input: (
             f"--weights {input.weights}" if input.weights else ""
         ),
-        state=f"{RUN_FOLDER}/state.json",
-        records=f"{RUN_FOLDER}/losses.jsonl",
-        device=PLAN.device,
-        workers=PLAN.scale.resources.workers,
+        folder=subpath(output[0], parent=True),
     shell:
-        "python workflow/scripts/train.py --settings {params.settings:q} --seed {wildcards.seed} "
-        "--manifest {input.manifest} {params.weights} --device {params.device} --threads {threads} "
-        "--workers {params.workers} --state {params.state} --records {params.records} --output {output} "
-        "2>&1 | tee {log}"
+        training_command()
+        + " --settings {params.settings:q} --seed {wildcards.seed} --code {params.code} "
+        "--manifest {input.manifest} {params.weights} --threads {threads} "
+        "--folder {params.folder} --output {output} 2>&1 | tee {log}"

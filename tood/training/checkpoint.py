@@ -1,0 +1,190 @@
+"""Checkpoints from which a training goes on as if it had never stopped.
+
+Layout of the folder, one file a checkpoint: `ITERATION.IDENTITY.SHA256.pth`, and `final.IDENTITY.SHA256.pth`
+once the training is finished. A file gets its name in one rename, after its content is on the disk, so a name
+stands for a whole file, and the checksum in it tells later damage. `IDENTITY` is of what is trained:
+configuration, seed, data, initial weights and code. Checkpoints of another identity are never loaded.
+"""
+
+import hashlib
+import io
+import json
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+KEPT = 2
+_FINAL = "final"
+
+
+class CheckpointError(RuntimeError):
+    """Checkpoints that cannot be written or read; the message names the folder and the mend."""
+
+
+def identity_of(**parts: Any) -> str:
+    """Sixteen hexadecimal digits that change with any of the JSON-able parts."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Checkpoints:
+    """The checkpoints of one run and seed.
+
+    Args:
+        folder: theirs alone.
+        identity: of what is trained.
+        minutes: between checkpoints within an epoch.
+        iterations: as well, after every so many.
+        warn: called with what a person should know.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: str,
+        minutes: float,
+        iterations: int | None = None,
+        warn: Callable[[str], None] = print,
+    ) -> None:
+        self.folder, self.identity, self.warn = folder, identity, warn
+        self.minutes, self.iterations = minutes, iterations
+        self._last = time.monotonic()
+
+    def due(self, iteration: int) -> bool:
+        """Whether it is time for another one after this iteration."""
+        if self.iterations and iteration % self.iterations == 0:
+            return True
+        return time.monotonic() - self._last >= self.minutes * 60
+
+    def save(self, iteration: int, content: dict) -> None:
+        """Write a checkpoint, and only then remove all but it and the one before.
+
+        Raises:
+            CheckpointError: the file cannot be written; the older ones are as they were.
+        """
+        path = self._write(f"{iteration:09d}", content)
+        # Later ones are damaged, or this would not have gone on from before them.
+        earlier = [other for other in self._own() if int(other.name.split(".")[0]) < iteration]
+        self._keep([*earlier[1 - KEPT :], path])
+        self._last = time.monotonic()
+
+    def load(self) -> dict | None:
+        """The newest checkpoint that is intact, None if there was none.
+
+        Raises:
+            CheckpointError: there are some, all damaged.
+        """
+        own = self._own()
+        if foreign := len(self._files()) - len(own) - len(self._finals()):
+            self.warn(
+                f"{self.folder}: {foreign} checkpoints of another configuration, code or data are not used"
+            )
+        for path in reversed(own):
+            if content := self._read(path):
+                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            self.warn(f"{path}: damaged checkpoint, the one before it is used")
+        if own:
+            raise CheckpointError(
+                f"{self.folder}: all {len(own)} checkpoints are damaged; delete the folder to start over"
+            )
+        return None
+
+    def finish(self, content: dict) -> Path:
+        """Write the end of a training and remove what could only lead to it."""
+        path = self._write(_FINAL, content)
+        self._keep([path])
+        return path
+
+    def finished(self) -> Path | None:
+        """The file `finish` wrote for this identity, if it is intact."""
+        for path in self._finals():
+            if self._read(path):
+                return path
+            self.warn(f"{path}: damaged, the run is trained again")
+        return None
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("*.pth"))
+
+    def _own(self) -> list[Path]:
+        return sorted(self.folder.glob(f"[0-9]*.{self.identity}.*.pth"))
+
+    def _finals(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{_FINAL}.{self.identity}.*.pth"))
+
+    def _keep(self, kept: list[Path]) -> None:
+        for path in set(self._files()) - set(kept):
+            path.unlink()
+
+    def _write(self, name: str, content: dict) -> Path:
+        buffer = io.BytesIO()  # torch's own writer hides why the disk refuses
+        torch.save(content, buffer)
+        digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+        path = self.folder / f"{name}.{self.identity}.{digest}.pth"
+        partial = self.folder / "partial"  # of this process alone, which holds the run's lock
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            partial.rename(path)
+            folder = os.open(self.folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the name too is on the disk before older files go
+            finally:
+                os.close(folder)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            free = shutil.disk_usage(self.folder.parent).free / 2**20
+            raise CheckpointError(
+                f"{self.folder}: a checkpoint of {buffer.tell() / 2**20:.1f} MiB cannot be written "
+                f"({error.strerror}), {free:.0f} MiB are free there; make room and start again, the "
+                "training goes on from the one before"
+            ) from error
+        return path
+
+    def _read(self, path: Path) -> bytes | None:
+        """Content of the file, None if it is not what was written."""
+        content = path.read_bytes()
+        return content if hashlib.sha256(content).hexdigest() == path.name.split(".")[2] else None
+
+
+def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, **progress: Any) -> dict:
+    """All that the next iteration depends on besides the run's configuration, and `progress`.
+
+    The learning rate is a function of the iteration and the order of images one of seed and epoch, so
+    neither is here. What a head learns besides parameters it keeps in buffers.
+    """
+    name, keys, *position = np.random.get_state()  # noqa: NPY002 - what the libraries draw from
+    return {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "random": {
+            "python": random.getstate(),
+            "numpy": (name, keys.tolist(), *position),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        },
+        **progress,
+    }
+
+
+def restore(state: dict, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put model, optimiser and random generators where `training_state` found them."""
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    generators = state["random"]
+    random.setstate(generators["python"])
+    name, keys, *position = generators["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *position))  # noqa: NPY002 - see above
+    torch.set_rng_state(generators["torch"])
+    if len(generators["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(generators["cuda"])
