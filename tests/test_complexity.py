@@ -29,7 +29,7 @@ def test_table_1(counted, row):
 
 
 def test_every_number_is_of_the_paper_sized_model(counted):
-    assert {round(counts.params_m) for counts in counted.values()} <= {32, 36}
+    assert {round(counts.params_m) for counts in counted.values()} <= {32, 36, 38}  # 38: RetinaNet's
 
 
 def test_modern_convention_counts_more():
