@@ -4,13 +4,15 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from trainer import ITERATIONS, Trainer, prepare
+from trainer import ITERATIONS, SCRIPT, Trainer, prepare
 
 from tood.training.checkpoint import CheckpointError, Checkpoints, identity_of, restore, training_state
 from tood.training.claim import claim
@@ -230,6 +232,38 @@ def test_a_holder_elsewhere_is_judged_by_its_heartbeat(tmp_path, monkeypatch):
 def test_waiting_can_be_stopped(tmp_path):
     with claim(tmp_path), pytest.raises(Interrupted), claim(tmp_path, stop=lambda: True, say=print):
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_several_processes_stop_together_and_go_on(data, tmp_path, number):
+    """`torchrun` is told to stop; then one process alone ends what two began, with the same weights."""
+    frozen = {"model.backbone.norm_eval": True}
+    alone, several = (Trainer(data, tmp_path / name, 40, frozen) for name in ("alone", "several"))
+    assert alone.run() == DONE, alone.log
+    several.folder.mkdir()
+    launcher = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc-per-node", "2"]
+    launcher += ["--signals-to-handle", "SIGTERM,SIGUSR1", SCRIPT]
+    with (several.folder / "log").open("w") as log:
+        process = subprocess.Popen([*launcher, *several.arguments()], stdout=log, stderr=log)
+    deadline = time.monotonic() + 120
+    while not list(several.folder.glob("checkpoints/*.pth")):
+        assert process.poll() is None, several.log
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(60) != 0
+    state = several.state
+    assert (state["state"], state["device"]) == ("interrupted", "cpu x2"), several.log
+    assert 3 <= state["iteration"] < 40
+    assert several.run("--images-per-gpu", 1) == DONE, several.log
+    assert several.state["resumed_from"] == state["iteration"]
+    losses = [
+        [json.loads(line)["loss"] for line in (trainer.folder / "losses.jsonl").read_text().splitlines()]
+        for trainer in (alone, several)
+    ]
+    assert len(losses[0]) == 8
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 # Checkpoints

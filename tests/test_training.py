@@ -22,11 +22,12 @@ from tood.dense import DenseLevel
 from tood.experiments import EXPERIMENTS
 from tood.study import Plan
 from tood.training import loop
+from tood.training.checkpoint import Checkpoints
 from tood.training.config import build_model, resolve
 from tood.training.data import SeededDataset, build_dataset, epoch_batches
 from tood.training.device import choose_device
 from tood.training.evaluation import AP_NAMES, coco_ap, dense_predictions, detect
-from tood.training.faults import Diverged
+from tood.training.faults import Diverged, Interrupted
 from tood.training.loop import load_model, train, weights_of
 from tood.training.schedule import learning_rate
 from tood.training.trained import evaluation_parser, load_trained
@@ -629,6 +630,49 @@ def test_a_loss_that_is_no_number_ends_the_training(training_images, tmp_path, m
         trained(training_images, tmp_path, config, model=model, iterations=10)
     assert len(calls) == 4
     assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_parts_of_a_batch_train_the_same(training_images, tmp_path):
+    """Up to float32's rounding, which three steps of SGD hardly amplify."""
+    config = configured("tood_af", {"model.backbone.norm_eval": True})
+    whole, _, records = trained(training_images, tmp_path / "whole", config, iterations=3)
+    parts, _, same = trained(training_images, tmp_path / "parts", config, iterations=3, images_at_once=3)
+    assert same[-1]["loss"] == pytest.approx(records[-1]["loss"], rel=1e-5)
+    initial = initialised(config)
+    for before, a, b in zip(*(m.parameters() for m in (initial, whole, parts)), strict=True):
+        assert (a - b).abs().max() <= 1e-3 * (a - before).abs().max() + 1e-7
+
+
+def test_parts_are_refused_where_batch_normalisation_learns(training_images, tmp_path):
+    with pytest.raises(RuntimeError, match=r"norm_eval=true"):
+        trained(training_images, tmp_path, configured("tood_af"), iterations=1, images_at_once=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", RUNS)
+def test_every_run_goes_on_from_a_checkpoint(training_images, tmp_path, run):
+    """Heads included that keep something besides parameters."""
+    config = configured(run, {"model.train_cfg.initial_epoch": 1} if run.startswith("tood") else {})
+    expected, *_ = trained(training_images, tmp_path / "whole", config, iterations=8)
+
+    def checkpoints():
+        return Checkpoints(tmp_path / "checkpoints", "identity", minutes=10, iterations=1)
+
+    asked = iter(range(100))
+    with pytest.raises(Interrupted):
+        trained(
+            training_images,
+            tmp_path / "parts",
+            config,
+            iterations=8,
+            checkpoints=checkpoints(),
+            stop=lambda: next(asked) == 6,
+        )
+    found, _, records = trained(
+        training_images, tmp_path / "parts", config, iterations=8, checkpoints=checkpoints()
+    )
+    assert bits(found) == bits(expected)
+    assert [record["iteration"] for record in records] == [5, 8]
 
 
 def test_images_whose_only_object_is_a_crowd_train(odd, tmp_path):

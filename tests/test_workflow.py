@@ -3,9 +3,14 @@
 import base64
 import json
 import math
+import os
 import re
+import subprocess
+import sys
+import time
 from collections import Counter
 from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -248,3 +253,43 @@ def test_a_failure_costs_only_what_failed(study, tmp_path):
     assert "figure1 is not shown" in page
     assert "<img" not in page
     assert page.count("<table>") == len(TABLES)
+
+
+def test_another_device_trains_nothing_again(study):
+    """Nor anything else that decides how a training is computed, not what comes out."""
+    outcome = study.run("snakemake", "-n", *CALL, "device=cpu")
+    assert outcome.returncode == 0, outcome.stdout
+    assert not {job for job in planned(outcome.stdout) if job[0] == "train"}
+
+
+@pytest.mark.slow
+def test_the_same_command_after_snakemake_was_killed(workspace):
+    """The orphaned trainer is not doubled: the second call waits for it and takes its result over."""
+    complexity = workspace.path / "results/paper/complexity.csv"
+    complexity.parent.mkdir(parents=True)
+    complexity.write_text(COMPLEXITY)
+    call = ("--cores", "1", "--config", "runs=tood_af", "iterations=120", "name=tiny", "val_images=6")
+    folder = workspace.path / "work/tiny/runs/tood_af/seed0"
+    with (workspace.path / "first.log").open("w") as log:
+        program = Path(sys.executable).with_name("snakemake")
+        first = subprocess.Popen([program, *call], cwd=workspace.path, stdout=log, stderr=log)
+    deadline = time.monotonic() + 240
+    while not list(folder.glob("checkpoints/*.pth")):
+        assert first.poll() is None, (workspace.path / "first.log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    trainer = json.loads((folder / "state.json").read_text())["pid"]
+    first.kill()
+    first.wait()
+    os.kill(trainer, 0)  # it lives
+
+    workspace.run("snakemake", "--unlock")
+    second = workspace.run("snakemake", *call)
+    assert second.returncode == 0, second.stdout
+    assert f"process {trainer} on" in second.stdout
+    assert "already trained" in second.stdout
+    state = json.loads((folder / "state.json").read_text())
+    assert (state["state"], state["pid"], state["attempt"]) == ("done", trainer, 1)
+    assert table(workspace, "table3").set_index("run").loc["tood_af", "status"] == "done"
+    third = workspace.run("snakemake", *call)
+    assert "Nothing to be done" in third.stdout

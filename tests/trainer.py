@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -123,20 +123,27 @@ class Trainer:
 
     data: Path
     folder: Path
+    iterations: int = ITERATIONS
+    run_options: dict = field(default_factory=dict)
+
+    def arguments(self, *options: object, seed: int = 0) -> list[str]:
+        """Of the script."""
+        study = {"name": "test", "iterations": self.iterations, "batch_size": BATCH}
+        settings = Plan(study).settings("tood_af")
+        settings["run"]["options"] |= self.run_options
+        arguments = ["--settings", json.dumps(settings), "--seed", seed, "--device", "cpu", "--threads", 1]
+        arguments += ["--manifest", self.data / "manifest.json", "--folder", self.folder]
+        arguments += ["--output", self.model, "--checkpoint-iterations", 3, *options]
+        return list(map(str, arguments))
 
     def start(
         self, *options: object, fault: str | None = None, at: int = 0, seconds: float = 0.0, seed: int = 0
     ) -> BaseProcess:
         """A call of the script, running."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        settings = Plan({"name": "test", "iterations": ITERATIONS, "batch_size": BATCH}).settings("tood_af")
-        arguments = ["--settings", json.dumps(settings), "--seed", seed, "--device", "cpu", "--threads", 1]
-        arguments += ["--manifest", self.data / "manifest.json", "--folder", self.folder]
-        arguments += ["--output", self.model, "--checkpoint-iterations", 3, *options]
+        arguments = self.arguments(*options, seed=seed)
         context = multiprocessing.get_context("forkserver")
-        process = context.Process(
-            target=call, args=([str(a) for a in arguments], self.folder / "log", fault, at, seconds)
-        )
+        process = context.Process(target=call, args=(arguments, self.folder / "log", fault, at, seconds))
         process.start()
         return process
 

@@ -1,9 +1,11 @@
 """COCO-layout datasets for mmdet models: which images, in which order, how changed."""
 
+import math
 import os
 import random
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +83,7 @@ class SeededDataset(Dataset):
 
 def epoch_batches(
     dataset: CocoDataset, batch_size: int, seed: int, epoch: int, workers: int, skip: int = 0
-) -> tuple[int, Iterator[dict | None]]:
+) -> tuple[int, Generator[dict | None]]:
     """The batches of one epoch and their number; images of like orientation go together, as in mmdet.
 
     Args:
@@ -97,8 +99,33 @@ def epoch_batches(
     sampler.set_epoch(epoch)
     batches = list(AspectRatioBatchSampler(sampler, batch_size))[skip:]
     shares = [own_share(batch) for batch in batches]
-    loader = _loader(SeededDataset(dataset, seed, epoch), workers, batch_sampler=shares)
-    return len(shares), iter(loader)
+    loader = _loader(
+        SeededDataset(dataset, seed, epoch),
+        workers,
+        batch_sampler=shares,
+        worker_init_fn=_leave_signals,
+    )
+    return len(shares), _batches_of(loader)
+
+
+def _batches_of(loader: DataLoader) -> Generator[dict | None]:
+    yield from loader
+
+
+def batches_from(
+    iteration: int, dataset: CocoDataset, batch_size: int, seed: int, epochs: int, workers: int
+) -> Generator[tuple[int, dict | None]]:
+    """The epoch and the batch of every iteration of a training from this one on.
+
+    To be closed where it is not used up: that ends the loading processes, which no signal ends.
+    """
+    first, skip = divmod(iteration, math.ceil(len(dataset) / batch_size))
+    for epoch in range(first, epochs):
+        _, batches = epoch_batches(dataset, batch_size, seed, epoch, workers, skip)
+        with closing(batches):
+            for share in batches:
+                yield epoch, share
+        skip = 0
 
 
 def evaluation_batches(
@@ -116,14 +143,13 @@ def _loader(dataset: Dataset, workers: int, **options) -> DataLoader:
         dataset,
         num_workers=min(workers, cores),
         collate_fn=_collate,
-        worker_init_fn=_leave_signals,
         generator=torch.Generator(),  # the global one, of which checkpoints keep the state, is not drawn from
         **options,
     )
 
 
 def _leave_signals(worker: int) -> None:
-    """A signal to the whole job is for the main process, which still needs its loaders to end well."""
+    """A signal to the whole job is for the process that trains, which fails if its loaders die before it."""
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 

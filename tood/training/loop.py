@@ -5,6 +5,8 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -18,7 +20,7 @@ from tood import positives
 from tood.files import atomic_path
 from tood.progress import Progress
 from tood.training.checkpoint import Checkpoints, restore, training_state
-from tood.training.data import epoch_batches
+from tood.training.data import batches_from
 from tood.training.faults import Diverged, Interrupted
 from tood.training.gradient import batch_gradient, require_separable
 from tood.training.processes import any_process
@@ -142,61 +144,57 @@ def train(
     if main:
         log = Records(records, done)
     progress = Progress(label, images_until(last), done=images_until(done), bar=None if main else False)
-    with progress:
-        while done < last:
-            epoch, skip = divmod(done, per_epoch)
-            if hasattr(head, "set_epoch"):
+    batches = batches_from(done, dataset, batch_size, seed, schedule.epochs, workers)
+    with progress, closing(batches):
+        for epoch, share in islice(batches, last - done):
+            if any_process(bool(stop()), device):
+                if main and checkpoints and done > first:
+                    save()
+                if get_world_size() > 1:
+                    barrier()  # where one process leaves early, torchrun ends the others
+                raise Interrupted(f"told to stop after {done} of {last} iterations; start again to go on")
+            if hasattr(head, "set_epoch") and (done == first or done % per_epoch == 0):
                 head.set_epoch(epoch)
-            _, batches = epoch_batches(dataset, batch_size, seed, epoch, workers, skip)
-            for share in batches:
-                if any_process(bool(stop()), device):
-                    if main and checkpoints and done > first:
-                        save()
-                    if get_world_size() > 1:
-                        barrier()  # where one process leaves early, torchrun ends the others
-                    raise Interrupted(f"told to stop after {done} of {last} iterations; start again to go on")
-                if hasattr(head, "set_progress"):
-                    head.set_progress(done / scheduled)
-                rate = learning_rate(
-                    done,
-                    base=train_cfg.lr,
-                    iterations_per_epoch=per_epoch,
-                    milestones=schedule.milestones,
-                    warmup_iterations=train_cfg.warmup_iterations,
-                    warmup_factor=train_cfg.warmup_factor,
-                    warmup=train_cfg.warmup,
-                )
-                for group, multiplier in zip(optimizer.param_groups, multipliers, strict=True):
-                    group["lr"] = rate * multiplier
-                batch = batch_gradient(model, share, images_at_once)
-                loss = batch.losses["loss"].item()
-                if not math.isfinite(loss):
-                    raise Diverged(f"the loss is {loss} at iteration {done} (epoch {epoch}, lr {rate:g})")
-                if train_cfg.grad_clip:
-                    nn.utils.clip_grad_norm_(model.parameters(), train_cfg.grad_clip)
-                optimizer.step()
-                done += 1
+            if hasattr(head, "set_progress"):
+                head.set_progress(done / scheduled)
+            rate = learning_rate(
+                done,
+                base=train_cfg.lr,
+                iterations_per_epoch=per_epoch,
+                milestones=schedule.milestones,
+                warmup_iterations=train_cfg.warmup_iterations,
+                warmup_factor=train_cfg.warmup_factor,
+                warmup=train_cfg.warmup,
+            )
+            for group, multiplier in zip(optimizer.param_groups, multipliers, strict=True):
+                group["lr"] = rate * multiplier
+            batch = batch_gradient(model, share, images_at_once)
+            loss = batch.losses["loss"].item()
+            if not math.isfinite(loss):
+                raise Diverged(f"the loss is {loss} at iteration {done} (epoch {epoch}, lr {rate:g})")
+            if train_cfg.grad_clip:
+                nn.utils.clip_grad_norm_(model.parameters(), train_cfg.grad_clip)
+            optimizer.step()
+            done += 1
 
-                if main:
-                    if done % interval == 0 or done == last:
-                        entry = {"iteration": done, "epoch": done / per_epoch, "lr": rate}
-                        entry |= positives.of_batch(head, batch.outs, batch.gt, batch.metas)
-                        log.add(entry | {name: value.item() for name, value in batch.losses.items()})
-                    detail = f"epoch {epoch + 1}/{schedule.epochs}  loss {loss:.3f}"
-                    progress.advance(images_until(done) - progress.done, detail)
-                    beat(
-                        iteration=done,
-                        iterations=last,
-                        epoch=epoch + 1,
-                        epochs=schedule.epochs,
-                        images_per_second=round(progress.rate, 2),
-                        seconds_left=round(progress.seconds_left),
-                        loss=loss,
-                    )
-                    if checkpoints and done < last and (done % per_epoch == 0 or checkpoints.due(done)):
-                        save()
-                if done == last:
-                    break
+            if main:
+                if done % interval == 0 or done == last:
+                    entry = {"iteration": done, "epoch": done / per_epoch, "lr": rate}
+                    entry |= positives.of_batch(head, batch.outs, batch.gt, batch.metas)
+                    log.add(entry | {name: value.item() for name, value in batch.losses.items()})
+                detail = f"epoch {epoch + 1}/{schedule.epochs}  loss {loss:.3f}"
+                progress.advance(images_until(done) - progress.done, detail)
+                beat(
+                    iteration=done,
+                    iterations=last,
+                    epoch=epoch + 1,
+                    epochs=schedule.epochs,
+                    images_per_second=round(progress.rate, 2),
+                    seconds_left=round(progress.seconds_left),
+                    loss=loss,
+                )
+                if checkpoints and done < last and (done % per_epoch == 0 or checkpoints.due(done)):
+                    save()
     took = spent_in_all()
     return {
         "iterations": done,
