@@ -28,12 +28,14 @@ SCALES = EXPERIMENTS / "scales"
 
 
 class Resources(Declaration):
-    """What one training of this scale asks a machine for."""
+    """What one job asks machines for."""
 
-    threads: int = 1
-    workers: int = 0  # processes that load images
-    mem_mb: int = 2000
-    runtime: int = 60  # minutes
+    gpus: Annotated[int, Field(gt=0)] = 1  # on each node; none where the study computes on CPUs
+    nodes: Annotated[int, Field(gt=0)] = 1
+    threads: Annotated[int, Field(gt=0)] = 1  # of each process, of which there is one a GPU
+    workers: Annotated[int, Field(ge=0)] = 0  # processes that load images
+    mem_mb: Annotated[int, Field(gt=0)] = 2000  # on each node
+    runtime: Annotated[int, Field(gt=0)] = 60  # minutes
 
 
 class Scale(Declaration):
@@ -53,7 +55,9 @@ class Scale(Declaration):
     heads: dict[str, dict[str, Any]] = {}  # deviations of `model.bbox_head` by its type
     training: dict[str, Any] = {}
     test_batch_size: int = 1
-    resources: Resources = Resources()
+    resources: Resources = Resources()  # of one training
+    backbone_resources: dict[str, Resources] = {}  # instead of these, for runs with that backbone
+    evaluation: Resources = Resources()  # of one look at trained runs
 
 
 class Study(Declaration):
@@ -93,6 +97,12 @@ class Plan:
         self.study = _parse_study(options)
         self.scale = load_scale(self.study.scale)
         self.all_runs: dict[str, Run] = load_runs()
+        backbones = {run.backbone for run in self.all_runs.values()}
+        if unknown := sorted(set(self.scale.backbone_resources) - backbones):
+            raise ExperimentError(
+                f"{SCALES / self.scale.name}.yaml: backbone_resources: no run has the backbone "
+                f"{unknown[0]!r}; there are {', '.join(sorted(backbones))}"
+            )
         named = list(self.study.runs) if self.study.runs else None
         self.runs: list[Run] = select_runs(named, self.all_runs)
         self.seeds = tuple(dict.fromkeys(self.study.seeds or self.scale.seeds))
@@ -129,6 +139,15 @@ class Plan:
     def device(self) -> str:
         """`auto`, `cpu` or `cuda`."""
         return self.study.device or self.scale.device
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether jobs ask for GPUs: where neither the user nor the scale says CPU, and one says CUDA."""
+        return self.device != "cpu" and "cuda" in (self.device, self.scale.device)
+
+    def resources(self, run_id: str) -> Resources:
+        """What the training of a run asks for."""
+        return self.scale.backbone_resources.get(self.all_runs[run_id].backbone, self.scale.resources)
 
     def settings(self, run_id: str) -> dict:
         """Everything that decides the result of a training besides code, data and seed; JSON-ready."""

@@ -48,10 +48,14 @@ ANALYSED = [row.run for row in DECLARED_TABLES["table6"].rows if row.run in RUNS
 FIGURE1 = {
     name: run for name, run in (("ATSS", "atss_af"), ("TOOD", "tood_af")) if run in RUNS
 }
-# Trained on an accelerator unless the user or the scale says CPU; a local call schedules by it only with
-# `--resources gpu=N`.
-GPUS = 0 if PLAN.device == "cpu" or PLAN.scale.device != "cuda" else 1
-CPUS = PLAN.scale.resources.threads
+EVALUATION = PLAN.scale.evaluation
+# Where Slurm runs a training, it is a step of its own, so that Slurm's signals reach the trainer itself and
+# neither Snakemake, the shell nor tee, and so that it may span nodes.
+STEP = (
+    "srun --nodes={resources.nodes} --ntasks={resources.nodes} --cpus-per-task={resources.cpus_per_task} "
+    if workflow.remote_exec
+    else ""
+)
 
 
 wildcard_constraints:
@@ -62,6 +66,28 @@ wildcard_constraints:
 def of_all_runs(pattern, runs=RUNS):
     """The files of every run and seed."""
     return expand(pattern, run=runs, seed=PLAN.seeds)
+
+
+def asked(resources_of):
+    """What a job that computes on trained models asks for: the `resources:` of its rule.
+
+    Args:
+        resources_of: gives the `tood.study.Resources` of the job with these wildcards.
+    """
+
+    def each(value):
+        return lambda wildcards, attempt: value(resources_of(wildcards), attempt)
+
+    return {
+        # A local call schedules by it only with `--resources gpu=N`.
+        "gpu": each(lambda job, _: job.gpus * job.nodes if PLAN.on_gpu else 0),
+        "nodes": each(lambda job, _: job.nodes),
+        # `threads` is clipped to the cores of the machine that submits.
+        "cpus_per_task": each(lambda job, _: job.threads * job.gpus),
+        # A job that is started again may have run out of it.
+        "mem_mb": each(lambda job, attempt: job.mem_mb * min(attempt, 2)),
+        "runtime": each(lambda job, _: job.runtime),
+    }
 
 
 def settings_of(wildcards):
@@ -78,7 +104,7 @@ def initial_weights(wildcards):
 
 def evaluation_options():
     """Arguments of every script that looks at trained runs, besides which runs."""
-    options = f"--device {PLAN.device} --workers {PLAN.scale.resources.workers}"
+    options = f"--device {PLAN.device} --workers {EVALUATION.workers}"
     return options + (
         f" --images {PLAN.study.val_images}" if PLAN.study.val_images else ""
     )

@@ -16,11 +16,13 @@ rule train:
         f"{WORK}/logs/train_{{run}}_seed{{seed}}.log",
     conda:
         "../../environment.yml"
-    threads: CPUS
+    threads: lambda wildcards: PLAN.resources(wildcards.run).threads
     resources:
-        gpu=GPUS,
-        mem_mb=PLAN.scale.resources.mem_mb,
-        runtime=PLAN.scale.resources.runtime,
+        **asked(lambda wildcards: PLAN.resources(wildcards.run)),
+        # Present, it keeps the Slurm executor from starting a step of its own around STEP.
+        mpi="",
+        # Minutes before the time is up the trainer is told to save its state and to stop.
+        slurm_extra="--signal=USR1@120",
     params:
         settings=settings_of,
         code=lambda wildcards: CODE_OF[wildcards.run],
@@ -32,6 +34,7 @@ rule train:
         device=PLAN.device,
         workers=PLAN.scale.resources.workers,
     shell:
+        f"{STEP}"
         "python workflow/scripts/train.py --settings {params.settings:q} --seed {wildcards.seed} "
         "--manifest {input.manifest} {params.weights} --device {params.device} --threads {threads} "
         "--workers {params.workers} --state {params.state} --records {params.records} --output {output} "
