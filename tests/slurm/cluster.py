@@ -6,7 +6,6 @@ nothing: Slurm schedules them and names them in CUDA_VISIBLE_DEVICES like real o
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -14,9 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 ETC = Path("/etc/slurm")
 PACKAGES = ("slurm-wlm", "munge")
-DAEMONS = ("/usr/sbin/munged", "/usr/sbin/slurmctld", "/usr/sbin/slurmd")
+DAEMONS = ("munged", "slurmctld", "slurmd")
 
 # Jobs of `urgent` preempt those of `main`, which are queued again: at once, as cred_expire also is the
 # time that Slurm lets pass before a requeued job may start. MinJobAge and KillWait are Slurm's defaults.
@@ -73,9 +74,9 @@ def one_node_slurm(folder: Path) -> Iterator[None]:
             that do not start.
     """
     _install()
-    if _running("slurmctld|slurmd") or (ETC / "slurm.conf").exists():
+    if _running("slurmctld", "slurmd") or (ETC / "slurm.conf").exists():
         raise Unavailable(f"this machine has a Slurm of its own ({ETC}/slurm.conf, or a running daemon)")
-    started: list[int] = []
+    started: list[subprocess.Popen] = []
     try:
         _configure(folder)
         _start(folder, started)
@@ -83,14 +84,14 @@ def one_node_slurm(folder: Path) -> Iterator[None]:
     finally:
         for name in ("slurm.conf", "gres.conf"):
             (ETC / name).unlink(missing_ok=True)
-        for pid in reversed(started):
-            _stop(pid)
+        for daemon in reversed(started):
+            _stop(daemon)
 
 
 def _install() -> None:
     if os.geteuid() != 0:
         raise Unavailable("installing and starting Slurm needs root")
-    if all(map(os.path.exists, DAEMONS)):
+    if all(map(shutil.which, DAEMONS)):
         return
     if not shutil.which("apt-get"):
         raise Unavailable("no apt-get to install slurm-wlm with")
@@ -115,19 +116,19 @@ def _configure(folder: Path) -> None:
     (ETC / "gres.conf").write_text(GRES_CONF.format(host=host))
 
 
-def _start(folder: Path, started: list[int]) -> None:
+def _start(folder: Path, started: list[subprocess.Popen]) -> None:
     runtime = Path("/run/munge")
     runtime.mkdir(mode=0o755, exist_ok=True)
     shutil.chown(runtime, "munge", "munge")
-    munged, *daemons = DAEMONS
     # In the foreground, hence children whose end can be waited for.
-    commands = [[daemon, "-D"] for daemon in daemons]
+    commands: list[tuple[list[str], dict]] = [([daemon, "-D"], {}) for daemon in ("slurmctld", "slurmd")]
     if not _running("munged"):  # its package may have started it
-        commands.insert(0, ["runuser", "-u", "munge", "--", munged, "--foreground"])
-    for command in commands:
+        munge = {"user": "munge", "group": "munge", "extra_groups": []}
+        commands.insert(0, (["munged", "--foreground"], munge))
+    for command, account in commands:
         with (folder / "daemons.out").open("a") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        started.append(process.pid)
+            daemon = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, **account)
+        started.append(daemon)
         time.sleep(0.5)
     deadline = time.monotonic() + 30
     while (state := _output("sinfo", "-h", "-p", "main", "-o", "%t")) != "idle":
@@ -136,20 +137,19 @@ def _start(folder: Path, started: list[int]) -> None:
         time.sleep(0.2)
 
 
-def _stop(pid: int) -> None:
-    """End a daemon's process group, which a job's processes do not belong to."""
-    for number, seconds in ((signal.SIGTERM, 10), (signal.SIGKILL, 5)):
-        try:
-            os.killpg(pid, number)
-            deadline = time.monotonic() + seconds
-            while time.monotonic() < deadline and os.waitpid(pid, os.WNOHANG) == (0, 0):
-                time.sleep(0.1)
-        except (ProcessLookupError, ChildProcessError):
-            return
+def _stop(daemon: subprocess.Popen) -> None:
+    daemon.terminate()
+    try:
+        daemon.wait(10)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        daemon.wait()
 
 
-def _running(pattern: str) -> bool:
-    return bool(_output("pgrep", "-x", pattern))
+def _running(*names: str) -> bool:
+    """Whether a process of one of these names is alive."""
+    processes = psutil.process_iter(["name", "status"])
+    return any(p.info["name"] in names and p.info["status"] != psutil.STATUS_ZOMBIE for p in processes)
 
 
 def _output(*command: str) -> str:

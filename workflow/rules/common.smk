@@ -18,6 +18,7 @@ if problem := environment_problem():  # before an import can fail less clearly
     raise WorkflowError(problem)
 
 from tood.experiments import EXPERIMENTS, ExperimentError, load_tables
+from tood.heartbeat import watch
 from tood.provenance import PACKAGE, code_digest, config_files, training_files
 from tood.study import Plan
 
@@ -133,13 +134,20 @@ def aggregate_command(results):
     ]
 
 
+def awaited_trainings():
+    """Run and seed of the trainings that were submitted and have not been seen to end."""
+    jobs = [job for job in workflow.scheduler.running if job.name == "train"]
+    return {(job.wildcards.run, job.wildcards.seed) for job in jobs}
+
+
 def before_work():
     """Stop before any job if the folders cannot take its results or the device is not there."""
     for folder in (RESULTS, WORK):
         if problem := writable_problem(Path(folder)):
             raise WorkflowError(problem)
-    # On a cluster the device is in another machine than this one.
-    if PLAN.device == "cuda" and workflow.local_exec:
+    if not workflow.local_exec:  # the device is in another machine than this one
+        watch(Path(WORK, "runs"), awaited_trainings, logger.warning)
+    elif PLAN.device == "cuda":
         look = "from tood.training.device import choose_device; choose_device('cuda')"
         found = subprocess.run(
             [sys.executable, "-c", look], capture_output=True, text=True
