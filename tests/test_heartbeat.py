@@ -73,12 +73,12 @@ def test_the_watch_says_it_once_for_each_silence(tmp_path, monkeypatch):
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
-    watch(tmp_path, awaited, said.append, seconds=0.02)
+    watch(tmp_path, awaited, said.append, seconds=0.1)
     for silences in (1, 2):
         write_json(path, state(0) | {"updated": time.time()})
         wait_until(lambda: len(said) == silences)  # noqa: B023
         seen = len(looks)
-        wait_until(lambda: len(looks) > seen + 3)  # noqa: B023
+        wait_until(lambda: len(looks) > seen + 2)  # noqa: B023
         assert len(said) == silences
     (thread,) = [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
     assert thread.daemon  # it does not keep the program from ending

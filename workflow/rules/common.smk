@@ -12,7 +12,12 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from tood.doctor import blocked_problem, environment_problem, writable_problem
+from tood.doctor import (
+    blocked_problem,
+    environment_problem,
+    slurm_problems,
+    writable_problem,
+)
 
 if problem := environment_problem():  # before an import can fail less clearly
     raise WorkflowError(problem)
@@ -146,6 +151,8 @@ def before_work():
         if problem := writable_problem(Path(folder)):
             raise WorkflowError(problem)
     if not workflow.local_exec:  # the device is in another machine than this one
+        for problem in slurm_problems():
+            logger.warning(f"This Slurm: {problem}")
         watch(Path(WORK, "runs"), awaited_trainings, logger.warning)
     elif PLAN.device == "cuda":
         look = "from tood.training.device import choose_device; choose_device('cuda')"
