@@ -41,6 +41,7 @@ CALL = (
 )
 SKIPPED = 77
 PATIENCE_SECONDS = 240
+REQUEUED = ("COMPLETING", "PENDING")
 SHORT_LIMIT_MINUTES = 2  # when the trainings ask to be warned
 
 _Found = TypeVar("_Found")
@@ -73,18 +74,18 @@ def main() -> int:
 def survive(study: Path) -> None:
     """The scenario of the module's docstring, in a new folder `study`."""
     with workflow(study) as snakemake:
-        trainings = [Training(study, run) for run in RUNS]
+        killed, preempted = trainings = [Training(study, run) for run in RUNS]
         for training in as_they_train(trainings, snakemake):
             training.process.suspend()  # nothing is over before it was disturbed
             check_request(training, attempt=1)
+        killed_job, preempted_job = killed.job, preempted.job
 
-        say("a job of the partition `urgent` takes one GPU")
-        output("sbatch", "--partition=urgent", "--gpus=1", "--output=/dev/null", "--wrap=sleep 5")
-        preempted, killed = wait_for(lambda: by_preemption(*trainings), "a preemption", snakemake)
-        preempted_job, killed_job = preempted.job, killed.job
-        say(f"{preempted.run}: preempted, job {preempted_job} is queued again")
         killed.process.kill()
-        say(f"{killed.run}: trainer killed in job {killed_job}")
+        wait_for(lambda: state_of(killed_job) == "FAILED", f"job {killed_job} to fail", snakemake)
+        say(f"{killed.run}: trainer killed, job {killed_job} failed")
+        output("sbatch", "--partition=urgent", "--gpus=2", "--output=/dev/null", "--wrap=sleep 5")
+        wait_for(lambda: state_of(preempted_job) in REQUEUED, "a preemption", snakemake)
+        say(f"{preempted.run}: preempted by a job of `urgent`, job {preempted_job} is queued again")
 
         for training in as_they_train(trainings, snakemake):
             if training is killed:
@@ -92,7 +93,7 @@ def survive(study: Path) -> None:
                 check_request(killed, attempt=2)
                 continue
             expect(preempted.job == preempted_job, f"{preempted.run}: not queued again but submitted again")
-            preempted.process.suspend()  # until Slurm's signal
+            preempted.process.suspend()  # Slurm's signal wakes it
             output("scontrol", "update", f"JobId={preempted_job}", f"TimeLimit={SHORT_LIMIT_MINUTES}")
             say(f"{preempted.run}: time limit of job {preempted_job} cut to {SHORT_LIMIT_MINUTES} minutes")
         wait_for(preempted.has_ended, "Slurm's warning to end the trainer", snakemake)
@@ -105,7 +106,7 @@ def survive(study: Path) -> None:
 
 @contextmanager
 def workflow(study: Path) -> Iterator[subprocess.Popen]:
-    """Snakemake at work in a new folder; stopped as a user would, where it does not end by itself."""
+    """Snakemake at work in a new folder; where it does not end by itself, it is killed with all its jobs."""
     study.mkdir()
     for name in PARTS:
         (study / name).symlink_to(REPOSITORY / name)
@@ -117,12 +118,10 @@ def workflow(study: Path) -> Iterator[subprocess.Popen]:
         yield process
     finally:
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            subprocess.run(["scancel", "--signal=KILL", "--user=root"], check=False)
+            process.kill()
+            process.wait()
+            output("scancel", "--full", "--signal=KILL", "--user=root")
+            time.sleep(5)  # for the daemons to do it before they are stopped
 
 
 class Training:
@@ -159,30 +158,23 @@ class Training:
     def has_ended(self) -> bool:
         return not self.process.is_running() or self.process.status() == psutil.STATUS_ZOMBIE
 
-    def state_of_job(self) -> str:
-        return output("squeue", "--states=all", "--noheader", "--format=%T", f"--job={self.job}")
-
 
 def as_they_train(trainings: list[Training], snakemake: subprocess.Popen) -> Iterator[Training]:
     """Each of the trainings, as soon as it trains anew."""
     left = list(trainings)
+
+    def next_one() -> Training | None:
+        return next((training for training in left if training.trains_anew()), None)
+
     while left:
-        found = wait_for(
-            lambda: [training for training in left if training.trains_anew()],
-            f"{' and '.join(training.run for training in left)} to train",
-            snakemake,
-        )
-        yield from found
-        left = [training for training in left if training not in found]
+        names = " and ".join(training.run for training in left)
+        training = wait_for(next_one, f"{names} to train", snakemake)
+        left.remove(training)
+        yield training
 
 
-def by_preemption(first: Training, second: Training) -> tuple[Training, Training] | None:
-    """The one that was preempted and the other, or None."""
-    for one, other in ((first, second), (second, first)):
-        if (state := one.state_of_job()) != "RUNNING":
-            expect(state in ("COMPLETING", "PENDING"), f"job {one.job} of {one.run} is {state}")
-            return one, other
-    return None
+def state_of(job: str) -> str:
+    return output("squeue", "--states=all", "--noheader", "--format=%T", f"--job={job}")
 
 
 def check_request(training: Training, attempt: int) -> None:
