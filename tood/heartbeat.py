@@ -50,7 +50,7 @@ def missed_ends(
         if state["state"] == "running" and silence > SILENT_SECONDS:
             problem = (
                 f"{name}: no heartbeat for {silence / 60:.0f} minutes from process {state['pid']} on "
-                f"{state['host']}, last at iteration {state['iteration']} of {state['iterations']}"
+                f"{state['host']}, the last at iteration {state['iteration'] or 0}"
             )
         elif state["state"] == "done" and silence > UNNOTICED_SECONDS:
             problem = f"{name}: done {silence / 60:.0f} minutes ago, but the scheduler has not said so"
