@@ -44,7 +44,7 @@ def test_gpus_are_asked_for_where_the_study_wants_them(workspace, device, gpus):
     assert dry_run(workspace, f"device={device}")["train"]["gpu"] == gpus
 
 
-@pytest.mark.slow  # three minutes
+@pytest.mark.slow  # two to four minutes
 def test_trainings_survive_on_a_real_slurm():
     call = [sys.executable, REPOSITORY / "tests/slurm/run.py"]
     outcome = subprocess.run(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
