@@ -217,7 +217,7 @@ def wait_for(
     """What `look` finds, as soon as it is not false; `dead`: Snakemake may have ended meanwhile."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (found := look()):
-        expect(dead or snakemake.poll() is None, f"Snakemake ended before {what}")
+        expect(dead or snakemake.poll() is None, f"Snakemake ended while this waited for {what}")
         expect(time.monotonic() < deadline, f"waited {PATIENCE_SECONDS} s in vain for {what}")
         time.sleep(0.2)
     return found
