@@ -41,7 +41,7 @@ CALL = (
 )
 SKIPPED = 77
 PATIENCE_SECONDS = 240
-REQUEUED = ("COMPLETING", "PENDING")
+REQUEUED, RUNNING = ("COMPLETING", "PENDING"), ("COMPLETING", "RUNNING")  # states of jobs
 SHORT_LIMIT_MINUTES = 2  # when the trainings ask to be warned
 
 _Found = TypeVar("_Found")
@@ -61,6 +61,7 @@ def main() -> int:
             say("Slurm is up")
             survive(folder / "study")
     except Unavailable as reason:
+        shutil.rmtree(folder)
         print(f"skipped: {reason}")
         return SKIPPED
     except Failed as problem:
@@ -97,6 +98,9 @@ def survive(study: Path) -> None:
             output("scontrol", "update", f"JobId={preempted_job}", f"TimeLimit={SHORT_LIMIT_MINUTES}")
             say(f"{preempted.run}: time limit of job {preempted_job} cut to {SHORT_LIMIT_MINUTES} minutes")
         wait_for(preempted.has_ended, "Slurm's warning to end the trainer", snakemake)
+        wait_for(lambda: state_of(preempted_job) not in RUNNING, f"the end of job {preempted_job}", snakemake)
+        state = state_of(preempted_job)  # TIMEOUT, had the limit cut it off
+        expect(state == "FAILED", f"job {preempted_job} is {state}: the warning did not reach the trainer")
         say(f"{preempted.run}: warned, the trainer of job {preempted_job} has ended before the limit")
 
         wait_for(lambda: snakemake.poll() is not None, "the end of the workflow", snakemake, dead=True)
@@ -206,7 +210,6 @@ def check_results(study: Path) -> None:
     rules = {re.sub(r"rule_(\w+?)(_wildcards.*)?$", r"\1", comment) for comment, _ in jobs} - {"(null)"}
     expect(rules == {"check_data", "train", "evaluate"}, f"jobs of {rules} were submitted")
     trainings = sorted(state for comment, state in jobs if "rule_train_" in comment)
-    # Neither cut off by the limit (TIMEOUT), nor left as PREEMPTED.
     expect(trainings == ["COMPLETED", "COMPLETED", "FAILED", "FAILED"], f"the trainings' jobs: {trainings}")
     say(f"jobs of {', '.join(sorted(rules))}; of the trainings': {', '.join(trainings)}")
 
