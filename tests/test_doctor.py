@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 import rich.console
+from snakemake_executor_plugin_slurm import job_status_query
 
 from tood import doctor
 from tood.doctor import Finding, environment_problem, examine, lacks_required, writable_problem
@@ -311,17 +312,48 @@ def test_little_space_is_noted(monkeypatch):
     assert (disk.state, disk.detail) == ("note", "3 GB free at the repository")
 
 
+@pytest.fixture
+def slurm(monkeypatch):
+    """Make a Slurm look installed, with these commands and with this MinJobAge in seconds."""
+
+    def pretend(commands: tuple[str, ...], age: int | None) -> None:
+        monkeypatch.setattr(shutil, "which", lambda name: name if name in commands else None)
+        monkeypatch.setattr(job_status_query, "get_min_job_age", lambda: age)
+
+    return pretend
+
+
 @pytest.mark.parametrize(
     ("commands", "state", "detail"),
     [
         ((), "note", "sbatch, squeue, sacct not found"),
-        (("sbatch", "squeue"), "ok", "sbatch, squeue found; sacct not found"),
+        (("sbatch", "squeue"), "note", "sbatch, squeue found; sacct not found"),
         (("sbatch", "squeue", "sacct"), "ok", "sbatch, squeue, sacct found"),
     ],
 )
-def test_slurm(monkeypatch, commands, state, detail):
-    monkeypatch.setattr(shutil, "which", lambda name: name if name in commands else None)
+def test_slurm(slurm, commands, state, detail):
+    slurm(commands, 300)
     assert (doctor._slurm().state, doctor._slurm().detail) == (state, detail)
+
+
+def test_slurm_without_sacct_needs_an_account(slurm, repository):
+    profile = repository / doctor.SLURM_PROFILE
+    profile.parent.mkdir(parents=True)
+    shipped = (REPOSITORY / doctor.SLURM_PROFILE).read_text()
+    profile.write_text(shipped)
+    slurm(("sbatch", "squeue"), 300)
+    (problem,) = doctor.slurm_problems()
+    assert "name one as slurm_account in profiles/slurm/profile.yaml" in problem
+    profile.write_text(shipped.replace("# slurm_account: my_account", "slurm_account: mine"))
+    assert doctor.slurm_problems() == []
+
+
+@pytest.mark.parametrize(("age", "said"), [(None, "does not answer"), (60, "forgets ended jobs after 60 s")])
+def test_slurm_that_would_be_waited_for_in_vain(slurm, age, said):
+    slurm(doctor.SLURM_COMMANDS, age)
+    (problem,) = doctor.slurm_problems()
+    assert said in problem
+    assert doctor._slurm().mend == problem
 
 
 def test_no_git_revision(repository, monkeypatch):

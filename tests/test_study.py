@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tood import study
 from tood.experiments import ExperimentError, load_runs, select_runs
-from tood.study import Plan, load_scale, scale_names
+from tood.study import Plan, Resources, load_scale, scale_names
 
 IMPLEMENTED = [run.id for run in select_runs(None, load_runs())]
 
@@ -187,3 +188,19 @@ def test_importing_the_study_imports_nothing_heavy():
         check=True,
     )
     assert done.stdout == "set()\n"
+
+
+# What jobs ask for
+
+
+def test_a_larger_backbone_asks_for_more():
+    plan = Plan({"scale": "paper"})
+    assert plan.resources("tood_r101").runtime > plan.resources("tood_af").runtime
+    assert plan.resources("tood_af") == plan.scale.resources
+
+
+def test_an_unknown_backbone_among_the_resources(monkeypatch):
+    scale = load_scale("paper").model_copy(update={"backbone_resources": {"ResNet-42": Resources()}})
+    monkeypatch.setattr(study, "load_scale", lambda name: scale)
+    with pytest.raises(ExperimentError, match=r"paper.yaml: backbone_resources: .* 'ResNet-42'; there are"):
+        Plan({"scale": "paper"})

@@ -31,6 +31,9 @@ REPOSITORY = Path(__file__).parents[1]
 WEIGHTS = Path("weights", "resnet50.pth")
 LEAST_FREE_GB = 20
 SLURM_COMMANDS = ("sbatch", "squeue", "sacct")
+SLURM_PROFILE = Path("profiles", "slurm", "profile.yaml")
+# The Slurm executor looks every 180 seconds at least.
+LEAST_MIN_JOB_AGE = 200
 
 _ENV_MEND = "`make env` builds it"
 _OPERATORS_MEND = "`uv cache clean onedl-mmcv`, then `make clean-env env`, rebuilds mmcv with them"
@@ -88,6 +91,30 @@ def writable_problem(folder: Path) -> str | None:
             mend = "make it writable for this account, or put a link to a writable folder in its place"
         return f"{folder}: nothing can be written there ({error.strerror}); {mend}"
     return None
+
+
+def slurm_problems() -> list[str]:
+    """What of this Slurm would make the workflow fail or wait for ever, each with its mend."""
+    import yaml
+    from snakemake_executor_plugin_slurm.job_status_query import get_min_job_age
+
+    profile = yaml.safe_load((REPOSITORY / SLURM_PROFILE).read_text(encoding="utf-8"))
+    problems = []
+    if not shutil.which("sacct") and not profile["default-resources"].get("slurm_account"):
+        problems.append(
+            f"no `sacct` to find the account with: name one as slurm_account in {SLURM_PROFILE} (any, "
+            "where there are no accounts)"
+        )
+    age = get_min_job_age()
+    if age is None:
+        problems.append("its controller does not answer `scontrol show config`: ask who runs it")
+    elif age < LEAST_MIN_JOB_AGE and profile["slurm-status-command"] == "squeue":
+        problems.append(
+            f"squeue forgets ended jobs after {age} s, perhaps before the workflow looks: have MinJobAge "
+            "raised to 300, or where `sacct` knows all jobs set slurm-status-command: sacct in "
+            f"{SLURM_PROFILE}"
+        )
+    return problems
 
 
 def examine(data_root: Path | None = None, scale_name: str | None = None) -> list[Finding]:
@@ -310,7 +337,8 @@ def _slurm() -> Finding:
     named = ((found, "found"), (absent, "not found"))
     detail = "; ".join(f"{', '.join(commands)} {state}" for commands, state in named if commands)
     if {"sbatch", "squeue"} <= set(found):
-        return Finding("Slurm", "ok", detail)
+        problems = "; ".join(slurm_problems())
+        return Finding("Slurm", "note" if problems else "ok", detail, problems)
     return Finding("Slurm", "note", detail, "only `--profile slurm` needs it")
 
 

@@ -40,6 +40,7 @@ _NOT_TRAINING = (
     "complexity.py",
     "doctor.py",
     "experiments.py",
+    "heartbeat.py",
     "overview.py",
     "progress.py",
     "provenance.py",

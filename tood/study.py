@@ -29,14 +29,16 @@ SCALES = EXPERIMENTS / "scales"
 
 
 class Resources(Declaration):
-    """What one training of this scale asks a machine for."""
+    """What one job asks machines for."""
 
-    threads: int = 1
-    workers: int = 0  # processes that load images
-    gpus: Annotated[int, Field(gt=0)] = 1  # of each node, where the device is `cuda`
+    gpus: Annotated[int, Field(gt=0)] = 1  # on each node; none where the study computes on CPUs
     nodes: Annotated[int, Field(gt=0)] = 1
-    mem_mb: int = 2000
-    runtime: int = 60  # minutes
+    # In one forward pass of a process; the rest of its share of the batch is accumulated. None: all of it.
+    images_per_gpu: Annotated[int, Field(gt=0)] | None = None
+    threads: Annotated[int, Field(gt=0)] = 1  # of each process, of which there is one a GPU
+    workers: Annotated[int, Field(ge=0)] = 0  # processes that load images
+    mem_mb: Annotated[int, Field(gt=0)] = 2000  # on each node
+    runtime: Annotated[int, Field(gt=0)] = 60  # minutes
 
 
 class Input(Declaration):
@@ -74,7 +76,9 @@ class Scale(Declaration):
     heads: dict[str, dict[str, Any]] = {}  # deviations of `model.bbox_head` by its type
     training: Training = Training()
     test_batch_size: int = 1
-    resources: Resources = Resources()
+    resources: Resources = Resources()  # of one training
+    backbone_resources: dict[str, Resources] = {}  # instead of these, for runs with that backbone
+    evaluation: Resources = Resources()  # of one look at trained runs
 
 
 class Study(Declaration):
@@ -90,6 +94,8 @@ class Study(Declaration):
     runs: tuple[str, ...] | None = None  # default: all that are implemented
     seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     device: Literal["auto", "cpu", "cuda"] | None = None
+    gpus: Annotated[int, Field(gt=0)] | None = None  # that train one run together
+    images_per_gpu: Annotated[int, Field(gt=0)] | None = None
     weights: Literal["imagenet", "random"] | None = None  # *
     iterations: Annotated[int, Field(gt=0)] | None = None  # * stop each training after so many
     batch_size: Annotated[int, Field(gt=0)] | None = None  # *
@@ -114,6 +120,12 @@ class Plan:
         self.study = _parse_study(options)
         self.scale = load_scale(self.study.scale)
         self.all_runs: dict[str, Run] = load_runs()
+        backbones = {run.backbone for run in self.all_runs.values()}
+        if unknown := sorted(set(self.scale.backbone_resources) - backbones):
+            raise ExperimentError(
+                f"{SCALES / self.scale.name}.yaml: backbone_resources: no run has the backbone "
+                f"{unknown[0]!r}; there are {', '.join(sorted(backbones))}"
+            )
         named = list(self.study.runs) if self.study.runs else None
         self.runs: list[Run] = select_runs(named, self.all_runs)
         self.seeds = tuple(dict.fromkeys(self.study.seeds or self.scale.seeds))
@@ -125,6 +137,8 @@ class Plan:
             )
         if self.study.name in scale_names() and (changed or self.study.name != self.scale.name):
             raise ExperimentError(f"--config name={self.study.name}: that is a scale's; choose another name")
+        if self.study.gpus and not self.on_gpu:
+            raise ExperimentError("--config gpus: needs GPUs to be asked for; add device=cuda")
         if self.scale.drawing and self.study.data_root:
             raise ExperimentError(
                 f"--config data_root: scale {self.scale.name!r} draws its own data; "
@@ -150,6 +164,17 @@ class Plan:
     def device(self) -> str:
         """`auto`, `cpu` or `cuda`."""
         return self.study.device or self.scale.device
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether jobs ask for GPUs: where neither the user nor the scale says CPU, and one says CUDA."""
+        return self.device != "cpu" and "cuda" in (self.device, self.scale.device)
+
+    def resources(self, run_id: str) -> Resources:
+        """What the training of a run asks for."""
+        asked = self.scale.backbone_resources.get(self.all_runs[run_id].backbone, self.scale.resources)
+        changes = self.study.model_dump(include={"gpus", "images_per_gpu"}, exclude_none=True)
+        return asked.model_copy(update=changes)
 
     def settings(self, run_id: str) -> dict:
         """Everything that decides the result of a training besides code, data and seed; JSON-ready."""

@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from tood.training.faults import Diverged
+
 # What a dense head's forward returns: maps [B, channels, H, W], by kind and level.
 Outs = tuple[list[Tensor], ...]
 
@@ -75,6 +77,9 @@ def batch_gradient(model: nn.Module, share: dict | None, images_at_once: int) ->
         model: an mmdet single-stage detector in training mode, on its device.
         share: this process's part of the batch as the loader collates it, None if it has no image.
         images_at_once: largest number of images in one forward pass.
+
+    Raises:
+        Diverged: the loss cannot be evaluated, as predictions are not finite.
     """
     model.zero_grad(set_to_none=True)
     if get_world_size() == 1 and len(share["inputs"]) <= images_at_once:
@@ -112,7 +117,13 @@ def _predict(model: nn.Module, inputs: Tensor) -> Outs:
 
 def _evaluate(model: nn.Module, outs: Outs, samples: list[DetDataSample]) -> Batch:
     gt, ignored, metas = unpack_gt_instances(samples)
-    _, losses = model.parse_losses(model.bbox_head.loss_by_feat(*outs, gt, metas, ignored))
+    try:
+        _, losses = model.parse_losses(model.bbox_head.loss_by_feat(*outs, gt, metas, ignored))
+    except (ValueError, RuntimeError) as error:
+        # Some heads cannot even evaluate their loss on such numbers, PAA and FreeAnchor among them.
+        if all(tensor.isfinite().all() for tensor in _flat(outs)):
+            raise
+        raise Diverged(f"predictions are not finite ({error})") from error
     return Batch(losses, outs, gt, metas)
 
 

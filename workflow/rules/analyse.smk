@@ -43,11 +43,9 @@ rule analyse_alignment:
         f"{WORK}/logs/analyse_{{run}}_seed{{seed}}.log",
     conda:
         "../../environment.yml"
-    threads: CPUS
+    threads: EVALUATION.threads
     resources:
-        gpu=GPUS,
-        mem_mb=PLAN.scale.resources.mem_mb,
-        runtime=PLAN.scale.resources.runtime,
+        **asked(lambda wildcards: EVALUATION),
     params:
         settings=settings_of,
         options=evaluation_options(),

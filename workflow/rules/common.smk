@@ -12,7 +12,12 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from tood.doctor import blocked_problem, environment_problem, writable_problem
+from tood.doctor import (
+    blocked_problem,
+    environment_problem,
+    slurm_problems,
+    writable_problem,
+)
 
 if problem := environment_problem():  # before an import can fail less clearly
     raise WorkflowError(problem)
@@ -27,6 +32,7 @@ from tood.provenance import (
     training_files,
 )
 from tood.status import read_status, save_study
+from tood.heartbeat import watch
 from tood.study import Plan
 
 # Jobs find the environment that Snakemake runs in, also where the PATH does not name it.
@@ -52,10 +58,14 @@ ANALYSED = [row.run for row in DECLARED_TABLES["table6"].rows if row.run in RUNS
 FIGURE1 = {
     name: run for name, run in (("ATSS", "atss_af"), ("TOOD", "tood_af")) if run in RUNS
 }
-# Trained on an accelerator unless the user or the scale says CPU; a local call schedules by it only with
-# `--resources gpu=N`.
-GPUS = 0 if PLAN.device == "cpu" or PLAN.scale.device != "cuda" else 1
-CPUS = PLAN.scale.resources.threads
+EVALUATION = PLAN.scale.evaluation
+# Where Slurm runs a training, it is a step of its own, so that Slurm's signals reach the trainer itself and
+# neither Snakemake, the shell nor tee, and so that it may span nodes.
+STEP = (
+    "srun --nodes={resources.nodes} --ntasks={resources.nodes} --cpus-per-task={resources.cpus_per_task} "
+    if workflow.remote_exec
+    else ""
+)
 
 
 wildcard_constraints:
@@ -66,6 +76,28 @@ wildcard_constraints:
 def of_all_runs(pattern, runs=RUNS):
     """The files of every run and seed."""
     return expand(pattern, run=runs, seed=PLAN.seeds)
+
+
+def asked(resources_of):
+    """What a job that computes on trained models asks for: the `resources:` of its rule.
+
+    Args:
+        resources_of: gives the `tood.study.Resources` of the job with these wildcards.
+    """
+
+    def each(value):
+        return lambda wildcards, attempt: value(resources_of(wildcards), attempt)
+
+    return {
+        # A local call schedules by it only with `--resources gpu=N`.
+        "gpu": each(lambda job, _: job.gpus * job.nodes if PLAN.on_gpu else 0),
+        "nodes": each(lambda job, _: job.nodes),
+        # `threads` is clipped to the cores of the machine that submits.
+        "cpus_per_task": each(lambda job, _: job.threads * job.gpus),
+        # A job that is started again may have run out of it.
+        "mem_mb": each(lambda job, attempt: job.mem_mb * min(attempt, 2)),
+        "runtime": each(lambda job, _: job.runtime),
+    }
 
 
 def settings_of(wildcards):
@@ -82,45 +114,43 @@ def initial_weights(wildcards):
 
 def evaluation_options():
     """Arguments of every script that looks at trained runs, besides which runs."""
-    options = f"--device {PLAN.device} --workers {PLAN.scale.resources.workers}"
+    options = f"--device {PLAN.device} --workers {EVALUATION.workers}"
     return options + (
         f" --images {PLAN.study.val_images}" if PLAN.study.val_images else ""
     )
 
 
-def evaluation_of(result):
-    """How a result is measured on a trained run; a change of it measures again."""
-    return evaluation_digest(result, PLAN.study.val_images)
-
-
-def training_command():
+def trainer_of(wildcards):
     """The call that trains: in one process, or in one on each GPU of each node.
 
-    What it names decides how a training is computed, not what comes out. It stands here and not among the
-    params, a change of which would train again.
+    What it names decides how a training is computed, not what comes out. It is a resource and no param, a
+    change of which would train again.
     """
-    need = PLAN.scale.resources
+    job = PLAN.resources(wildcards.run)
     command = ["python"]
-    if GPUS and need.gpus * need.nodes > 1:
+    if PLAN.on_gpu and job.gpus * job.nodes > 1:
         # Slurm announces the end of the time with SIGUSR1.
         signals = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
         command = [
-            f"torchrun --nproc-per-node {need.gpus} --signals-to-handle {signals}"
+            f"torchrun --nproc-per-node {job.gpus} --signals-to-handle {signals}"
         ]
-        if need.nodes == 1:
+        if job.nodes == 1:
             command.append("--standalone")
-        else:
-            first = "$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1)"
-            command.insert(
-                0,
-                f"srun --nodes {need.nodes} --ntasks {need.nodes} --ntasks-per-node 1",
-            )
+        else:  # the shell runs on the first of the nodes
             command.append(
-                f"--nnodes {need.nodes} --rdzv-backend c10d --rdzv-id $SLURM_JOB_ID"
+                f"--nnodes {job.nodes} --rdzv-backend c10d --rdzv-id $SLURM_JOB_ID"
             )
-            command.append(f"--rdzv-endpoint {first}:29400")
-    options = f"--device {PLAN.device} --workers {need.workers}"
-    return " ".join([*command, "workflow/scripts/train.py", options])
+            command.append("--rdzv-endpoint $(hostname):29400")
+    command.append("workflow/scripts/train.py")
+    command.append(f"--device {PLAN.device} --workers {job.workers}")
+    if job.images_per_gpu:
+        command.append(f"--images-per-gpu {job.images_per_gpu}")
+    return " ".join(command)
+
+
+def evaluation_of(result):
+    """How a result is measured on a trained run; a change of it measures again."""
+    return evaluation_digest(result, PLAN.study.val_images)
 
 
 def aggregate_command(results):
@@ -156,6 +186,12 @@ def up_to_date(picture):
     )
 
 
+def awaited_trainings():
+    """Run and seed of the trainings that were submitted and have not been seen to end."""
+    jobs = [job for job in workflow.scheduler.running if job.name == "train"]
+    return {(job.wildcards.run, job.wildcards.seed) for job in jobs}
+
+
 def before_work():
     """Stop before any job that cannot end well, and leave word of which study this is."""
     for folder in (RESULTS, WORK):
@@ -167,8 +203,11 @@ def before_work():
             "and everything trained again on what it holds now"
         )
     save_study(PLAN)
-    # On a cluster the device is in another machine than this one.
-    if PLAN.device == "cuda" and workflow.local_exec:
+    if not workflow.local_exec:  # the device is in another machine than this one
+        for problem in slurm_problems():
+            logger.warning(f"This Slurm: {problem}")
+        watch(Path(WORK, "runs"), awaited_trainings, logger.warning)
+    elif PLAN.device == "cuda":
         look = "from tood.training.device import choose_device; choose_device('cuda')"
         found = subprocess.run(
             [sys.executable, "-c", look], capture_output=True, text=True

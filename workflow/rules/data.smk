@@ -18,6 +18,7 @@ if PLAN.scale.drawing:
             ANNOTATIONS,
         log:
             f"{WORK}/logs/generate_data.log",
+        localrule: True
         conda:
             "../../environment.yml"
         params:
@@ -38,6 +39,9 @@ rule check_data:
         f"{WORK}/logs/check_data.log",
     conda:
         "../../environment.yml"
+    threads: EVALUATION.threads
+    resources:
+        **asked(lambda wildcards: EVALUATION) | {"gpu": 0},
     params:
         root=PLAN.data_root,
         splits=json.dumps(PLAN.settings(RUNS[0])["splits"]),

@@ -46,11 +46,9 @@ rule figure1:
         f"{WORK}/logs/figure1.log",
     conda:
         "../../environment.yml"
-    threads: CPUS
+    threads: EVALUATION.threads
     resources:
-        gpu=GPUS,
-        mem_mb=PLAN.scale.resources.mem_mb,
-        runtime=PLAN.scale.resources.runtime,
+        **asked(lambda wildcards: EVALUATION),
     params:
         detectors=[
             argument

@@ -17,12 +17,14 @@ rule train:
         f"{WORK}/logs/train_{{run}}_seed{{seed}}.log",
     conda:
         "../../environment.yml"
-    threads: CPUS
+    threads: lambda wildcards: PLAN.resources(wildcards.run).threads
     resources:
-        gpu=GPUS * PLAN.scale.resources.gpus,
-        nodes=PLAN.scale.resources.nodes,
-        mem_mb=PLAN.scale.resources.mem_mb,
-        runtime=PLAN.scale.resources.runtime,
+        **asked(lambda wildcards: PLAN.resources(wildcards.run)),
+        # Present, it keeps the Slurm executor from starting a step of its own around STEP.
+        mpi="",
+        trainer=trainer_of,
+        # Minutes before the time is up the trainer is told to save its state and to stop.
+        slurm_extra="--signal=USR1@120",
     params:
         settings=settings_of,
         code=lambda wildcards: CODE_OF[wildcards.run],
@@ -31,7 +33,7 @@ rule train:
         ),
         folder=subpath(output[0], parent=True),
     shell:
-        training_command()
-        + " --settings {params.settings:q} --seed {wildcards.seed} --code {params.code} "
+        f"{STEP}"
+        "{resources.trainer} --settings {params.settings:q} --seed {wildcards.seed} --code {params.code} "
         "--manifest {input.manifest} {params.weights} --threads {threads} "
         "--folder {params.folder} --output {output} 2>&1 | tee {log}"

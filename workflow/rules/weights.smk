@@ -11,6 +11,7 @@ rule fetch_weights:
     log:
         "work/logs/fetch_weights_{name}.log",
     retries: 2
+    localrule: True
     conda:
         "../../environment.yml"
     shell:
