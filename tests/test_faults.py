@@ -264,7 +264,7 @@ def test_several_processes_stop_together_and_go_on(data, tmp_path, number):
         for trainer in (alone, several)
     ]
     assert len(losses[0]) == 8
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0] == pytest.approx(losses[1], rel=5e-3)
 
 
 # Checkpoints
