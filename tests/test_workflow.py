@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from PIL import Image
 
 from tood.experiments import load_runs, load_tables
 from tood.study import load_scale
+from tood.study_lock import hold_study
 
 RUNS = load_runs()
 TABLES = load_tables(runs=RUNS)
@@ -270,26 +272,47 @@ def test_the_same_command_after_snakemake_was_killed(workspace):
     complexity.write_text(COMPLEXITY)
     call = ("--cores", "1", "--config", "runs=tood_af", "iterations=120", "name=tiny", "val_images=6")
     folder = workspace.path / "work/tiny/runs/tood_af/seed0"
-    with (workspace.path / "first.log").open("w") as log:
-        program = Path(sys.executable).with_name("snakemake")
-        first = subprocess.Popen([program, *call], cwd=workspace.path, stdout=log, stderr=log)
-    deadline = time.monotonic() + 240
-    while not list(folder.glob("checkpoints/*.pth")):
-        assert first.poll() is None, (workspace.path / "first.log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    program = Path(sys.executable).with_name("snakemake")
+
+    def start(name: str) -> tuple[subprocess.Popen, Path]:
+        path = workspace.path / name
+        with path.open("w") as log:
+            return subprocess.Popen([program, *call], cwd=workspace.path, stdout=log, stderr=log), path
+
+    def wait_until(happened, process: subprocess.Popen, log: Path) -> None:
+        deadline = time.monotonic() + 240
+        while not happened():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+
+    first, log = start("first.log")
+    wait_until(lambda: list(folder.glob("checkpoints/*.pth")), first, log)
     trainer = json.loads((folder / "state.json").read_text())["pid"]
     first.kill()
     first.wait()
-    os.kill(trainer, 0)  # it lives
+    os.kill(trainer, signal.SIGSTOP)  # it lives, and has time until the second has seen it
 
-    workspace.run("snakemake", "--unlock")
-    second = workspace.run("snakemake", *call)
-    assert second.returncode == 0, second.stdout
-    assert f"process {trainer} on" in second.stdout
-    assert "already trained" in second.stdout
+    second, log = start("second.log")
+    wait_until(lambda: f"process {trainer} on" in log.read_text(), second, log)
+    os.kill(trainer, signal.SIGCONT)
+    assert second.wait(240) == 0, log.read_text()
+    assert "already trained" in log.read_text()
     state = json.loads((folder / "state.json").read_text())
     assert (state["state"], state["pid"], state["attempt"]) == ("done", trainer, 1)
     assert table(workspace, "table3").set_index("run").loc["tood_af", "status"] == "done"
     third = workspace.run("snakemake", *call)
     assert "Nothing to be done" in third.stdout
+
+
+def test_two_calls_on_one_study(workspace):
+    """The second is refused and names the first; once that has ended it works."""
+    lock = hold_study(workspace.path / "work/tiny")
+    call = ("--cores", "1", "--config", "runs=tood_af", "iterations=1", "name=tiny")
+    refused = workspace.run("snakemake", "work/tiny/manifest.json", *call)
+    assert refused.returncode == 1
+    assert f"process {os.getpid()} on" in refused.stdout
+    assert "works on this study" in refused.stdout
+    assert not (workspace.path / "work/tiny/manifest.json").exists()
+    lock.release()
+    assert workspace.run("snakemake", "work/tiny/manifest.json", *call).returncode == 0

@@ -47,6 +47,7 @@ _NOT_TRAINING = (
     "records.py",
     "status.py",
     "study.py",
+    "study_lock.py",
     "tables.py",
 )
 # The code of each kind of result that is measured on a trained run, by the name of its file.

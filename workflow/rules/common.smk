@@ -34,6 +34,7 @@ from tood.provenance import (
 from tood.status import read_status, save_study
 from tood.heartbeat import watch
 from tood.study import Plan
+from tood.study_lock import StudyHeld, hold_study
 
 # Jobs find the environment that Snakemake runs in, also where the PATH does not name it.
 shell.prefix(f"set -euo pipefail; export PATH={Path(sys.executable).parent}:$PATH; ")
@@ -197,6 +198,11 @@ def before_work():
     for folder in (RESULTS, WORK):
         if problem := writable_problem(Path(folder)):
             raise WorkflowError(problem)
+    global STUDY_LOCK
+    try:
+        STUDY_LOCK = hold_study(Path(WORK))
+    except StudyHeld as error:
+        raise WorkflowError(str(error)) from None
     if changed := changed_since_check(Path(MANIFEST)):
         raise WorkflowError(
             f"{changed} changed after the dataset was checked; remove {MANIFEST} to have it checked again, "
