@@ -591,7 +591,7 @@ def test_parts_of_a_batch_train_the_same(training_images, tmp_path):
     """In float64, as float32's last bit soon decides another assignment."""
     config = configured("tood_af", {"model.backbone.norm_eval": True})
     models = [initialised(config).double() for _ in range(3)]
-    initial, whole, parts = models
+    _, whole, parts = models
     trained(training_images, tmp_path, config, model=whole, iterations=6)
     trained(training_images, tmp_path, config, model=parts, iterations=6, images_at_once=3)
     for before, a, b in zip(*(model.parameters() for model in models), strict=True):
