@@ -127,12 +127,10 @@ def empty(path: Path) -> None:
 def test_damaged_checkpoints(trainer, undisturbed):
     assert trainer.run(fault="kill", at=7) == -signal.SIGKILL
     older, newest = trainer.checkpoints
-    content = newest.read_bytes()
     flip_a_bit(newest)
     assert_goes_on(trainer, undisturbed, 5)
     assert f"{newest}: damaged checkpoint" in trainer.log
     assert older.name.startswith("000000005.")
-    assert content
 
 
 def test_a_full_disk(trainer, undisturbed):

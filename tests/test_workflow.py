@@ -270,7 +270,7 @@ def test_the_same_command_after_snakemake_was_killed(workspace):
     complexity = workspace.path / "results/paper/complexity.csv"
     complexity.parent.mkdir(parents=True)
     complexity.write_text(COMPLEXITY)
-    call = ("--cores", "1", "--config", "runs=tood_af", "iterations=120", "name=tiny", "val_images=6")
+    call = ("--cores", "1", "--config", "runs=tood_af", "batch_size=1", "name=tiny", "val_images=6")
     folder = workspace.path / "work/tiny/runs/tood_af/seed0"
     program = Path(sys.executable).with_name("snakemake")
 
