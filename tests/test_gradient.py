@@ -10,6 +10,7 @@ import torch
 from gradients import assert_same, collated, gradients, make_batch, make_model, plain_gradients
 
 from tood.experiments import load_runs
+from tood.training.faults import Diverged
 from tood.training.gradient import batch_gradient, require_separable
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -98,3 +99,12 @@ def test_batch_normalisation_is_refused():
     require_separable(training, 16, 16)  # in one piece it is what the paper trains
     with pytest.raises(RuntimeError, match=r"backbone.bn1.*2 of 16 at a time.*norm_eval=true"):
         require_separable(training, 16, 2)
+
+
+@pytest.mark.parametrize("run", ["paa", "freeanchor"])
+def test_a_loss_that_cannot_be_evaluated_is_a_divergence(run):
+    """Their losses do not come out as NaN; scikit-learn and torch refuse such predictions."""
+    model = make_model(run, 4)
+    model.bbox_head.cls_convs[0].conv.weight.data.fill_(float("nan"))
+    with pytest.raises(Diverged, match="predictions are not finite"):
+        batch_gradient(model, collated(make_batch(2)), 2)

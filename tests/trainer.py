@@ -18,8 +18,9 @@ from pathlib import Path
 
 import torch
 
-from tood.data.generate import CLASSES, DrawingSpec, generate
-from tood.study import Plan
+from tood.data.check import check_dataset
+from tood.data.generate import DrawingSpec, generate
+from tood.study import Plan, load_scale
 from tood.training import checkpoint, loop
 
 SCRIPT = Path(__file__).parents[1] / "workflow" / "scripts" / "train.py"
@@ -56,22 +57,22 @@ def call(arguments: list[str], log: Path, fault: str | None, at: int, seconds: f
     def faulty(model, share, images_at_once):
         nonlocal count
         time.sleep(seconds)
-        losses = gradient(model, share, images_at_once)
+        batch = gradient(model, share, images_at_once)
         if fault and count == at:
-            globals()[fault](losses)
+            globals()[fault](batch)
         count += 1
-        return losses
+        return batch
 
     loop.batch_gradient = faulty
     sys.argv = [str(SCRIPT), *arguments]
     script.main()
 
 
-def kill(losses) -> None:
+def kill(batch) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kill_in_next_save(losses) -> None:
+def kill_in_next_save(batch) -> None:
     """The content is on the disk and has no name yet."""
 
     def die(partial, path):
@@ -81,39 +82,39 @@ def kill_in_next_save(losses) -> None:
     checkpoint.Path.rename = die
 
 
-def terminate(losses) -> None:
+def terminate(batch) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def warn_of_time(losses) -> None:
+def warn_of_time(batch) -> None:
     os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def signal_to_all(losses) -> None:
+def signal_to_all(batch) -> None:
     """To the loaders of images and the reader of the output too, as on a cluster."""
     os.killpg(0, signal.SIGTERM)
     _tee.wait()  # noqa: F821
     print("to nobody", file=sys.stderr)
 
 
-def fill_disk(losses) -> None:
+def fill_disk(batch) -> None:
     """Room for a state, not for a checkpoint."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
-def spoil(losses) -> None:
-    losses["loss"] = losses["loss"] * float("nan")
+def spoil(batch) -> None:
+    batch.losses["loss"] = batch.losses["loss"] * float("nan")
 
 
-def exhaust_gpu(losses) -> None:
+def exhaust_gpu(batch) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
-def exhaust_memory(losses) -> None:
+def exhaust_memory(batch) -> None:
     torch.empty(2**60)
 
 
-def fail(losses) -> None:
+def fail(batch) -> None:
     raise AssertionError("nothing was to be trained")
 
 
@@ -189,7 +190,8 @@ class Trainer:
 def prepare(data: Path) -> Path:
     """Draw the dataset, and start what later processes are forked from."""
     generate(data, DrawingSpec(seed=0, train_images=IMAGES, val_images=2, image_size=(64, 64)))
-    categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)]
-    (data / "manifest.json").write_text(json.dumps({"root": str(data), "categories": categories}))
+    scale = load_scale("smoke")
+    manifest = check_dataset(data, scale.train, scale.val)
+    (data / "manifest.json").write_text(json.dumps({"root": str(data), **manifest}))
     multiprocessing.set_forkserver_preload(["trainer"])
     return data

@@ -134,7 +134,8 @@ def _assign(options: argparse.Namespace) -> int:
     with atomic_path(options.output) as temporary:
         draw(found).savefig(temporary, dpi=200)
     for one in found:
-        print(f"{one.scheme:20} {one.per_object:6.2f} positives an object, mean IoU {one.iou:.3f}")
+        quality = f"mean IoU {one.iou:.3f}" if one.trained else "untrained"
+        print(f"{one.scheme:20} {one.per_object:6.2f} positives an object, {quality}")
     print(f"written to {options.output}")
     return 0
 
