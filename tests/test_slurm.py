@@ -44,6 +44,33 @@ def test_gpus_are_asked_for_where_the_study_wants_them(workspace, device, gpus):
     assert dry_run(workspace, f"device={device}")["train"]["gpu"] == gpus
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), "python workflow/scripts/train.py --device cpu --workers 0 --settings"),
+        (("images_per_gpu=2",), "train.py --device cpu --workers 0 --images-per-gpu 2 --settings"),
+        (
+            ("device=cuda", "gpus=2", "images_per_gpu=4"),
+            "torchrun --nproc-per-node 2 --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 "
+            "--standalone workflow/scripts/train.py --device cuda --workers 0 --images-per-gpu 4 --settings",
+        ),
+    ],
+    ids=str,
+)
+def test_the_command_of_a_training(workspace, options, expected):
+    """One entry for one process and several."""
+    call = ("snakemake", "-n", "-p", "--cores", "1", "--config", "runs=tood_af", "device=cpu", *options)
+    outcome = workspace.run(*call)
+    assert outcome.returncode == 0, outcome.stdout
+    assert expected in outcome.stdout
+
+
+def test_gpus_without_a_gpu_are_refused(workspace):
+    outcome = workspace.run("snakemake", "-n", "--cores", "1", "--config", "runs=tood_af", "gpus=2")
+    assert outcome.returncode == 1
+    assert "add device=cuda" in outcome.stdout
+
+
 @pytest.mark.slow  # two to four minutes
 def test_trainings_survive_on_a_real_slurm():
     call = [sys.executable, REPOSITORY / "tests/slurm/run.py"]
