@@ -33,10 +33,8 @@ from tood.study import load_scale
 
 REPOSITORY = Path(__file__).parents[2]
 PARTS = ("Snakefile", "workflow", "profiles", "slurm", "experiments", "environment.yml", "pyproject.toml")
-RUNS = KILLED, PREEMPTED = (
-    "tood_m9",
-    "tood_m17",
-)  # neither has a row in the table whose analysis takes jobs of its own
+# Neither has a row in the table whose analysis takes jobs of its own.
+RUNS = _, PREEMPTED = ("tood_m9", "tood_m17")
 CALL = (
     *("snakemake", "--cores", "all", "--profile", "slurm", "--config", f"runs={','.join(RUNS)}"),
     # The scale asks for no GPU; Slurm is asked sooner than real clusters would like.
