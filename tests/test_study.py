@@ -9,7 +9,7 @@ import pytest
 
 from tood import study
 from tood.experiments import ExperimentError, load_runs, select_runs
-from tood.study import Plan, Resources, load_scale, scale_names
+from tood.study import SCALES, Plan, Resources, load_scale, scale_names
 
 IMPLEMENTED = [run.id for run in select_runs(None, load_runs())]
 
@@ -204,3 +204,26 @@ def test_an_unknown_backbone_among_the_resources(monkeypatch):
     monkeypatch.setattr(study, "load_scale", lambda name: scale)
     with pytest.raises(ExperimentError, match=r"paper.yaml: backbone_resources: .* 'ResNet-42'; there are"):
         Plan({"scale": "paper"})
+
+
+def test_settings_hold_the_changes_of_a_runs_own_head_alone():
+    """A change of another head's size trains nothing again."""
+    plan = Plan({})
+    for run, head in (("tood_af", "tood.TOODHead"), ("mal", "tood.MALHead"), ("fovea", "tood.FoveaHead")):
+        heads = plan.settings(run)["heads"]
+        assert heads[head] == plan.scale.heads[head]
+        assert len(heads) <= 3  # with those that its configuration builds on
+
+
+def test_changes_of_a_head_that_no_configuration_has_are_refused(monkeypatch):
+    scale = load_scale("smoke")
+    misspelt = scale.model_copy(update={"heads": scale.heads | {"tood.TODHead": {}}})
+    monkeypatch.setattr("tood.study.load_scale", lambda name: misspelt)
+    assert "no configuration under experiments/configs has the head 'tood.TODHead'" in refused()
+
+
+def test_a_misspelt_key_of_a_scales_training_is_refused(monkeypatch, tmp_path):
+    text = (SCALES / "smoke.yaml").read_text().replace("  lr: 0.04", "  learning_rate: 0.04")
+    (tmp_path / "smoke.yaml").write_text(text)
+    monkeypatch.setattr("tood.study.SCALES", tmp_path)
+    assert "training: learning_rate: unknown key" in refused()

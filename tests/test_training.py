@@ -242,6 +242,8 @@ def test_order_depends_on_seed_and_epoch(training_images):
     assert orders(batches_of(training_images, seed=1, epoch=2)) == first
     assert orders(batches_of(training_images, seed=2, epoch=2)) != first
     assert orders(batches_of(training_images, seed=1, epoch=3)) != first
+    assert orders(batches_of(training_images, seed=3, epoch=0)) != first
+    assert orders(batches_of(training_images, seed=2, epoch=1)) != first
 
 
 def assert_an_epoch(dataset, batch_size, epoch):

@@ -24,6 +24,7 @@ from tood.experiments import (
     read_mapping,
     select_runs,
 )
+from tood.provenance import config_files
 
 SCALES = EXPERIMENTS / "scales"
 
@@ -126,6 +127,12 @@ class Plan:
                 f"{SCALES / self.scale.name}.yaml: backbone_resources: no run has the backbone "
                 f"{unknown[0]!r}; there are {', '.join(sorted(backbones))}"
             )
+        texts = [_config_text(run) for run in self.all_runs.values() if run.implemented]
+        if unused := [head for head in self.scale.heads if not any(head in text for text in texts)]:
+            raise ExperimentError(
+                f"{SCALES / self.scale.name}.yaml: heads: no configuration under experiments/configs has the "
+                f"head {unused[0]!r}; correct its spelling or remove it"
+            )
         named = list(self.study.runs) if self.study.runs else None
         self.runs: list[Run] = select_runs(named, self.all_runs)
         self.seeds = tuple(dict.fromkeys(self.study.seeds or self.scale.seeds))
@@ -180,11 +187,13 @@ class Plan:
         """Everything that decides the result of a training besides code, data and seed; JSON-ready."""
         scale, study = self.scale, self.study
         run = self.all_runs[run_id]
+        # Those of other heads do not decide this training.
+        heads = {head: change for head, change in scale.heads.items() if head in _config_text(run)}
         batch = {} if study.batch_size is None else {"batch_size": study.batch_size}
         return {
             "run": run.model_dump(include={"id", "config", "options", "epochs", "milestones"}, mode="json"),
             "model": scale.model,
-            "heads": scale.heads,
+            "heads": heads,
             "input": scale.input.model_dump(mode="json", exclude_none=True),
             "train": scale.training.model_dump(exclude_none=True) | batch,
             "splits": {"train": scale.train._asdict(), "val": scale.val._asdict()},
@@ -208,6 +217,11 @@ class Plan:
             notes.append(f"Evaluated on the first {study.val_images} validation images only.")
         notes.append(f"Seeds: {', '.join(map(str, self.seeds))}.")
         return notes
+
+
+def _config_text(run: Run) -> str:
+    """A run's configuration and those it builds on, as they are written."""
+    return "".join(path.read_text() for path in config_files(EXPERIMENTS / "configs" / run.config))
 
 
 def parse_options(pairs: Iterable[str]) -> dict[str, Any]:

@@ -93,7 +93,9 @@ def epoch_batches(
         workers: processes that load images.
         skip: leave out so many batches at the start, without loading their images.
     """
-    sampler = DefaultSampler(dataset, shuffle=True, seed=seed, round_up=False)
+    # The sampler adds epoch to seed: unmixed, epoch 1 of a seed would have the order of epoch 0 of the next.
+    mixed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    sampler = DefaultSampler(dataset, shuffle=True, seed=mixed, round_up=False)
     # By itself it shares out the images; here every process lists all batches and takes its part of each.
     sampler.rank, sampler.world_size, sampler.num_samples = 0, 1, len(dataset)
     sampler.set_epoch(epoch)
