@@ -4,8 +4,11 @@ import inspect
 import json
 import math
 import random
+import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import mmdet
 import numpy as np
@@ -21,7 +24,7 @@ from tood.data.generate import CLASSES, DrawingSpec, generate
 from tood.dense import DenseLevel
 from tood.experiments import EXPERIMENTS
 from tood.study import Plan
-from tood.training import loop
+from tood.training import device, loop
 from tood.training.checkpoint import Checkpoints
 from tood.training.config import build_model, resolve
 from tood.training.data import SeededDataset, build_dataset, epoch_batches
@@ -690,7 +693,41 @@ def test_images_whose_only_object_is_a_crowd_train(odd, tmp_path):
     assert summary["iterations"] == 2 * math.ceil(len(dataset) / 8)
 
 
-def test_devices(monkeypatch):
+@pytest.fixture
+def two_gpus(monkeypatch, tmp_path):
+    """As torch shows them; nothing is computed there. What is set last is `current`."""
+    seen = SimpleNamespace(current=None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(uuid=f"GPU-{i}"))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: setattr(seen, "current", device))
+    monkeypatch.setattr("tood.training.device.tempfile.gettempdir", lambda: str(tmp_path))
+    held: list = []
+    monkeypatch.setattr("tood.training.device._HELD", held)
+    yield seen
+    for lock in held:
+        lock.release()
+
+
+def test_each_process_takes_a_gpu_of_its_own(two_gpus):
+    """One that another process has is passed over; where none is left they share."""
+    code = (
+        "import sys, time; from filelock import FileLock\n"
+        "lock = FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); time.sleep(60)"
+    )
+    assert choose_device("cuda") == two_gpus.current == torch.device("cuda", 0)
+    lock = device._HELD.pop()
+    lock.release()
+    with subprocess.Popen([sys.executable, "-c", code, lock.lock_file], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        assert choose_device("auto") == two_gpus.current == torch.device("cuda", 1)
+        assert choose_device("cuda") == torch.device("cuda", 0)
+        other.kill()
+    assert choose_device("cuda") == torch.device("cuda", 0)  # freed by the other's end
+    assert [Path(lock.lock_file).name[-10:] for lock in device._HELD] == ["GPU-1.lock", "GPU-0.lock"]
+
+
+def test_devices(monkeypatch, two_gpus):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == choose_device("cpu") == CPU
     with pytest.raises(RuntimeError, match=r"GPU.*`tood doctor`.*--config device=cpu"):

@@ -26,11 +26,9 @@ def is_main() -> bool:
 
 
 def join(device: torch.device) -> None:
-    """Wait for the other processes and take the GPU that is this one's."""
+    """Wait for the other processes, each with the device that `choose_device` gave it."""
     if launched() == 1:
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
