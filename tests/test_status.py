@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -259,7 +260,7 @@ def test_watching_a_log_prints_changes_until_all_is_settled(plan, capsys, monkey
     def sleep(seconds):
         (next(looks, None) or next(ends))()
 
-    monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.setattr(overview, "time", SimpleNamespace(sleep=sleep))  # not that of other threads
     main(["progress", "--watch"])
     lines = capsys.readouterr().out.splitlines()
     assert len([line for line in lines if line.startswith("atss_af")]) == 1
@@ -272,7 +273,7 @@ def test_ctrl_c_ends_watching_quietly(plan, capsys, monkeypatch):
     def interrupt(seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("time.sleep", interrupt)
+    monkeypatch.setattr(overview, "time", SimpleNamespace(sleep=interrupt))
     assert main(["progress", "--watch"]) == 0
     assert capsys.readouterr().err == ""
 
