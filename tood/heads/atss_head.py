@@ -7,14 +7,13 @@ from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from tood.box_codecs import anchor_centres
 from tood.dense import DenseLevel
-from tood.heads.dense_prediction import DensePredictionMixin
+from tood.heads.anchor_boxes import AnchorBoxesMixin, assign_inside, rows_of_anchors
 from tood.registry import MODELS
 
 
 @MODELS.register_module()
-class ATSSHead(DensePredictionMixin, MMDetATSSHead):
+class ATSSHead(AnchorBoxesMixin, MMDetATSSHead):
     """Parallel head + ATSS (Tables 1, 2, 3 and 6); configuration as mmdet's `ATSSHead`.
 
     `tood.PointBBoxCoder` makes it anchor-free and learns its unit from the anchor generator.
@@ -27,24 +26,13 @@ class ATSSHead(DensePredictionMixin, MMDetATSSHead):
 
     def _assign(self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict) -> Tensor:
         inside = self._inside([level.grid for level in levels], priors, meta)
-        per_level = [int(part.sum()) for part in inside.split([len(p) for p in priors])]
-        result = self.assigner.assign(InstanceData(priors=torch.cat(priors)[inside]), per_level, gt)
-        gt_index = torch.full_like(inside, -1, dtype=torch.long)
-        gt_index[inside] = result.gt_inds - 1
-        return gt_index
+        return assign_inside(self.assigner, priors, inside, gt, by_level=True)
 
     def _dense_level(self, level: int, outs: tuple[Tensor, ...], priors: Tensor) -> DenseLevel:
-        cls_logits, regression, *centerness = outs
-        scores = cls_logits.flatten(1).T.sigmoid()  # [H*W, C]
-        factor = centerness[0].flatten(1).T.sigmoid() if centerness else 1.0  # [H*W, 1]
-        return DenseLevel(
-            scores,
-            scores * factor,
-            self.bbox_coder.decode(priors, regression.flatten(1).T),  # [H*W, 4]
-            anchor_centres(priors),
-            tuple(cls_logits.shape[-2:]),
-            self.prior_generator.strides[level][0],
-        )
+        dense = super()._dense_level(level, outs[:2], priors)
+        if len(outs) == 2:  # without centerness
+            return dense
+        return dense._replace(confidence=dense.scores * rows_of_anchors(outs[2], 1).sigmoid())
 
 
 @MODELS.register_module()

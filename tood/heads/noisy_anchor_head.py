@@ -6,6 +6,7 @@ from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from tood.heads.anchor_boxes import assign_inside
 from tood.heads.retina_head import RetinaHead
 from tood.noisy_anchor import keep_sum, sample_weights, soft_focal_loss, soft_labels, top_n_assign
 from tood.registry import MODELS, TASK_UTILS
@@ -77,8 +78,7 @@ class NoisyAnchorHead(RetinaHead):
         box_deltas, box_targets, box_weights = [], [], []
         for b, (gt, meta) in enumerate(zip(batch_gt_instances, batch_img_metas, strict=True)):
             inside = self._inside(grids, priors, meta)
-            gt_index = torch.full_like(inside, -1, dtype=torch.long)
-            gt_index[inside] = self.assigner.assign(InstanceData(priors=anchors[inside]), gt).gt_inds - 1
+            gt_index = assign_inside(self.assigner, priors, inside, gt)
             positive = gt_index >= 0
             owner = gt_index[positive]
             gt_boxes, gt_labels = gt.bboxes[owner].to(anchors), gt.labels[owner]

@@ -6,15 +6,14 @@ from mmdet.models.utils import levels_to_images
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from tood.box_codecs import anchor_centres
 from tood.dense import DenseLevel
-from tood.heads.dense_prediction import DensePredictionMixin
+from tood.heads.anchor_boxes import AnchorBoxesMixin, rows_of_anchors
 from tood.positives import Positives, of_assignment
 from tood.registry import MODELS
 
 
 @MODELS.register_module()
-class PAAHead(DensePredictionMixin, MMDetPAAHead):
+class PAAHead(AnchorBoxesMixin, MMDetPAAHead):
     """Parallel head + PAA; configuration as mmdet's `PAAHead`.
 
     Args:
@@ -93,15 +92,8 @@ class PAAHead(DensePredictionMixin, MMDetPAAHead):
         return found
 
     def _dense_level(self, level: int, outs: tuple[Tensor, ...], priors: Tensor) -> DenseLevel:
-        cls_logits, deltas, *iou_logits = outs
-        scores = cls_logits.flatten(1).T.sigmoid()  # [H*W, C]
-        if iou_logits:
-            scores = (scores * iou_logits[0].flatten(1).T.sigmoid()).sqrt()  # [H*W, C] * [H*W, 1]
-        return DenseLevel(
-            scores,
-            scores,
-            self.bbox_coder.decode(priors, deltas.flatten(1).T),  # [H*W, 4]
-            anchor_centres(priors),
-            tuple(cls_logits.shape[-2:]),
-            self.prior_generator.strides[level][0],
-        )
+        dense = super()._dense_level(level, outs[:2], priors)
+        if not self.use_iou_pred:
+            return dense
+        scores = (dense.scores * rows_of_anchors(outs[2], 1).sigmoid()).sqrt()  # [H*W, C] * [H*W, 1]
+        return dense._replace(scores=scores, confidence=scores)

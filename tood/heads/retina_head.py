@@ -8,39 +8,10 @@ from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from tood.box_codecs import anchor_centres
 from tood.dense import DenseLevel
-from tood.heads.dense_prediction import DensePredictionMixin
+from tood.heads.anchor_boxes import AnchorBoxesMixin
 from tood.positives import Positives
 from tood.registry import MODELS
-
-
-class AnchorBoxesMixin(DensePredictionMixin):
-    """Dense predictions and hard assignments of mmdet heads with several anchors a location."""
-
-    def _dense_level(self, level: int, outs: tuple[Tensor, ...], priors: Tensor) -> DenseLevel:
-        cls_logits, deltas = outs  # [anchors * C, H, W], [anchors * 4, H, W]
-        scores = rows_of_anchors(cls_logits, self.cls_out_channels).sigmoid()  # [H*W*anchors, C]
-        return DenseLevel(
-            scores,
-            scores,
-            self.bbox_coder.decode(priors, rows_of_anchors(deltas, 4)),  # [H*W*anchors, 4]
-            anchor_centres(priors),
-            tuple(cls_logits.shape[-2:]),
-            self.prior_generator.strides[level][0],
-        )
-
-    def _assign(self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict) -> Tensor:
-        inside = self._inside([level.grid for level in levels], priors, meta)
-        result = self.assigner.assign(InstanceData(priors=torch.cat(priors)[inside]), gt)
-        gt_index = torch.full_like(inside, -1, dtype=torch.long)
-        gt_index[inside] = result.gt_inds - 1
-        return gt_index
-
-
-def rows_of_anchors(maps: Tensor, channels: int) -> Tensor:
-    """[anchors * channels, H, W] as [H * W * anchors, channels], in the order of mmdet's anchors."""
-    return maps.permute(1, 2, 0).reshape(-1, channels)
 
 
 @MODELS.register_module()

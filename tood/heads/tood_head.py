@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tood.box_codecs import DeltaCodec, DistanceCodec, anchor_centres
 from tood.dense import DenseLevel
+from tood.heads.anchor_boxes import assign_inside
 from tood.heads.dense_prediction import DensePredictionMixin
 from tood.heads.t_head import GROUP_NORM, THead
 from tood.losses import focal_loss_with_prob, task_aligned_focal_loss
@@ -280,29 +281,24 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
     ) -> tuple[Tensor, Tensor]:
         """Object of each anchor, -1 for negatives, and t-hat (zeros in the warm-up), both [A]."""
         cfg = self.train_cfg
-        anchors = torch.cat(priors)  # [A, 4]
-        centres = anchor_centres(anchors)
-        gt_index = gt.labels.new_full((len(anchors),), -1)
-        quality = scores.new_zeros(len(anchors))
+        quality = scores.new_zeros(len(scores))
         if self.warming_up:
-            per_level = [int(part.sum()) for part in inside.split([len(p) for p in priors])]
-            result = self.initial_assigner.assign(InstanceData(priors=anchors[inside]), per_level, gt)
-            gt_index[inside] = result.gt_inds - 1
-        else:
-            assignment = task_aligned_assign(
-                scores[inside],
-                boxes[inside],
-                centres[inside],
-                gt.bboxes.to(boxes),
-                gt.labels,
-                alpha=cfg["alpha"],
-                beta=cfg["beta"],
-                topk=cfg["assigner"]["topk"],
-                conflict=cfg.get("conflict", "iou"),
-                centre_in_box=cfg.get("centre_in_box", True),
-            )
-            gt_index[inside] = assignment.gt_index
-            quality[inside] = normalise_alignment(assignment, len(gt.labels))
+            return assign_inside(self.initial_assigner, priors, inside, gt, by_level=True), quality
+        assignment = task_aligned_assign(
+            scores[inside],
+            boxes[inside],
+            anchor_centres(torch.cat(priors)[inside]),
+            gt.bboxes.to(boxes),
+            gt.labels,
+            alpha=cfg["alpha"],
+            beta=cfg["beta"],
+            topk=cfg["assigner"]["topk"],
+            conflict=cfg.get("conflict", "iou"),
+            centre_in_box=cfg.get("centre_in_box", True),
+        )
+        gt_index = torch.full_like(inside, -1, dtype=torch.long)
+        gt_index[inside] = assignment.gt_index
+        quality[inside] = normalise_alignment(assignment, len(gt.labels))
         return gt_index, quality
 
     def _assign(self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict) -> Tensor:
