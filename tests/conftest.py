@@ -15,10 +15,24 @@ WORKFLOW = ("Snakefile", "workflow", "profiles", "experiments", "environment.yml
 
 
 @pytest.fixture(scope="session")
+def photographs(tmp_path_factory) -> Path:
+    """The dataset of `helpers.photographs`."""
+    from helpers.photographs import write_photographs
+
+    return write_photographs(tmp_path_factory.mktemp("photographs") / "coco")
+
+
+@pytest.fixture(scope="session")
 def tiny_coco() -> Path:
     if not TINY_COCO.is_dir():
         pytest.skip(f"100 real COCO images are expected at {TINY_COCO}; this machine has none")
     return TINY_COCO
+
+
+@pytest.fixture(scope="session", params=["photographs", "tiny_coco"])
+def real_images(request) -> Path:
+    """A dataset of photographs in COCO's layout, with COCO's 80 categories; COCO's own too where it is."""
+    return request.getfixturevalue(request.param)
 
 
 @dataclass(frozen=True)
@@ -79,3 +93,39 @@ def poison(tmp_path) -> Path:
             f"raise RuntimeError('{package} was imported')\n"
         )
     return folder
+
+
+@pytest.fixture
+def torchvision_operators(monkeypatch) -> None:
+    """Operators of mmcv that mmdet's own heads call, computed by torchvision.
+
+    They take the place of compiled ones too, where mmcv has them.
+    """
+    import mmcv.ops
+    import torchvision.ops
+    from mmdet.models.dense_heads import tood_head
+
+    def nms(boxes, scores, iou_threshold: float, offset: int):
+        assert offset == 0  # a box's width is x2 - x1
+        return torchvision.ops.nms(boxes, scores, iou_threshold)
+
+    def deform_conv2d(feature, offset, weight, stride, padding, dilation, groups, deform_groups):
+        # torchvision reads both numbers of groups from the shapes
+        _, per_group, *kernel = weight.shape
+        assert per_group * groups == feature.shape[1]
+        assert 2 * deform_groups * kernel[0] * kernel[1] == offset.shape[1]
+        return torchvision.ops.deform_conv2d(feature, offset, weight, None, stride, padding, dilation)
+
+    def modulated_deform_conv2d(
+        feature, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups
+    ):
+        assert deform_groups * weight[0, 0].numel() == mask.shape[1]
+        return torchvision.ops.deform_conv2d(feature, offset, weight, bias, stride, padding, dilation, mask)
+
+    operators = sys.modules["mmcv.ops.nms"].ext_module
+    monkeypatch.setattr(operators, "nms", nms, raising=False)
+    monkeypatch.setattr(tood_head, "deform_conv2d", deform_conv2d)
+    monkeypatch.setattr(mmcv.ops, "deform_conv2d", deform_conv2d)
+    monkeypatch.setattr(
+        sys.modules["mmcv.ops.modulated_deform_conv"], "modulated_deform_conv2d", modulated_deform_conv2d
+    )

@@ -508,7 +508,7 @@ def assert_same_detections(found, expected):
 
 
 @pytest.mark.parametrize("run", ["retinanet", "pisa", "freeanchor", "fcos", "paa_iou"])
-def test_detections_are_mmdets(run):
+def test_detections_are_mmdets(run, torchvision_operators):
     """With mmdet's rule of what goes into NMS, where it differs from that of the paper's code."""
     ours = our_head(run).eval()
     theirs = their_head(run, **({"score_voting": False} if run == "paa_iou" else {})).eval()
@@ -524,7 +524,7 @@ def test_detections_are_mmdets(run):
     assert_same_detections(found, expected)
 
 
-def test_without_iou_prediction_paa_ranks_by_the_score_alone():
+def test_without_iou_prediction_paa_ranks_by_the_score_alone(torchvision_operators):
     """As mmdet's heads do that predict no factor."""
     ours, theirs = our_head("paa").eval(), their_head("atss_ab").eval()
     with torch.no_grad():

@@ -1,11 +1,12 @@
 """The pure tensor functions, equation by equation, and each deliberate difference from mmdet."""
 
+import mmcv.ops
 import pytest
 import torch
-from mmcv.ops import ModulatedDeformConv2dPack, deform_conv2d
 from mmdet.models.losses import QualityFocalLoss
 from mmdet.models.losses.focal_loss import py_focal_loss_with_prob
 from mmdet.models.utils import sigmoid_geometric_mean
+from torch.nn.functional import grid_sample
 
 from tood.box_codecs import PointBBoxCoder
 from tood.dense import DenseLevel
@@ -73,12 +74,12 @@ def test_gradient_of_aligned_scores_is_analytic_where_autograd_of_the_square_roo
 
 
 @pytest.mark.parametrize("size", [(6, 9), (1, 5), (1, 1)], ids=str)
-def test_aligned_boxes_equal_deformable_convolution(size):
+def test_aligned_boxes_equal_deformable_convolution(size, torchvision_operators):
     """The released code's way to write Eq. 6, values and both gradients, samples outside included."""
     results = []
     for function in (
         align_boxes,
-        lambda b, o: deform_conv2d(b, o, b.new_ones(4, 1, 1, 1), 1, 0, 1, 4, 4),
+        lambda b, o: mmcv.ops.deform_conv2d(b, o, b.new_ones(4, 1, 1, 1), 1, 0, 1, 4, 4),
     ):
         boxes, offsets = rand(2, 4, *size).requires_grad_(), (rand(2, 8, *size, seed=1) * 2).requires_grad_()
         out = function(boxes, offsets)
@@ -245,13 +246,36 @@ def test_point_codec_round_trip_and_relu():
     assert torch.equal(centre, torch.tensor([[0.0, 0, 0, 0], [132, 92, 132, 92]]))
 
 
-def test_deformable_convolution_equals_mmcv():
-    theirs = ModulatedDeformConv2dPack(8, 6, 3, padding=1, deform_groups=2, bias=False)
+def test_deformable_convolution_equals_mmcv(torchvision_operators):
+    """The layer: its parameters, and the order of offsets and masks in what it predicts."""
+    theirs = mmcv.ops.ModulatedDeformConv2dPack(8, 6, 3, padding=1, deform_groups=2, bias=False)
     ours = ModulatedDeformConv2d(8, 6, 3, padding=1, deform_groups=2, bias=False)
     torch.nn.init.normal_(theirs.conv_offset.weight, std=0.2)
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    x = rand(2, 8, 7, 9).float()
-    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+    x = rand(2, 8, 7, 9)
+    torch.testing.assert_close(ours.double()(x), theirs.double()(x), rtol=1e-9, atol=1e-12)
+
+
+def test_deformable_convolution_by_bilinear_sampling():
+    """Written out with `grid_sample`: sum over kernel points of weight x mask x value at the moved point."""
+    layer = ModulatedDeformConv2d(4, 3, 3, padding=1, deform_groups=2, bias=False).double()
+    torch.nn.init.normal_(layer.conv_offset.weight, std=0.2)
+    H, W = 5, 6
+    x = rand(1, 4, H, W)
+    dy_dx, mask = layer.conv_offset(x).split([2 * 2 * 9, 2 * 9], 1)
+    dy_dx, mask = dy_dx.view(2, 9, 2, H, W), mask.view(2, 9, H, W).sigmoid()  # group, point, dy and dx
+    rows, columns = torch.meshgrid(torch.arange(H), torch.arange(W), indexing="ij")
+    expected = torch.zeros(1, 3, H, W, dtype=torch.float64)
+    for group in range(2):
+        channels = slice(2 * group, 2 * group + 2)
+        for point in range(9):
+            i, j = divmod(point, 3)
+            y, x_ = rows + i - 1 + dy_dx[group, point, 0], columns + j - 1 + dy_dx[group, point, 1]
+            grid = torch.stack([2 * x_ / (W - 1) - 1, 2 * y / (H - 1) - 1], -1)[None]  # [1, H, W, 2]
+            values = grid_sample(x[:, channels], grid, padding_mode="zeros", align_corners=True)
+            weight = layer.weight[:, channels, i, j]  # [3, 2]
+            expected += torch.einsum("oc,bchw->bohw", weight, values * mask[group, point])
+    torch.testing.assert_close(layer(x), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_candidates_by_location_keep_every_class_and_by_pair_do_not():

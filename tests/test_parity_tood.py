@@ -9,7 +9,10 @@ from mmengine.structures import InstanceData
 from tood.checkpoints import convert
 from tood.heads import TOODHead
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.usefixtures("torchvision_operators"),
+]
 STRIDES = [8, 16, 32]
 # mmdet guards every division of a loss by adding this to the divisor, which is 1 where TOOD calls it.
 GUARD = 1 + torch.finfo(torch.float32).eps
@@ -200,14 +203,14 @@ def test_detections_equal_without_the_deliberate_differences(anchor_type):
     theirs, ours = build_pair(anchor_type, "aligned")
     feats, metas = features(), [meta(), meta(PADDED, (72, 104)) | dict(scale_factor=(0.5, 0.7))]
     cfg = theirs.test_cfg
-    outs = [[level.to(torch.float32) for level in maps] for maps in theirs(feats)]  # mmcv's NMS takes no more
+    outs = [[level.detach() for level in maps] for maps in theirs(feats)]
     expected = theirs.predict_by_feat(*outs, batch_img_metas=metas, rescale=True)
     cfg = ConfigDict(**cfg, nms_pre_by="pair", clip=False)
     found = ours.predict_by_feat(*outs, batch_img_metas=metas, cfg=cfg, rescale=True)
     for a, b in zip(found, expected, strict=True):
         assert len(a.scores) == len(b.scores) == 50
-        torch.testing.assert_close(a.scores, b.scores, rtol=1e-6, atol=0)
-        torch.testing.assert_close(a.bboxes, b.bboxes, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(a.scores, b.scores, rtol=1e-9, atol=0)
+        torch.testing.assert_close(a.bboxes, b.bboxes, rtol=1e-9, atol=1e-9)
         assert torch.equal(a.labels, b.labels)
 
 
@@ -229,7 +232,7 @@ def test_loss_of_float32_matches_too():
 def test_boxes_are_clipped_to_the_image_before_nms():
     """As the paper's code and mmdet's other heads do, and mmdet's TOODHead does not."""
     theirs, ours = build_pair("anchor_free", "aligned")
-    outs = [[level.to(torch.float32) for level in maps] for maps in ours(features())]
+    outs = [[level.detach() for level in maps] for maps in ours(features())]
     metas = [meta(PADDED, (72, 104))] * 2
     limit = torch.tensor([PADDED[1], PADDED[0]] * 2)
     (unclipped, *_) = theirs.predict_by_feat(*outs, batch_img_metas=metas)

@@ -1,0 +1,1 @@
+"""What a process needs while it runs; nothing here decides a result."""
