@@ -1,5 +1,8 @@
 """Parameters and FLOPs against the figures the paper prints in Table 1."""
 
+from pathlib import Path
+
+import pandas as pd
 import pytest
 import torch
 
@@ -30,6 +33,13 @@ def test_table_1(counted, row):
 
 def test_every_number_is_of_the_paper_sized_model(counted):
     assert {round(counts.params_m) for counts in counted.values()} <= {32, 36, 38}  # 38: RetinaNet's
+
+
+def test_the_file_that_is_kept_in_git_holds_these_numbers(counted):
+    kept = pd.read_csv(Path(__file__).parents[1] / "results/paper/complexity.csv", index_col="run")
+    assert list(kept.index) == list(counted)
+    for run, counts in counted.items():
+        assert kept.loc[run].to_dict() == pytest.approx(counts._asdict(), abs=1e-6)
 
 
 def test_modern_convention_counts_more():

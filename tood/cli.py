@@ -106,7 +106,7 @@ def _complexity(options: argparse.Namespace) -> int:
     default = "complexity.csv" if options.convention == "paper" else f"complexity_{options.convention}.csv"
     output = options.output or Path("results/paper") / default
     header = ("run", *Complexity._fields)
-    rows = [(run, *(f"{value:.4f}" for value in counts)) for run, counts in of_runs(options.convention)]
+    rows = [(run, *(f"{value:.6f}" for value in counts)) for run, counts in of_runs(options.convention)]
     with atomic_path(output) as temporary, temporary.open("w", newline="") as file:
         csv.writer(file).writerows([header, *rows])
     for row in (header, *rows):

@@ -40,6 +40,7 @@ _NOT_TRAINING = (
     "complexity.py",
     "doctor.py",
     "experiments.py",
+    "front_page.py",
     "heartbeat.py",
     "overview.py",
     "progress.py",
@@ -243,7 +244,7 @@ def _canonical(node: Any) -> str:
 
 
 def _versions() -> dict[str, str | None]:
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)

@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from tood.experiments import Run, Table
+from tood.experiments import Row, Run, Table
 from tood.files import atomic_path
 
+COLUMNS = ["run", "seed", "metric", "value", "stale"]  # of metrics.csv
+# Columns of the complexity file as the tables name them
+_COMPLEXITY = {
+    "head_params_m": "Head params (M)",
+    "params_m": "Full params (M)",
+    "head_gflops": "Head FLOPs (G)",
+    "gflops": "Full FLOPs (G)",
+}
 _DASH = "–"
 _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_|<>[]"})
 _LATEX = str.maketrans(
@@ -32,6 +40,21 @@ _LATEX = str.maketrans(
         "–": "--",
     }
 )
+
+
+def read_complexity(path: Path) -> pd.DataFrame:
+    """Parameters and FLOPs as metrics without a seed: they belong to the model, not to a training.
+
+    Args:
+        path: what `tood complexity` wrote; where there is no such file, the frame is empty.
+
+    Returns:
+        the columns of `COLUMNS`
+    """
+    if not path.is_file():
+        return pd.DataFrame(columns=COLUMNS)
+    long = pd.read_csv(path).rename(columns=_COMPLEXITY).melt("run", var_name="metric")
+    return long.assign(seed=float("nan"), stale="")[COLUMNS].sort_values(["run", "metric"])
 
 
 def build(
@@ -62,11 +85,11 @@ def build(
         stale = set(map(tuple, metrics.loc[metrics["stale"] != "", ["run", "metric"]].to_numpy()))
     nothing = (math.nan, math.nan)
 
-    def covered(run, metric):
+    def covered(run: str, metric: str) -> bool:
         found = seeds_of.get((run, metric), set())
         return bool(found) and (found >= set(seeds) or any(map(pd.isna, found)))
 
-    def record(row):
+    def record(row: Row) -> dict:
         values = {}
         for metric in table.metrics:
             values[metric], values[f"{metric}_sd"] = measured.get((row.run, metric), nothing)
@@ -152,7 +175,8 @@ def _layout(
     body = []
     for row, record in zip(table.rows, frame.to_dict("records"), strict=True):
         cells = [escape(row.key[name]) for name in table.keys]
-        cells[0] += marks.get(row.footnote, "")
+        if row.footnote:
+            cells[0] += marks[row.footnote]
         for metric, spec in table.metrics.items():
             cells.append(escape(_measured(record, metric, spec)))
             if table.printed:

@@ -1,8 +1,10 @@
-"""Report: every table and figure on one page.
+"""Report: every table and figure on one page; the results that README.md shows.
 
 input   RESULTS/tables/*.md, RESULTS/figures/*.png
+        of `readme`: COMPLEXITY and, where they are, results/{paper,mini}/metrics.csv
 output  RESULTS/report.html
-steps   report
+        of `readme`: the part of README.md between its two markers; on demand only (`make readme`)
+steps   report; readme
 """
 
 
@@ -16,8 +18,21 @@ rule report:
         f"{WORK}/logs/report.log",
     localrule: True
     conda:
-        "../../environment.yml"
+        "tood"
     params:
         command=lambda wildcards, input: report_command(RESULTS, list(input.figures)),
     shell:
         "{params.command:q} 2>&1 | tee {log}"
+
+
+# README.md is not an `output`: Snakemake deletes outputs before it makes them, and this rule keeps most of the file.
+rule readme:
+    input:
+        COMPLEXITY,
+    log:
+        "work/logs/readme.log",
+    localrule: True
+    conda:
+        "tood"
+    shell:
+        "python workflow/scripts/readme.py --readme README.md --results results 2>&1 | tee {log}"

@@ -12,17 +12,9 @@ from tood.files import atomic_path
 from tood.records import positives_by_epoch
 from tood.status import STOPPED, Status, most_urgent, study_status
 from tood.study import Plan
-from tood.tables import build, write
+from tood.tables import COLUMNS, build, read_complexity, write
 
-METRICS = ["run", "seed", "metric", "value", "stale"]
 READINGS = ["run", "seed", "reading", "metric", "value"]
-# Columns of the complexity file as the tables name them
-COMPLEXITY = {
-    "head_params_m": "Head params (M)",
-    "params_m": "Full params (M)",
-    "head_gflops": "Head FLOPs (G)",
-    "gflops": "Full FLOPs (G)",
-}
 
 
 def measured(statuses: Iterable[Status]) -> pd.DataFrame:
@@ -37,7 +29,7 @@ def measured(statuses: Iterable[Status]) -> pd.DataFrame:
             for metrics, stale in found
             for metric, value in metrics
         ]
-    return pd.DataFrame(records, columns=METRICS)
+    return pd.DataFrame(records, columns=COLUMNS)
 
 
 def readings(statuses: Iterable[Status]) -> pd.DataFrame:
@@ -63,14 +55,6 @@ def positives(path: Path) -> list[tuple[str, float]]:
         for which, epoch in (("first", epochs.index.min()), ("last", epochs.index.max()))
         for name, column in (("Positives", "positives"), ("IoU", "positive_iou"))
     ]
-
-
-def complexity(path: Path) -> pd.DataFrame:
-    """Parameters and FLOPs as metrics without a seed: they belong to the model, not to a training."""
-    if not path.is_file():
-        return pd.DataFrame(columns=METRICS)
-    long = pd.read_csv(path).rename(columns=COMPLEXITY).melt("run", var_name="metric")
-    return long.assign(seed=float("nan"), stale="")[METRICS].sort_values(["run", "metric"])
 
 
 def remarks(table: Table, statuses: Iterable[Status]) -> list[str]:
@@ -104,7 +88,7 @@ def main() -> None:
 
     plan = Plan(args.study)
     statuses = study_status(plan)
-    metrics = pd.concat([measured(statuses), complexity(args.complexity)], ignore_index=True)
+    metrics = pd.concat([measured(statuses), read_complexity(args.complexity)], ignore_index=True)
     metrics = metrics.astype({"seed": "Int64"})  # whole, or absent
     for name, frame in (("metrics.csv", metrics), ("table6_readings.csv", readings(statuses))):
         with atomic_path(args.results / name) as temporary:

@@ -1,0 +1,22 @@
+"""Rewrite the results that README.md shows, from what is kept under results/."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tood.front_page import rewrite
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--readme", type=Path, required=True)
+    parser.add_argument("--results", type=Path, required=True, help="folder of all studies")
+    args = parser.parse_args()
+    try:
+        rewrite(args.readme, args.results)
+    except ValueError as error:
+        sys.exit(f"readme: {error}")
+
+
+if __name__ == "__main__":
+    main()
