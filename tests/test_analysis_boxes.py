@@ -2,7 +2,6 @@ import contextlib
 import io
 import json
 from copy import deepcopy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from pycocotools.cocoeval import COCOeval
 
 from tood.analysis.boxes import KINDS, CountOptions, count_boxes
 
-TINY_COCO = Path(__file__).parents[1].parent / "shared/data/tiny_coco"
 DEFAULT = CountOptions()
 
 
@@ -220,11 +218,8 @@ def test_more_boxes_never_lower_correct(seed):
 
 
 @pytest.mark.parametrize("split", ["val2017", "train2017"])
-def test_counts_equal_pycocotools_on_real_annotations(split):
-    path = TINY_COCO / f"annotations/instances_{split}.json"
-    if not path.exists():
-        pytest.skip(f"no sample of COCO at {TINY_COCO}")
-    gt = json.loads(path.read_text())
+def test_counts_equal_pycocotools_on_real_annotations(real_images, split):
+    gt = json.loads((real_images / f"annotations/instances_{split}.json").read_text())
     rng = np.random.default_rng(0)
     categories = sorted({a["category_id"] for a in gt["annotations"]})
     detections = []

@@ -2,6 +2,9 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from helpers.figures import text_of_pdf, watch_figures
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 
 from tood.analysis.maps import (
     Candidate,
@@ -187,7 +190,94 @@ def figure_rows() -> list[FigureRow]:
     ]
 
 
-def test_figure_is_written_and_the_same_each_time(tmp_path):
+def outlines(axes: Axes) -> list[tuple]:
+    """Colour and (x1, y1, x2, y2) of the boxes drawn as outlines."""
+    found = []
+    for patch in axes.patches:
+        if not patch.get_fill():
+            (x1, y1), (x2, y2) = patch.get_bbox().get_points()
+            found.append((patch.get_edgecolor(), (x1, y1, x2, y2)))
+    return found
+
+
+def cells(axes: Axes) -> list[tuple]:
+    """Colour without opacity, and centre, of the cells drawn around best anchors."""
+    filled = [patch for patch in axes.patches if patch.get_fill()]
+    return [(patch.get_facecolor()[:3], tuple(patch.get_center())) for patch in filled]
+
+
+def arrows(axes: Axes) -> list[tuple]:
+    """Ends of the arrows: where they start and where they point to."""
+    return [(text.get_position(), text.xy) for text in axes.texts]
+
+
+def colour(name: str) -> tuple:
+    return to_rgba(name)
+
+
+def test_figure_shows_the_maps_and_the_best_anchors_in_their_places(tmp_path, monkeypatch):
+    saved, rows = watch_figures(monkeypatch), figure_rows()
+    draw_figure1(rows, tmp_path / "a.png", tmp_path / "a.pdf")
+    figure, again = saved
+    assert figure is again
+    panels = [figure.axes[:3], figure.axes[3:]]
+    for row, axes in zip(rows, panels, strict=True):
+        assert np.array_equal(axes[0].images[0].get_array(), row.image)
+        for panel in axes:
+            assert (panel.get_xlim(), panel.get_ylim()) == ((0, SIZE[1]), (SIZE[0], 0))
+        level = row.maps.levels[row.maps.classification.level]
+        rows_, columns = level.scores.shape
+        for panel, values in zip(axes[1:], (level.scores, level.ious), strict=True):
+            (drawn,) = panel.images
+            assert np.array_equal(drawn.get_array()[:rows_, :columns], values)
+            # The middle of an anchor's pixel is where the anchor is.
+            left, right, lower, upper = drawn.get_extent()
+            shape = drawn.get_array().shape
+            assert (left + level.stride / 2, upper + level.stride / 2) == level.origin
+            assert ((right - left) / shape[1], (lower - upper) / shape[0]) == (level.stride, level.stride)
+        assert axes[1].images[0].get_clim() == (0, pytest.approx(0.7))
+        assert axes[2].images[0].get_clim() == (0, 1)
+
+    truths = [(colour("yellow"), tuple(box.tolist())) for box in (*GT_BOXES[1:], GT_BOXES[0])]
+    of_red, of_green = (16.0, 16.0, 48.0, 20.0), tuple(GT_BOXES[0].tolist())
+    apart, together = panels
+    assert outlines(apart[0]) == [(colour("lime"), of_green), (colour("red"), of_red), *truths]
+    assert cells(apart[0]) == [(colour("lime")[:3], (16.0, 32.0)), (colour("red")[:3], (48.0, 32.0))]
+    assert outlines(together[0]) == [(colour("red"), of_green), *truths]
+    assert cells(together[0]) == [(colour("red")[:3], (48.0, 48.0))]
+    for panel in (*apart[1:], *together[1:]):
+        assert outlines(panel) == truths[-1:]
+
+    centre, green = (32.0, 32.0), (16.0, 32.0)
+    # No arrow leads to the red anchor of the first row: it is only one stride away from the middle.
+    assert [arrows(panel) for panel in apart] == [[(centre, green)], [], [(centre, green)]]
+    assert not any(arrows(panel) for panel in together)
+
+
+def test_figure_says_what_it_shows(tmp_path):
+    draw_figure1(figure_rows(), tmp_path / "a.png", tmp_path / "a.pdf")
+    lines = text_of_pdf(tmp_path / "a.pdf").splitlines()
+    words = [line for line in lines if line[0].isalpha()]
+    first, second = words[:6], words[6:]
+    assert sorted(first) == [
+        "ATSS",
+        "IoU (stride 16, best on 8)",
+        "Result",
+        "Score (stride 16)",
+        "pizza",
+        "red: score 0.70, IoU 0.12; green: score 0.00, IoU 1.00",
+    ]
+    assert sorted(second) == [
+        "IoU (stride 32)",
+        "Result",
+        "Score (stride 32)",
+        "TOOD",
+        "both: score 0.70, IoU 1.00",
+        "pizza",
+    ]
+
+
+def test_figure_is_the_same_each_time(tmp_path):
     backend = matplotlib.get_backend()
     files = []
     for run in ("a", "b"):

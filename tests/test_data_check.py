@@ -13,7 +13,6 @@ from tood.data.generate import CLASSES, DrawingSpec, generate
 
 TRAIN = Split("annotations/instances_train2017.json", "train2017")
 VAL = Split("annotations/instances_val2017.json", "val2017")
-TINY_COCO = Path(__file__).parents[1].parent / "shared/data/tiny_coco"
 FIRST_TRAIN, FIRST_VAL = "train2017/000000000001.png", "val2017/000001000001.png"
 
 
@@ -127,16 +126,25 @@ def test_exif_orientation_is_ignored(root):
     check(root)
 
 
-@pytest.mark.skipif(not TINY_COCO.is_dir(), reason=f"no COCO sample at {TINY_COCO}")
-def test_real_coco_images():
-    manifest = check(TINY_COCO)
+@pytest.mark.parametrize(
+    ("images", "train", "val"),
+    [
+        # Annotations by view: 26 boats and 2 crowds of them, 3 flowers, ...
+        ("photographs", *[[9, 28 + 3 + 22 + 22 + 6 + 2 + 0 + 22 + 2, 4 * 2, 1]] * 2),
+        ("tiny_coco", [50, 470, 5, 1], [50, 382, 5, 2]),
+    ],
+    ids=["photographs", "tiny_coco"],
+)
+def test_real_images(request, images, train, val):
+    root = request.getfixturevalue(images)
+    manifest = check(root)
     counts = ("images", "annotations", "crowd_annotations", "images_without_annotation")
-    assert [manifest["splits"]["train"][key] for key in counts] == [50, 470, 5, 1]
-    assert [manifest["splits"]["val"][key] for key in counts] == [50, 382, 5, 2]
+    assert [manifest["splits"]["train"][key] for key in counts] == train
+    assert [manifest["splits"]["val"][key] for key in counts] == val
     assert len(manifest["categories"]) == 80
     assert manifest["categories"][-1] == {"id": 90, "name": "toothbrush"}
     with pytest.raises(DataError, match=r"missing.*lollipop.*unexpected.*person"):
-        check(TINY_COCO, expected_categories=CLASSES)
+        check(root, expected_categories=CLASSES)
 
 
 # --- each fault: what the message must name ---

@@ -1,7 +1,9 @@
-"""Real COCO images through the paper's exact configuration, and a dataset of the user's own classes."""
+"""Photographs through the paper's exact configuration, and a dataset of the user's own classes."""
 
 import json
 import math
+from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import pytest
@@ -39,24 +41,32 @@ def truth(root, split: str) -> dict:
 # The paper's configuration on COCO images
 
 
-@pytest.fixture(scope="module")
-def real(new_workspace, tiny_coco):
+class RealStudy(NamedTuple):
+    """A finished study `real`: the folder it was called in, and the dataset."""
+
+    path: Path
+    data: Path
+
+
+@pytest.fixture(scope="module", params=["photographs", pytest.param("tiny_coco", marks=pytest.mark.slow)])
+def real(new_workspace, request):
     """The study of the README on a user's images, shortened to one iteration."""
+    data = request.getfixturevalue(request.param)
     workspace = new_workspace()
-    options = ("scale=paper", "name=real", f"data_root={tiny_coco}", "runs=tood_af", "weights=random")
+    options = ("scale=paper", "name=real", f"data_root={data}", "runs=tood_af", "weights=random")
     limits = ("iterations=1", "batch_size=1", "val_images=2", "device=cpu")
     outcome = workspace.run("snakemake", "--cores", "all", "--config", *options, *limits)
     assert outcome.returncode == 0, outcome.stdout
-    return workspace.path
+    return RealStudy(workspace.path, data)
 
 
 def test_row_of_the_table(real):
-    frame = pd.read_csv(real / "results/real/tables/table3.csv").set_index(["Type", "Method"])
+    frame = pd.read_csv(real.path / "results/real/tables/table3.csv").set_index(["Type", "Method"])
     assert (frame["status"] == "done").to_dict() == {
         row: row == ("Anchor-free", "TOOD") for row in frame.index
     }
     assert frame.loc[("Anchor-free", "TOOD"), ["AP", "AP50", "AP75"]].between(0, 100).all()
-    notes = (real / "results/real/tables/table3.md").read_text()
+    notes = (real.path / "results/real/tables/table3.md").read_text()
     for note in (
         "random weights",
         "after 1 iteration",
@@ -68,7 +78,7 @@ def test_row_of_the_table(real):
 
 
 def test_model_is_the_papers(real):
-    checkpoint = torch.load(real / "work/real/runs/tood_af/seed0/model.pth", weights_only=True)
+    checkpoint = torch.load(real.path / "work/real/runs/tood_af/seed0/model.pth", weights_only=True)
     shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
     head = "bbox_head.predictor"
     assert shapes[f"{head}.cls_conv.weight"] == (80, 256, 3, 3)
@@ -80,20 +90,20 @@ def test_model_is_the_papers(real):
         tensor.numel() for name, tensor in checkpoint["state_dict"].items() if name.startswith("bbox_head.")
     )
     assert round(parameters / 1e6, 2) == 4.82  # Table 1: T-head of the anchor-free detector
-    counted = pd.read_csv(real / "results/paper/complexity.csv", index_col="run")
+    counted = pd.read_csv(real.path / "results/paper/complexity.csv", index_col="run")
     assert counted.loc["tood_af", "head_params_m"] == pytest.approx(parameters / 1e6, abs=1e-4)
 
 
-def test_detections_are_of_the_first_images(real, tiny_coco):
-    found = json.loads((real / "work/real/runs/tood_af/seed0/detections.json").read_text())
-    content = truth(tiny_coco, "val")
+def test_detections_are_of_the_first_images(real):
+    found = json.loads((real.path / "work/real/runs/tood_af/seed0/detections.json").read_text())
+    content = truth(real.data, "val")
     assert found["image_ids"] == [image["id"] for image in content["images"]][:2]
     categories = {category["id"] for category in content["categories"]}
     assert {detection["category_id"] for detection in found["detections"]} <= categories
 
 
 def test_figure(real):
-    with Image.open(real / "results/real/figures/figure1.png") as image:
+    with Image.open(real.path / "results/real/figures/figure1.png") as image:
         image.load()
         assert min(image.size) >= 400
 
@@ -114,10 +124,10 @@ class EveryClass(nn.Module):
         return data_samples
 
 
-def test_detections_carry_the_category_ids_of_coco(tiny_coco):
-    _, dataset = open_split(tiny_coco, "val")
+def test_detections_carry_the_category_ids_of_coco(real_images):
+    _, dataset = open_split(real_images, "val")
     records, image_ids = detect(EveryClass(), dataset, device=CPU, label="", batch_size=2, indices=range(3))
-    content = truth(tiny_coco, "val")
+    content = truth(real_images, "val")
     assert image_ids == [image["id"] for image in content["images"]][:3]
     ids = [category["id"] for category in content["categories"]]
     assert (len(ids), ids[-1]) == (80, 90)  # COCO's ids have gaps
@@ -125,10 +135,10 @@ def test_detections_carry_the_category_ids_of_coco(tiny_coco):
     assert all(record["bbox"] == [10, 20, 30, 40] for record in records)
 
 
-def test_input_is_as_large_as_the_papers(tiny_coco):
+def test_input_is_as_large_as_the_papers(real_images):
     """Shorter side 800 pixels, but the longer one 1333 at most; boxes are enlarged with the image."""
-    _, dataset = open_split(tiny_coco, "val")
-    images = truth(tiny_coco, "val")["images"]
+    _, dataset = open_split(real_images, "val")
+    images = truth(real_images, "val")["images"]
     by_aspect = sorted(
         range(len(images)), key=lambda i: abs(math.log(images[i]["width"] / images[i]["height"]))
     )

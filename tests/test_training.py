@@ -268,9 +268,10 @@ def test_an_epoch_of_odd_images(odd, batch_size, epoch):
     assert_an_epoch(odd_dataset(odd, 0.5), batch_size, epoch)
 
 
-def test_an_epoch_of_real_images(tiny_coco):
-    names = [c["name"] for c in json.loads((tiny_coco / TRAIN.annotations).read_text())["categories"]]
-    dataset = build_dataset(tiny_coco, *TRAIN, names, (160, 96), 0.5)
+def test_an_epoch_of_real_images(real_images):
+    names = [c["name"] for c in json.loads((real_images / TRAIN.annotations).read_text())["categories"]]
+    dataset = build_dataset(real_images, *TRAIN, names, (160, 96), 0.5)
+    assert_an_epoch(dataset, 2, 0)
     assert_an_epoch(dataset, 4, 0)
     assert dataset.cat_ids[-1] == 90  # COCO's ids have gaps
     for index in range(5):
