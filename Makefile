@@ -27,6 +27,7 @@ test-slow: $(INSTALLED)
 lint: $(INSTALLED)
 	@ruff check
 	@ruff format --check --quiet
+	@mypy
 	@snakefmt --check Snakefile workflow
 	@snakemake --lint
 

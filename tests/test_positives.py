@@ -137,9 +137,9 @@ def test_nothing_in_an_image_stops_a_scheme(run, case):
             assert ((positives.objects >= 0) & (positives.objects < len(gt))).all()
             assert ((positives.weights > 0) & (positives.weights <= 1)).all()
             measured = statistics(positives, levels, gt.bboxes)
-            assert measured.count.shape == measured.iou.shape == (len(gt),)
-            assert measured.count.isfinite().all()
-            assert torch.equal(measured.iou.isnan(), measured.count == 0)
+            assert measured.number.shape == measured.iou.shape == (len(gt),)
+            assert measured.number.isfinite().all()
+            assert torch.equal(measured.iou.isnan(), measured.number == 0)
             assert len(positives.anchors) > 0 or gt is not ONE
         averages = of_batch(head, outs, gts, METAS)
         assert averages["objects"] == sum(map(len, gts))
@@ -337,7 +337,7 @@ def test_statistics_of_an_assignment_by_hand():
 def test_statistics_of_weights_by_hand(weights, count, iou):
     positives = Positives(torch.tensor([0, 1, 3]), torch.zeros(3, dtype=torch.long), torch.tensor(weights))
     found = statistics(positives, LEVELS, TRUTH[:1])
-    assert found.count.item() == pytest.approx(count)
+    assert found.number.item() == pytest.approx(count)
     assert found.iou.item() == pytest.approx(iou)
 
 

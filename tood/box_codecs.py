@@ -1,5 +1,7 @@
 """How a head's four regression channels become a box: one codec a parametrisation, chosen at construction."""
 
+from typing import Any
+
 import torch
 from mmcv.cnn import Scale
 from mmdet.models.task_modules.coders import BaseBBoxCoder
@@ -68,7 +70,7 @@ class PointBBoxCoder(BaseBBoxCoder):
         anchor_scale: anchor side divided by stride (`octave_base_scale` of the generator).
     """
 
-    def __init__(self, anchor_scale: float, **kwargs) -> None:
+    def __init__(self, anchor_scale: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.anchor_scale = anchor_scale
 

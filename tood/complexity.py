@@ -8,10 +8,11 @@ T-head's 1x1 convolution in all but form.
 
 import json
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from mmcv.cnn.utils import flops_counter
+from mmdet.models.detectors import SingleStageDetector
 from torch import Tensor, nn
 
 from tood.heads.t_head import HeadMaps, THead
@@ -34,7 +35,7 @@ class Complexity(NamedTuple):
     gflops: float
 
 
-def complexity(model: nn.Module, convention: str = "paper") -> Complexity:
+def complexity(model: SingleStageDetector, convention: str = "paper") -> Complexity:
     """Count a detector built on the meta device (`with torch.device("meta")`).
 
     Args:
@@ -82,9 +83,15 @@ def of_runs(convention: str = "paper") -> Iterator[tuple[str, Complexity]]:
         yield run.id, counted[model]
 
 
+class _Counted(Protocol):
+    """A module while it is counted: mmcv's hooks add to this."""
+
+    __flops__: int
+
+
 def _count(model: nn.Module, counters: dict, run: Callable) -> tuple:
     """What `run` returns, and the operations it took by the hooks `counters`."""
-    hooked = [module for module in model.modules() if type(module) in counters]
+    hooked: list[Any] = [module for module in model.modules() if type(module) in counters]
     handles = []
     for module in hooked:
         module.__flops__ = 0
@@ -98,12 +105,12 @@ def _count(model: nn.Module, counters: dict, run: Callable) -> tuple:
             del module.__flops__
 
 
-def _count_reduction(module: TaskDecomposition, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _count_reduction(module: _Counted, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     inter = inputs[0]  # [B, N * C, H, W]
     module.__flops__ += inter.numel() * output.shape[1]
 
 
-def _count_sampling(module: THead, inputs: tuple[Tensor, ...], output: HeadMaps) -> None:
+def _count_sampling(module: _Counted, inputs: tuple[Tensor, ...], output: HeadMaps) -> None:
     if output.offsets is not None:
         values = output.offsets.numel() // 2
         module.__flops__ += 4 * values  # four neighbours each

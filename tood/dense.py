@@ -23,3 +23,9 @@ class DenseLevel(NamedTuple):
     points: Tensor  # [H*W, 2] anchor centres (x, y)
     grid: tuple[int, int]  # (H, W)
     stride: int  # pixels between neighbouring anchors
+
+
+def grid_of(maps: Tensor) -> tuple[int, int]:
+    """(H, W) of maps [..., H, W]."""
+    height, width = maps.shape[-2:]
+    return height, width

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -56,7 +56,7 @@ class Run(Declaration):
         return "quoted" if self.quoted else "implemented" if self.implemented else "not implemented"
 
     @model_validator(mode="after")
-    def _consistent(self):
+    def _consistent(self) -> Self:
         if self.implemented and self.quoted:
             raise ValueError("implemented and quoted exclude each other; keep one")
         if (self.implemented or self.options) and self.config is None:
@@ -94,7 +94,7 @@ class Table(Declaration):
 
     @field_validator("metrics")
     @classmethod
-    def _formats(cls, metrics):
+    def _formats(cls, metrics: dict[str, str]) -> dict[str, str]:
         for metric, spec in metrics.items():
             try:
                 format(0.0, spec)
@@ -103,7 +103,7 @@ class Table(Declaration):
         return metrics
 
     @model_validator(mode="after")
-    def _rows_fit(self):
+    def _rows_fit(self) -> Self:
         for row in self.rows:
             for field, columns in (("key", self.keys), ("paper", self.metrics if self.printed else ())):
                 if given := set(getattr(row, field)) ^ set(columns):
@@ -121,7 +121,7 @@ class _Runs(Declaration):
     runs: list[Run]
 
     @model_validator(mode="after")
-    def _consistent(self):
+    def _consistent(self) -> Self:
         if twice := _repeated(run.id for run in self.runs):
             raise ValueError(f"run {twice!r} is declared twice; remove or rename one")
         for run in self.runs:

@@ -1,6 +1,9 @@
 """Layers that mmcv offers only as compiled operators, from torchvision."""
 
+from typing import Any
+
 import torch
+from mmengine.model import constant_init
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
@@ -19,7 +22,13 @@ class ModulatedDeformConv2d(nn.Conv2d):
         others: as `torch.nn.Conv2d`.
     """
 
-    def __init__(self, *args, deform_groups: int = 1, **kwargs) -> None:
+    # torch declares these for any number of dimensions.
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: str | tuple[int, int]
+    dilation: tuple[int, int]
+
+    def __init__(self, *args: Any, deform_groups: int = 1, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         points = deform_groups * self.kernel_size[0] * self.kernel_size[1]
         self.conv_offset = nn.Conv2d(
@@ -34,8 +43,7 @@ class ModulatedDeformConv2d(nn.Conv2d):
 
     def init_weights(self) -> None:
         """Start as an ordinary convolution with half its weight: no offset, mask 0.5."""
-        nn.init.zeros_(self.conv_offset.weight)
-        nn.init.zeros_(self.conv_offset.bias)
+        constant_init(self.conv_offset, 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] to [B, C_out, H', W']."""

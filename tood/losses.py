@@ -3,6 +3,8 @@
 Equation 12 is a GIoU loss weighted by t-hat; mmdet's `GIoULoss` with `weight` is exactly that.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from mmdet.models.losses import FocalLoss as MMDetFocalLoss
@@ -50,7 +52,7 @@ class FocalLoss(MMDetFocalLoss):
     mmdet calls a compiled mmcv operator for integer targets on CUDA; for one-hot targets it does not.
     """
 
-    def forward(self, pred: Tensor, target: Tensor, *args, **kwargs) -> Tensor:
+    def forward(self, pred: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """`pred` [A, C] logits, `target` [A] labels with C for background, or [A, C] one-hot."""
         if target.dim() == 1:
             target = F.one_hot(target, pred.shape[1] + 1)[:, :-1]  # [A, C]
@@ -64,7 +66,7 @@ class LogDistanceGIoULoss(GIoULoss):
     Point and unit are the same for prediction and target, and GIoU depends on neither.
     """
 
-    def forward(self, pred: Tensor, target: Tensor, *args, **kwargs) -> Tensor:
+    def forward(self, pred: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """`pred` and `target` [A, 4], logarithms of (left, top, right, bottom)."""
         return super().forward(_around_origin(pred), _around_origin(target), *args, **kwargs)
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from statistics import mean
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -58,7 +59,12 @@ def show_run(run_id: str, name: str | None = None, seed: int | None = None, as_j
 
 def _facts(status: Status, plan: Plan) -> dict:
     """What there is to say of one seed, in the order of telling."""
-    facts = {"run": status.run.id, "seed": status.seed, "state": status.state, "reason": status.reason}
+    facts: dict[str, Any] = {
+        "run": status.run.id,
+        "seed": status.seed,
+        "state": status.state,
+        "reason": status.reason,
+    }
     if status.state == "pending" and not status.results:
         facts["trained by"] = command(plan, status.run.id, status.seed)
     if status.report:

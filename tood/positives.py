@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from torch import Tensor
 from torchvision.ops import box_iou
 
 from tood.dense import DenseLevel
@@ -20,7 +21,7 @@ class Positives(NamedTuple):
 class PositiveStatistics(NamedTuple):
     """Per object: how many positives, and how well their boxes fit."""
 
-    count: Tensor  # [G]
+    number: Tensor  # [G]
     iou: Tensor  # [G] nan for objects without positives
 
 
@@ -61,7 +62,7 @@ def summary(statistics: list[PositiveStatistics]) -> dict[str, float | None]:
     Returns:
         objects; positives, of an object; positive_iou, over the objects that have positives
     """
-    count = torch.cat([image.count for image in statistics])
+    count = torch.cat([image.number for image in statistics])
     iou = torch.cat([image.iou for image in statistics])
     iou = iou[~iou.isnan()]
     return {
@@ -71,7 +72,7 @@ def summary(statistics: list[PositiveStatistics]) -> dict[str, float | None]:
     }
 
 
-def of_batch(head: nn.Module, outs: tuple[list[Tensor], ...], gt: list, metas: list[dict]) -> dict:
+def of_batch(head: BaseDenseHead, outs: tuple[list[Tensor], ...], gt: list, metas: list[dict]) -> dict:
     """`summary` of a batch for what a head's `forward` returned; the rest as `positives_by_feat`."""
     found = head.positives_by_feat(*outs, batch_gt_instances=gt, batch_img_metas=metas)
     images = head.dense_by_feat(*outs, batch_img_metas=metas, clip=False)

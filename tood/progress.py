@@ -41,7 +41,7 @@ class Progress:
             self.bar.start()
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self.bar:
             self.bar.stop()
 

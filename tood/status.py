@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import cast
 
 from tood.experiments import ExperimentError, Run
 from tood.files import read_json, write_json
@@ -108,7 +109,7 @@ def expected_identity(plan: Plan, run_id: str) -> dict[str, str]:
     run = plan.all_runs[run_id]
     manifest = _WORK / plan.name / "manifest.json"
     return {
-        "code": training_code(run.config),
+        "code": training_code(cast(str, run.config)),  # an implemented run has one
         "settings": digest(plan.settings(run_id)),
         "data": data_digest(read_json(manifest)) if manifest.is_file() else "unchecked",
     }

@@ -46,7 +46,7 @@ class AlignmentOptions:
     top_pcc: int = 50
     top_iou: int = 10
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, not one of {allowed}")

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from mmdet.datasets import CocoDataset
+from mmengine.config import Config
 
 from tood.experiments import ExperimentError
 from tood.files import read_json
@@ -97,12 +98,12 @@ def assign(plan: Plan, run_id: str, image: str, seed: int) -> Assignment:
         levels=level_of[positives.anchors].numpy(),
         objects=positives.objects.numpy(),
         weights=(positives.weights / largest[positives.objects]).numpy(),
-        per_object=measured.count.mean().item(),
+        per_object=measured.number.mean().item(),
         iou=measured.iou.nanmean().item() if trained else float("nan"),
     )
 
 
-def _find(image: str, plan: Plan, root: Path, config) -> tuple[CocoDataset, int]:
+def _find(image: str, plan: Plan, root: Path, config: Config) -> tuple[CocoDataset, int]:
     """The dataset that holds the image, in the input size of the run, and the image's index in it."""
     for split in (plan.scale.val, plan.scale.train):
         dataset = build_dataset(
@@ -127,7 +128,7 @@ def draw(assignments: Sequence[Assignment]) -> Figure:
     height, width = assignments[0].image.shape[:2]
     figure = Figure(figsize=(4 * columns, 4 * rows * height / width + 0.5 * rows + 0.4), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    colours = mpl.colormaps["tab10"].colors
+    colours = mpl.color_sequences["tab10"]
     for axes, found in zip(panels, assignments, strict=False):
         axes.imshow(found.image, alpha=0.6)
         for g, (x1, y1, x2, y2) in enumerate(found.gt_boxes):

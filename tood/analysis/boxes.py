@@ -37,7 +37,7 @@ class CountOptions:
     # None counts all.
     max_per_image: int | None = 100
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.crowd not in ("ignore", "drop"):
             raise ValueError(f"crowd is {self.crowd!r}, not 'ignore' or 'drop'")
 
@@ -67,7 +67,7 @@ def count_boxes(gt: dict, detections: list[dict], options: CountOptions) -> dict
         detections = [d for d in detections if d["score"] > options.score_threshold]
 
     instances = _by_image(annotations, options.class_aware)
-    counts = Counter()
+    counts: Counter[str] = Counter()
     for key, found in _by_image(detections, options.class_aware).items():
         found.sort(key=lambda detection: -detection["score"])  # stable, as COCO's mergesort
         counts.update(_kinds(found[: options.max_per_image], instances[key]))

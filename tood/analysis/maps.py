@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
+from matplotlib.patheffects import AbstractPathEffect, withStroke
 from torch import Tensor
 
 from tood.analysis.alignment import AlignmentOptions, instance_pools
@@ -267,10 +267,10 @@ def _draw_map(
     axes.figure.colorbar(shown, cax=axes.inset_axes((1.02, 0, 0.04, 1)))
 
 
-def _outline(axes: Axes, box: Sequence[float], color: str, linewidth: float, **style) -> None:
+def _outline(axes: Axes, box: Sequence[float], color: str, linewidth: float, **style: Any) -> None:
     """Draw the outline of a box (x1, y1, x2, y2), with a dark rim to stand on any background."""
     x1, y1, x2, y2 = (float(side) for side in box)
-    rim = [withStroke(linewidth=linewidth + 1, foreground="black")]
+    rim: list[AbstractPathEffect] = [withStroke(linewidth=linewidth + 1, foreground="black")]
     outline = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=color, lw=linewidth, **style)
     axes.add_patch(outline).set_path_effects(rim)
 
@@ -280,11 +280,11 @@ def _arrows(axes: Axes, row: FigureRow, anchors: Sequence[BestAnchor]) -> None:
     x1, y1, x2, y2 = (float(side) for side in row.gt_boxes[row.instance])
     centre = ((x1 + x2) / 2, (y1 + y2) / 2)
     rim = [withStroke(linewidth=3.5, foreground="black")]
+    look = {"color": "white", "linewidth": 2, "path_effects": rim}
     for anchor in anchors:
         if math.dist(anchor.point, centre) > row.maps.levels[anchor.level].stride:
             style = {"arrowstyle": "-|>", "mutation_scale": 14, "shrinkA": 0, "shrinkB": 7}
-            arrow = axes.annotate("", anchor.point, centre, arrowprops={"color": "white", **style})
-            arrow.arrow_patch.set(linewidth=2, path_effects=rim)
+            axes.annotate("", anchor.point, centre, arrowprops={**look, **style})
     axes.plot(*centre, "o", color="white", markersize=5, markeredgecolor="black", zorder=5)
 
 

@@ -204,7 +204,7 @@ def _image_file(path: Path, number: int, image: dict) -> ImageFile:
         if type(pixels) is not int or pixels < 1:
             problem = f"expected pixels of {name}, found {pixels!r}"
             raise _error(path, f"{key}.{side}", problem, f"write the image's true {side}")
-    return ImageFile(name, width, height)
+    return ImageFile(name, image["width"], image["height"])
 
 
 def _check_annotation(path: Path, number: int, annotation: dict, image_ids: set, category_ids: set) -> None:

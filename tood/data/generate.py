@@ -107,13 +107,13 @@ CENTRED: dict[str, Polygons] = {
 # Off-centre and centred classes alternate, so that neighbouring hues never share a kind.
 CLASSES = tuple(name for pair in zip(OFF_CENTRE, CENTRED, strict=True) for name in pair)
 _SILHOUETTES = OFF_CENTRE | CENTRED
-_DISTRACTORS: Sequence[Polygons] = (
+_DISTRACTORS: tuple[Polygons, ...] = (
     (_star(5, 0.42),),
     (_star(4, 0.3),),
     (_band(0.7, turn=0.4),),
     (_bar(0, 0, 0.1, 1),),
 )
-_CLUTTER: Sequence[Polygons] = ((_arc(),), (_bar(0, 0, 1, 1),), (_bar(0, 0, 0.12, 1),))
+_CLUTTER: tuple[Polygons, ...] = ((_arc(),), (_bar(0, 0, 1, 1),), (_bar(0, 0, 0.12, 1),))
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,8 @@ def _is_replaceable(root: Path) -> bool:
 def _write_split(root: Path, split: str, count: int, spec: DrawingSpec) -> None:
     width, height = spec.image_size
     (root / split).mkdir()
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for index in range(count):
         pixels, objects = draw_image(spec, split, index)
         image_id = SPLITS.index(split) * VAL_ID_OFFSET + index + 1

@@ -2,11 +2,12 @@
 
 import torch
 from mmdet.models.task_modules.assigners import BaseAssigner
+from mmdet.models.task_modules.coders import BaseBBoxCoder
 from mmengine.structures import InstanceData
 from torch import Tensor
 
 from tood.box_codecs import anchor_centres
-from tood.dense import DenseLevel
+from tood.dense import DenseLevel, grid_of
 from tood.heads.dense_prediction import DensePredictionMixin
 
 
@@ -16,6 +17,11 @@ class AnchorBoxesMixin(DensePredictionMixin):
     A head with further maps, such as centerness, or with another assignment adds what is its own.
     """
 
+    # Of the head
+    assigner: BaseAssigner
+    bbox_coder: BaseBBoxCoder
+    cls_out_channels: int
+
     def _dense_level(self, level: int, outs: tuple[Tensor, ...], priors: Tensor) -> DenseLevel:
         cls_logits, regression = outs  # [anchors * C, H, W], [anchors * 4, H, W]
         scores = rows_of_anchors(cls_logits, self.cls_out_channels).sigmoid()  # [H*W*anchors, C]
@@ -24,7 +30,7 @@ class AnchorBoxesMixin(DensePredictionMixin):
             scores,
             self.bbox_coder.decode(priors, rows_of_anchors(regression, 4)),  # [H*W*anchors, 4]
             anchor_centres(priors),
-            tuple(cls_logits.shape[-2:]),
+            grid_of(cls_logits),
             self.prior_generator.strides[level][0],
         )
 

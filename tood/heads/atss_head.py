@@ -1,5 +1,7 @@
 """mmdet's ATSS head with this package's prediction path; anchor-free by `tood.PointBBoxCoder`."""
 
+from typing import Any
+
 import torch
 from mmdet.models.dense_heads import ATSSHead as MMDetATSSHead
 from mmdet.structures.bbox import bbox_overlaps
@@ -7,7 +9,7 @@ from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from tood.dense import DenseLevel
+from tood.dense import DenseLevel, grid_of
 from tood.heads.anchor_boxes import AnchorBoxesMixin, assign_inside, rows_of_anchors
 from tood.registry import MODELS
 
@@ -19,7 +21,7 @@ class ATSSHead(AnchorBoxesMixin, MMDetATSSHead):
     `tood.PointBBoxCoder` makes it anchor-free and learns its unit from the anchor generator.
     """
 
-    def __init__(self, *args, anchor_generator: dict, bbox_coder: dict, **kwargs) -> None:
+    def __init__(self, *args: Any, anchor_generator: dict, bbox_coder: dict, **kwargs: Any) -> None:
         if bbox_coder["type"] == "tood.PointBBoxCoder":
             bbox_coder = {**bbox_coder, "anchor_scale": anchor_generator["octave_base_scale"]}
         super().__init__(*args, anchor_generator=anchor_generator, bbox_coder=bbox_coder, **kwargs)
@@ -62,7 +64,7 @@ class ATSSQFLHead(ATSSHead):
         batch_gt_instances_ignore: list[InstanceData] | None = None,
     ) -> dict[str, Tensor]:
         """`loss_cls` over the number of positives, `loss_bbox` over the sum of its weights."""
-        grids = [tuple(scores.shape[-2:]) for scores in cls_scores]
+        grids = [grid_of(scores) for scores in cls_scores]
         anchors, flags = self.get_anchors(grids, batch_img_metas, device=cls_scores[0].device)
         anchors, labels, label_weights, gt_boxes, _, positives = self.get_targets(
             anchors, flags, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore

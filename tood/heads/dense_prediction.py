@@ -1,7 +1,11 @@
 """From dense predictions to detections, and to positives, one way for every head of the suite."""
 
 import torch
-from mmdet.models.task_modules.prior_generators import anchor_inside_flags
+from mmdet.models.task_modules.prior_generators import (
+    AnchorGenerator,
+    MlvlPointGenerator,
+    anchor_inside_flags,
+)
 from mmengine.structures import InstanceData
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
@@ -54,6 +58,11 @@ class DensePredictionMixin:
 
     For `positives_by_feat` a head implements `_assign`, or `_positives` where its assignment is soft.
     """
+
+    # Of the mmdet head
+    prior_generator: AnchorGenerator | MlvlPointGenerator
+    test_cfg: dict
+    train_cfg: dict
 
     # Whether the positives depend on what the model predicts, or on anchors and objects alone
     assigns_by_prediction = False

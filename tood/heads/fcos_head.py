@@ -1,11 +1,13 @@
 """mmdet's FCOS head with this package's prediction path, and the T-head in it (Table 1)."""
 
+from typing import Any
+
 import torch
 from mmdet.models.dense_heads import FCOSHead as MMDetFCOSHead
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from tood.dense import DenseLevel
+from tood.dense import DenseLevel, grid_of
 from tood.heads.dense_prediction import DensePredictionMixin
 from tood.heads.plug_in import THeadMixin
 from tood.registry import MODELS
@@ -45,7 +47,7 @@ class FCOSHead(DensePredictionMixin, MMDetFCOSHead):
             scores * factor,
             self.bbox_coder.decode(priors, distances.flatten(1).T),  # [H*W, 4]
             priors,
-            tuple(cls_logits.shape[-2:]),
+            grid_of(cls_logits),
             self.prior_generator.strides[level][0],
         )
 
@@ -61,7 +63,7 @@ class THeadFCOS(THeadMixin, FCOSHead):
         ValueError: `norm_on_bbox` is not set.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not self.norm_on_bbox:
             raise ValueError("THeadFCOS regresses in strides: set norm_on_bbox=True")
@@ -81,7 +83,7 @@ class THeadFCOS(THeadMixin, FCOSHead):
         return distances / self.prior_generator.strides[level][0] if self.training else distances
 
     def loss_by_feat(
-        self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args, **kwargs
+        self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args: Any, **kwargs: Any
     ) -> dict[str, Tensor]:
         """As the host, without the loss of the centerness it lacks."""
         nothing = [scores[:, :1].detach() for scores in cls_scores]

@@ -6,7 +6,7 @@ from mmdet.structures.bbox import distance2bbox
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from tood.dense import DenseLevel
+from tood.dense import DenseLevel, grid_of
 from tood.heads.dense_prediction import DensePredictionMixin
 from tood.heads.fcos_head import name_objects
 from tood.heads.plug_in import THeadMixin
@@ -35,7 +35,7 @@ class FoveaHead(DensePredictionMixin, MMDetFoveaHead):
             scores,
             distance2bbox(priors, distances),
             priors,
-            tuple(cls_logits.shape[-2:]),
+            grid_of(cls_logits),
             self.prior_generator.strides[level][0],
         )
 

@@ -33,5 +33,5 @@ class MALHead(FreeAnchorHead):
             if self.progress is None:
                 raise RuntimeError("the head does not know the training's progress: call set_progress")
             ratio = depression_ratio(self.progress)
-            feats = [depress(x, ratio) for x in feats]
+            feats = tuple(depress(x, ratio) for x in feats)
         return super().forward(feats)

@@ -1,11 +1,14 @@
 """RetinaNet trained by NoisyAnchor (Table 2); the scheme itself is `tood.noisy_anchor`."""
 
+from typing import Any
+
 import torch
 from mmdet.models.task_modules.assigners import AssignResult, BaseAssigner
 from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from tood.dense import grid_of
 from tood.heads.anchor_boxes import assign_inside
 from tood.heads.retina_head import RetinaHead
 from tood.noisy_anchor import keep_sum, sample_weights, soft_focal_loss, soft_labels, top_n_assign
@@ -53,7 +56,7 @@ class NoisyAnchorHead(RetinaHead):
         others: as mmdet's `RetinaHead`; `loss_bbox` on encoded boxes.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # A reasonable number to begin with; in a buffer, as a resumed training needs it.
         self.register_buffer("mean_positives", torch.tensor(100.0))
@@ -72,7 +75,7 @@ class NoisyAnchorHead(RetinaHead):
             for levels, K in ((cls_scores, self.cls_out_channels), (bbox_preds, 4))
         )
         priors = self._priors((cls_scores,))
-        grids = [tuple(maps.shape[-2:]) for maps in cls_scores]
+        grids = [grid_of(maps) for maps in cls_scores]
         anchors = torch.cat(priors)  # [A, 4]
         insides, targets, weights = [], [], []
         box_deltas, box_targets, box_weights = [], [], []
@@ -96,9 +99,9 @@ class NoisyAnchorHead(RetinaHead):
             box_deltas.append(deltas[b, positive])
             box_targets.append(self.bbox_coder.encode(anchors[positive], gt_boxes))
             box_weights.append(weight[positive])
-        box_weights = torch.cat(box_weights)[:, None]  # [P, 1]
+        positive_weights = torch.cat(box_weights)[:, None]  # [P, 1]
         momentum = self.train_cfg["momentum"]
-        self.mean_positives.mul_(momentum).add_((1 - momentum) * len(box_weights))
+        self.mean_positives.mul_(momentum).add_((1 - momentum) * len(positive_weights))
         divisor = self.mean_positives.clamp(min=1)
         cfg = self.loss_cls
         inside = torch.stack(insides)  # [B, A]; the sum that the weights keep is without the padding
@@ -107,5 +110,5 @@ class NoisyAnchorHead(RetinaHead):
         box_loss = self.loss_bbox(torch.cat(box_deltas), torch.cat(box_targets), reduction_override="none")
         return {
             "loss_cls": keep_sum(cls_loss, cls_weights).sum() * cfg.loss_weight / divisor,
-            "loss_bbox": keep_sum(box_loss, box_weights).sum() / divisor,
+            "loss_bbox": keep_sum(box_loss, positive_weights).sum() / divisor,
         }

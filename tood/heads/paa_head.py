@@ -1,12 +1,14 @@
 """mmdet's PAA head with this package's prediction path, with and without IoU prediction (Table 2)."""
 
+from typing import Any
+
 import torch
 from mmdet.models.dense_heads import PAAHead as MMDetPAAHead
 from mmdet.models.utils import levels_to_images
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from tood.dense import DenseLevel
+from tood.dense import DenseLevel, grid_of
 from tood.heads.anchor_boxes import AnchorBoxesMixin, rows_of_anchors
 from tood.positives import Positives, of_assignment
 from tood.registry import MODELS
@@ -27,7 +29,9 @@ class PAAHead(AnchorBoxesMixin, MMDetPAAHead):
 
     assigns_by_prediction = True
 
-    def __init__(self, *args, use_iou_pred: bool = True, score_voting: bool = False, **kwargs) -> None:
+    def __init__(
+        self, *args: Any, use_iou_pred: bool = True, score_voting: bool = False, **kwargs: Any
+    ) -> None:
         if score_voting:
             raise ValueError(
                 "tood.PAAHead has no score voting: set score_voting=False, or use mmdet's PAAHead"
@@ -46,7 +50,7 @@ class PAAHead(AnchorBoxesMixin, MMDetPAAHead):
         return maps if self.use_iou_pred else maps[:2]
 
     def loss_by_feat(
-        self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args, **kwargs
+        self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args: Any, **kwargs: Any
     ) -> dict[str, Tensor]:
         """As mmdet's; without IoU prediction its loss is absent."""
         if self.use_iou_pred:
@@ -62,7 +66,7 @@ class PAAHead(AnchorBoxesMixin, MMDetPAAHead):
     ) -> list[Positives]:
         """What is left of the candidates after the mixture model's choice; see `DensePredictionMixin`."""
         cls_scores, bbox_preds = outs[:2]
-        grids = [tuple(scores.shape[-2:]) for scores in cls_scores]
+        grids = [grid_of(scores) for scores in cls_scores]
         anchors, flags = self.get_anchors(grids, batch_img_metas, device=cls_scores[0].device)
         labels, label_weights, gt_boxes, box_weights, candidates, owners = self.get_targets(
             anchors, flags, batch_gt_instances, batch_img_metas

@@ -1,5 +1,7 @@
 """The conventional head, trained by TAL: Table 2's last three rows and Table 6's third."""
 
+from typing import Any
+
 import torch
 from mmengine.model import bias_init_with_prob, normal_init
 from torch import Tensor, nn
@@ -64,9 +66,9 @@ class ParallelTALHead(TOODHead):
         others: as `TOODHead`; `stacked_convs` counts the layers of each tower.
     """
 
-    def __init__(self, *args, aligned: bool = False, **kwargs) -> None:
+    def __init__(self, *args: Any, aligned: bool = False, **kwargs: Any) -> None:
         self.aligned = aligned
         super().__init__(*args, **kwargs)
 
-    def _build_predictor(self, **kwargs) -> nn.Module:
+    def _build_predictor(self, **kwargs: Any) -> ParallelHead:
         return ParallelHead(**kwargs, aligned=self.aligned)

@@ -1,7 +1,11 @@
 """The T-head as a plug-in: it replaces the towers of a host head, whose targets, losses and box code stay."""
 
+from collections.abc import Callable
+
 import torch
 from mmcv.cnn import Scale
+from mmdet.models.task_modules.coders import BaseBBoxCoder
+from mmdet.models.task_modules.prior_generators import AnchorGenerator, MlvlPointGenerator
 from torch import Tensor, nn
 
 from tood.heads.t_head import THead
@@ -20,6 +24,16 @@ class THeadMixin:
     `_encode`; one whose predictions are no boxes (a distribution, as GFL's) sets `aligns_boxes = False`
     and `regression_channels`, and goes without Eq. 6.
     """
+
+    # Of the host
+    bbox_coder: BaseBBoxCoder
+    cls_out_channels: int
+    conv_cfg: dict | None
+    feat_channels: int
+    in_channels: int
+    norm_cfg: dict | None
+    prior_generator: AnchorGenerator | MlvlPointGenerator
+    stacked_convs: int
 
     regression_channels = 4
     aligns_boxes = True
@@ -48,7 +62,8 @@ class THeadMixin:
             feats: levels of [B, in_channels, H, W].
         """
         levels = [self._forward_level(level, x) for level, x in enumerate(feats)]
-        return tuple(map(list, zip(*levels, strict=True)))
+        logits, regression = zip(*levels, strict=True)
+        return list(logits), list(regression)
 
     def _forward_level(self, level: int, x: Tensor) -> tuple[Tensor, Tensor]:
         maps = self.t_head(x)
@@ -79,7 +94,7 @@ class THeadMixin:
         return self._through_coder(self.bbox_coder.encode, priors, corners)
 
     @staticmethod
-    def _through_coder(function, priors: Tensor, maps: Tensor) -> Tensor:
+    def _through_coder(function: Callable[[Tensor, Tensor], Tensor], priors: Tensor, maps: Tensor) -> Tensor:
         B, K, H, W = maps.shape
         rows = function(priors.repeat(B, 1), maps.permute(0, 2, 3, 1).reshape(-1, K))  # [B*H*W, 4]
         return rows.view(B, H, W, 4).permute(0, 3, 1, 2)

@@ -1,6 +1,6 @@
 """The task-aligned head (T-head): equations 1 to 4, 7 and 8 of the paper, without targets or losses."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +27,23 @@ class HeadMaps(NamedTuple):
     offsets: Tensor | None  # [B, 8, H, W], O of Eq. 8, in cells
 
 
+class Predictor(Protocol):
+    """A module that predicts the maps of one level, such as `THead`."""
+
+    def init_weights(self) -> None:
+        """Draw the weights."""
+
+    def __call__(self, x: Tensor) -> HeadMaps:
+        """Predictions of one level from its pyramid features [B, in_channels, H, W]."""
+
+
 def conv_tower(
-    layers: int, in_channels: int, channels: int, conv_cfg, norm_cfg, num_dcn: int = 0
+    layers: int,
+    in_channels: int,
+    channels: int,
+    conv_cfg: dict | None,
+    norm_cfg: dict | None,
+    num_dcn: int = 0,
 ) -> nn.ModuleList:
     """A stack of 3x3 convolutions with normalisation and relu, the first `num_dcn` deformable."""
     dcn = dict(type="tood.ModulatedDeformConv2d", deform_groups=DEFORM_GROUPS)

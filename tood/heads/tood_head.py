@@ -1,6 +1,6 @@
 """TOOD's head in mmdet: T-head predictions, trained by task alignment learning after an ATSS warm-up."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +13,10 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from tood.box_codecs import DeltaCodec, DistanceCodec, anchor_centres
-from tood.dense import DenseLevel
+from tood.dense import DenseLevel, grid_of
 from tood.heads.anchor_boxes import assign_inside
 from tood.heads.dense_prediction import DensePredictionMixin
-from tood.heads.t_head import GROUP_NORM, THead
+from tood.heads.t_head import GROUP_NORM, Predictor, THead
 from tood.losses import focal_loss_with_prob, task_aligned_focal_loss
 from tood.registry import MODELS
 from tood.spatial_alignment import align_boxes, align_scores, keep_valid
@@ -72,7 +72,8 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         test_cfg: see `DensePredictionMixin`.
 
     Raises:
-        ValueError: more than one anchor a location, or an unknown `anchor_type`.
+        ValueError: more than one anchor a location, an unknown `anchor_type`, or no `bbox_coder` where the
+            head is anchor-based.
     """
 
     assigns_by_prediction = True
@@ -105,9 +106,12 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
                 f"TOOD uses one anchor a location, anchor_generator gives "
                 f"{self.prior_generator.num_base_priors}: set ratios=[1.0], scales_per_octave=1"
             )
+        self.codec: DistanceCodec | DeltaCodec
         if anchor_type == "anchor_free":
             self.codec = DistanceCodec()
         elif anchor_type == "anchor_based":
+            if bbox_coder is None:
+                raise ValueError("anchor_type is 'anchor_based', which needs a bbox_coder")
             self.codec = DeltaCodec(bbox_coder)
         else:
             raise ValueError(f"anchor_type is {anchor_type!r}; 'anchor_free' or 'anchor_based'")
@@ -125,13 +129,13 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         self.loss_cls = loss_cls
         self.initial_loss_cls = initial_loss_cls or dict(gamma=2.0, alpha=0.25, loss_weight=1.0)
         self.loss_bbox = MMDET_MODELS.build(loss_bbox)
-        self.train_cfg = train_cfg
-        self.test_cfg = test_cfg
+        self.train_cfg = train_cfg or {}
+        self.test_cfg = test_cfg or {}
         self.epoch: int | None = None
         if train_cfg:
             self.initial_assigner = MMDET_TASK_UTILS.build(train_cfg["initial_assigner"])
 
-    def _build_predictor(self, **kwargs) -> nn.Module:
+    def _build_predictor(self, **kwargs: Any) -> Predictor:
         return THead(**kwargs)
 
     def init_weights(self) -> None:
@@ -166,7 +170,8 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
             scores, levels of [B, num_classes, H, W] in [0, 1]; boxes, levels of [B, 4, H, W] as
             (x1, y1, x2, y2) in units of the level's stride
         """
-        return tuple(map(list, zip(*(self._forward_level(i, x) for i, x in enumerate(feats)), strict=True)))
+        scores, boxes = zip(*(self._forward_level(i, x) for i, x in enumerate(feats)), strict=True)
+        return list(scores), list(boxes)
 
     def _forward_level(self, level: int, x: Tensor) -> tuple[Tensor, Tensor]:
         stride = self.prior_generator.strides[level][0]
@@ -175,7 +180,7 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         )
         maps = self.predictor(x)
         boxes = self.codec.decode(maps.regression, self.scales[level], anchors, stride)
-        if maps.prob_logits is None:
+        if maps.prob_logits is None or maps.offsets is None:
             return maps.cls_logits.sigmoid(), boxes
         aligned = align_boxes(boxes, maps.offsets)
         if not self.keep_inverted:
@@ -210,7 +215,7 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
             RuntimeError: the epoch was never set.
         """
         warming_up = self.warming_up
-        grids = [tuple(level.shape[-2:]) for level in scores]
+        grids = [grid_of(level) for level in scores]
         priors = self.prior_generator.grid_priors(grids, dtype=boxes[0].dtype, device=boxes[0].device)
         strides = [stride[0] for stride in self.prior_generator.strides]
         flat_scores = torch.cat([level.flatten(2) for level in scores], 2).transpose(1, 2)  # [B, A, C]
@@ -317,6 +322,6 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
             flat_scores,
             boxes.flatten(1).T * stride,  # [H*W, 4]
             anchor_centres(priors),
-            tuple(scores.shape[-2:]),
+            grid_of(scores),
             stride,
         )

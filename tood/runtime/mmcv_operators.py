@@ -11,6 +11,7 @@ only on the PYTHONPATH, `import tood` does the same for what is imported after i
 
 import sys
 from collections.abc import Callable, Sequence
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -40,7 +41,7 @@ class UncompiledOperators(ModuleType):
         return operator
 
 
-class _Loader:
+class _Loader(Loader):
     @staticmethod
     def create_module(spec: ModuleSpec) -> ModuleType:
         return UncompiledOperators(spec.name)

@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -163,7 +163,7 @@ def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, **progres
     The learning rate is a function of the iteration and the order of images one of seed and epoch, so
     neither is here. What a head learns besides parameters it keeps in buffers.
     """
-    name, keys, *position = np.random.get_state()  # noqa: NPY002 - what the libraries draw from
+    name, keys, *position = cast(tuple, np.random.get_state())  # noqa: NPY002 - what the libraries draw from
     return {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),

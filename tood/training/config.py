@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from torch import nn
 
 import tood.heads  # noqa: F401 - registers what configurations name as tood.*
 from tood.experiments import EXPERIMENTS
@@ -33,7 +33,7 @@ def resolve(settings: dict, categories: list[dict], weights: Path | None) -> Con
     return config
 
 
-def build_model(config: Config) -> nn.Module:
+def build_model(config: Config) -> SingleStageDetector:
     """The detector of a resolved configuration, weights not drawn yet."""
     init_default_scope("mmdet")
     return MODELS.build(config.model)

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ class SeededDataset(Dataset):
         epoch: from 0.
     """
 
-    def __init__(self, dataset: Dataset, seed: int, epoch: int) -> None:
+    def __init__(self, dataset: CocoDataset, seed: int, epoch: int) -> None:
         self.dataset, self.seed, self.epoch = dataset, seed, epoch
 
     def __len__(self) -> int:
@@ -138,9 +139,9 @@ def evaluation_batches(
     return len(chosen), _loader(dataset, workers, batch_size=batch_size, sampler=chosen)
 
 
-def _loader(dataset: Dataset, workers: int, **options) -> DataLoader:
+def _loader(dataset: Dataset, workers: int, **options: Any) -> DataLoader:
     # More processes than cores, as a laptop would get from a cluster's scale, only wait for each other.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return DataLoader(
         dataset,
         num_workers=min(workers, cores),

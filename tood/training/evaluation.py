@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 from mmdet.datasets import CocoDataset
+from mmdet.models.detectors import SingleStageDetector
 from mmdet.structures import DetDataSample
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from torch import nn
 
 from tood.dense import DenseLevel
 from tood.progress import Progress
@@ -21,7 +21,7 @@ AP_NAMES = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 
 
 def detect(
-    model: nn.Module,
+    model: SingleStageDetector,
     dataset: CocoDataset,
     *,
     device: torch.device,
@@ -68,7 +68,7 @@ def detect(
 
 
 def dense_predictions(
-    model: nn.Module,
+    model: SingleStageDetector,
     dataset: CocoDataset,
     *,
     device: torch.device,

@@ -5,10 +5,13 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO, TypeVar
+
+_Result = TypeVar("_Result")
 
 
 class ExitCode(IntEnum):
@@ -118,16 +121,17 @@ class _Unbroken:
     def flush(self) -> None:
         self._try(self._stream.flush)
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def _try(self, action):
+    def _try(self, action: Callable[[], _Result]) -> _Result | None:
         try:
             return action()
         except BrokenPipeError:
             silence = os.open(os.devnull, os.O_WRONLY)
             os.dup2(silence, self._stream.fileno())  # what is buffered goes there too
             os.close(silence)
+            return None
 
 
 def survive_broken_pipes() -> None:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from mmdet.models.detectors import SingleStageDetector
 from mmdet.models.utils import unpack_gt_instances
 from mmdet.structures import DetDataSample
 from mmengine.dist import all_gather_object, all_reduce, all_reduce_params, get_rank, get_world_size
@@ -70,7 +71,7 @@ def require_separable(model: nn.Module, batch_size: int, images_at_once: int) ->
             )
 
 
-def batch_gradient(model: nn.Module, share: dict | None, images_at_once: int) -> Batch:
+def batch_gradient(model: SingleStageDetector, share: dict | None, images_at_once: int) -> Batch:
     """Put the gradient of the whole batch's loss into every parameter's `grad`, on all processes alike.
 
     Args:
@@ -82,7 +83,7 @@ def batch_gradient(model: nn.Module, share: dict | None, images_at_once: int) ->
         Diverged: the loss cannot be evaluated, as predictions are not finite.
     """
     model.zero_grad(set_to_none=True)
-    if get_world_size() == 1 and len(share["inputs"]) <= images_at_once:
+    if share is not None and get_world_size() == 1 and len(share["inputs"]) <= images_at_once:
         data = model.data_preprocessor(share, training=True)
         outs = _predict(model, data["inputs"])
         batch = _evaluate(model, outs, data["data_samples"])
@@ -111,11 +112,11 @@ def batch_gradient(model: nn.Module, share: dict | None, images_at_once: int) ->
     return batch
 
 
-def _predict(model: nn.Module, inputs: Tensor) -> Outs:
+def _predict(model: SingleStageDetector, inputs: Tensor) -> Outs:
     return model.bbox_head(model.extract_feat(inputs))
 
 
-def _evaluate(model: nn.Module, outs: Outs, samples: list[DetDataSample]) -> Batch:
+def _evaluate(model: SingleStageDetector, outs: Outs, samples: list[DetDataSample]) -> Batch:
     gt, ignored, metas = unpack_gt_instances(samples)
     try:
         _, losses = model.parse_losses(model.bbox_head.loss_by_feat(*outs, gt, metas, ignored))
@@ -127,7 +128,7 @@ def _evaluate(model: nn.Module, outs: Outs, samples: list[DetDataSample]) -> Bat
     return Batch(losses, outs, gt, metas)
 
 
-def _preprocess(model: nn.Module, share: dict | None) -> tuple[Tensor | None, list[DetDataSample]]:
+def _preprocess(model: SingleStageDetector, share: dict | None) -> tuple[Tensor | None, list[DetDataSample]]:
     """This process's images, padded as in the whole batch, and the samples of the whole batch."""
     data = None if share is None else model.data_preprocessor(share, training=True)
     own = ([], None) if data is None else ([s.cpu() for s in data["data_samples"]], data["inputs"].shape[-2:])
@@ -187,7 +188,8 @@ def _backpropagate(outs: Outs, whole: Outs, images: slice) -> None:
         for tensor, leaf in zip(_flat(outs), _flat(whole), strict=True)
         if tensor.requires_grad and leaf.grad is not None
     ]
-    torch.autograd.backward(*zip(*pairs, strict=True))
+    tensors, gradients = zip(*pairs, strict=True)
+    torch.autograd.backward(tensors, gradients)
 
 
 def _sum_gradients(model: nn.Module) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 from mmdet.datasets import CocoDataset
-from mmengine.config import Config
+from mmdet.models.detectors import SingleStageDetector
+from mmengine.config import Config, ConfigDict
 from mmengine.dist import barrier, get_rank, get_world_size
 from mmengine.optim import build_optim_wrapper
 from torch import nn
@@ -51,7 +52,7 @@ class Records:
             os.fsync(file.fileno())
 
 
-def build_optimizer(model: nn.Module, train_cfg: dict) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, train_cfg: ConfigDict) -> torch.optim.Optimizer:
     """SGD with the learning rate and weight decay of biases apart where a run says so."""
     per_parameter = dict(bias_lr_mult=train_cfg.bias_lr_mult, bias_decay_mult=train_cfg.bias_decay_mult)
     wrapper = dict(
@@ -67,7 +68,7 @@ def build_optimizer(model: nn.Module, train_cfg: dict) -> torch.optim.Optimizer:
 
 
 def train(
-    model: nn.Module,
+    model: SingleStageDetector,
     dataset: CocoDataset,
     config: Config,
     *,
@@ -137,7 +138,7 @@ def train(
         seconds = spent["seconds"] + time.monotonic() - start
         return {"seconds": seconds, "peak_memory": max(spent["peak_memory"], peak)}
 
-    def save() -> None:
+    def save(checkpoints: Checkpoints) -> None:
         log.sync()  # a checkpoint answers for the records before it
         checkpoints.save(done, training_state(model, optimizer, iteration=done, spent=spent_in_all()))
 
@@ -149,7 +150,7 @@ def train(
         for epoch, share in islice(batches, last - done):
             if any_process(bool(stop()), device):
                 if main and checkpoints and done > first:
-                    save()
+                    save(checkpoints)
                 if get_world_size() > 1:
                     barrier()  # where one process leaves early, torchrun ends the others
                 raise Interrupted(f"told to stop after {done} of {last} iterations; start again to go on")
@@ -194,7 +195,7 @@ def train(
                     loss=loss,
                 )
                 if checkpoints and done < last and (done % per_epoch == 0 or checkpoints.due(done)):
-                    save()
+                    save(checkpoints)
     took = spent_in_all()
     return {
         "iterations": done,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from mmdet.datasets import CocoDataset
-from torch import nn
+from mmdet.models.detectors import SingleStageDetector
 
 from tood.files import read_json
 from tood.training.config import build_model, resolve
@@ -21,7 +21,7 @@ from tood.training.loop import load_model
 class Trained:
     """A model with its weights, and the validation images in its input size."""
 
-    model: nn.Module
+    model: SingleStageDetector
     dataset: CocoDataset
     annotations: Path
     device: torch.device
