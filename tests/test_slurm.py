@@ -1,20 +1,81 @@
 """The Slurm profile: what it would ask for, and the whole on a real Slurm where one can be installed."""
 
+import argparse
 import re
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
+import yaml
+from snakemake_executor_plugin_slurm.submit_string import get_submit_command
+from snakemake_executor_plugin_slurm.utils import set_gres_string
+from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
+
+from tood.study import load_scale
+from tood.training.faults import StopRequest
 
 REPOSITORY = Path(__file__).parents[1]
 SKIPPED = 77
+LOOKS = ("evaluate", "analyse_alignment", "figure1")  # rules that look at trained models
 
 
 def requests(output: str) -> dict[str, dict[str, str]]:
     """Resources of the jobs of a dry run, by rule."""
     jobs = re.findall(r"^rule (\w+):\n(?: .*\n)*? +resources: (.*)$", output, re.MULTILINE)
     return {rule: dict(re.findall(r"(\w+)=([^,]*)", resources)) for rule, resources in jobs}
+
+
+class Resources(dict):
+    """Resources of a job as the executor reads them: as entries and as attributes."""
+
+    __getattr__ = dict.get
+
+
+class Warned(NamedTuple):
+    """The signal that Slurm sends before the time of a job is up."""
+
+    to: str  # empty: to the job's steps, not to the shell of the batch script
+    number: signal.Signals
+    seconds: int  # before the end
+
+    @classmethod
+    def parse(cls, option: str) -> "Warned":
+        """As sbatch reads it: `[{R|B}:]SIGNAL[@SECONDS]`, 60 seconds where it says nothing."""
+        to, name, seconds = re.fullmatch(r"(?:([RB]+):)?(\w+)(?:@(\d+))?", option).groups()
+        return cls(to or "", signal.Signals[f"SIG{name}"], int(seconds or 60))
+
+
+def submitted(asked: dict[str, str]) -> argparse.Namespace:
+    """What Slurm is asked for in the sbatch call that the executor makes of a job's resources.
+
+    An option that is not among these, which are sbatch's, ends the test.
+    """
+    resources = Resources({key: int(value) if value.isdigit() else value for key, value in asked.items()})
+    job = SimpleNamespace(resources=resources, threads=1, name="job", rule=SimpleNamespace(name="job"))
+    validate_slurm_extra(job)
+    profile = yaml.safe_load((REPOSITORY / "profiles/slurm/profile.yaml").read_text())
+    settings = SimpleNamespace(requeue=profile["slurm-requeue"], no_requeue=False, qos=None, reservation=None)
+    names = dict(
+        run_uuid="id", slurm_logfile="log", comment_str="rule", account="", partition="", workdir="."
+    )
+    program, *call = shlex.split(get_submit_command(job, names, settings) + set_gres_string(job))
+    assert program == "sbatch"
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    for flag in ("--parsable", "--requeue"):
+        parser.add_argument(flag, action="store_true")
+    for option in ("--job-name", "--output", "--export", "--comment", "-D"):
+        parser.add_argument(option)
+    for option in ("--mem", "--nodes", "--ntasks", "--cpus-per-task"):
+        parser.add_argument(option, type=int)
+    parser.add_argument("-t", dest="minutes", type=int)
+    parser.add_argument("--gpus", type=int, default=0)
+    parser.add_argument("--signal", type=Warned.parse)
+    return parser.parse_args(call)
 
 
 def dry_run(workspace, *options: str) -> dict[str, dict[str, str]]:
@@ -27,15 +88,47 @@ def dry_run(workspace, *options: str) -> dict[str, dict[str, str]]:
 def test_gpu_cpu_memory_and_time_are_asked_for_by_rule(workspace):
     (workspace.path / "slurm").symlink_to(REPOSITORY / "slurm")
     asked = dry_run(workspace, "scale=paper")
-    keys = ("gpu", "nodes", "cpus_per_task", "mem_mb", "runtime")
-    looks = {"nodes": "1", "cpus_per_task": "4", "mem_mb": "16000", "runtime": "120"}
-    expected = {
-        "check_data": looks | {"gpu": "0"},
-        "train": {"gpu": "1", "nodes": "1", "cpus_per_task": "8", "mem_mb": "32000", "runtime": "2880"},
-        **dict.fromkeys(("evaluate", "analyse_alignment", "figure1"), looks | {"gpu": "1"}),
-    }
-    assert {rule: {key: asked[rule].get(key) for key in keys} for rule in expected} == expected
-    assert "--signal=USR1@" in asked["train"]["slurm_extra"]
+    calls = {rule: submitted(asked[rule]) for rule in ("check_data", "train", *LOOKS)}
+    found = {rule: (c.gpus, c.nodes, c.cpus_per_task, c.mem, c.minutes) for rule, c in calls.items()}
+    scale = load_scale("paper")
+    trains, looks = (
+        (job.gpus, job.nodes, job.threads * job.gpus, job.mem_mb, job.runtime)
+        for job in (scale.resources, scale.evaluation)
+    )
+    assert found == {"train": trains, "check_data": (0, *looks[1:]), **dict.fromkeys(LOOKS, looks)}
+    assert trains[0] == looks[0] == 1
+    assert all(call.requeue for call in calls.values())
+
+
+def test_the_trainer_is_warned_before_its_time_is_up(workspace):
+    """By a signal to itself, not to the shell around it, which it takes as a request to save and to stop."""
+    (workspace.path / "slurm").symlink_to(REPOSITORY / "slurm")
+    asked = dry_run(workspace, "scale=paper")
+    call = submitted(asked["train"])
+    assert call.signal.to == ""
+    assert 60 <= call.signal.seconds < 60 * call.minutes
+    assert all(submitted(asked[rule]).signal is None for rule in ("check_data", *LOOKS))
+
+    stop, numbers = StopRequest(), (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    try:
+        stop.install()
+        assert not stop()
+        signal.raise_signal(call.signal.number)
+        assert stop()
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def test_several_gpus_get_a_process_and_their_cpus_each(workspace):
+    (workspace.path / "slurm").symlink_to(REPOSITORY / "slurm")
+    one, two = (
+        dry_run(workspace, "scale=paper", f"gpus={gpus}", "images_per_gpu=4")["train"] for gpus in (1, 2)
+    )
+    assert (submitted(two).gpus, submitted(two).nodes) == (2, 1)
+    assert submitted(two).cpus_per_task == 2 * submitted(one).cpus_per_task
+    assert "--nproc-per-node 2 " in two["trainer"]
 
 
 @pytest.mark.parametrize(("device", "gpus"), [("cuda", "1"), ("cpu", "0"), ("auto", "0")])
