@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.tood-installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: all env test test-slow lint format doctor pins clean-env
+.PHONY: all env test test-slow lint format doctor readme pins clean-env
 .DEFAULT_GOAL := all
 
 all: $(INSTALLED)
@@ -29,6 +29,7 @@ lint: $(INSTALLED)
 	@ruff format --check --quiet
 	@mypy
 	@snakefmt --check Snakefile workflow
+	@git ls-files -z | xargs -0 codespell
 	@snakemake --lint
 
 format: $(INSTALLED)
@@ -38,16 +39,19 @@ format: $(INSTALLED)
 doctor: $(INSTALLED)
 	@tood doctor
 
-# Every version is in requirements.txt. mmcv comes as source and compiles for about ten minutes; hiding
-# GPUs keeps it from wanting a CUDA compiler, whose operators nothing here calls. Compiled bytecode more than
-# halves the start of each job where Python is told not to write any.
+# The results that README.md shows, from what is kept under results/
+readme: $(INSTALLED)
+	@snakemake --cores 1 readme
+
+# Every version is in requirements.txt. Compiled bytecode more than halves the start of each job where Python is
+# told not to write any.
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) \
 		and f"Python {sys.version.split()[0]} will not do, 3.11 or 3.12 will: make PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		"$$(sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.txt)"
-	CUDA_VISIBLE_DEVICES= uv pip install --compile-bytecode --python $(BIN)/python -r requirements.txt
+	uv pip install --compile-bytecode --python $(BIN)/python -r requirements.txt
 	uv pip install --python $(BIN)/python --quiet --no-deps --editable .
 	@python -c 'from tood.doctor import environment_problem; import sys; sys.exit(environment_problem())'
 	@touch $@

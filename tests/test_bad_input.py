@@ -85,11 +85,6 @@ def test_a_file_in_the_place_of_a_folder(workspace, place):
     assert path.read_text() == "no folder\n"
 
 
-def test_mmcv_without_operators(kept, poison):
-    assert_refused(kept, parts=["mmcv has no compiled _ext", "make clean-env env"], PYTHONPATH=str(poison))
-    assert not (poison / "imported").exists()
-
-
 def test_no_gpu_for_a_scale_that_wants_one(kept, dataset):
     call = ("--config", "scale=paper", "name=x", "weights=random", f"data_root={dataset}", "runs=tood_af")
     parts = ["wants a GPU", "--config device=cpu"]

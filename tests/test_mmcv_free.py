@@ -1,4 +1,4 @@
-"""Every run builds, trains and predicts while every compiled operator of mmcv raises."""
+"""Every run builds, trains and predicts while every compiled operator of mmcv raises, also where there are some."""
 
 import sys
 

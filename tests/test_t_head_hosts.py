@@ -16,9 +16,18 @@ from mmdet.utils import register_all_modules
 from mmengine import ConfigDict
 from mmengine.config import Config
 from mmengine.structures import InstanceData
+from torchvision.ops import box_iou
 
 from examples.gfl_t_head import THeadGFL
-from tood.heads import ATSSHead, FCOSHead, FoveaHead, THeadFCOS, THeadFovea, THeadMixin
+from tood.heads import (
+    ATSSHead,
+    FCOSHead,
+    FoveaHead,
+    THeadFCOS,
+    THeadFovea,
+    THeadMixin,
+    TorchvisionNMSMixin,
+)
 from tood.heads.t_head import HeadMaps
 from tood.losses import LogDistanceGIoULoss
 from tood.spatial_alignment import align_logits, align_scores
@@ -294,7 +303,7 @@ def test_giou_of_log_distances_by_hand():
 # Somebody else's configuration
 
 
-def test_example_trains_for_two_iterations(monkeypatch):
+def test_example_trains_for_two_iterations_and_detects(monkeypatch):
     """GFL with a T-head from mmdet's own configuration, narrowed, on one image with two objects."""
     monkeypatch.undo()
     config = Config.fromfile(REPOSITORY / "examples" / "gfl_t_head_r50_fpn_1x_coco.py")
@@ -326,3 +335,35 @@ def test_example_trains_for_two_iterations(monkeypatch):
     assert totals[1] < totals[0]
     after = model.bbox_head.t_head.parameters()
     assert all((a != b).any() for a, b in zip(after, before, strict=True))
+    model.eval().bbox_head.test_cfg.score_thr = 0.0
+    (found,) = model(image, [sample], mode="predict")
+    boxes, labels = found.pred_instances.bboxes, found.pred_instances.labels
+    assert len(boxes) > 5
+    overlaps = box_iou(boxes, boxes).fill_diagonal_(0)
+    assert overlaps[labels[:, None] == labels].max() <= 0.6
+
+
+@pytest.mark.parametrize("name", ["RetinaNet", "GFL"])
+def test_detections_of_a_host_are_mmdets(name, torchvision_operators):
+    """The NMS that hosts get equals the one of mmdet that it replaces."""
+    head, feats = build(*HOSTS[name]), [f.detach() for f in features()]
+    metas = [METAS[0] | dict(scale_factor=(0.5, 0.7))] * 2
+    outs = [[level.detach() for level in maps] for maps in head(feats)]
+    found = head.predict_by_feat(*outs, batch_img_metas=metas, rescale=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(TorchvisionNMSMixin, "_bbox_post_process")
+        expected = head.predict_by_feat(*outs, batch_img_metas=metas, rescale=True)
+    for a, b in zip(found, expected, strict=True):
+        assert len(a) == len(b) > 20
+        assert torch.equal(a.bboxes, b.bboxes)
+        assert torch.equal(a.scores, b.scores)
+        assert torch.equal(a.labels, b.labels)
+
+
+def test_nms_of_another_kind_is_refused():
+    head = build(*HOSTS["RetinaNet"])
+    head.test_cfg.nms.type = "soft_nms"
+    outs = [[level.detach() for level in maps] for maps in head(features())]
+    with pytest.raises(ValueError, match=r"test_cfg\.nms\.type is 'soft_nms'"):
+        head.predict_by_feat(*outs, batch_img_metas=METAS)
+    head.test_cfg.nms.type = "nms"

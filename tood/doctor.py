@@ -6,6 +6,7 @@ one must become a finding and not a traceback.
 """
 
 import errno
+import importlib
 import os
 import platform
 import shutil
@@ -15,7 +16,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib import machinery, metadata, util
+from importlib import metadata
 from itertools import groupby
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,8 @@ from typing import TYPE_CHECKING, Literal
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+
+from tood.runtime.mmcv_operators import EXTENSION, UncompiledOperators
 
 if TYPE_CHECKING:
     from tood.study import Scale
@@ -36,7 +39,6 @@ SLURM_PROFILE = Path("profiles", "slurm", "profile.yaml")
 LEAST_MIN_JOB_AGE = 200
 
 _ENV_MEND = "`make env` builds it"
-_OPERATORS_MEND = "`uv cache clean onedl-mmcv`, then `make clean-env env`, rebuilds mmcv with them"
 _STYLES = {"ok": "green", "missing": "bold red", "note": "yellow"}
 
 
@@ -131,7 +133,7 @@ def examine(data_root: Path | None = None, scale_name: str | None = None) -> lis
     for section, what, look in (
         ("environment", "packages", _environment),
         ("data", "scales", lambda: _data(data_root, scale_name)),
-        ("compute", "mmcv.ops", _operators_at_work),
+        ("compute", "mmcv operators", _mmcv_operators),
         ("compute", "torch", _torch_and_gpus),
         ("machine", "resources", _machine),
     ):
@@ -190,7 +192,7 @@ def as_lines(findings: Sequence[Finding]) -> str:
 
 
 def _environment() -> Iterator[Finding]:
-    """Python, every package that pyproject.toml declares, and whether mmcv has its compiled operators."""
+    """Python, and every package that pyproject.toml declares."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     yield _version("Python", platform.python_version(), SpecifierSet(project["requires-python"]))
     for requirement in map(Requirement, project["dependencies"]):
@@ -199,16 +201,6 @@ def _environment() -> Iterator[Finding]:
         except metadata.PackageNotFoundError:
             installed = None
         yield _version(requirement.name, installed, requirement.specifier)
-    package = util.find_spec("mmcv")
-    if package is None:  # then onedl-mmcv is reported already
-        return
-    folders = package.submodule_search_locations or ()
-    extensions = [f"_ext{suffix}" for suffix in machinery.EXTENSION_SUFFIXES]
-    if any(Path(folder, name).is_file() for folder in folders for name in extensions):
-        yield Finding("mmcv operators", "ok", "compiled", required=True)
-    else:
-        problem = f"mmcv has no compiled {extensions[0]}: it was built without torch present"
-        yield Finding("mmcv operators", "missing", problem, _OPERATORS_MEND, required=True)
 
 
 def _version(name: str, installed: str | None, wanted: SpecifierSet) -> Finding:
@@ -259,14 +251,18 @@ def _dataset(what: str, folder: Path, shown: Path, scale: "Scale", required: boo
     return Finding(what, "missing", problem, mend, required)
 
 
-def _operators_at_work() -> Iterator[Finding]:
-    import torch
-    from mmcv.ops import nms
+def _mmcv_operators() -> Iterator[Finding]:
+    """Whether mmdet can be imported: compiled operators of another torch would prevent it, none do not."""
+    import torch  # noqa: F401  (compiled operators link against it)
 
-    _, kept = nms(*_overlapping(torch), 0.5)
-    if kept.tolist() != [0]:
-        raise RuntimeError(f"nms of two overlapping boxes kept {kept.tolist()} instead of [0]")
-    yield Finding("mmcv.ops", "ok", "nms works on the CPU", required=True)
+    try:
+        operators = importlib.import_module(EXTENSION)
+    except ImportError as error:
+        hint = "remove that file, as none is needed, or compile them for the torch that is installed"
+        yield Finding("mmcv operators", "missing", f"cannot be loaded: {error}", hint, required=True)
+        return
+    compiled = not isinstance(operators, UncompiledOperators)
+    yield Finding("mmcv operators", "ok", f"{'compiled' if compiled else 'not compiled'}; none is called")
 
 
 def _torch_and_gpus() -> Iterator[Finding]:

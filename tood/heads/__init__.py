@@ -3,6 +3,7 @@
 from tood.box_codecs import PointBBoxCoder
 from tood.detectors import TOOD
 from tood.heads.atss_head import ATSSHead, ATSSQFLHead
+from tood.heads.dense_prediction import TorchvisionNMSMixin
 from tood.heads.fcos_head import FCOSHead, THeadFCOS
 from tood.heads.fovea_head import FoveaHead, THeadFovea
 from tood.heads.mal_head import MALHead
@@ -40,4 +41,5 @@ __all__ = [
     "THeadMixin",
     "TOODHead",
     "TopNAssigner",
+    "TorchvisionNMSMixin",
 ]

@@ -6,6 +6,7 @@ from mmdet.models.task_modules.prior_generators import (
     MlvlPointGenerator,
     anchor_inside_flags,
 )
+from mmdet.structures.bbox import get_box_tensor
 from mmengine.structures import InstanceData
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
@@ -148,6 +149,29 @@ class DensePredictionMixin:
         flags = self.prior_generator.valid_flags(grids, meta["pad_shape"][:2], device=priors[0].device)
         border = self.train_cfg.get("allowed_border", -1)
         return anchor_inside_flags(torch.cat(priors), torch.cat(flags), meta["img_shape"][:2], border)
+
+
+class TorchvisionNMSMixin:
+    """Gives a dense head of mmdet torchvision's NMS, where mmdet's own calls a compiled operator of mmcv."""
+
+    def _bbox_post_process(
+        self,
+        results: InstanceData,
+        cfg: dict,
+        rescale: bool = False,
+        with_nms: bool = True,
+        img_meta: dict | None = None,
+    ) -> InstanceData:
+        """As the host's, with NMS per class; raises ValueError where `cfg` asks for another kind of NMS."""
+        host = super()._bbox_post_process  # type: ignore[misc]  # comes with the head that this is put before
+        results = host(results, cfg, rescale, with_nms=False, img_meta=img_meta)
+        if with_nms:
+            if (kind := cfg["nms"].get("type", "nms")) != "nms":
+                raise ValueError(f"test_cfg.nms.type is {kind!r}; torchvision has 'nms' alone")
+            boxes = get_box_tensor(results.bboxes)
+            kept = batched_nms(boxes, results.scores, results.labels, cfg["nms"]["iou_threshold"])
+            results = results[kept[: cfg["max_per_img"]]]
+        return results
 
 
 def _detect(levels: list[DenseLevel], meta: dict, cfg: dict, rescale: bool, with_nms: bool) -> InstanceData:

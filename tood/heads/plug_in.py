@@ -8,17 +8,18 @@ from mmdet.models.task_modules.coders import BaseBBoxCoder
 from mmdet.models.task_modules.prior_generators import AnchorGenerator, MlvlPointGenerator
 from torch import Tensor, nn
 
+from tood.heads.dense_prediction import TorchvisionNMSMixin
 from tood.heads.t_head import THead
 from tood.spatial_alignment import align_boxes, align_logits, keep_valid
 
 
-class THeadMixin:
+class THeadMixin(TorchvisionNMSMixin):
     """Put before a host head of mmdet: `class THeadFCOS(THeadMixin, FCOSHead)`.
 
-    The host keeps everything but its `forward`. The T-head's boxes are decoded, aligned (Eq. 6) and
-    encoded again as the host's losses and tests expect them; its scores are aligned (Eq. 5) as logits,
-    so that any loss on logits, and any test that takes their sigmoid, sees P^align. `stacked_convs` of
-    the host counts the layers of the T-head's tower; the paper has 6.
+    The host keeps everything but its `forward` and its NMS, which becomes torchvision's. The T-head's boxes
+    are decoded, aligned (Eq. 6) and encoded again as the host's losses and tests expect them; its scores are
+    aligned (Eq. 5) as logits, so that any loss on logits, and any test that takes their sigmoid, sees
+    P^align. `stacked_convs` of the host counts the layers of the T-head's tower; the paper has 6.
 
     A host with `bbox_coder` and one anchor a location needs nothing more. Others give `_decode` and
     `_encode`; one whose predictions are no boxes (a distribution, as GFL's) sets `aligns_boxes = False`

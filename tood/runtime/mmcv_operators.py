@@ -18,8 +18,8 @@ from types import ModuleType
 EXTENSION = "mmcv._ext"
 HINT = (
     "No head of `tood.heads` needs it; one of mmdet can get torchvision's NMS from "
-    "`tood.heads.TorchvisionNMSMixin`. Compiling mmcv's operators takes torch, a C++ compiler (for a GPU nvcc "
-    "too) and ten minutes: pip install ninja psutil 'setuptools<81' && "
+    "`tood.heads.TorchvisionNMSMixin`. To compile mmcv's operators takes torch, a C++ compiler, for a GPU "
+    "also nvcc, and ten minutes: pip install ninja psutil 'setuptools<81' && "
     "pip install --no-build-isolation --no-cache-dir --no-deps --force-reinstall onedl-mmcv"
 )
 

@@ -21,7 +21,7 @@ rule complexity:
         "work/logs/complexity.log",
     localrule: True
     conda:
-        "../../environment.yml"
+        "tood"
     params:
         code=code_digest(
             [*training_files(), PACKAGE / "complexity.py", *IMPLEMENTED.values()]
@@ -42,7 +42,7 @@ rule analyse_alignment:
     log:
         f"{WORK}/logs/analyse_{{run}}_seed{{seed}}.log",
     conda:
-        "../../environment.yml"
+        "tood"
     threads: EVALUATION.threads
     resources:
         **asked(lambda wildcards: EVALUATION),

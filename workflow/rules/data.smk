@@ -20,7 +20,7 @@ if PLAN.scale.drawing:
             f"{WORK}/logs/generate_data.log",
         localrule: True
         conda:
-            "../../environment.yml"
+            "tood"
         params:
             root=PLAN.data_root,
             drawing=PLAN.scale.drawing.model_dump_json(),
@@ -38,7 +38,7 @@ rule check_data:
     log:
         f"{WORK}/logs/check_data.log",
     conda:
-        "../../environment.yml"
+        "tood"
     threads: EVALUATION.threads
     resources:
         **asked(lambda wildcards: EVALUATION) | {"gpu": 0},

@@ -16,7 +16,7 @@ rule evaluate:
     log:
         f"{WORK}/logs/evaluate_{{run}}_seed{{seed}}.log",
     conda:
-        "../../environment.yml"
+        "tood"
     threads: EVALUATION.threads
     resources:
         **asked(lambda wildcards: EVALUATION),

@@ -45,7 +45,7 @@ rule figure1:
     log:
         f"{WORK}/logs/figure1.log",
     conda:
-        "../../environment.yml"
+        "tood"
     threads: EVALUATION.threads
     resources:
         **asked(lambda wildcards: EVALUATION),
@@ -84,7 +84,7 @@ rule sweeps:
         f"{WORK}/logs/sweeps.log",
     localrule: True
     conda:
-        "../../environment.yml"
+        "tood"
     params:
         folder=subpath(output[0], parent=True),
     shell:
@@ -102,7 +102,7 @@ rule positives:
         f"{WORK}/logs/positives.log",
     localrule: True
     conda:
-        "../../environment.yml"
+        "tood"
     params:
         schemes=[
             argument

@@ -26,7 +26,7 @@ rule tables:
         f"{WORK}/logs/tables.log",
     localrule: True
     conda:
-        "../../environment.yml"
+        "tood"
     params:
         command=aggregate_command(RESULTS),
         notes=PLAN.notes(),

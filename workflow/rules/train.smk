@@ -16,7 +16,7 @@ rule train:
     log:
         f"{WORK}/logs/train_{{run}}_seed{{seed}}.log",
     conda:
-        "../../environment.yml"
+        "tood"
     threads: lambda wildcards: PLAN.resources(wildcards.run).threads
     resources:
         **asked(lambda wildcards: PLAN.resources(wildcards.run)),

@@ -13,7 +13,7 @@ rule fetch_weights:
     retries: 2
     localrule: True
     conda:
-        "../../environment.yml"
+        "tood"
     shell:
         "python workflow/scripts/fetch_weights.py --name {wildcards.name} --output {output} "
         "2>&1 | tee {log}"
