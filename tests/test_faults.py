@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from trainer import ITERATIONS, SCRIPT, Trainer, prepare
 
-from tood.training.checkpoint import CheckpointError, Checkpoints, identity_of, restore, training_state
+from tood.provenance import digest
+from tood.training.checkpoint import CheckpointError, Checkpoints, restore, training_state
 from tood.training.claim import claim
 from tood.training.faults import ExitCode, Held, Interrupted, exit_code, reason
 from tood.training.state import SILENCE_SECONDS, RunState, read_state
@@ -278,7 +279,7 @@ def model():
 @pytest.fixture
 def store(tmp_path):
     messages = []
-    checkpoints = Checkpoints(tmp_path / "checkpoints", identity_of(seed=0), 10, warn=messages.append)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", digest({"seed": 0}), 10, warn=messages.append)
     return checkpoints, messages
 
 
@@ -340,7 +341,7 @@ def test_another_identity_starts_over(store, tmp_path):
     checkpoints.finish({"iteration": 2})
     checkpoints.save(3, {"iteration": 3})
     messages = []
-    other = Checkpoints(checkpoints.folder, identity_of(seed=1), 10, warn=messages.append)
+    other = Checkpoints(checkpoints.folder, digest({"seed": 1}), 10, warn=messages.append)
     assert (other.load(), other.finished()) == (None, None)
     assert "of another configuration, code or data" in messages[0]
     assert checkpoints.load() == {"iteration": 3}

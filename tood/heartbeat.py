@@ -10,8 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from tood.files import read_json
-from tood.training.state import SILENCE_SECONDS
+from tood.training.state import SILENCE_SECONDS, read_state
 
 # The scheduler is asked every 3 minutes at least; then files may take a while to appear.
 UNNOTICED_SECONDS = 10 * 60
@@ -64,10 +63,8 @@ def read_states(folder: Path) -> dict[Training, dict]:
     """Every RUN/seedK/state.json below `folder` that can be read."""
     states = {}
     for path in folder.glob("*/seed*/state.json"):
-        try:
-            states[path.parts[-3], path.parts[-2].removeprefix("seed")] = read_json(path)
-        except (OSError, ValueError):
-            continue  # the next look will do
+        if state := read_state(path):  # if not, the next look will do
+            states[path.parts[-3], path.parts[-2].removeprefix("seed")] = state
     return states
 
 

@@ -4,6 +4,7 @@ Read at every workflow start, hence only yaml and pydantic.
 """
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -127,7 +128,7 @@ class Plan:
                 f"{SCALES / self.scale.name}.yaml: backbone_resources: no run has the backbone "
                 f"{unknown[0]!r}; there are {', '.join(sorted(backbones))}"
             )
-        texts = [_config_text(run) for run in self.all_runs.values() if run.implemented]
+        texts = [_config_text(run.config) for run in self.all_runs.values() if run.implemented]
         if unused := [head for head in self.scale.heads if not any(head in text for text in texts)]:
             raise ExperimentError(
                 f"{SCALES / self.scale.name}.yaml: heads: no configuration under experiments/configs has the "
@@ -188,7 +189,7 @@ class Plan:
         scale, study = self.scale, self.study
         run = self.all_runs[run_id]
         # Those of other heads do not decide this training.
-        heads = {head: change for head, change in scale.heads.items() if head in _config_text(run)}
+        heads = {head: change for head, change in scale.heads.items() if head in _config_text(run.config)}
         batch = {} if study.batch_size is None else {"batch_size": study.batch_size}
         return {
             "run": run.model_dump(include={"id", "config", "options", "epochs", "milestones"}, mode="json"),
@@ -219,9 +220,10 @@ class Plan:
         return notes
 
 
-def _config_text(run: Run) -> str:
-    """A run's configuration and those it builds on, as they are written."""
-    return "".join(path.read_text() for path in config_files(EXPERIMENTS / "configs" / run.config))
+@functools.cache  # runs share configurations, and are asked for often
+def _config_text(config: str) -> str:
+    """A configuration and those it builds on, as they are written."""
+    return "".join(path.read_text() for path in config_files(EXPERIMENTS / "configs" / config))
 
 
 def parse_options(pairs: Iterable[str]) -> dict[str, Any]:

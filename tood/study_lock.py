@@ -10,7 +10,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from tood.files import read_json, write_json
+from tood.files import write_json
+from tood.training.claim import name_of
+from tood.training.state import read_state
 
 
 class StudyHeld(RuntimeError):
@@ -31,10 +33,9 @@ def hold_study(folder: Path) -> FileLock:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        holder = read_json(owner) if owner.is_file() else {"pid": "(unknown)", "host": "(unknown)"}
         raise StudyHeld(
-            f"{folder}: process {holder['pid']} on {holder['host']} works on this study; wait until it ends, "
-            "or end it, or give this call a name of its own: --config name=NAME"
+            f"{folder}: {name_of(read_state(owner))} works on this study; wait until it ends, or end it, or "
+            "give this call a name of its own: --config name=NAME"
         ) from None
     write_json(owner, {"pid": os.getpid(), "host": socket.gethostname()})
     return lock

@@ -8,7 +8,6 @@ configuration, seed, data, initial weights and code. Checkpoints of another iden
 
 import hashlib
 import io
-import json
 import os
 import random
 import shutil
@@ -27,11 +26,6 @@ _FINAL = "final"
 
 class CheckpointError(RuntimeError):
     """Checkpoints that cannot be written or read; the message names the folder and the mend."""
-
-
-def identity_of(**parts: Any) -> str:
-    """Sixteen hexadecimal digits that change with any of the JSON-able parts."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Checkpoints:

@@ -12,7 +12,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,12 +65,18 @@ def claim(
         lock.release()
 
 
-def _acquire(lock: FileLock, folder: Path) -> str | None:
-    """Who holds the run; None if from now on it is this process."""
-    owner = read_state(folder / "lock.json")
+def name_of(owner: Mapping) -> str:
+    """The holder of a lock in words, by the content of its `lock.json`."""
     name = f"process {owner.get('pid', '(unknown)')} on {owner.get('host', '(unknown host)')}"
     if "since" in owner:
         name += time.strftime(" (since %Y-%m-%d %H:%M)", time.localtime(owner["since"]))
+    return name
+
+
+def _acquire(lock: FileLock, folder: Path) -> str | None:
+    """Who holds the run; None if from now on it is this process."""
+    owner = read_state(folder / "lock.json")
+    name = name_of(owner)
     try:
         lock.acquire(blocking=False)
     except Timeout:

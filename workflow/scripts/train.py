@@ -24,8 +24,8 @@ import torch
 from mmengine.runner import set_random_seed
 
 from tood.files import atomic_path, read_json, write_json
-from tood.provenance import record
-from tood.training.checkpoint import Checkpoints, identity_of
+from tood.provenance import data_digest, digest, record
+from tood.training.checkpoint import Checkpoints
 from tood.training.claim import claim
 from tood.training.config import build_model, resolve
 from tood.training.data import build_dataset
@@ -188,10 +188,10 @@ def _train(
 def _checkpoints(args: argparse.Namespace) -> Checkpoints:
     """Of this training: the same configuration, seed, data, initial weights and code."""
     weights = args.weights and hashlib.sha256(args.weights.read_bytes()).hexdigest()
-    data = {key: value for key, value in read_json(args.manifest).items() if key != "root"}
+    parts = {"settings": args.settings, "seed": args.seed, "weights": weights, "code": args.code}
     return Checkpoints(
         args.folder / "checkpoints",
-        identity_of(settings=args.settings, seed=args.seed, data=data, weights=weights, code=args.code),
+        digest({**parts, "data": data_digest(read_json(args.manifest))}),
         minutes=args.checkpoint_minutes,
         iterations=args.checkpoint_iterations,
         warn=_say if is_main() else lambda message: None,
