@@ -1,5 +1,6 @@
 """Files appear whole or not at all; progress is readable in a log; provenance tells what made a result."""
 
+import ast
 import json
 import re
 import shutil
@@ -224,9 +225,66 @@ def k():
 """
 
 
-def test_the_digest_is_the_same_under_every_python(digest_of):
-    """Computed apart with Python 3.11, 3.12 and 3.13; their own `ast.dump` differ."""
-    assert digest_of(SYNTAX) == "71439414ba1a"
+def grown(node: object, value: object) -> object:
+    """A copy of a syntax tree as of a Python whose nodes have one more field, all but constants."""
+    if isinstance(node, list):
+        return [grown(item, value) for item in node]
+    if not isinstance(node, ast.AST):
+        return node
+    if isinstance(node, ast.Constant):  # of which no Python yet changed the fields; empty ones mean something
+        return node
+    kind = type(type(node).__name__, (type(node),), {"_fields": (*node._fields, "novelty")})
+    fields = {name: grown(field, value) for name, field in ast.iter_fields(node)}
+    return kind(**fields, novelty=value)
+
+
+def with_empty_formats(tree: ast.AST) -> ast.AST:
+    """The tree with empty texts in formatted strings, of which Python 3.12 has some and 3.11 none."""
+    for node in list(ast.walk(tree)):
+        if isinstance(node, ast.JoinedStr):
+            node.values = [part for value in node.values for part in (value, ast.Constant(""))]
+    return tree
+
+
+@pytest.fixture
+def digest_as(digest_of, monkeypatch):
+    """Digest of SYNTAX if its tree is changed by a function, as another Python might have parsed it."""
+
+    def digest(change) -> str:
+        parsed = []
+
+        def parse(source: str) -> ast.AST:
+            parsed.append(source)
+            return change(ast.parse(source))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                provenance, "ast", SimpleNamespace(**vars(ast) | {"parse": parse})
+            )  # not pytest's own
+            found = digest_of(text := f"{SYNTAX}# A text that was not parsed before: {change}\n")
+        assert parsed == [text]
+        return found
+
+    return digest
+
+
+OTHER_PYTHONS = {
+    "a field that is a list": lambda tree: grown(tree, []),  # 3.12: `type_params`
+    "a field that may be absent": lambda tree: grown(tree, None),  # 3.13: `default_value`
+    "formats that end in nothing": with_empty_formats,
+}
+
+
+@pytest.mark.parametrize("change", OTHER_PYTHONS.values(), ids=OTHER_PYTHONS)
+def test_the_digest_is_the_same_under_other_pythons(digest_of, digest_as, change):
+    """Where their syntax trees differ in what old syntax does not use, as `ast.dump` would show."""
+    assert ast.dump(change(ast.parse(SYNTAX))) != ast.dump(ast.parse(SYNTAX))
+    assert digest_as(change) == digest_of(SYNTAX)
+
+
+def test_new_syntax_changes_the_digest(digest_of, digest_as):
+    """A field that an older Python lacks counts where it holds something."""
+    assert digest_as(lambda tree: grown(tree, [ast.Constant(1)])) != digest_of(SYNTAX)
 
 
 def test_what_does_not_train_or_is_prose_retrains_nothing(monkeypatch, tmp_path):
