@@ -30,7 +30,7 @@ lint: $(INSTALLED)
 	@mypy
 	@snakefmt --check Snakefile workflow
 	@git ls-files -z | xargs -0 codespell
-	@snakemake --lint
+	@python workflow/lint.py
 
 format: $(INSTALLED)
 	@ruff format

@@ -20,8 +20,6 @@ rule complexity:
     log:
         "work/logs/complexity.log",
     localrule: True
-    conda:
-        "tood"
     params:
         code=code_digest(
             [*training_files(), PACKAGE / "complexity.py", *IMPLEMENTED.values()]
@@ -41,8 +39,6 @@ rule analyse_alignment:
         variants=f"{RUN_FOLDER}/alignment_variants.json",
     log:
         f"{WORK}/logs/analyse_{{run}}_seed{{seed}}.log",
-    conda:
-        "tood"
     threads: EVALUATION.threads
     resources:
         **asked(lambda wildcards: EVALUATION),

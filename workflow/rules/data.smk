@@ -37,8 +37,6 @@ rule check_data:
         MANIFEST,
     log:
         f"{WORK}/logs/check_data.log",
-    conda:
-        "tood"
     threads: EVALUATION.threads
     resources:
         **asked(lambda wildcards: EVALUATION) | {"gpu": 0},

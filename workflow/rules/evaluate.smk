@@ -15,8 +15,6 @@ rule evaluate:
         ap=f"{RUN_FOLDER}/ap.json",
     log:
         f"{WORK}/logs/evaluate_{{run}}_seed{{seed}}.log",
-    conda:
-        "tood"
     threads: EVALUATION.threads
     resources:
         **asked(lambda wildcards: EVALUATION),

@@ -44,8 +44,6 @@ rule figure1:
         pdf=f"{RESULTS}/figures/figure1.pdf",
     log:
         f"{WORK}/logs/figure1.log",
-    conda:
-        "tood"
     threads: EVALUATION.threads
     resources:
         **asked(lambda wildcards: EVALUATION),
@@ -83,8 +81,6 @@ rule sweeps:
     log:
         f"{WORK}/logs/sweeps.log",
     localrule: True
-    conda:
-        "tood"
     params:
         folder=subpath(output[0], parent=True),
     shell:
@@ -101,8 +97,6 @@ rule positives:
     log:
         f"{WORK}/logs/positives.log",
     localrule: True
-    conda:
-        "tood"
     params:
         schemes=[
             argument

@@ -17,8 +17,6 @@ rule report:
     log:
         f"{WORK}/logs/report.log",
     localrule: True
-    conda:
-        "tood"
     params:
         command=lambda wildcards, input: report_command(RESULTS, list(input.figures)),
     shell:
@@ -32,7 +30,5 @@ rule readme:
     log:
         "work/logs/readme.log",
     localrule: True
-    conda:
-        "tood"
     shell:
         "python workflow/scripts/readme.py --readme README.md --results results 2>&1 | tee {log}"

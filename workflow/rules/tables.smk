@@ -25,8 +25,6 @@ rule tables:
     log:
         f"{WORK}/logs/tables.log",
     localrule: True
-    conda:
-        "tood"
     params:
         command=aggregate_command(RESULTS),
         notes=PLAN.notes(),

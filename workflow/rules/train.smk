@@ -15,8 +15,6 @@ rule train:
         f"{RUN_FOLDER}/model.pth",
     log:
         f"{WORK}/logs/train_{{run}}_seed{{seed}}.log",
-    conda:
-        "tood"
     threads: lambda wildcards: PLAN.resources(wildcards.run).threads
     resources:
         **asked(lambda wildcards: PLAN.resources(wildcards.run)),

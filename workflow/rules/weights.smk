@@ -12,8 +12,6 @@ rule fetch_weights:
         "work/logs/fetch_weights_{name}.log",
     retries: 2
     localrule: True
-    conda:
-        "tood"
     shell:
         "python workflow/scripts/fetch_weights.py --name {wildcards.name} --output {output} "
         "2>&1 | tee {log}"
