@@ -30,7 +30,7 @@ lint: $(INSTALLED)
 	@mypy
 	@snakefmt --check Snakefile workflow
 	@git ls-files -z | xargs -0 codespell
-	@python workflow/lint.py
+	@python workflow/scripts/lint.py
 
 format: $(INSTALLED)
 	@ruff format

@@ -1,7 +1,7 @@
 """`snakemake --lint`, without its demand that each rule name a conda environment or a container.
 
-Every job runs in the environment that Snakemake itself runs in, which `make env` builds. A rule that named another
-one would be wrong.
+Every job runs in the environment that Snakemake itself runs in, which `make env` builds. A rule that named
+another one would be wrong.
 """
 
 import re
