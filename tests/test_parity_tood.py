@@ -305,3 +305,9 @@ def test_convert_reads_the_names_of_the_authors_release():
         state["bbox_head." + name] = tensor
     converted = {k.removeprefix("bbox_head."): v for k, v in convert(state).items()}
     ours.load_state_dict(converted, strict=True)
+
+
+def test_anchor_based_needs_a_box_coder():
+    config = head_config("anchor_based", initial_epoch=0) | {"bbox_coder": None}
+    with pytest.raises(ValueError, match="needs a bbox_coder"):
+        TOODHead(**config)
