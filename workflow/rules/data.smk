@@ -19,8 +19,6 @@ if PLAN.scale.drawing:
         log:
             f"{WORK}/logs/generate_data.log",
         localrule: True
-        conda:
-            "tood"
         params:
             root=PLAN.data_root,
             drawing=PLAN.scale.drawing.model_dump_json(),
