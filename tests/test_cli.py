@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tood import doctor, experiments
 from tood.cli import main
-from tood.doctor import Finding
+from tood.study import doctor
+from tood.study.doctor import Finding
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from tood.cli import _parser
-from tood.experiments import load_runs
-from tood.study import _RENAMING, Plan, Study, parse_options
+from tood.study.declarations import load_runs
+from tood.study.plan import _RENAMING, Plan, Study, parse_options
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.action(options)
     except ValueError as error:
         # Only here, as it needs pydantic: `doctor` has to work where that is missing.
-        from tood.experiments import ExperimentError
+        from tood.study.declarations import ExperimentError
 
         if not isinstance(error, ExperimentError):
             raise
@@ -74,21 +74,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _runs(options: argparse.Namespace) -> int:
-    from tood.experiments import list_runs
+    from tood.study.declarations import list_runs
 
     print(list_runs(as_json=options.json))
     return 0
 
 
 def _show(options: argparse.Namespace) -> int:
-    from tood.overview import show_run
+    from tood.study.dashboard import show_run
 
     print(show_run(options.run, options.name, options.seed, options.json))
     return 0
 
 
 def _progress(options: argparse.Namespace) -> int:
-    from tood.overview import show_progress
+    from tood.study.dashboard import show_progress
 
     show_progress(options.name, options.watch, options.json)
     return 0
@@ -98,10 +98,10 @@ def _complexity(options: argparse.Namespace) -> int:
     import csv
     import warnings
 
-    from tood.files import atomic_path
+    from tood.runtime.files import atomic_path
 
     warnings.simplefilter("ignore")  # of the libraries, about themselves
-    from tood.complexity import Complexity, of_runs
+    from tood.analysis.complexity import Complexity, of_runs
 
     default = "complexity.csv" if options.convention == "paper" else f"complexity_{options.convention}.csv"
     output = options.output or Path("results/paper") / default
@@ -121,8 +121,8 @@ def _assign(options: argparse.Namespace) -> int:
     import logging
     import warnings
 
-    from tood.files import atomic_path
-    from tood.study import Plan, parse_options
+    from tood.runtime.files import atomic_path
+    from tood.study.plan import Plan, parse_options
 
     plan = Plan({**parse_options(options.config), "runs": options.schemes})
     logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
@@ -144,7 +144,7 @@ def _doctor(options: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from tood import doctor
+    from tood.study import doctor
 
     findings = doctor.examine(options.data_root, options.scale)
     if options.json:

@@ -13,13 +13,13 @@ from matplotlib.patches import Rectangle
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 
-from tood.experiments import ExperimentError
-from tood.files import read_json
-from tood.positives import statistics
-from tood.study import Plan
-from tood.training.config import build_model, resolve
-from tood.training.data import build_dataset
-from tood.training.loop import load_model
+from tood.data.loading import build_dataset
+from tood.engine.config import build_model, resolve
+from tood.engine.trainer import load_model
+from tood.models.common.positives import statistics
+from tood.runtime.files import read_json
+from tood.study.declarations import ExperimentError
+from tood.study.plan import Plan
 
 # One a pyramid level, from the finest on
 MARKERS = "os^Dv"

@@ -6,11 +6,7 @@ output  alignment.json; alignment_variants.json with the other readings of the p
 steps   analyse_alignment; complexity
 """
 
-IMPLEMENTED = {
-    run.id: EXPERIMENTS / "configs" / run.config
-    for run in PLAN.all_runs.values()
-    if run.implemented
-}
+IMPLEMENTED = [run for run in PLAN.all_runs.values() if run.implemented]
 COMPLEXITY = "results/paper/complexity.csv"
 
 
@@ -22,9 +18,16 @@ rule complexity:
     localrule: True
     params:
         code=code_digest(
-            [*training_files(), PACKAGE / "complexity.py", *IMPLEMENTED.values()]
+            [
+                *import_closure(["tood.analysis.complexity"], rooms=["analysis"]),
+                *(
+                    path
+                    for run in IMPLEMENTED
+                    for path in training_files(run.config, run.options)
+                ),
+            ]
         ),
-        runs=[PLAN.all_runs[run].model_dump_json() for run in IMPLEMENTED],
+        runs=[run.model_dump_json() for run in IMPLEMENTED],
     shell:
         "tood complexity --output {output} 2>&1 | tee {log}"
 

@@ -1,6 +1,6 @@
 """What every stage shares: the validated plan, the folders, and what happens before and after the jobs.
 
-`--config` options are the fields of `tood.study.Study`. RESULTS holds what is kept (metrics, tables,
+`--config` options are the fields of `tood.study.plan.Study`. RESULTS holds what is kept (metrics, tables,
 figures); WORK holds what can be made again (checkpoints, detections, logs).
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from tood.doctor import (
+from tood.study.doctor import (
     blocked_problem,
     environment_problem,
     slurm_problems,
@@ -22,19 +22,21 @@ from tood.doctor import (
 if problem := environment_problem():  # before an import can fail less clearly
     raise WorkflowError(problem)
 
-from tood.experiments import EXPERIMENTS, ExperimentError, load_tables
-from tood.data.check import changed_since_check
-from tood.provenance import (
-    PACKAGE,
+from tood.study.code_digest import (
     code_digest,
-    evaluation_digest,
+    import_closure,
     training_code,
     training_files,
 )
-from tood.status import read_status, save_study
-from tood.heartbeat import watch
-from tood.study import Plan
-from tood.study_lock import StudyHeld, hold_study
+from tood.study.declarations import ExperimentError, load_tables
+from tood.data.validation import changed_since_check
+from tood.study.provenance import (
+    evaluation_digest,
+)
+from tood.study.status import read_status, save_study
+from tood.study.heartbeat import watch
+from tood.study.plan import Plan
+from tood.study.study_lock import StudyHeld, hold_study
 
 # Jobs find the environment that Snakemake runs in, also where the PATH does not name it.
 shell.prefix(f"set -euo pipefail; export PATH={Path(sys.executable).parent}:$PATH; ")
@@ -53,7 +55,7 @@ for folder in (RESULTS, WORK):
 RUN_FOLDER = f"{WORK}/runs/{{run}}/seed{{seed}}"
 MANIFEST = f"{WORK}/manifest.json"
 RUNS = [run.id for run in PLAN.runs]
-CODE_OF = {run.id: training_code(run.config) for run in PLAN.runs}
+CODE_OF = {run.id: training_code(run.config, run.options) for run in PLAN.runs}
 # Runs whose alignment of classification and localisation the paper analyses.
 ANALYSED = [row.run for row in DECLARED_TABLES["table6"].rows if row.run in RUNS]
 FIGURE1 = {
@@ -83,7 +85,7 @@ def asked(resources_of):
     """What a job that computes on trained models asks for: the `resources:` of its rule.
 
     Args:
-        resources_of: gives the `tood.study.Resources` of the job with these wildcards.
+        resources_of: gives the `tood.study.plan.Resources` of the job with these wildcards.
     """
 
     def each(value):
@@ -214,7 +216,7 @@ def before_work():
             logger.warning(f"This Slurm: {problem}")
         watch(Path(WORK, "runs"), awaited_trainings, logger.warning)
     elif PLAN.device == "cuda":
-        look = "from tood.training.device import choose_device; choose_device('cuda')"
+        look = "from tood.runtime.device import choose_device; choose_device('cuda')"
         found = subprocess.run(
             [sys.executable, "-c", look], capture_output=True, text=True
         )

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from tood.experiments import Table, load_tables
-from tood.files import atomic_path
-from tood.records import positives_by_epoch
-from tood.status import STOPPED, Status, most_urgent, study_status
-from tood.study import Plan
-from tood.tables import COLUMNS, build, read_complexity, write
+from tood.runtime.files import atomic_path
+from tood.study.curves import positives_by_epoch
+from tood.study.declarations import Table, load_tables
+from tood.study.plan import Plan
+from tood.study.status import STOPPED, Status, most_urgent, study_status
+from tood.study.tables import COLUMNS, build, read_complexity, write
 
 READINGS = ["run", "seed", "reading", "metric", "value"]
 

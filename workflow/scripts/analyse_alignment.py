@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from tood.analysis.alignment import AlignmentOptions, instance_alignment, summarise
-from tood.analysis.boxes import CountOptions, count_boxes
-from tood.files import read_json, write_json
-from tood.provenance import measured_identity
-from tood.training.evaluation import dense_predictions
-from tood.training.trained import Trained, evaluation_parser, load_trained
+from tood.analysis.box_counts import CountOptions, count_boxes
+from tood.evaluation.detection import dense_predictions
+from tood.evaluation.trained_run import Trained, evaluation_parser, load_trained
+from tood.runtime.files import read_json, write_json
+from tood.study.provenance import measured_identity
 
 # The default reading of the paper's definitions, then one change at a time.
 ALIGNMENT = {

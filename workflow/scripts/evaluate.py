@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from tood.files import write_json
-from tood.provenance import measured_identity
-from tood.training.evaluation import coco_ap, detect
-from tood.training.trained import evaluation_parser, load_trained
+from tood.evaluation.detection import coco_ap, detect
+from tood.evaluation.trained_run import evaluation_parser, load_trained
+from tood.runtime.files import write_json
+from tood.study.provenance import measured_identity
 
 
 def main() -> None:

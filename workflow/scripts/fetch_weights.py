@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from mmengine.runner.checkpoint import get_external_models, get_torchvision_models
 
-from tood.files import atomic_path
+from tood.runtime.files import atomic_path
 
 # Names that are not torchvision's: as mmdet's configurations call them, after open-mmlab://
 OPEN_MMLAB = {

@@ -14,8 +14,8 @@ from tood.analysis.maps import (
     draw_figure1,
     instance_maps,
 )
-from tood.training.evaluation import dense_predictions
-from tood.training.trained import Trained, evaluation_parser, load_trained
+from tood.evaluation.detection import dense_predictions
+from tood.evaluation.trained_run import Trained, evaluation_parser, load_trained
 
 # An instance that the baseline misses has its best anchor anywhere; it illustrates nothing.
 LEAST_SCORE = 0.05

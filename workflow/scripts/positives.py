@@ -8,8 +8,8 @@ import seaborn
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from tood.files import atomic_path
-from tood.records import positives_by_epoch
+from tood.runtime.files import atomic_path
+from tood.study.curves import positives_by_epoch
 
 PANELS = {
     "positives": "positives of an object",

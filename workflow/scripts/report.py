@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Template
 from markdown_it import MarkdownIt
 
-from tood.files import atomic_path
+from tood.runtime.files import atomic_path
 
 PAGE = Template(
     """<!doctype html>

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tood.files import atomic_path
+from tood.runtime.files import atomic_path
 
 # The paper's text: "results in a range of 42.0 ~ 42.5 AP" over m, the upper end at m = 13.
 PAPER_RANGE = (42.0, 42.5)

@@ -4,7 +4,7 @@ Started plainly it trains in one process; `torchrun` starts several, which share
 stands in the run's folder: `state.json`, `losses.jsonl`, `checkpoints/`. Where another process trains the
 run, this one waits for it and takes over the result; with `--no-wait` it fails, naming the other. A run that
 is finished or has diverged is not trained again while its folder is there and nothing that decides the
-result has changed. The exit status is one of `tood.training.faults.ExitCode`.
+result has changed. The exit status is one of `tood.runtime.failures.ExitCode`.
 """
 
 import argparse
@@ -23,14 +23,13 @@ from pathlib import Path
 import torch
 from mmengine.runner import set_random_seed
 
-from tood.files import atomic_path, read_json, write_json
-from tood.provenance import data_digest, digest, record
-from tood.training.checkpoint import Checkpoints
-from tood.training.claim import claim
-from tood.training.config import build_model, resolve
-from tood.training.data import build_dataset
-from tood.training.device import choose_device, describe
-from tood.training.faults import (
+from tood.data.loading import build_dataset
+from tood.engine.checkpoint import Checkpoints
+from tood.engine.config import build_model, resolve
+from tood.engine.trainer import train, weights_of
+from tood.runtime.device import choose_device, describe
+from tood.runtime.distributed import any_process, is_main, join, launched
+from tood.runtime.failures import (
     STATES,
     Diverged,
     ExitCode,
@@ -39,9 +38,10 @@ from tood.training.faults import (
     reason,
     survive_broken_pipes,
 )
-from tood.training.loop import train, weights_of
-from tood.training.processes import any_process, is_main, join, launched
-from tood.training.state import SILENCE_SECONDS, RunState, read_state
+from tood.runtime.files import atomic_path, read_json, write_json
+from tood.runtime.locks import claim
+from tood.runtime.run_state import SILENCE_SECONDS, RunState, read_state
+from tood.study.provenance import data_digest, digest, record
 
 
 def main() -> None:

@@ -1,0 +1,244 @@
+"""What `tood show` and `tood progress` print: one run in full, or all runs of a study in a line each."""
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from statistics import mean
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from tood.study.declarations import ExperimentError, cells_of, load_tables, unknown_run
+from tood.study.plan import Plan
+from tood.study.status import STATES, Status, load_study, read_status, study_status
+
+SECONDS_BETWEEN_LOOKS = 3.0
+SECONDS_BETWEEN_LINES = 60.0  # in a log, which keeps every one
+COLUMNS = ("run", "seed", "state", "epoch", "iteration", "images/s", "left", "AP", "device", "attempt")
+# A terminal may be too low for all; what moves comes first.
+_FIRST = ("running", *(state for state in STATES if state != "running"))
+_STYLES = {"running": "cyan", "done": "green", "pending": "dim", "stale": "yellow"}
+
+
+# One run
+
+
+def show_run(run_id: str, name: str | None = None, seed: int | None = None, as_json: bool = False) -> str:
+    """Everything known of a run: state, results, provenance, and the files they are in.
+
+    Args:
+        run_id: of `experiments/runs.yaml`.
+        name: of the study; None takes the one called last.
+        seed: None shows all of the study's.
+        as_json: as a list of objects, one a seed.
+
+    Raises:
+        ExperimentError: there is no such run or study.
+    """
+    plan = load_study(name)
+    if run_id not in plan.all_runs:
+        raise ExperimentError(unknown_run(run_id, plan.all_runs))
+    run = plan.all_runs[run_id]
+    cells = cells_of(run_id, load_tables(runs=plan.all_runs))
+    seeds = (plan.seeds if seed is None else [seed]) if run.implemented else []
+    found = [_facts(read_status(plan, run_id, number), plan) for number in seeds]
+    if as_json:
+        return json.dumps(found, indent=2, ensure_ascii=False)
+    head = {"run": f"{run_id}: {run.title}", "cells": "; ".join(cells), "study": plan.name}
+    if not run.implemented:
+        head["state"] = f"{run.state}: nothing trains it"
+    return "\n\n".join([_lines(head), *map(_lines, found)])
+
+
+def _facts(status: Status, plan: Plan) -> dict:
+    """What there is to say of one seed, in the order of telling."""
+    facts: dict[str, Any] = {
+        "run": status.run.id,
+        "seed": status.seed,
+        "state": status.state,
+        "reason": status.reason,
+    }
+    if status.state == "pending" and not status.results:
+        facts["trained by"] = command(plan, status.run.id, status.seed)
+    if status.report:
+        facts["training"] = {key: value for key, value in status.report.items() if key not in facts}
+    for name, result in status.results.items():
+        facts[name] = {key: None if math.isnan(value) else value for key, value in result.metrics.items()}
+        if result.stale:
+            facts[name]["stale"] = result.stale
+    if status.provenance:
+        facts["provenance"] = status.provenance
+    files = sorted(path for path in status.folder.rglob("*") if path.is_file())
+    facts["files"] = [str(path) for path in files if not path.name.startswith(".")]
+    return {key: value for key, value in facts.items() if value not in ("", [])}
+
+
+def command(plan: Plan, run_id: str, seed: int) -> str:
+    """The call of the workflow that trains and evaluates a run."""
+    options = plan.study.model_dump(mode="json", exclude_none=True) | {"runs": run_id, "seeds": seed}
+    return "snakemake --cores all --config " + " ".join(f"{key}={value}" for key, value in options.items())
+
+
+def _lines(facts: dict, indent: str = "") -> str:
+    """Keys and values, one a line; mappings below their key, further in."""
+    lines = []
+    width = max(map(len, facts)) + 2
+    for key, value in facts.items():
+        if isinstance(value, dict) and value:
+            lines += [f"{indent}{key}", _lines(value, indent + "  ")]
+            continue
+        if key in ("started", "updated", "finished") and isinstance(value, int | float):
+            value = datetime.fromtimestamp(value).astimezone().isoformat(" ", "seconds")
+        elif isinstance(value, float):
+            value = f"{value:.6g}"
+        elif isinstance(value, list):
+            separator = ("\n" + indent + " " * width) if key == "files" else ", "
+            value = separator.join(str(entry) for entry in value)
+        if value is None or value in ("", {}):
+            value = "–"
+        lines.append(f"{indent}{key:<{width}}{value}")
+    return "\n".join(lines)
+
+
+# All runs
+
+
+def show_progress(name: str | None = None, watch: bool = False, as_json: bool = False) -> None:
+    """Print how all runs of a study stand: a table in a terminal, plain lines in a log.
+
+    Args:
+        name: of the study; None takes the one called last.
+        watch: go on until nothing is left to happen, or Ctrl-C.
+        as_json: print one object instead, with `runs` and `sum`.
+
+    Raises:
+        ExperimentError: there is no such study.
+    """
+    plan = load_study(name)
+    if as_json:
+        statuses = study_status(plan)
+        runs = [dict(zip(COLUMNS, _row(status), strict=True)) for status in statuses]
+        print(json.dumps({"runs": runs, "sum": summary(plan, statuses)}, indent=2, ensure_ascii=False))
+        return
+    console = Console()
+    plain = not console.is_terminal or bool(os.environ.get("NO_COLOR"))
+    with contextlib.suppress(KeyboardInterrupt):  # how one stops watching
+        _watch_plain(plan, watch) if plain else _watch(console, plan, watch)
+
+
+def summary(plan: Plan, statuses: Sequence[Status]) -> dict:
+    """How many runs are in each state, and `seconds_left` until all are trained.
+
+    What is left is what the running ones say, plus for those to come the mean time an epoch of those
+    that are done or running, shared by as many at once as run now; None while nothing tells.
+    """
+    counts = Counter(status.state for status in statuses)
+    per_epoch, left, coming = [], 0.0, 0
+    for status in statuses:
+        report, epochs = status.report, status.run.epochs
+        if status.state == "running" and report.get("seconds_left") is not None:
+            remaining = report["iterations"] - report["iteration"]
+            left += report["seconds_left"]
+            if remaining:
+                per_epoch.append(report["seconds_left"] * report["iterations"] / remaining / epochs)
+            continue
+        if report.get("seconds"):
+            per_epoch.append(report["seconds"] / epochs)
+        if status.state in ("pending", "running", "interrupted") or status.training_stale:
+            coming += epochs
+    known = per_epoch or not coming
+    if known and coming:
+        left += coming * mean(per_epoch)
+    seconds = left / max(counts["running"], 1) if known else None
+    return {
+        "study": plan.name,
+        "states": {state: counts[state] for state in STATES if counts[state]},
+        "seconds_left": seconds,
+    }
+
+
+def _row(status: Status) -> tuple:
+    """The values of COLUMNS; None where there is none."""
+    report = status.report
+    epoch, iteration = (
+        f"{report[done]}/{report[total]}" if report.get(done) is not None else None
+        for done, total in (("epoch", "epochs"), ("iteration", "iterations"))
+    )
+    running = status.state == "running"
+    return (
+        *(status.run.id, status.seed, status.state, epoch, iteration),
+        *(report.get("images_per_second"), report.get("seconds_left") if running else None),
+        *(status.ap, report.get("device"), report.get("attempt")),
+    )
+
+
+def _cells(status: Status) -> list[str]:
+    """The row as text."""
+    values = dict(zip(COLUMNS, _row(status), strict=True))
+    if values["images/s"] is not None:
+        values["images/s"] = f"{values['images/s']:.1f}"
+    if values["left"] is not None:
+        values["left"] = _duration(values["left"])
+    if values["AP"] is not None:
+        values["AP"] = f"{values['AP']:.1f}" + (" (stale)" if status.results["ap.json"].stale else "")
+    return ["–" if value is None else str(value) for value in values.values()]
+
+
+def _sum_line(plan: Plan, statuses: Sequence[Status]) -> str:
+    found = summary(plan, statuses)
+    counts = ", ".join(f"{count} {state}" for state, count in found["states"].items())
+    left = found["seconds_left"]
+    return f"{plan.name}: {counts}; " + ("time left unknown" if left is None else f"{_duration(left)} left")
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _settled(statuses: Iterable[Status]) -> bool:
+    return all(status.settled for status in statuses)
+
+
+def _watch_plain(plan: Plan, watch: bool) -> None:
+    """Aligned lines; looking again prints only those that changed."""
+    printed = set()
+    while True:
+        statuses = study_status(plan)
+        rows = [list(COLUMNS), *map(_cells, statuses)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        reasons = ["", *(status.reason for status in statuses)]
+        for row, reason in zip(rows, reasons, strict=True):
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            if (key := (*row, reason)) not in printed:
+                printed.add(key)
+                print("  ".join([*cells, reason]).rstrip())
+        print(_sum_line(plan, statuses), flush=True)
+        if not watch or _settled(statuses):
+            return
+        time.sleep(SECONDS_BETWEEN_LINES)
+
+
+def _watch(console: Console, plan: Plan, watch: bool) -> None:
+    statuses = study_status(plan)
+    if not watch:
+        console.print(_table(plan, statuses))
+        return
+    with Live(_table(plan, statuses), console=console, auto_refresh=False) as live:
+        while not _settled(statuses):
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            statuses = study_status(plan)
+            live.update(_table(plan, statuses), refresh=True)
+
+
+def _table(plan: Plan, statuses: Sequence[Status]) -> Table:
+    table = Table(*COLUMNS, title=_sum_line(plan, statuses), title_justify="left")
+    for status in sorted(statuses, key=lambda status: _FIRST.index(status.state)):
+        table.add_row(*_cells(status), style=_STYLES.get(status.state, "bold red"))
+    return table
