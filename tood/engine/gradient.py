@@ -2,7 +2,7 @@
 
 A dense head's loss is no sum over images: it is divided by sums over the whole batch, and some heads weigh
 samples by their rank among all of it. Averaging the gradients of parts is therefore another gradient. Here
-the head's loss is evaluated once, on its predictions for the whole batch, wherever these were computed:
+the head's loss is evaluated on its predictions for the whole batch, wherever these were computed:
 
 1. every image is padded to the size that the whole batch would have;
 2. each process predicts its own images, a few at a time if need be, then without keeping activations;
@@ -10,6 +10,11 @@ the head's loss is evaluated once, on its predictions for the whole batch, where
 4. each process sends the gradient of its own predictions back through the network, computing those again
    whose activations were not kept (gradient caching: Gao et al., RepL4NLP 2021, arXiv:2101.06983);
 5. the gradients of the parameters are summed over the processes.
+
+Some reference implementations divide by sums over one GPU's images and average the gradients of the GPUs. Their
+recipes state these images as `train.loss_group`: the loss is then the mean over groups of so many consecutive images
+of the batch, of which the last may have fewer. Groups are formed in step 3, so they too are the same on any number
+of processes and passes.
 
 This is exact as long as the prediction for an image depends on that image alone, and is the same twice.
 """
@@ -71,13 +76,16 @@ def require_separable(model: nn.Module, batch_size: int, images_at_once: int) ->
             )
 
 
-def batch_gradient(model: SingleStageDetector, share: dict | None, images_at_once: int) -> Batch:
+def batch_gradient(
+    model: SingleStageDetector, share: dict | None, images_at_once: int, loss_group: int | None = None
+) -> Batch:
     """Put the gradient of the whole batch's loss into every parameter's `grad`, on all processes alike.
 
     Args:
         model: an mmdet single-stage detector in training mode, on its device.
         share: this process's part of the batch as the loader collates it, None if it has no image.
         images_at_once: largest number of images in one forward pass.
+        loss_group: number of images whose loss is evaluated together; None takes the whole batch.
 
     Raises:
         Diverged: the loss cannot be evaluated, as predictions are not finite.
@@ -86,7 +94,7 @@ def batch_gradient(model: SingleStageDetector, share: dict | None, images_at_onc
     if share is not None and get_world_size() == 1 and len(share["inputs"]) <= images_at_once:
         data = model.data_preprocessor(share, training=True)
         outs = _predict(model, data["inputs"])
-        batch = _evaluate(model, outs, data["data_samples"])
+        batch = _evaluate(model, outs, data["data_samples"], loss_group)
         batch.losses["loss"].backward()
         return batch
 
@@ -97,7 +105,7 @@ def batch_gradient(model: SingleStageDetector, share: dict | None, images_at_onc
         predicted = [_predict(model, part) for part in parts_of_share]
     whole, start = _gather_outs(predicted, len(inputs) if inputs is not None else 0, samples)
 
-    batch = _evaluate(model, whole, samples)
+    batch = _evaluate(model, whole, samples, loss_group)
     batch.losses["loss"].backward()
     if get_rank() > 0:  # what the loss itself uses of the parameters counts once
         for parameter in model.parameters():
@@ -116,15 +124,24 @@ def _predict(model: SingleStageDetector, inputs: Tensor) -> Outs:
     return model.bbox_head(model.extract_feat(inputs))
 
 
-def _evaluate(model: SingleStageDetector, outs: Outs, samples: list[DetDataSample]) -> Batch:
+def _evaluate(
+    model: SingleStageDetector, outs: Outs, samples: list[DetDataSample], loss_group: int | None
+) -> Batch:
     gt, ignored, metas = unpack_gt_instances(samples)
+    size = loss_group or len(samples)
+    parts = []
     try:
-        _, losses = model.parse_losses(model.bbox_head.loss_by_feat(*outs, gt, metas, ignored))
+        for start in range(0, len(samples), size):
+            group = slice(start, start + size)
+            maps = tuple([level[group] for level in kind] for kind in outs)
+            losses = model.bbox_head.loss_by_feat(*maps, gt[group], metas[group], ignored[group])
+            parts.append(model.parse_losses(losses)[1])
     except (ValueError, RuntimeError) as error:
         # Some heads cannot even evaluate their loss on such numbers, PAA and FreeAnchor among them.
         if all(tensor.isfinite().all() for tensor in _flat(outs)):
             raise
         raise Diverged(f"predictions are not finite ({error})") from error
+    losses = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
     return Batch(losses, outs, gt, metas)
 
 

@@ -154,10 +154,7 @@ def train(
                 if get_world_size() > 1:
                     barrier()  # where one process leaves early, torchrun ends the others
                 raise Interrupted(f"told to stop after {done} of {last} iterations; start again to go on")
-            if hasattr(head, "set_epoch") and (done == first or done % per_epoch == 0):
-                head.set_epoch(epoch)
-            if hasattr(head, "set_progress"):
-                head.set_progress(done / scheduled)
+            head.set_progress(epoch, done / scheduled)
             rate = learning_rate(
                 done,
                 base=train_cfg.lr,
@@ -169,7 +166,7 @@ def train(
             )
             for group, multiplier in zip(optimizer.param_groups, multipliers, strict=True):
                 group["lr"] = rate * multiplier
-            batch = batch_gradient(model, share, images_at_once)
+            batch = batch_gradient(model, share, images_at_once, train_cfg.loss_group)
             loss = batch.losses["loss"].item()
             if not math.isfinite(loss):
                 raise Diverged(f"the loss is {loss} at iteration {done} (epoch {epoch}, lr {rate:g})")

@@ -63,8 +63,8 @@ class MALHead(FreeAnchorHead):
 
     progress: float | None = None
 
-    def set_progress(self, progress: float) -> None:
-        """Tell which share of the training is done, in [0, 1]."""
+    def set_progress(self, epoch: int, progress: float) -> None:
+        """The share of the training that is done decides the ratio of the depression."""
         self.progress = progress
 
     def forward(self, feats: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:

@@ -7,7 +7,7 @@ with its object, cls the score of the object's class. The normalisations below a
 code (henrylee2570/NoisyAnchor, `detectron2/modeling/meta_arch/retinanet_noisy.py` and `matcher.py`).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +17,20 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from tood.models.baselines.retinanet import RetinaHead
-from tood.models.common.anchor_boxes import assign_inside
 from tood.models.common.dense_level import grid_of
 from tood.models.common.registry import MODELS, TASK_UTILS
 
 EPS = 1e-7
 
 
-def top_n_assign(ious: Tensor, top_n: int) -> Tensor:
+class Chosen(NamedTuple):
+    """What the objects of an image make of its anchors."""
+
+    gt_index: Tensor  # [A] object of each anchor, -1 for negatives
+    times: Tensor  # [A] how many objects chose the anchor
+
+
+def top_n_assign(ious: Tensor, top_n: int) -> Chosen:
     """Make the anchors of largest IoU with each object positive.
 
     A positive belongs to the object it overlaps most, not always the one that chose it, as in the code.
@@ -32,24 +38,21 @@ def top_n_assign(ious: Tensor, top_n: int) -> Tensor:
 
     Args:
         ious: [G, A] of objects with anchors.
-        top_n: anchors an object chooses.
-
-    Returns:
-        [A] object of each anchor, -1 for negatives
+        top_n: number of anchors that each object chooses.
     """
     G, A = ious.shape
     gt_index = torch.full((A,), -1, device=ious.device)
     if G == 0:
-        return gt_index
+        return Chosen(gt_index, torch.zeros_like(gt_index))
     best, owner = ious.max(0)  # [A], [A]
-    chosen = torch.zeros(A, dtype=torch.bool, device=ious.device)
-    chosen[ious.topk(min(top_n, A), dim=1).indices.flatten()] = True
-    chosen &= best > 0
+    choices = ious.topk(min(top_n, A), dim=1).indices.flatten()  # [G * N]
+    times = choices.bincount(minlength=A) * (best > 0)
+    chosen = times > 0
     gt_index[chosen] = owner[chosen]
-    return gt_index
+    return Chosen(gt_index, times)
 
 
-def soft_labels(loc: Tensor, cls: Tensor, alpha: float) -> Tensor:
+def soft_labels(loc: Tensor, cls: Tensor, alpha: float, times: Tensor) -> Tensor:
     """Cleanliness of an image's positives as classification targets.
 
     Both parts are divided by their mean, then the mixture is stretched to [mean(loc), 1].
@@ -58,23 +61,25 @@ def soft_labels(loc: Tensor, cls: Tensor, alpha: float) -> Tensor:
         loc: [P] IoU of the predicted boxes with their objects.
         cls: [P] scores of the objects' classes.
         alpha: share of loc.
+        times: [P] how many objects chose the positive; in means it counts that often, as in the code.
 
     Returns:
         [P]; mean(loc) for all where the mixture has one value only
     """
     if len(loc) == 0:
         return loc
-    mixture = alpha * _by_mean(loc) + (1 - alpha) * _by_mean(cls)
+    mixture = alpha * _by_mean(loc, times) + (1 - alpha) * _by_mean(cls, times)
     low, high = mixture.aminmax()
-    return loc.mean() + (mixture - low) * (1 - loc.mean()) / (high - low).clamp(min=EPS)
+    floor = _mean(loc, times)
+    return floor + (mixture - low) * (1 - floor) / (high - low).clamp(min=EPS)
 
 
-def sample_weights(loc: Tensor, cls: Tensor, alpha: float) -> Tensor:
+def sample_weights(loc: Tensor, cls: Tensor, alpha: float, times: Tensor) -> Tensor:
     """Weights of an image's positives, before `keep_sum`; arguments as `soft_labels`."""
     if len(loc) == 0:
         return loc
     inverse = [1 / (1 - x).clamp(min=EPS) for x in (loc, cls)]
-    return alpha * _by_mean(inverse[0]) + (1 - alpha) * _by_mean(inverse[1])
+    return alpha * _by_mean(inverse[0], times) + (1 - alpha) * _by_mean(inverse[1], times)
 
 
 def keep_sum(loss: Tensor, weights: Tensor) -> Tensor:
@@ -107,8 +112,12 @@ def soft_focal_loss(logits: Tensor, target: Tensor, gamma: float, alpha: float) 
     return positive + negative
 
 
-def _by_mean(x: Tensor) -> Tensor:
-    return x / x.mean().clamp(min=EPS)
+def _mean(x: Tensor, times: Tensor) -> Tensor:
+    return (x * times).sum() / times.sum()
+
+
+def _by_mean(x: Tensor, times: Tensor) -> Tensor:
+    return x / _mean(x, times).clamp(min=EPS)
 
 
 @TASK_UTILS.register_module()
@@ -131,11 +140,13 @@ class TopNAssigner(BaseAssigner):
         """Assign `pred_instances.priors` [A, 4] to `gt_instances.bboxes` [G, 4]."""
         priors = pred_instances.priors
         ious = bbox_overlaps(gt_instances.bboxes.to(priors), priors)  # [G, A]
-        gt_index = top_n_assign(ious, self.top_n)
+        gt_index, times = top_n_assign(ious, self.top_n)
         positive = gt_index >= 0
         labels = torch.full_like(gt_index, -1)
         labels[positive] = gt_instances.labels[gt_index[positive]]
-        return AssignResult(len(gt_instances), gt_index + 1, max_overlaps=None, labels=labels)
+        result = AssignResult(len(gt_instances), gt_index + 1, max_overlaps=None, labels=labels)
+        result.set_extra_property("times", times)
+        return result
 
 
 @MODELS.register_module()
@@ -177,8 +188,12 @@ class NoisyAnchorHead(RetinaHead):
         box_deltas, box_targets, box_weights = [], [], []
         for b, (gt, meta) in enumerate(zip(batch_gt_instances, batch_img_metas, strict=True)):
             inside = self._inside(grids, priors, meta)
-            gt_index = assign_inside(self.assigner, priors, inside, gt)
+            found = self.assigner.assign(InstanceData(priors=anchors[inside]), gt)
+            gt_index = torch.full_like(inside, -1, dtype=torch.long)
+            gt_index[inside] = found.gt_inds - 1
             positive = gt_index >= 0
+            times = found.get_extra_property("times")
+            times = times[times > 0]  # [P]
             owner = gt_index[positive]
             gt_boxes, gt_labels = gt.bboxes[owner].to(anchors), gt.labels[owner]
             boxes = self.bbox_coder.decode(anchors[positive], deltas[b, positive].detach())
@@ -186,9 +201,9 @@ class NoisyAnchorHead(RetinaHead):
             cls = logits[b, positive, gt_labels].detach().sigmoid()
             alpha = self.train_cfg["alpha"]
             target = torch.zeros_like(logits[b])
-            target[positive, gt_labels] = soft_labels(loc, cls, alpha).to(target)
+            target[positive, gt_labels] = soft_labels(loc, cls, alpha, times).to(target)
             weight = torch.ones_like(inside, dtype=logits.dtype)
-            weight[positive] = sample_weights(loc, cls, alpha).to(weight)
+            weight[positive] = sample_weights(loc, cls, alpha, times).to(weight)
             insides.append(inside)
             targets.append(target)
             weights.append(weight)

@@ -14,13 +14,33 @@ from tood.models.common.positives import Positives, of_assignment
 from tood.models.common.registry import MODELS
 
 
+class EqualWeights(nn.Module):
+    """A box loss that counts all boxes alike, whatever weights and divisor mmdet's head gives it.
+
+    Args:
+        loss: of mmdet.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, boxes: Tensor, targets: Tensor, *weights: Tensor, **options: Any) -> Tensor:
+        """The mean over [P, 4] boxes, or the loss of each of them where the head scores anchors by it."""
+        if options.get("reduction_override") == "none":
+            return self.loss(boxes, targets, *weights, **options)
+        return self.loss(boxes, targets)
+
+
 @MODELS.register_module()
 class PAAHead(AnchorBoxesMixin, MMDetPAAHead):
     """Parallel head + PAA; configuration as mmdet's `PAAHead`.
 
     Args:
         use_iou_pred: predict the IoU of each box and rank by the geometric mean of it and the score, as
-            mmdet always does; without it the branch, its loss and its factor are gone.
+            mmdet always does. Without it the branch, its loss and its factor are gone, and the box loss is a
+            plain mean over the positives, as in the authors' code (kkhoot/PAA,
+            `paa_core/modeling/rpn/paa/loss.py`); with it, IoUs weigh the boxes.
         score_voting: not implemented here, as the numbers of Table 2 are without it.
 
     Raises:
@@ -38,6 +58,8 @@ class PAAHead(AnchorBoxesMixin, MMDetPAAHead):
             )
         self.use_iou_pred = use_iou_pred
         super().__init__(*args, score_voting=False, **kwargs)
+        if not use_iou_pred:
+            self.loss_bbox = EqualWeights(self.loss_bbox)
 
     def _init_layers(self) -> None:
         super()._init_layers()

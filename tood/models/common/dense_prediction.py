@@ -74,6 +74,16 @@ class DensePredictionMixin:
     test_cfg: dict
     train_cfg: dict
 
+    def set_progress(self, epoch: int, progress: float) -> None:
+        """Learn how far the training is; the training loop calls it before each iteration.
+
+        Nothing depends on it, but in heads that override this.
+
+        Args:
+            epoch: from 0.
+            progress: share of all iterations that is done, in [0, 1].
+        """
+
     # Whether the positives depend on what the model predicts, or on anchors and objects alone
     assigns_by_prediction = False
 

@@ -7,9 +7,8 @@ from tood.models.common.registry import MODELS
 
 @MODELS.register_module()
 class TOOD(SingleStageDetector):
-    """Backbone, FPN and a dense head; passes the epoch on to heads that want it."""
+    """Backbone, FPN and a `TOODHead`, which it tells the epoch."""
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the head which epoch, from 0, the coming losses belong to."""
-        if hasattr(self.bbox_head, "set_epoch"):
-            self.bbox_head.set_epoch(epoch)
+        self.bbox_head.set_epoch(epoch)

@@ -146,6 +146,10 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         """Tell which epoch, from 0, the coming losses belong to."""
         self.epoch = epoch
 
+    def set_progress(self, epoch: int, progress: float) -> None:
+        """The epoch ends the warm-up."""
+        self.set_epoch(epoch)
+
     @property
     def warming_up(self) -> bool:
         """Whether ATSS assigns the samples in this epoch.
