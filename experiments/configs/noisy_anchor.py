@@ -18,6 +18,5 @@ model = dict(
         momentum=0.9,
     ),
 )
-train = dict(
-    loss_group=None
-)  # nothing says how many images a GPU had; the weights keep the sum of the whole batch
+# How many images a GPU had is not published.
+train = dict(loss_group=None)

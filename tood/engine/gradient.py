@@ -11,10 +11,10 @@ the head's loss is evaluated on its predictions for the whole batch, wherever th
    whose activations were not kept (gradient caching: Gao et al., RepL4NLP 2021, arXiv:2101.06983);
 5. the gradients of the parameters are summed over the processes.
 
-Some reference implementations divide by sums over one GPU's images and average the gradients of the GPUs. Their
-recipes state these images as `train.loss_group`: the loss is then the mean over groups of so many consecutive images
-of the batch, of which the last may have fewer. Groups are formed in step 3, so they too are the same on any number
-of processes and passes.
+Some reference implementations divide by sums over the images of one GPU and average the gradients of the GPUs.
+Their recipes give this number of images as `train.loss_group`: the loss is then the mean over groups of
+consecutive images of the batch, of which the last may have fewer. Groups are formed in step 3, so they are the
+same on any number of processes and passes.
 
 This is exact as long as the prediction for an image depends on that image alone, and is the same twice.
 """
