@@ -1,6 +1,5 @@
 """Building, training and evaluating a run, on a drawn dataset and on a made one of odd images."""
 
-import inspect
 import json
 import math
 import random
@@ -10,11 +9,9 @@ from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
-import mmdet
 import numpy as np
 import pytest
 import torch
-from mmdet.models.dense_heads import ATSSHead as MMDetATSSHead
 from mmengine.config import Config
 from mmengine.optim import ConstantLR, LinearLR, MultiStepLR
 from mmengine.runner import set_random_seed
@@ -387,74 +384,6 @@ def test_weights_are_loaded_into_the_backbone(tmp_path):
     model.init_weights()
     for name, parameter in model.backbone.named_parameters():
         assert torch.equal(parameter, state[name]), name
-
-
-ABSENT = "absent"
-# Key: (ours, mmdet's)
-EVERYWHERE = {
-    "backbone.init_cfg.checkpoint": ("initial.pth", "torchvision://resnet50"),  # the same weights, fetched
-    "bbox_head.norm_cfg.type": ("GN", ABSENT),  # the default of mmdet's heads, see the test
-    "bbox_head.norm_cfg.num_groups": (32, ABSENT),
-    "bbox_head.norm_cfg.requires_grad": (True, ABSENT),
-    "test_cfg.nms_pre_by": ("location", ABSENT),  # as the code of the paper, see select_candidates
-    "test_cfg.clip": (True, ABSENT),
-}
-OURS = EVERYWHERE | {
-    "type": ("tood.TOOD", "TOOD"),
-    "bbox_head.type": ("tood.TOODHead", "TOODHead"),
-    "bbox_head.initial_loss_cls.type": (ABSENT, "FocalLoss"),  # the head has no other losses than these
-    "bbox_head.initial_loss_cls.use_sigmoid": (ABSENT, True),
-    "bbox_head.initial_loss_cls.activated": (ABSENT, True),
-    "bbox_head.loss_cls.type": (ABSENT, "QualityFocalLoss"),
-    "bbox_head.loss_cls.use_sigmoid": (ABSENT, True),
-    "bbox_head.loss_cls.activated": (ABSENT, True),
-    "train_cfg.assigner.type": (ABSENT, "TaskAlignedAssigner"),
-    "train_cfg.debug": (ABSENT, False),
-}
-NAMED_DIFFERENCES = {
-    "tood_ab": OURS,
-    "tood_af": OURS
-    | {  # used by an anchor-based head only
-        "bbox_head.bbox_coder.type": (ABSENT, "DeltaXYWHBBoxCoder"),
-        "bbox_head.bbox_coder.target_means": (ABSENT, [0.0] * 4),
-        "bbox_head.bbox_coder.target_stds": (ABSENT, [0.1, 0.1, 0.2, 0.2]),
-    },
-    "atss_ab": EVERYWHERE
-    | {
-        "bbox_head.type": ("tood.ATSSHead", "ATSSHead"),
-        "bbox_head.loss_cls.type": ("tood.FocalLoss", "FocalLoss"),
-    },
-}
-SHIPPED = {
-    "tood_af": "tood/tood_r50_fpn_1x_coco.py",
-    "tood_ab": "tood/tood_r50_fpn_anchor-based_1x_coco.py",
-    "atss_ab": "atss/atss_r50_fpn_1x_coco.py",
-}
-
-
-@pytest.mark.parametrize("run", SHIPPED)
-def test_numbers_are_those_mmdet_ships(run):
-    theirs = Config.fromfile(Path(mmdet.__file__).parent / ".mim" / "configs" / SHIPPED[run])
-    categories = [{"id": number, "name": str(number)} for number in range(80)]
-    ours = resolve(Plan({"scale": "paper"}).settings(run), categories, Path("initial.pth"))
-
-    a, b = flatten(ours.model), flatten(theirs.model)
-    pairs = {key: (a.get(key, ABSENT), b.get(key, ABSENT)) for key in a | b}
-    assert {key: pair for key, pair in pairs.items() if pair[0] != pair[1]} == NAMED_DIFFERENCES[run]
-    default = inspect.signature(MMDetATSSHead).parameters["norm_cfg"].default  # TOODHead inherits it
-    assert ours.model.bbox_head.norm_cfg == default
-
-    train_cfg, wrapper = ours.train, theirs.optim_wrapper
-    optimizer = {key: train_cfg[key] for key in ("lr", "momentum", "weight_decay")}
-    assert optimizer | {"type": "SGD"} == wrapper.optimizer
-    assert train_cfg.grad_clip is None
-    assert "clip_grad" not in wrapper
-    assert train_cfg.batch_size == theirs.auto_scale_lr.base_batch_size
-    warmup, steps = theirs.param_scheduler
-    assert (train_cfg.warmup_factor, train_cfg.warmup_iterations) == (warmup.start_factor, warmup.end)
-    assert (ours.schedule.epochs, ours.schedule.milestones) == (theirs.train_cfg.max_epochs, steps.milestones)
-    _, _, resize, flip, _ = theirs.train_dataloader.dataset.pipeline
-    assert (tuple(ours.input.size), ours.input.flip) == (resize.scale, flip.prob)
 
 
 # Training
