@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.gradients import assert_same, collated, gradients, make_batch, make_model, plain_gradients
+from helpers import gradients as gradients_program
+from helpers.gradients import (
+    assert_same,
+    collated,
+    gradients,
+    loss_group_of,
+    make_batch,
+    make_model,
+    plain_gradients,
+)
 
 from tood.engine.gradient import batch_gradient, require_separable
 from tood.runtime.failures import Diverged
@@ -26,10 +35,10 @@ def representatives() -> list[str]:
 
 def by_parts(run: str, epoch: int, images: int, at_once: int) -> tuple[dict, dict]:
     """Gradients in parts and in one piece."""
-    model = make_model(run, epoch)
-    batch_gradient(model, collated(make_batch(images)), at_once)
+    model, loss_group = make_model(run, epoch), loss_group_of(run)
+    batch_gradient(model, collated(make_batch(images)), at_once, loss_group)
     found = gradients(model)
-    return found, plain_gradients(make_model(run, epoch), images)
+    return found, plain_gradients(make_model(run, epoch), images, loss_group)
 
 
 @pytest.mark.parametrize("epoch", EPOCHS)
@@ -43,6 +52,22 @@ def test_every_head_in_parts(run):
     assert_same(*by_parts(run, 4, 4, 1))
 
 
+@pytest.mark.parametrize("at_once", [16, 3])
+@pytest.mark.parametrize("run", [run for run in representatives() if loss_group_of(run)])
+def test_loss_groups_of_a_short_batch(run, at_once):
+    """Nine images: the last group is smaller; with three at a time, passes cut across groups."""
+    assert_same(*by_parts(run, 4, 9, at_once))
+
+
+def test_the_group_matters():
+    """What the exactness tests would not see if the losses of groups were those of the batch."""
+    model = make_model("retinanet", 4)
+    whole = {name: grad.clone() for name, grad in plain_gradients(model, 8).items() if grad is not None}
+    grouped = {name: grad for name, grad in plain_gradients(model, 8, 2).items() if grad is not None}
+    with pytest.raises(AssertionError):
+        assert_same(grouped, whole, relative=1e-2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize("epoch", EPOCHS)
@@ -53,7 +78,7 @@ def test_every_run_in_parts(run, epoch, at_once):
 
 def on_processes(folder: Path, processes: int, cases: list[str]) -> None:
     program = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc-per-node", processes]
-    program += [Path(__file__).with_name("gradients.py"), folder, *cases]
+    program += [gradients_program.__file__, folder, *cases]
     done = subprocess.run(
         [*map(str, program)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -64,13 +89,18 @@ def on_processes(folder: Path, processes: int, cases: list[str]) -> None:
     assert done.returncode == 0, done.stdout
     for case in cases:
         run, epoch, images = case.split(":")
-        expected = plain_gradients(make_model(run, int(epoch)), int(images))
+        expected = plain_gradients(make_model(run, int(epoch)), int(images), loss_group_of(run))
         assert_same(torch.load(folder / f"{case}.pt"), expected)
 
 
 def test_tood_on_two_processes(tmp_path):
     """Also of a batch of one image, of which the second process has none."""
     on_processes(tmp_path, 2, [f"tood_af:{epoch}:{images}" for epoch in EPOCHS for images in (16, 1)])
+
+
+def test_loss_groups_on_two_processes(tmp_path):
+    """Of 5 and 9 images the processes have 2 and 3, 4 and 5: a group is on both, the last is short."""
+    on_processes(tmp_path, 2, [f"{run}:4:{images}" for run in ("pisa", "fovea") for images in (5, 9)])
 
 
 @pytest.mark.slow

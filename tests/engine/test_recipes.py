@@ -196,7 +196,7 @@ PER_GPU = {"retinanet", "pisa", "freeanchor", "mal", "fovea", "fovea_thead"}
 
 
 def flatten(config: dict, prefix: str = "") -> dict:
-    """Dotted keys; a normalisation, which may be None, and the override of an initialisation are one value."""
+    """Dotted keys; a normalisation, which may be None, and an override of initial weights are one value."""
     flat = {}
     for key, value in config.items():
         if isinstance(value, dict) and value and key not in ("norm_cfg", "override"):

@@ -23,6 +23,11 @@ from tood.study.plan import Plan
 CATEGORIES = [{"id": number, "name": str(number)} for number in range(1, 5)]
 
 
+def loss_group_of(run: str) -> int | None:
+    """Number of images whose loss the run's recipe evaluates together."""
+    return resolve(Plan({}).settings(run), CATEGORIES, None).train.loss_group
+
+
 def make_model(run: str, epoch: int, options: dict | None = None):
     """The narrow detector of a run, its batch normalisation frozen, as the scale `paper` has it."""
     settings = Plan({}).settings(run)
@@ -30,10 +35,7 @@ def make_model(run: str, epoch: int, options: dict | None = None):
     set_random_seed(0)
     model = build_model(resolve(settings, CATEGORIES, None))
     model.init_weights()
-    if hasattr(model.bbox_head, "set_epoch"):
-        model.bbox_head.set_epoch(epoch)
-    if hasattr(model.bbox_head, "set_progress"):
-        model.bbox_head.set_progress(epoch / 12)
+    model.bbox_head.set_progress(epoch, epoch / 12)
     _add_parameters(model.bbox_head)
     return model.double().train()
 
@@ -88,12 +90,15 @@ def gradients(model) -> dict[str, Tensor | None]:
     return {name: p.grad for name, p in model.named_parameters()}
 
 
-def plain_gradients(model, images: int) -> dict[str, Tensor | None]:
-    """By mmdet's own loss of the whole batch in one piece."""
+def plain_gradients(model, images: int, loss_group: int | None = None) -> dict[str, Tensor | None]:
+    """The mean of mmdet's own losses of each group of the batch, each group computed in one piece."""
     model.zero_grad(set_to_none=True)
     data = model.data_preprocessor(collated(make_batch(images)), training=True)
-    loss, _ = model.parse_losses(model(**data, mode="loss"))
-    loss.backward()
+    groups = range(0, images, loss_group or images)
+    for start in groups:
+        group = slice(start, start + (loss_group or images))
+        loss = model(data["inputs"][group], data["data_samples"][group], mode="loss")
+        (model.parse_losses(loss)[0] / len(groups)).backward()
     return gradients(model)
 
 
@@ -115,7 +120,8 @@ def main() -> None:
     for case in cases:
         run, epoch, images = case.split(":")
         model = make_model(run, int(epoch))
-        batch_gradient(model, collated(own_share(make_batch(int(images)))), images_at_once=3)
+        share = collated(own_share(make_batch(int(images))))
+        batch_gradient(model, share, images_at_once=3, loss_group=loss_group_of(run))
         found = gradients(model)
         for other in all_gather_object(found):
             assert_same(found, other, relative=0)
