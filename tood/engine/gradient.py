@@ -11,10 +11,10 @@ the head's loss is evaluated on its predictions for the whole batch, wherever th
    whose activations were not kept (gradient caching: Gao et al., RepL4NLP 2021, arXiv:2101.06983);
 5. the gradients of the parameters are summed over the processes.
 
-Some reference implementations divide by sums over the images of one GPU and average the gradients of the GPUs.
-Their recipes give this number of images as `train.loss_group`: the loss is then the mean over groups of
-consecutive images of the batch, of which the last may have fewer. Groups are formed in step 3, so they are the
-same on any number of processes and passes.
+Some reference implementations divide by sums over the images of one GPU, and average the gradients of the
+GPUs. Their recipes give this number of images as `train.loss_group`: the loss is then the mean over groups of
+consecutive images of the batch, of which the last may have fewer. Groups are formed in step 3, so they are
+the same on any number of processes and passes.
 
 This is exact as long as the prediction for an image depends on that image alone, and is the same twice.
 """
@@ -94,7 +94,7 @@ def batch_gradient(
     if share is not None and get_world_size() == 1 and len(share["inputs"]) <= images_at_once:
         data = model.data_preprocessor(share, training=True)
         outs = _predict(model, data["inputs"])
-        batch = _evaluate(model, outs, data["data_samples"], loss_group)
+        batch = evaluate_loss(model, outs, data["data_samples"], loss_group)
         batch.losses["loss"].backward()
         return batch
 
@@ -105,7 +105,7 @@ def batch_gradient(
         predicted = [_predict(model, part) for part in parts_of_share]
     whole, start = _gather_outs(predicted, len(inputs) if inputs is not None else 0, samples)
 
-    batch = _evaluate(model, whole, samples, loss_group)
+    batch = evaluate_loss(model, whole, samples, loss_group)
     batch.losses["loss"].backward()
     if get_rank() > 0:  # what the loss itself uses of the parameters counts once
         for parameter in model.parameters():
@@ -124,9 +124,20 @@ def _predict(model: SingleStageDetector, inputs: Tensor) -> Outs:
     return model.bbox_head(model.extract_feat(inputs))
 
 
-def _evaluate(
+def evaluate_loss(
     model: SingleStageDetector, outs: Outs, samples: list[DetDataSample], loss_group: int | None
 ) -> Batch:
+    """The loss of a batch, the mean over its loss groups.
+
+    Args:
+        model: as in `batch_gradient`.
+        outs: predictions of its head for all images.
+        samples: all images.
+        loss_group: as in `batch_gradient`.
+
+    Raises:
+        Diverged: the loss cannot be evaluated, as predictions are not finite.
+    """
     gt, ignored, metas = unpack_gt_instances(samples)
     size = loss_group or len(samples)
     parts = []
