@@ -47,6 +47,8 @@ class PAAHead(AnchorBoxesMixin, MMDetPAAHead):
         ValueError: `score_voting` is set.
     """
 
+    loss_bbox: nn.Module  # of the head
+
     assigns_by_prediction = True
 
     def __init__(
