@@ -620,8 +620,12 @@ def test_images_whose_only_object_is_a_crowd_train(odd, tmp_path):
     )
     config = configured("tood_af", {"model.train_cfg.initial_epoch": 1}, ODD)
     config.schedule.epochs = 2
-    _, summary, _ = trained(dataset, tmp_path, config)
+    before = bits(model := initialised(config))
+    _, summary, records = trained(dataset, tmp_path, config, model=model)
     assert summary["iterations"] == 2 * math.ceil(len(dataset) / 8)
+    assert all(record["objects"] == 0 and record["loss_bbox"] == 0 < record["loss"] for record in records)
+    assert bits(model) != before  # the background trains, and nothing becomes NaN by it
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ def test_sweep_of_m():
 def printed_table(first_line: str, key_columns: int) -> list[tuple[list[str], list[float]]]:
     """Keys and values of one table of the paper's text, parsed without the project's declarations."""
     if not PAPER.exists():
-        pytest.skip("the text of the paper is not at hand")
+        pytest.skip(f"the text of the paper, which is not ours to copy, is expected at {PAPER}")
     lines = iter(PAPER.read_text(encoding="utf-8").splitlines())
     next(line for line in lines if line.startswith(first_line))
     rows, above = [], [""] * key_columns
