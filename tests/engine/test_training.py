@@ -471,13 +471,12 @@ def test_a_seed_decides_every_bit(training_images, tmp_path):
 def test_a_whole_schedule(training_images, tmp_path, monkeypatch):
     config = configured("tood_af", {"train.warmup_iterations": 4, "train.batch_size": 16})
     config.schedule = dict(epochs=3, milestones=[1, 2])
-    model, epochs = initialised(config), []
-    monkeypatch.setattr(
-        model.bbox_head, "set_epoch", lambda e: epochs.append(e) or setattr(model.bbox_head, "epoch", e)
-    )
+    model, told = initialised(config), []
+    tell = model.bbox_head.set_progress
+    monkeypatch.setattr(model.bbox_head, "set_progress", lambda *now: told.append(now) or tell(*now))
     _, summary, records = trained(training_images, tmp_path, config, model=model)
     per_epoch = math.ceil(len(training_images) / 16)
-    assert epochs == [0, 1, 2]
+    assert [epoch for epoch, _ in told] == [epoch for epoch in range(3) for _ in range(per_epoch)]
     assert (summary["iterations"], summary["images"]) == (3 * per_epoch, 3 * len(training_images))
     assert summary["images_per_second"] > 0
     assert summary["peak_memory_mb"] is None
@@ -503,9 +502,9 @@ def test_the_head_is_told_the_progress_and_asked_for_its_positives(training_imag
     config.schedule = dict(epochs=4, milestones=[3])
     model, told = initialised(config), []
     tell = model.bbox_head.set_progress
-    monkeypatch.setattr(model.bbox_head, "set_progress", lambda share: told.append(share) or tell(share))
+    monkeypatch.setattr(model.bbox_head, "set_progress", lambda *now: told.append(now) or tell(*now))
     *_, records = trained(training_images, tmp_path, config, model=model, iterations=5)
-    assert told == pytest.approx([iteration / 12 for iteration in range(5)])  # of the whole schedule
+    assert [share for _, share in told] == pytest.approx([step / 12 for step in range(5)])  # of the schedule
     for record in records:
         assert record["objects"] >= 8
         assert 1 <= record["positives"] <= 40  # the size of a bag

@@ -1,4 +1,4 @@
-"""Every run builds, trains and predicts while every compiled operator of mmcv raises, also where there are some."""
+"""Every run builds, trains and predicts while every compiled operator of mmcv raises."""
 
 import sys
 
@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 
 from tood.engine.config import build_model, resolve
 from tood.models.common.layers import ModulatedDeformConv2d
-from tood.models.tood.losses import FocalLoss
+from tood.models.common.losses import FocalLoss
 from tood.study.plan import Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -97,17 +97,9 @@ def build(name: str):
     return model
 
 
-def set_epoch(head, epoch: int) -> None:
-    """Tell a head of either kind how far the training is: 12 epochs."""
-    if hasattr(head, "set_epoch"):
-        head.set_epoch(epoch)
-    if hasattr(head, "set_progress"):
-        head.set_progress(epoch / 12)
-
-
 def train_once(model, epoch: int) -> float:
     """One iteration's loss; its gradient must reach every parameter that learns."""
-    set_epoch(model.bbox_head, epoch)
+    model.bbox_head.set_progress(epoch, epoch / 12)
     model.zero_grad()
     data = model.train().data_preprocessor(batch(), training=True)
     loss, _ = model.parse_losses(model(**data, mode="loss"))
@@ -150,7 +142,7 @@ def test_losses_as_on_a_gpu(name, pretended_gpu):
         data = model.data_preprocessor(batch(), training=True)
         feats = model.extract_feat(data["inputs"])
         for epoch in (0, 4):
-            set_epoch(model.bbox_head, epoch)
+            model.bbox_head.set_progress(epoch, epoch / 12)
             losses = model.bbox_head.loss(feats, data["data_samples"])
             assert model.parse_losses(losses)[0].isfinite()
 

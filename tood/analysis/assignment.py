@@ -74,8 +74,7 @@ def assign(plan: Plan, run_id: str, image: str, seed: int) -> Assignment:
             f"run the workflow with runs={run_id} and this --config"
         )
     head = model.bbox_head
-    if hasattr(head, "set_epoch"):
-        head.set_epoch(config.schedule.epochs - 1)
+    head.set_progress(config.schedule.epochs - 1, 1.0)
     dataset, index = _find(image, plan, Path(manifest["root"]), config)
     item = dataset[index]
     data = model.data_preprocessor({"inputs": [item["inputs"]], "data_samples": [item["data_samples"]]})

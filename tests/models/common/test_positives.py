@@ -62,10 +62,7 @@ def the_model(run: str) -> torch.nn.Module:
 
 def at(model: torch.nn.Module, progress: float) -> torch.nn.Module:
     """The model in that share of a training of 12 epochs."""
-    if hasattr(model.bbox_head, "set_epoch"):
-        model.bbox_head.set_epoch(int(progress * 12))
-    if hasattr(model.bbox_head, "set_progress"):
-        model.bbox_head.set_progress(progress)
+    model.bbox_head.set_progress(int(progress * 12), progress)
     return model
 
 
@@ -120,7 +117,7 @@ def test_nothing_in_an_image_stops_a_scheme(run, case):
     gts, crowds = CASES[case]
     model = the_model(run)
     head = model.bbox_head
-    for progress in (0.0, 0.75) if hasattr(head, "set_epoch") else (0.75,):
+    for progress in (0.0, 0.75):
         outs = images(at(model, progress))
         loss, parts = model.parse_losses(head.loss_by_feat(*outs, gts, METAS, crowds))
         assert loss > 0
