@@ -12,6 +12,7 @@ from tood.cli import main
 from tood.runtime.files import write_json
 from tood.study import dashboard as overview
 from tood.study.declarations import ExperimentError
+from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
 from tood.study.provenance import evaluation_digest
 from tood.study.status import (
@@ -21,7 +22,6 @@ from tood.study.status import (
     load_study,
     most_urgent,
     read_status,
-    run_folder,
     save_study,
     study_status,
 )
@@ -64,7 +64,7 @@ def plan(workspace, monkeypatch) -> Plan:
 
 def leave(plan: Plan, run: str, report: dict | None, ap: dict | None = None, **identity: str) -> None:
     """The files of one run, made with what the plan expects but for what `identity` changes of it."""
-    folder = run_folder(plan, run, 0)
+    folder = StudyPaths(plan.name).run(run, 0).folder
     trained = expected_identity(plan, run)
     evaluated = {"evaluation": evaluation_digest("ap.json", plan.study.val_images)}
     if report is not None:
@@ -105,7 +105,7 @@ def test_a_trainer_that_stopped_beating_has_failed(plan):
 def test_a_damaged_file_fails_its_run_alone(plan, name, content):
     leave(plan, "tood_af", {"state": "done"}, AP)
     leave(plan, "atss_af", {"state": "done"}, AP)
-    (run_folder(plan, "tood_af", 0) / name).write_text(content)
+    (StudyPaths(plan.name).run("tood_af", 0).folder / name).write_text(content)
     assert status(plan).state == "failed"
     assert f"tood_af/seed0/{name}: " in status(plan).reason
     assert "delete it" in status(plan).reason
@@ -172,13 +172,13 @@ def test_an_old_measurement_of_a_new_training_is_stale(plan):
 
 def test_weights_of_unknown_origin_are_stale(plan):
     leave(plan, "tood_af", {"state": "done"}, AP)
-    (run_folder(plan, "tood_af", 0) / "provenance.json").unlink()
+    StudyPaths(plan.name).run("tood_af", 0).provenance.unlink()
     assert status(plan).stale == ["code", "settings", "data"]
 
 
 def test_a_failure_before_there_was_provenance_is_a_failure(plan):
     leave(plan, "tood_af", {"state": "failed", "reason": "no such file"})
-    (run_folder(plan, "tood_af", 0) / "provenance.json").unlink()
+    StudyPaths(plan.name).run("tood_af", 0).provenance.unlink()
     assert (status(plan).state, status(plan).reason) == ("failed", "no such file")
 
 
@@ -384,8 +384,8 @@ def test_a_failed_call_renders_tables_and_report_with_every_state(workspace, mon
     plan = Plan(dict(option.split("=") for option in options))
     reports = ({"state": "running", "updated": 0.0}, {"state": "diverged", "reason": "the loss is inf"})
     for run, report in zip(runs, (*reports, {"state": "interrupted", "reason": "SIGTERM"}), strict=False):
-        write_json(run_folder(plan, run, 0) / "state.json", report)
-    write_json(run_folder(plan, "tood_ab", 0) / "ap.json", {**AP, "identity": {}})
+        write_json(StudyPaths(plan.name).run(run, 0).state, report)
+    write_json(StudyPaths(plan.name).run("tood_ab", 0).ap, {**AP, "identity": {}})
     complexity = workspace.path / "results/paper/complexity.csv"  # counted once for all studies
     complexity.parent.mkdir(parents=True)
     complexity.write_text("run,head_params_m,params_m,head_gflops,gflops\natss_af,1,2,3,4\n")
@@ -393,7 +393,7 @@ def test_a_failed_call_renders_tables_and_report_with_every_state(workspace, mon
     earlier.parent.mkdir(parents=True)
     earlier.write_bytes(b"an earlier figure")
     for run in ("tood_af", "atss_af"):
-        (run_folder(plan, run, 0) / "model.pth").touch()
+        StudyPaths(plan.name).run(run, 0).model.touch()
     outcome = workspace.run("snakemake", "--cores", "1", "--config", *options, f"runs={','.join(runs)}")
     assert outcome.returncode != 0
     assert "results/x/report.html and the tables show" in outcome.stdout, outcome.stdout

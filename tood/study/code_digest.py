@@ -12,15 +12,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tood.study.paths import CONFIGS, PACKAGE
+from tood.study.paths import ALIGNMENT, AP, CONFIGS, PACKAGE
 
 # Each training depends on all of these rooms.
 TRAINING_ROOMS = ("engine", "data")
-# A measurement on a trained run depends on what its module imports from these; the rest is in `training_code`.
+# A measurement on a trained run depends on what its module imports from these rooms; `training_code` covers
+# the rest.
 MEASURING_ROOMS = ("evaluation", "analysis")
 _MEASURED_BY = {
-    "ap.json": "tood.evaluation.detection",
-    "alignment.json": "tood.analysis.alignment",
+    AP: "tood.evaluation.detection",
+    ALIGNMENT: "tood.analysis.alignment",
 }
 
 

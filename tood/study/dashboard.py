@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 
 from tood.study.declarations import ExperimentError, cells_of, load_tables, unknown_run
+from tood.study.paths import AP
 from tood.study.plan import Plan
 from tood.study.status import STATES, Status, load_study, read_status, study_status
 
@@ -187,7 +188,7 @@ def _cells(status: Status) -> list[str]:
     if values["left"] is not None:
         values["left"] = _duration(values["left"])
     if values["AP"] is not None:
-        values["AP"] = f"{values['AP']:.1f}" + (" (stale)" if status.results["ap.json"].stale else "")
+        values["AP"] = f"{values['AP']:.1f}" + (" (stale)" if status.results[AP].stale else "")
     return ["–" if value is None else str(value) for value in values.values()]
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from tood.runtime.files import atomic_path
 from tood.study.declarations import Run, Table, load_runs, load_tables
+from tood.study.paths import COMPLEXITY, METRICS
 from tood.study.plan import load_scale
 from tood.study.tables import COLUMNS, build, read_complexity, to_markdown
 
@@ -67,11 +68,11 @@ def kept(results: Path, scale: str) -> pd.DataFrame:
     """
     folder = results / scale
     frames = []
-    if (path := folder / "metrics.csv").is_file():
+    if (path := folder / METRICS).is_file():
         trained = pd.read_csv(path, dtype={"stale": str}).fillna({"stale": ""})[COLUMNS]
         frames.append(trained[trained["seed"].notna()])
     if scale == "paper":
-        frames.append(read_complexity(folder / "complexity.csv"))
+        frames.append(read_complexity(folder / COMPLEXITY.name))
     frames = [frame for frame in frames if len(frame)]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
 

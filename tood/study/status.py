@@ -17,17 +17,14 @@ from tood.runtime.files import read_json, write_json
 from tood.runtime.run_state import SILENCE_SECONDS
 from tood.study.code_digest import training_code
 from tood.study.declarations import ExperimentError, Run
+from tood.study.paths import ALIGNMENT, AP, RunPaths, StudyPaths
 from tood.study.plan import Plan, scale_names
 from tood.study.provenance import data_digest, digest, evaluation_digest, is_stale
 
 # Of several seeds, the state that most needs attention, hence the first, stands for the run.
 STATES = ("failed", "oom", "diverged", "interrupted", "running", "stale", "pending", "done")
 STOPPED = ("failed", "oom", "diverged", "interrupted")
-RESULTS = ("ap.json", "alignment.json")
-_READINGS = "alignment_variants.json"
-
-_WORK = Path("work")
-_STUDY = "study.json"
+MEASUREMENTS = (AP, ALIGNMENT)
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class Status:
     @property
     def ap(self) -> float | None:
         """COCO AP in percent; None where there is none, or none is defined."""
-        value = self.results["ap.json"].metrics.get("AP") if "ap.json" in self.results else None
+        value = self.results[AP].metrics.get("AP") if AP in self.results else None
         return None if value is None or math.isnan(value) else value
 
     @property
@@ -73,7 +70,7 @@ class Status:
 
 def save_study(plan: Plan) -> None:
     """Leave the study's options where `load_study` finds them."""
-    write_json(_WORK / plan.name / _STUDY, plan.study.model_dump(mode="json", exclude_none=True))
+    write_json(StudyPaths(plan.name).options, plan.study.model_dump(mode="json", exclude_none=True))
 
 
 def load_study(name: str | None = None) -> Plan:
@@ -85,7 +82,7 @@ def load_study(name: str | None = None) -> Plan:
     Raises:
         ExperimentError: there is no such study.
     """
-    called = {path.parent.name: path for path in _WORK.glob(f"*/{_STUDY}")}
+    called = {path.parent.name: path for path in Path().glob(str(StudyPaths("*").options))}
     if name is None and called:
         name = max(called, key=lambda study: called[study].stat().st_mtime)
     if name is None or (name not in called and name in scale_names()):
@@ -100,15 +97,10 @@ def load_study(name: str | None = None) -> Plan:
     return Plan(read_json(called[name]))
 
 
-def run_folder(plan: Plan, run_id: str, seed: int) -> Path:
-    """Where a training leaves its files."""
-    return _WORK / plan.name / "runs" / run_id / f"seed{seed}"
-
-
 def expected_identity(plan: Plan, run_id: str) -> dict[str, str]:
     """The identity that a training of the run would have now."""
     run = plan.all_runs[run_id]
-    manifest = _WORK / plan.name / "manifest.json"
+    manifest = StudyPaths(plan.name).manifest
     return {
         "code": training_code(cast(str, run.config), run.options),  # an implemented run has one
         "settings": digest(plan.settings(run_id)),
@@ -125,11 +117,11 @@ def read_status(plan: Plan, run_id: str, seed: int, now: float | None = None) ->
         seed: of its training.
         now: unix seconds, to compare heartbeats with; by default the clock's.
     """
-    folder, expected = run_folder(plan, run_id, seed), expected_identity(plan, run_id)
-    files, problems = _read(folder)
-    report, provenance = files.get("state.json", {}), files.get("provenance.json", {})
+    paths, expected = StudyPaths(plan.name).run(run_id, seed), expected_identity(plan, run_id)
+    files, problems = _read(paths)
+    report, provenance = files.get(paths.state.name, {}), files.get(paths.provenance.name, {})
     results = {}
-    for name in RESULTS:
+    for name in MEASUREMENTS:
         if name in files:
             evaluation = {"evaluation": evaluation_digest(name, plan.study.val_images)}
             metrics = {key: value for key, value in files[name].items() if key != "identity"}
@@ -142,13 +134,13 @@ def read_status(plan: Plan, run_id: str, seed: int, now: float | None = None) ->
     status = Status(
         run=plan.all_runs[run_id],
         seed=seed,
-        folder=folder,
+        folder=paths.folder,
         state=state,
         reason=reason,
         report=report,
         provenance=provenance,
         results=results,
-        readings=files.get(_READINGS, {}) if "alignment.json" in results else {},
+        readings=files.get(paths.alignment_variants.name, {}) if ALIGNMENT in results else {},
         training_stale=is_stale(provenance, expected) if trained else [],
     )
     if problems or state == "running" or not status.stale:
@@ -171,15 +163,15 @@ def most_urgent(states: Iterable[str]) -> str:
     return min(states, key=STATES.index)
 
 
-def _read(folder: Path) -> tuple[dict[str, dict], list[str]]:
+def _read(paths: RunPaths) -> tuple[dict[str, dict], list[str]]:
     """The JSON files of a run that are there, and one line for each that cannot be read."""
     files, problems = {}, []
-    for name in ("state.json", "provenance.json", *RESULTS, _READINGS):
+    for path in (paths.state, paths.provenance, paths.ap, paths.alignment, paths.alignment_variants):
         try:
-            content = read_json(folder / name)
+            content = read_json(path)
             if not isinstance(content, dict):
-                raise ValueError(f"{folder / name}: holds no keys; delete it and run the workflow again")
-            files[name] = content
+                raise ValueError(f"{path}: holds no keys; delete it and run the workflow again")
+            files[path.name] = content
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
