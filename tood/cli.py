@@ -99,6 +99,7 @@ def _complexity(options: argparse.Namespace) -> int:
     import warnings
 
     from tood.runtime.files import atomic_path
+    from tood.runtime.text import aligned
 
     warnings.simplefilter("ignore")  # of the libraries, about themselves
     from tood.analysis.complexity import Complexity, of_runs
@@ -109,8 +110,7 @@ def _complexity(options: argparse.Namespace) -> int:
     rows = [(run, *(f"{value:.6f}" for value in counts)) for run, counts in of_runs(options.convention)]
     with atomic_path(output) as temporary, temporary.open("w", newline="") as file:
         csv.writer(file).writerows([header, *rows])
-    for row in (header, *rows):
-        print(f"{row[0]:20}", *(f"{value:>14}" for value in row[1:]))
+    print(aligned([header, *rows], right=range(1, len(header))))
     print(f"written to {output}")
     return 0
 

@@ -16,9 +16,9 @@ from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
 from tood.study.provenance import evaluation_digest
 from tood.study.status import (
-    SILENCE_SECONDS,
+    HEARTBEAT_TIMEOUT,
     Status,
-    expected_identity,
+    expected_digests,
     load_study,
     most_urgent,
     read_status,
@@ -62,16 +62,16 @@ def plan(workspace, monkeypatch) -> Plan:
     return plan
 
 
-def leave(plan: Plan, run: str, report: dict | None, ap: dict | None = None, **identity: str) -> None:
-    """The files of one run, made with what the plan expects but for what `identity` changes of it."""
+def leave(plan: Plan, run: str, report: dict | None, ap: dict | None = None, **digests: str) -> None:
+    """The files of one run, made with what the plan expects but for what `digests` changes of it."""
     folder = StudyPaths(plan.name).run(run, 0).folder
-    trained = expected_identity(plan, run)
+    trained = expected_digests(plan, run)
     evaluated = {"evaluation": evaluation_digest("ap.json", plan.study.val_images)}
     if report is not None:
         write_json(folder / "state.json", report)
-        write_json(folder / "provenance.json", {"identity": trained | identity})
+        write_json(folder / "provenance.json", {"digests": trained | digests})
     if ap is not None:
-        write_json(folder / "ap.json", {**ap, "identity": {**trained, **evaluated, **identity}})
+        write_json(folder / "ap.json", {**ap, "digests": {**trained, **evaluated, **digests}})
 
 
 def status(plan: Plan, run: str = "tood_af", now: float = NOW) -> Status:
@@ -94,8 +94,8 @@ def test_a_state_is_what_the_trainer_says(plan, state):
 
 def test_a_trainer_that_stopped_beating_has_failed(plan):
     leave(plan, "tood_af", RUNNING)
-    assert status(plan, now=NOW + SILENCE_SECONDS).state == "running"
-    lost = status(plan, now=NOW + SILENCE_SECONDS + 1)
+    assert status(plan, now=NOW + HEARTBEAT_TIMEOUT).state == "running"
+    lost = status(plan, now=NOW + HEARTBEAT_TIMEOUT + 1)
     assert lost.state == "failed"
     assert lost.reason.startswith("no heartbeat since 2027-01-1")
 
@@ -314,7 +314,7 @@ def test_show_a_run(plan, capsys):
     (found,) = json.loads(capsys.readouterr().out, parse_constant=refuse)
     assert found["ap.json"]["AP"] == 40.14
     assert found["ap.json"]["stale"] == ["code"]
-    assert found["provenance"]["identity"]["code"] == "another"
+    assert found["provenance"]["digests"]["code"] == "another"
 
 
 def test_a_run_never_trained_says_what_trains_it(plan, capsys):
@@ -385,7 +385,7 @@ def test_a_failed_call_renders_tables_and_report_with_every_state(workspace, mon
     reports = ({"state": "running", "updated": 0.0}, {"state": "diverged", "reason": "the loss is inf"})
     for run, report in zip(runs, (*reports, {"state": "interrupted", "reason": "SIGTERM"}), strict=False):
         write_json(StudyPaths(plan.name).run(run, 0).state, report)
-    write_json(StudyPaths(plan.name).run("tood_ab", 0).ap, {**AP, "identity": {}})
+    write_json(StudyPaths(plan.name).run("tood_ab", 0).ap, {**AP, "digests": {}})
     complexity = workspace.path / "results/paper/complexity.csv"  # counted once for all studies
     complexity.parent.mkdir(parents=True)
     complexity.write_text("run,head_params_m,params_m,head_gflops,gflops\natss_af,1,2,3,4\n")

@@ -1,4 +1,4 @@
-"""What cannot work stops before any training, in one line that names the fault and its mend; results stay."""
+"""What cannot work stops before any training, in one line that names the fault and gives a hint; results stay."""
 
 import importlib.util
 import json
@@ -59,10 +59,10 @@ def assert_refused(workspace, *call: str, parts: list[str], **environment: str) 
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        (["scale=papr"], ["--config scale=papr", "did you mean 'paper'?", "mini, paper, smoke"]),
+        (["scale=papr"], ["--config scale=papr", "did you mean paper?", "mini, paper, smoke"]),
         (["runs=tood_xf"], ["unknown run 'tood_xf'", "did you mean tood_af", "`tood runs` lists them"]),
         ([f"runs={NEVER_TRAINED}"], [f"{NEVER_TRAINED!r} is", "cannot be trained", "leave it out"]),
-        (["itertions=3"], ["--config itertions", "did you mean 'iterations'?"]),
+        (["itertions=3"], ["--config itertions", "did you mean iterations?"]),
         (["scale=paper", "weights=random"], ["--config weights", "scale 'paper'", "--config name=NAME"]),
     ],
     ids=["scale", "run", "run without code", "option", "other numbers without a name"],
@@ -102,7 +102,7 @@ def test_no_dataset(kept, tmp_path):
 
 def test_dataset_with_a_damaged_image(kept, dataset):
     cut_short(dataset / FIRST_VAL)
-    parts = [f"data: {dataset / FIRST_VAL}: ", "cannot be decoded", "To mend it, fetch"]
+    parts = [f"data: {dataset / FIRST_VAL}: ", "cannot be decoded", "Hint: fetch"]
     assert_refused(kept, "--config", *ON_THE_CPU, f"data_root={dataset}", parts=parts)
 
 
@@ -145,7 +145,7 @@ def test_check_of_the_dataset(workspace, dataset, damage, file, parts):
     assert outcome.returncode == 1
     (message,) = outcome.stdout.splitlines()
     assert message.startswith(f"data: {dataset}/")
-    assert all(part in message for part in (*parts, "To mend it, ")), message
+    assert all(part in message for part in (*parts, "Hint: ")), message
     assert not manifest.exists()
 
 

@@ -19,11 +19,11 @@ from PIL import Image
 
 BATCH = 1024  # images queued at a time: COCO has 118,000
 LAYOUT_MEND = "point `--config data_root=PATH` at a folder in the COCO layout"
-SOURCE_MEND = "fetch or export the file again"
+SOURCE_HINT = "fetch or export the file again"
 
 
 class DataError(Exception):
-    """A dataset that cannot be trained on; the message names the file, the key and the mend."""
+    """A dataset that cannot be trained on; the message names the file and the key, and gives a hint."""
 
 
 class Split(NamedTuple):
@@ -131,8 +131,8 @@ def changed_since_check(manifest: Path) -> Path | None:
     return None
 
 
-def _error(file: Path, key: str, problem: str, mend: str) -> DataError:
-    return DataError(f"{file}: {key}: {problem}. To mend it, {mend}.")
+def _error(file: Path, key: str, problem: str, hint: str) -> DataError:
+    return DataError(f"{file}: {key}: {problem}. Hint: {hint}.")
 
 
 def _read(path: Path) -> _Listing:
@@ -143,17 +143,17 @@ def _read(path: Path) -> _Listing:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}, character {error.pos}"
         problem = f"not valid JSON at {where} (truncated? it has {len(raw)} bytes): {error.msg}"
-        raise _error(path, "whole file", problem, SOURCE_MEND) from error
+        raise _error(path, "whole file", problem, SOURCE_HINT) from error
     except UnicodeDecodeError as error:
         problem = f"not text at byte {error.start} of {len(raw)}"
-        raise _error(path, "whole file", problem, SOURCE_MEND) from error
+        raise _error(path, "whole file", problem, SOURCE_HINT) from error
 
     keys = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in keys):
         content = content if isinstance(content, dict) else {}
         absent = ", ".join(key for key in keys if not isinstance(content.get(key), list))
-        mend = "use a COCO instances file, which holds a list under each of these"
-        raise _error(path, absent, "missing, or not a list", mend)
+        hint = "use a COCO instances file, which holds a list under each of these"
+        raise _error(path, absent, "missing, or not a list", hint)
     for key in ("images", "categories"):
         if not content[key]:
             raise _error(path, key, "empty", f"list at least one entry under {key}")
@@ -189,8 +189,8 @@ def _unique(path: Path, table: str, entries: list, key: str, kind: type) -> set:
             problem = f"expected {kind.__name__}, found {value!r}"
             raise _error(path, f"{table}[{number}].{key}", problem, f"give it its {key}")
         if value in seen:
-            mend = f"keep one entry for each {key}, or number them anew"
-            raise _error(path, f"{table}[{number}].{key}", f"duplicate {key} {value!r}", mend)
+            hint = f"keep one entry for each {key}, or number them anew"
+            raise _error(path, f"{table}[{number}].{key}", f"duplicate {key} {value!r}", hint)
         seen.add(value)
     return seen
 
@@ -215,8 +215,8 @@ def _check_annotation(path: Path, number: int, annotation: dict, image_ids: set,
     ):
         value = annotation.get(reference)
         if type(value) is not int or value not in known:
-            mend = f"remove the annotation or add the entry to {table}"
-            raise _error(path, f"{key}.{reference}", f"{value!r} is not in {table}", mend)
+            hint = f"remove the annotation or add the entry to {table}"
+            raise _error(path, f"{key}.{reference}", f"{value!r} is not in {table}", hint)
     bbox = annotation.get("bbox")
     # COCO itself has boxes without width or height; loaders skip those.
     if (
@@ -254,8 +254,8 @@ def _check_categories(
     names = [category["name"] for category in train]
     if expected is not None and names != list(expected):
         problem = f"not the {len(expected)} expected: {_difference(expected, names)}"
-        mend = "use the annotations of the configured dataset, or configure these categories"
-        raise _error(root / splits["train"].annotations, "categories", problem, mend)
+        hint = "use the annotations of the configured dataset, or configure these categories"
+        raise _error(root / splits["train"].annotations, "categories", problem, hint)
 
 
 def _difference(expected: Sequence[str], found: Sequence[str]) -> str:
@@ -270,8 +270,8 @@ def _check_presence(annotations: Path, folder: Path, files: list[ImageFile]) -> 
     missing = [file.name for file in files if not os.path.exists(folder / file.name)]
     if missing:
         problem = f"{len(missing)} of {len(files)} image files are not in {folder}, first {missing[0]}"
-        mend = "copy the missing images there, or correct the image folder"
-        raise _error(annotations, "images.file_name", problem, mend)
+        hint = "copy the missing images there, or correct the image folder"
+        raise _error(annotations, "images.file_name", problem, hint)
 
 
 def _decode(annotations: Path, folder: Path, files: list[ImageFile]) -> Iterable[tuple[ImageFile, str]]:
@@ -285,11 +285,11 @@ def _decode(annotations: Path, folder: Path, files: list[ImageFile]) -> Iterable
                 image.load()
                 size = image.size  # as stored: COCO's sizes and boxes ignore EXIF orientation
         except Exception as error:  # Pillow's decoders raise what they like on damaged files
-            raise _error(path, "image", f"cannot be decoded: {error}", SOURCE_MEND) from error
+            raise _error(path, "image", f"cannot be decoded: {error}", SOURCE_HINT) from error
         if size != (file.width, file.height):
             problem = f"{size[0]} x {size[1]} pixels, but {annotations} says {file.width} x {file.height}"
-            mend = "restore the original image, or correct its entry and boxes"
-            raise _error(path, "width, height", problem, mend)
+            hint = "restore the original image, or correct its entry and boxes"
+            raise _error(path, "width, height", problem, hint)
         return file, hashlib.sha256(content).hexdigest()
 
     # Pillow decodes without holding the interpreter lock.

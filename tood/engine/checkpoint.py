@@ -1,14 +1,13 @@
 """Checkpoints from which a training goes on as if it had never stopped.
 
-Layout of the folder, one file a checkpoint: `ITERATION.IDENTITY.SHA256.pth`, and `final.IDENTITY.SHA256.pth`
-once the training is finished. A file gets its name in one rename, after its content is on the disk, so a name
-stands for a whole file, and the checksum in it tells later damage. `IDENTITY` is of what is trained:
-configuration, seed, data, initial weights and code. Checkpoints of another identity are never loaded.
+The folder has one file per checkpoint, `ITERATION.FINGERPRINT.SHA256.pth`. A finished training has only
+`final.FINGERPRINT.SHA256.pth`. A file gets its name when its content is on the disk, so a file with a name is
+whole. The checksum in the name shows later damage. The fingerprint is a digest of what decides the training:
+configuration, seed, data, initial weights and code. Checkpoints of another fingerprint are never loaded.
 """
 
 import hashlib
 import io
-import os
 import random
 import shutil
 import time
@@ -20,12 +19,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from tood.runtime.files import atomic_path
+
 KEPT = 2
 _FINAL = "final"
 
 
 class CheckpointError(RuntimeError):
-    """Checkpoints that cannot be written or read; the message names the folder and the mend."""
+    """Checkpoints that cannot be written or read; the message names the folder and gives a hint."""
 
 
 class Checkpoints:
@@ -33,7 +34,7 @@ class Checkpoints:
 
     Args:
         folder: theirs alone.
-        identity: of what is trained.
+        fingerprint: of what is trained.
         minutes: between checkpoints within an epoch.
         iterations: as well, after every so many.
         warn: called with what a person should know.
@@ -42,12 +43,12 @@ class Checkpoints:
     def __init__(
         self,
         folder: Path,
-        identity: str,
+        fingerprint: str,
         minutes: float,
         iterations: int | None = None,
         warn: Callable[[str], None] = print,
     ) -> None:
-        self.folder, self.identity, self.warn = folder, identity, warn
+        self.folder, self.fingerprint, self.warn = folder, fingerprint, warn
         self.minutes, self.iterations = minutes, iterations
         self._last = time.monotonic()
 
@@ -76,9 +77,11 @@ class Checkpoints:
             CheckpointError: there are some, all damaged.
         """
         own = self._own()
-        if foreign := len(self._files()) - len(own) - len(self._finals()):
+        others = set(self._files()) - {*own, *self._finals()}
+        if foreign := [path for path in others if not path.name.startswith(".")]:
             self.warn(
-                f"{self.folder}: {foreign} checkpoints of another configuration, code or data are not used"
+                f"{self.folder}: {len(foreign)} checkpoints of another configuration, code or data are not "
+                "used"
             )
         for path in reversed(own):
             if content := self._read(path):
@@ -97,7 +100,7 @@ class Checkpoints:
         return path
 
     def finished(self) -> Path | None:
-        """The file `finish` wrote for this identity, if it is intact."""
+        """The file `finish` wrote for this fingerprint, if it is intact."""
         for path in self._finals():
             if self._read(path):
                 return path
@@ -105,13 +108,14 @@ class Checkpoints:
         return None
 
     def _files(self) -> list[Path]:
+        """All checkpoints, and what a kill left of one that was being written."""
         return sorted(self.folder.glob("*.pth"))
 
     def _own(self) -> list[Path]:
-        return sorted(self.folder.glob(f"[0-9]*.{self.identity}.*.pth"))
+        return sorted(self.folder.glob(f"[0-9]*.{self.fingerprint}.*.pth"))
 
     def _finals(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{_FINAL}.{self.identity}.*.pth"))
+        return sorted(self.folder.glob(f"{_FINAL}.{self.fingerprint}.*.pth"))
 
     def _keep(self, kept: list[Path]) -> None:
         for path in set(self._files()) - set(kept):
@@ -121,22 +125,11 @@ class Checkpoints:
         buffer = io.BytesIO()  # torch's own writer hides why the disk refuses
         torch.save(content, buffer)
         digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
-        path = self.folder / f"{name}.{self.identity}.{digest}.pth"
-        partial = self.folder / "partial"  # of this process alone, which holds the run's lock
+        path = self.folder / f"{name}.{self.fingerprint}.{digest}.pth"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            partial.rename(path)
-            folder = os.open(self.folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # the name too is on the disk before older files go
-            finally:
-                os.close(folder)
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(buffer.getbuffer())
         except OSError as error:
-            partial.unlink(missing_ok=True)
             free = shutil.disk_usage(self.folder.parent).free / 2**20
             raise CheckpointError(
                 f"{self.folder}: a checkpoint of {buffer.tell() / 2**20:.1f} MiB cannot be written "

@@ -6,7 +6,9 @@ import tempfile
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
+
+from tood.runtime.locks import try_lock
 
 # Of the GPUs that this process computes on; the system frees them when it ends, however it ends.
 _HELD: list[FileLock] = []
@@ -40,13 +42,9 @@ def free_gpu() -> int:
     number = torch.cuda.device_count()
     for index in range(number):
         name = f"tood-gpu-{getpass.getuser()}-{torch.cuda.get_device_properties(index).uuid}.lock"
-        lock = FileLock(Path(tempfile.gettempdir()) / name)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            continue
-        _HELD.append(lock)
-        return index
+        if lock := try_lock(Path(tempfile.gettempdir()) / name):
+            _HELD.append(lock)
+            return index
     return int(os.environ.get("LOCAL_RANK", "0")) % number
 
 

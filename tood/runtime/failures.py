@@ -26,7 +26,7 @@ class ExitCode(IntEnum):
 
 
 # How the ends of a training are called in state.json
-STATES = {
+STATE_OF = {
     ExitCode.FAILED: "failed",
     ExitCode.DIVERGED: "diverged",
     ExitCode.OUT_OF_MEMORY: "oom",
@@ -66,7 +66,7 @@ def exit_code(error: BaseException) -> ExitCode:
 
 
 def reason(error: BaseException, folder: Path, images_per_gpu: int | None) -> str:
-    """One line: what ended the training, and the mend.
+    """One line: what ended the training, and a hint.
 
     Args:
         error: which ended it.

@@ -8,9 +8,9 @@ from typing import Any
 
 from tood.runtime.files import read_json, write_json
 
-SECONDS_BETWEEN_BEATS = 10.0
+HEARTBEAT_INTERVAL = 10.0
 # A training that has not written for so long is dead, or on its way to be.
-SILENCE_SECONDS = 300.0
+HEARTBEAT_TIMEOUT = 300.0
 
 _NOT_KNOWN_YET = (
     *("resumed_from", "iteration", "iterations", "epoch", "epochs"),
@@ -25,18 +25,18 @@ class RunState:
 
     Args:
         path: of `state.json`.
-        identity: of what is trained; attempts at something else are not counted.
+        fingerprint: of what is trained; attempts at something else are not counted.
         known: what stays the same, such as run, seed and device.
     """
 
-    def __init__(self, path: Path, identity: str, **known: Any) -> None:
+    def __init__(self, path: Path, fingerprint: str, **known: Any) -> None:
         self.path = path
         before = read_state(path)
-        same = before.get("identity") == identity
+        same = before.get("fingerprint") == fingerprint
         now = time.time()
         self.content = {
             "state": "running",
-            "identity": identity,
+            "fingerprint": fingerprint,
             **known,
             "pid": os.getpid(),
             "host": socket.gethostname(),
@@ -48,9 +48,9 @@ class RunState:
         write_json(path, self.content)
 
     def beat(self, **news: Any) -> None:
-        """Say how far it is; written at most every `SECONDS_BETWEEN_BEATS`."""
+        """Say how far it is; written at most every `HEARTBEAT_INTERVAL`."""
         self.content |= news
-        if time.time() - self.content["updated"] >= SECONDS_BETWEEN_BEATS:
+        if time.time() - self.content["updated"] >= HEARTBEAT_INTERVAL:
             self._write()
 
     def end(self, state: str, **news: Any) -> None:

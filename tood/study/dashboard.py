@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from tood.runtime.text import aligned
 from tood.study.declarations import ExperimentError, cells_of, load_tables, unknown_run
 from tood.study.paths import AP
 from tood.study.plan import Plan
@@ -212,14 +213,11 @@ def _watch_plain(plan: Plan, watch: bool) -> None:
     printed = set()
     while True:
         statuses = study_status(plan)
-        rows = [list(COLUMNS), *map(_cells, statuses)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        reasons = ["", *(status.reason for status in statuses)]
-        for row, reason in zip(rows, reasons, strict=True):
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-            if (key := (*row, reason)) not in printed:
-                printed.add(key)
-                print("  ".join([*cells, reason]).rstrip())
+        rows = [(*COLUMNS, ""), *((*_cells(status), status.reason) for status in statuses)]
+        for row, line in zip(rows, aligned(rows).splitlines(), strict=True):
+            if row not in printed:
+                printed.add(row)
+                print(line)
         print(_sum_line(plan, statuses), flush=True)
         if not watch or _settled(statuses):
             return

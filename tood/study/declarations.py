@@ -5,7 +5,6 @@ values and name the run behind each row. Everything else is derived from the two
 every workflow start, hence only yaml and pydantic.
 """
 
-import difflib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tood.runtime.text import aligned, did_you_mean
 from tood.study.paths import EXPERIMENTS
 
 RUNS = EXPERIMENTS / "runs.yaml"
@@ -24,7 +24,7 @@ _Yaml = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is over te
 
 
 class ExperimentError(ValueError):
-    """A declaration that cannot be used; the message names the file, the key and the mend."""
+    """A declaration that cannot be used; the message names the file, the key and gives a hint."""
 
 
 class Declaration(BaseModel):
@@ -192,9 +192,7 @@ def select_runs(names: Iterable[str] | None, runs: Mapping[str, Run]) -> list[Ru
 
 def unknown_run(name: str, runs: Iterable[str]) -> str:
     """The message for a run that there is not; it names the nearest ones."""
-    close = difflib.get_close_matches(name, runs)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"unknown run {name!r}; {hint}`tood runs` lists them"
+    return f"unknown run {name!r}; {did_you_mean(name, runs)}`tood runs` lists them"
 
 
 def list_runs(as_json: bool = False) -> str:
@@ -203,16 +201,10 @@ def list_runs(as_json: bool = False) -> str:
     tables = load_tables(runs=runs)
     cells = {name: cells_of(name, tables) for name in runs}
     if as_json:
-        records = [{**run.model_dump(), "state": run.state, "cells": cells[run.id]} for run in runs.values()]
-        return json.dumps(records, indent=2, ensure_ascii=False)
-    lines = [("id", "backbone", "epochs", "state", "cells")] + [
-        (run.id, run.backbone, str(run.epochs), run.state, "; ".join(cells[run.id])) for run in runs.values()
-    ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+        declared = [{**run.model_dump(), "state": run.state, "cells": cells[run.id]} for run in runs.values()]
+        return json.dumps(declared, indent=2, ensure_ascii=False)
+    rows = [(r.id, r.backbone, r.epochs, r.state, "; ".join(cells[r.id])) for r in runs.values()]
+    return aligned([("id", "backbone", "epochs", "state", "cells"), *rows])
 
 
 def read_mapping(path: Path) -> dict:

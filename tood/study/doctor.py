@@ -38,7 +38,7 @@ SLURM_PROFILE = Path("profiles", "slurm", "profile.yaml")
 # The Slurm executor looks every 180 seconds at least.
 LEAST_MIN_JOB_AGE = 200
 
-_ENV_MEND = "`make env` builds it"
+_ENV_HINT = "`make env` builds it"
 _STYLES = {"ok": "green", "missing": "bold red", "note": "yellow"}
 
 
@@ -49,7 +49,7 @@ class Finding:
     what: str
     state: Literal["ok", "missing", "note"]
     detail: str
-    mend: str = ""
+    hint: str = ""
     required: bool = False
     section: str = ""  # filled in by `examine`
 
@@ -63,12 +63,12 @@ def environment_problem() -> str | None:
     if not faults:
         return None
     problems = "; ".join(f"{fault.what}: {fault.detail}" for fault in faults)
-    mends = "; ".join(dict.fromkeys(fault.mend for fault in faults))
-    return f"the Python environment {sys.prefix} cannot run the study: {problems}. {mends}"
+    hints = "; ".join(dict.fromkeys(fault.hint for fault in faults))
+    return f"the Python environment {sys.prefix} cannot run the study: {problems}. {hints}"
 
 
 def blocked_problem(folder: Path) -> str | None:
-    """Which file stands where `folder` or one above it has to be, with the mend, or None; writes nothing."""
+    """Which file stands where `folder` or one above it has to be, with a hint, or None; writes nothing."""
     for path in (folder, *folder.parents):
         if os.path.lexists(path) and not path.is_dir():
             return f"{folder}: cannot be made, as {path} is no folder; rename or remove that"
@@ -76,7 +76,7 @@ def blocked_problem(folder: Path) -> str | None:
 
 
 def writable_problem(folder: Path) -> str | None:
-    """Why no file can be written in `folder`, with the mend, or None; the folder is made if need be."""
+    """Why no file can be written in `folder`, with a hint, or None; the folder is made if need be."""
     if problem := blocked_problem(folder):
         return problem
     # Really written, as modes say nothing to root, nor about a full disk or a read-only mount.
@@ -88,15 +88,15 @@ def writable_problem(folder: Path) -> str | None:
             os.fsync(file.fileno())
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            mend = "free some space there"
+            hint = "free some space there"
         else:
-            mend = "make it writable for this account, or put a link to a writable folder in its place"
-        return f"{folder}: nothing can be written there ({error.strerror}); {mend}"
+            hint = "make it writable for this account, or put a link to a writable folder in its place"
+        return f"{folder}: nothing can be written there ({error.strerror}); {hint}"
     return None
 
 
 def slurm_problems() -> list[str]:
-    """What of this Slurm would make the workflow fail or wait for ever, each with its mend."""
+    """What of this Slurm would make the workflow fail or wait for ever, each with a hint."""
     import yaml
     from snakemake_executor_plugin_slurm.job_status_query import get_min_job_age
 
@@ -142,7 +142,7 @@ def examine(data_root: Path | None = None, scale_name: str | None = None) -> lis
                 findings.append(replace(finding, section=section))
         except (ImportError, OSError, RuntimeError) as error:
             problem = f"cannot be examined: {error}"
-            findings.append(Finding(what, "missing", problem, _ENV_MEND, required=True, section=section))
+            findings.append(Finding(what, "missing", problem, _ENV_HINT, required=True, section=section))
     return findings
 
 
@@ -152,43 +152,29 @@ def lacks_required(findings: Iterable[Finding]) -> bool:
 
 
 def show(findings: Sequence[Finding]) -> None:
-    """Print findings to stdout: a table in a terminal, aligned lines in a log."""
+    """Print findings to stdout: a table in a terminal, one aligned line per finding in a log."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from tood.runtime.text import aligned
+
     console = Console()
     if not console.is_terminal:
-        print(as_lines(findings))
+        rows = [(f.section, f.what, f.state, "; ".join(filter(None, (f.detail, f.hint)))) for f in findings]
+        print(aligned(rows))
         return
     table = Table("", "what", "state", "detail")
     for section, members in groupby(findings, lambda finding: finding.section):
         for number, finding in enumerate(members):
             # As Text, so that brackets in a path are not taken for markup.
             detail = Text(finding.detail)
-            if finding.mend:
-                detail.append(f"\n{finding.mend}", style="italic")
+            if finding.hint:
+                detail.append(f"\n{finding.hint}", style="italic")
             state = Text(finding.state, style=_STYLES[finding.state])
             table.add_row(Text("" if number else section, style="bold"), Text(finding.what), state, detail)
         table.add_section()
     console.print(table)
-
-
-def as_lines(findings: Sequence[Finding]) -> str:
-    """One aligned line a finding."""
-    rows = [
-        (
-            finding.section,
-            finding.what,
-            finding.state,
-            "; ".join(filter(None, (finding.detail, finding.mend))),
-        )
-        for finding in findings
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
 
 
 def _environment() -> Iterator[Finding]:
@@ -209,7 +195,7 @@ def _version(name: str, installed: str | None, wanted: SpecifierSet) -> Finding:
     problem = f"{installed} is installed" if installed else "not installed"
     if wanted:
         problem += f", {wanted} is needed"
-    return Finding(name, "missing", problem, _ENV_MEND, required=True)
+    return Finding(name, "missing", problem, _ENV_HINT, required=True)
 
 
 def _data(data_root: Path | None, scale_name: str | None) -> Iterator[Finding]:
@@ -235,8 +221,8 @@ def _data(data_root: Path | None, scale_name: str | None) -> Iterator[Finding]:
         if (REPOSITORY / WEIGHTS).is_file():
             yield Finding(f"weights for {needing}", "ok", str(WEIGHTS))
         else:
-            mend = "the workflow fetches it, or put torchvision's ImageNet ResNet-50 there by hand"
-            yield Finding(f"weights for {needing}", "note", f"{WEIGHTS}: not there yet", mend)
+            hint = "the workflow fetches it, or put torchvision's ImageNet ResNet-50 there by hand"
+            yield Finding(f"weights for {needing}", "note", f"{WEIGHTS}: not there yet", hint)
 
 
 def _dataset(what: str, folder: Path, shown: Path, scale: "Scale", required: bool) -> Finding:
@@ -247,8 +233,8 @@ def _dataset(what: str, folder: Path, shown: Path, scale: "Scale", required: boo
     if not absent:
         return Finding(what, "ok", str(shown), required=required)
     problem = f"{shown} has no {', '.join(absent)}" if folder.is_dir() else f"no folder {shown}"
-    mend = f"pass `--config scale={scale.name} data_root=PATH`, PATH holding {', '.join(expected)}"
-    return Finding(what, "missing", problem, mend, required)
+    hint = f"pass `--config scale={scale.name} data_root=PATH`, PATH holding {', '.join(expected)}"
+    return Finding(what, "missing", problem, hint, required)
 
 
 def _mmcv_operators() -> Iterator[Finding]:
@@ -285,9 +271,9 @@ def _torch_and_gpus() -> Iterator[Finding]:
         if fault is None:
             yield Finding(what, "ok", f"{detail}; torchvision's nms works on it")
         else:
-            mend = "use a driver for the CUDA above, or `--config device=cpu` to leave the GPU alone"
+            hint = "use a driver for the CUDA above, or `--config device=cpu` to leave the GPU alone"
             problem = f"{detail}; torchvision's nms fails on it: {fault}"
-            yield Finding(what, "missing", problem, mend, required=True)
+            yield Finding(what, "missing", problem, hint, required=True)
 
 
 def _no_gpu(cuda: str | None) -> Finding:
@@ -296,10 +282,10 @@ def _no_gpu(cuda: str | None) -> Finding:
     scales = [load_scale(name) for name in scale_names()]
     on_cpu = ", ".join(scale.name for scale in scales if scale.device != "cuda")
     on_gpu = ", ".join(scale.name for scale in scales if scale.device == "cuda")
-    mend = f"for {on_gpu} use a machine that has one, or `--profile slurm`"
+    hint = f"for {on_gpu} use a machine that has one, or `--profile slurm`"
     if cuda and shutil.which("nvidia-smi"):
-        mend += f"; if this machine has one, `nvidia-smi` must show a driver for CUDA {cuda} or later"
-    return Finding("GPU", "note", f"none; {on_cpu} run on the CPU, {on_gpu} wants one", mend)
+        hint += f"; if this machine has one, `nvidia-smi` must show a driver for CUDA {cuda} or later"
+    return Finding("GPU", "note", f"none; {on_cpu} run on the CPU, {on_gpu} wants one", hint)
 
 
 def _overlapping(torch: ModuleType, device: str = "cpu") -> tuple:
@@ -321,8 +307,8 @@ def _machine() -> Iterator[Finding]:
     if free >= LEAST_FREE_GB:
         yield Finding("disk", "ok", f"{free:.0f} GB free at the repository")
     else:
-        mend = f"checkpoints of a large study take more than {LEAST_FREE_GB} GB; link work/ to another disk"
-        yield Finding("disk", "note", f"{free:.0f} GB free at the repository", mend)
+        hint = f"checkpoints of a large study take more than {LEAST_FREE_GB} GB; link work/ to another disk"
+        yield Finding("disk", "note", f"{free:.0f} GB free at the repository", hint)
     yield _slurm()
     yield _revision()
 

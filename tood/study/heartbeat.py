@@ -10,23 +10,23 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from tood.runtime.run_state import SILENCE_SECONDS, read_state
+from tood.runtime.run_state import HEARTBEAT_TIMEOUT, read_state
 
 # The scheduler is asked every 3 minutes at least; then files may take a while to appear.
 UNNOTICED_SECONDS = 10 * 60
 SECONDS_BETWEEN_LOOKS = 60
 
-MEND = (
+HINT = (
     "if `squeue --me` does not show its job, nothing more will come of waiting: press Ctrl-C once, which "
     "cancels the jobs of this call, and type the same command again; trainings resume"
 )
 
-Training = tuple[str, str]  # run, seed
+RunAndSeed = tuple[str, str]  # run, seed
 
 
 def missed_ends(
-    states: Mapping[Training, Mapping[str, Any]], waiting: Collection[Training], since: float, now: float
-) -> dict[tuple[Training, float], str]:
+    states: Mapping[RunAndSeed, Mapping[str, Any]], waiting: Collection[RunAndSeed], since: float, now: float
+) -> dict[tuple[RunAndSeed, float], str]:
     """What is amiss with the trainings that the workflow waits for.
 
     A training that showed no life since the workflow began waiting may stand in a queue: nothing is said.
@@ -46,7 +46,7 @@ def missed_ends(
         if (run, seed) not in waiting or beat < since:
             continue
         silence, name = now - beat, f"{run} seed {seed}"
-        if state["state"] == "running" and silence > SILENCE_SECONDS:
+        if state["state"] == "running" and silence > HEARTBEAT_TIMEOUT:
             problem = (
                 f"{name}: no heartbeat for {silence / 60:.0f} minutes from process {state['pid']} on "
                 f"{state['host']}, the last at iteration {state['iteration'] or 0}"
@@ -55,11 +55,11 @@ def missed_ends(
             problem = f"{name}: done {silence / 60:.0f} minutes ago, but the scheduler has not said so"
         else:
             continue
-        found[(run, seed), beat] = f"{problem}; {MEND}"
+        found[(run, seed), beat] = f"{problem}; {HINT}"
     return found
 
 
-def read_states(folder: Path) -> dict[Training, dict]:
+def read_states(folder: Path) -> dict[RunAndSeed, dict]:
     """Every RUN/seedK/state.json below `folder` that can be read."""
     states = {}
     for path in folder.glob("*/seed*/state.json"):
@@ -70,7 +70,7 @@ def read_states(folder: Path) -> dict[Training, dict]:
 
 def watch(
     folder: Path,
-    waiting: Callable[[], Collection[Training]],
+    waiting: Callable[[], Collection[RunAndSeed]],
     say: Callable[[str], object],
     seconds: float = SECONDS_BETWEEN_LOOKS,
 ) -> None:

@@ -59,14 +59,14 @@ def is_stale(provenance: Mapping, expected: Mapping[str, str]) -> list[str]:
     """The parts in which a result differs from what would be made now, such as ["code"]; empty if in none.
 
     Args:
-        provenance: whatever carries the result's `identity`; without one every part differs.
+        provenance: whatever carries the result's `digests`; without one every part differs.
         expected: the digests that the result would have if it were made now.
     """
-    found = provenance.get("identity", {})
+    found = provenance.get("digests", {})
     return [part for part in expected if found.get(part) != expected[part]]
 
 
-def measured_identity(model: Path, evaluation: str) -> dict[str, str]:
+def measured_digests(model: Path, evaluation: str) -> dict[str, str]:
     """The identity of something measured on a trained run: its training's, and how it was measured.
 
     Args:
@@ -75,11 +75,11 @@ def measured_identity(model: Path, evaluation: str) -> dict[str, str]:
         evaluation: as `evaluation_digest` gives it.
     """
     path = model.with_name("provenance.json")
-    trained = read_json(path)["identity"] if path.is_file() else {}
+    trained = read_json(path)["digests"] if path.is_file() else {}
     return {**trained, "evaluation": evaluation}
 
 
-def record(
+def describe_training(
     *,
     settings: Mapping,
     seed: int,
@@ -111,7 +111,7 @@ def record(
     return {
         "run": settings["run"]["id"],
         "seed": seed,
-        "identity": {"code": code, "settings": digest(settings), "data": data_digest(manifest)},
+        "digests": {"code": code, "settings": digest(settings), "data": data_digest(manifest)},
         "settings": dict(settings),
         "config_hash": digest(config),
         "data": {

@@ -4,7 +4,6 @@ A run's state is one of STATES. `state.json` says most of them; `stale` follows 
 result carries with what the plan would make now, and a run that has stopped sending heartbeats has failed.
 """
 
-import difflib
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import cast
 
 from tood.runtime.files import read_json, write_json
-from tood.runtime.run_state import SILENCE_SECONDS
+from tood.runtime.run_state import HEARTBEAT_TIMEOUT
+from tood.runtime.text import did_you_mean
 from tood.study.code_digest import training_code
 from tood.study.declarations import ExperimentError, Run
 from tood.study.paths import ALIGNMENT, AP, RunPaths, StudyPaths
@@ -43,7 +43,7 @@ class Status:
     seed: int
     folder: Path
     state: str  # one of STATES
-    reason: str = ""  # one line: why it stopped or is stale, with the mend
+    reason: str = ""  # one line: why it stopped or is stale, with a hint
     report: dict = field(default_factory=dict)  # state.json as the trainer wrote it
     provenance: dict = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)  # by file name
@@ -89,15 +89,14 @@ def load_study(name: str | None = None) -> Plan:
         return Plan({} if name is None else {"scale": name})
     if name not in called:
         known = sorted({*called, *scale_names()})
-        close = difflib.get_close_matches(name, known)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise ExperimentError(
-            f"--name {name}: no study of that name was called here; {hint}there are {', '.join(known)}"
+            f"--name {name}: no study of that name was called here; {did_you_mean(name, known)}"
+            f"there are {', '.join(known)}"
         )
     return Plan(read_json(called[name]))
 
 
-def expected_identity(plan: Plan, run_id: str) -> dict[str, str]:
+def expected_digests(plan: Plan, run_id: str) -> dict[str, str]:
     """The identity that a training of the run would have now."""
     run = plan.all_runs[run_id]
     manifest = StudyPaths(plan.name).manifest
@@ -117,14 +116,14 @@ def read_status(plan: Plan, run_id: str, seed: int, now: float | None = None) ->
         seed: of its training.
         now: unix seconds, to compare heartbeats with; by default the clock's.
     """
-    paths, expected = StudyPaths(plan.name).run(run_id, seed), expected_identity(plan, run_id)
+    paths, expected = StudyPaths(plan.name).run(run_id, seed), expected_digests(plan, run_id)
     files, problems = _read(paths)
     report, provenance = files.get(paths.state.name, {}), files.get(paths.provenance.name, {})
     results = {}
     for name in MEASUREMENTS:
         if name in files:
             evaluation = {"evaluation": evaluation_digest(name, plan.study.val_images)}
-            metrics = {key: value for key, value in files[name].items() if key != "identity"}
+            metrics = {key: value for key, value in files[name].items() if key != "digests"}
             results[name] = Result(metrics, is_stale(files[name], {**expected, **evaluation}))
     # Weights without provenance are stale; what failed before it had any is just that.
     trained = provenance or report.get("state") == "done"
@@ -185,7 +184,7 @@ def _reported(report: Mapping, now: float) -> tuple[str, str]:
     if state not in STATES:
         return "failed", f"state.json says {state!r}; delete it and run the workflow again"
     updated = report.get("updated", 0.0)
-    if state == "running" and now - updated > SILENCE_SECONDS:
+    if state == "running" and now - updated > HEARTBEAT_TIMEOUT:
         since = datetime.fromtimestamp(updated).astimezone().isoformat(" ", "seconds")
         return "failed", f"no heartbeat since {since}; call the workflow again to go on"
     return state, reason
