@@ -1,4 +1,4 @@
-"""Every run builds, trains and predicts while every compiled operator of mmcv raises, also where there are some."""
+"""Every run builds, trains and predicts while each compiled operator of mmcv raises, if mmcv has any."""
 
 import sys
 
@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 
 from tood.engine.config import build_model, resolve
 from tood.models.common.layers import ModulatedDeformConv2d
-from tood.models.tood.losses import FocalLoss
+from tood.models.common.losses import FocalLoss
 from tood.study.plan import Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -13,18 +13,18 @@ from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
-from tood.models.baselines.anchor_depression import depress, depression_mask, depression_ratio
-from tood.models.baselines.noisy_anchor_equations import (
+
+from tood.engine.config import resolve
+from tood.models import PAAHead, TopNAssigner
+from tood.models.baselines import noisy_anchor
+from tood.models.baselines.mal import depress, depression_mask, depression_ratio
+from tood.models.baselines.noisy_anchor import (
     keep_sum,
     sample_weights,
     soft_focal_loss,
     soft_labels,
     top_n_assign,
 )
-
-from tood.engine.config import resolve
-from tood.models import PAAHead, TopNAssigner
-from tood.models.baselines import noisy_anchor as noisy_anchor_head
 from tood.models.common.positives import of_batch
 from tood.study.plan import Plan
 
@@ -261,7 +261,7 @@ def unweighted_box_loss(head, bbox_preds) -> float:
 def test_weights_move_the_gradient_and_not_the_loss(noisy, monkeypatch):
     found = []
     for weigh in (sample_weights, lambda loc, cls, alpha: torch.ones_like(loc)):
-        monkeypatch.setattr(noisy_anchor_head, "sample_weights", weigh)
+        monkeypatch.setattr(noisy_anchor, "sample_weights", weigh)
         noisy.zero_grad()
         noisy.mean_positives.fill_(100)
         losses = noisy.loss_by_feat(*noisy(features()), GTS, METAS)
