@@ -1,6 +1,5 @@
 """What cannot work stops before any training, in one line that names the fault and gives a hint; results stay."""
 
-import importlib.util
 import json
 import os
 import re
@@ -9,12 +8,12 @@ import urllib.error
 from pathlib import Path
 
 import pytest
+from helpers.scripts import script
 
 from tood.data.synthetic import DrawingSpec, generate
 from tood.study.declarations import load_runs
 from tood.study.plan import Plan
 
-REPOSITORY = Path(__file__).parents[2]
 SPLITS = Plan({"scale": "paper"}).settings("tood_af")["splits"]
 TRAIN, VAL = (SPLITS[name]["annotations"] for name in ("train", "val"))
 FIRST_TRAIN, FIRST_VAL = "train2017/000000000001.png", "val2017/000001000001.png"
@@ -158,10 +157,7 @@ def test_check_of_the_dataset(workspace, dataset, damage, file, parts):
     ids=["no network", "another file"],
 )
 def test_weights_that_cannot_be_fetched(monkeypatch, tmp_path, error):
-    script = REPOSITORY / "workflow/scripts/fetch_weights.py"
-    specification = importlib.util.spec_from_file_location("fetch_weights", script)
-    fetch_weights = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(fetch_weights)
+    fetch_weights = script("fetch_weights")
 
     def fail(url, path, **options):
         assert re.search(r"/resnet50-0676ba61\.pth$", url)
@@ -171,7 +167,7 @@ def test_weights_that_cannot_be_fetched(monkeypatch, tmp_path, error):
 
     monkeypatch.setattr("torch.hub.download_url_to_file", fail)
     output = tmp_path / "weights" / "resnet50.pth"
-    monkeypatch.setattr(sys, "argv", [str(script), "--name", "resnet50", "--output", str(output)])
+    monkeypatch.setattr(sys, "argv", ["fetch_weights.py", "--name", "resnet50", "--output", str(output)])
     with pytest.raises(SystemExit) as stopped:
         fetch_weights.main()
     message = str(stopped.value)

@@ -20,8 +20,8 @@ TRAINING_ROOMS = ("engine", "data")
 # the rest.
 MEASURING_ROOMS = ("evaluation", "analysis")
 _MEASURED_BY = {
-    AP: "tood.evaluation.detection",
-    ALIGNMENT: "tood.analysis.alignment",
+    AP: "tood.evaluation.evaluate",
+    ALIGNMENT: "tood.analysis.table6",
 }
 
 
@@ -33,10 +33,11 @@ def training_files(config: str, options: Mapping[str, Any], package: Path = PACK
         options: the run's deviations from it.
         package: folder of `tood`.
     """
-    configs = config_files(CONFIGS / config)
-    words = {word for path in configs for word in _read(path).words} | _strings(options)
+    words = _config_words(CONFIGS / config) | _strings(options)
     rooms = [path for room in TRAINING_ROOMS for path in sorted((package / room).rglob("*.py"))]
-    return [*rooms, *import_closure(words, package, ("models",)), *configs]
+    words |= {word for path in rooms for word in _read(path).words}
+    models = import_closure(words, package, ("models",))
+    return [*rooms, *models, *config_files(CONFIGS / config)]
 
 
 def training_code(config: str, options: Mapping[str, Any]) -> str:
@@ -97,6 +98,9 @@ def code_digest(paths: Iterable[Path]) -> str:
     return hashed.hexdigest()[:12]
 
 
+_ARITHMETIC = (ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.Constant)
+
+
 class _Source:
     """What one Python file names.
 
@@ -109,6 +113,7 @@ class _Source:
         self.words: set[str] = set()  # modules that it may import, and every string in it
         self.registered: list[str] = []  # classes that it puts into a registry
         self.bases: list[str] = []  # `_base_` of a configuration
+        self.settings = _literals(tree)  # of a configuration that is made of literals
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 self.words |= {alias.name for alias in node.names}
@@ -131,6 +136,77 @@ _parsed = functools.cache(_Source)  # many runs read the same files
 
 def _read(path: Path) -> _Source:
     return _parsed(path.read_text(encoding="utf-8"))
+
+
+def _config_words(config: Path) -> set[str]:
+    """Every string that is left in a configuration when its own settings have replaced those of its bases.
+
+    Where one of its files holds anything but assignments of literals: every string of every file.
+    """
+    try:
+        return _strings(_config_settings(config))
+    except ValueError:
+        return {word for path in config_files(config) for word in _read(path).words}
+
+
+def _config_settings(config: Path) -> dict[str, Any]:
+    """A configuration merged with its bases, as mmengine does it.
+
+    Raises:
+        ValueError: it holds anything but assignments of literals.
+    """
+    source = _read(config)
+    if source.settings is None:
+        raise ValueError(f"{config}: not only literals")
+    layers = [*(_config_settings(config.parent / base) for base in source.bases), source.settings]
+    return functools.reduce(_merged, layers, {})
+
+
+def _merged(base: Any, change: Any) -> Any:
+    if not isinstance(change, dict) or change.get("_delete_"):
+        return change
+    if not isinstance(base, dict):
+        return [base, change]  # an entry of a list, say: nothing of either may be lost
+    return base | {key: _merged(base[key], value) if key in base else value for key, value in change.items()}
+
+
+def _literal(node: ast.expr) -> Any:
+    """The value of a literal, `dict(...)` among them; None for arithmetic.
+
+    Raises:
+        ValueError: any other expression.
+    """
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "dict" and not node.args:
+        named = {word.arg: _literal(word.value) for word in node.keywords}
+        if None not in named:  # `**others`
+            return named
+    elif isinstance(node, ast.Dict) and None not in node.keys:
+        keys = [ast.literal_eval(key) for key in node.keys if key is not None]
+        return dict(zip(keys, map(_literal, node.values), strict=True))
+    elif isinstance(node, ast.List | ast.Tuple):
+        return [_literal(entry) for entry in node.elts]
+    elif isinstance(node, ast.Constant):
+        return node.value
+    elif all(isinstance(part, _ARITHMETIC) for part in ast.walk(node)):
+        return None  # such as 1 / 3
+    return ast.literal_eval(node)
+
+
+def _literals(tree: ast.Module) -> dict[str, Any] | None:
+    """What a module assigns, without `_base_`; None if it does anything else."""
+    found: dict[str, Any] = {}
+    for statement in tree.body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                try:
+                    found[name] = _literal(value)
+                except ValueError:
+                    return None
+            case ast.Expr(value=ast.Constant()):
+                pass  # its docstring
+            case _:
+                return None
+    return {name: value for name, value in found.items() if name != "_base_"}
 
 
 def _registered(package: Path) -> dict[str, Path]:

@@ -1,30 +1,26 @@
 """What each scheme of Table 2 makes positive: whatever the image holds, as in its loss, and as drawn."""
 
 import functools
-import importlib.util
 import io
 import json
 import logging
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from PIL import Image
 
-from tood.analysis.assignment import Assignment, draw
+from tood.analysis.assignment import ImagePositives, draw
 from tood.cli import main
 from tood.data.synthetic import CLASSES, DrawingSpec, generate
 from tood.engine.config import build_model, resolve
 from tood.engine.trainer import weights_of
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.positives import Positives, of_assignment, of_batch, statistics, summary
-from tood.study.curves import positives_by_epoch
 from tood.study.declarations import load_tables
 from tood.study.plan import Plan
 
@@ -360,96 +356,6 @@ def test_summary_averages_over_the_objects_of_all_images():
     assert summary([nothing]) == {"objects": 0, "positives": None, "positive_iou": None}
 
 
-# Over a training
-
-
-def write_records(path: Path, *records: tuple) -> Path:
-    names = ("epoch", "objects", "positives", "positive_iou")
-    lines = [json.dumps(dict(zip(names, record, strict=True)) | {"loss": 1.0}) for record in records]
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-@pytest.fixture
-def records(tmp_path) -> Path:
-    return write_records(
-        tmp_path / "losses.jsonl",
-        (0.5, 1, 9.0, 0.2),
-        (1.0, 3, 5.0, 0.4),  # the last of the first epoch
-        (1.25, 0, None, None),
-        (1.75, 4, 0.0, None),  # objects, none with a positive
-        (2.0, 2, 4.0, 0.5),
-        (2.6, 2, 7.0, 0.7),  # the last epoch was not finished
-    )
-
-
-def test_positives_by_epoch(records):
-    found = positives_by_epoch(records)
-    assert found["epoch"].tolist() == [1, 2, 3]
-    assert found["positives"].tolist() == pytest.approx([(9 + 3 * 5) / 4, 2 * 4 / 6, 7])
-    assert found["positive_iou"].tolist() == pytest.approx([(0.2 + 3 * 0.4) / 4, 0.5, 0.7])
-
-
-def test_records_without_any_object(tmp_path):
-    found = positives_by_epoch(write_records(tmp_path / "losses.jsonl", (1.0, 0, None, None)))
-    assert list(found) == ["epoch", "positives", "positive_iou"]
-    assert len(found) == 0
-
-
-def script(name: str):
-    specification = importlib.util.spec_from_file_location(name, REPOSITORY / f"workflow/scripts/{name}.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-def test_first_and_last_epoch_go_into_the_table(records):
-    metrics = dict(script("aggregate").positives(records))
-    assert metrics == {
-        "Positives (first)": pytest.approx(6.0),
-        "IoU (first)": pytest.approx(0.35),
-        "Positives (last)": pytest.approx(7.0),
-        "IoU (last)": pytest.approx(0.7),
-    }
-    assert metrics.keys() == load_tables()["positives"].metrics.keys()
-
-
-def test_the_figure_has_a_line_a_scheme():
-    names = [row.key["Anchor assignment"] for row in load_tables()["positives"].rows]
-    curves = pd.DataFrame(
-        [
-            (name, seed, epoch, 2.0 + number + epoch + seed, 0.05 * number)
-            for number, name in enumerate(names)
-            for seed in (0, 1)
-            for epoch in (1, 2, 3)
-        ],
-        columns=["scheme", "seed", "epoch", "positives", "positive_iou"],
-    )
-    figure = script("positives").draw(curves)
-    for axes, column in zip(figure.axes, ("positives", "positive_iou"), strict=True):
-        lines = [line for line in axes.lines if len(line.get_xdata())]
-        assert len(lines) == len(names) == 14
-        for line, name in zip(lines, names, strict=True):
-            expected = curves[curves["scheme"] == name].groupby("epoch")[column].mean()
-            assert list(line.get_xdata()) == [1, 2, 3]
-            assert list(line.get_ydata()) == pytest.approx(expected.tolist())
-        looks = {(line.get_color(), line._dash_pattern[1] and tuple(line._dash_pattern[1])) for line in lines}
-        assert len(looks) == len(names)
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == names
-
-
-def test_the_script_of_the_figure(tmp_path, records, monkeypatch):
-    names = ["figure.png", "figure.pdf"]
-    call = ["positives.py", "--scheme", "A*", "--records", str(records), str(records)]
-    call += ["--scheme", "B", "--records", str(records)]
-    call += ["--png", str(tmp_path / names[0]), "--pdf", str(tmp_path / names[1])]
-    monkeypatch.setattr(sys, "argv", call)
-    script("positives").main()
-    assert all((tmp_path / name).stat().st_size > 1000 for name in names)
-    assert len(np.unique(np.asarray(Image.open(tmp_path / names[0])).reshape(-1, 4), axis=0)) > 20
-
-
 # Drawn on one image
 
 
@@ -523,7 +429,7 @@ def test_a_panel_shows_the_positives_in_their_places():
     parts = dict(trained=True, image=image, gt_boxes=boxes, per_object=1.5, iou=0.5)
     nothing = dict(points=points[:0], levels=np.zeros(0), objects=np.zeros(0, int), weights=np.ones(0))
     some = dict(points=points, levels=np.array([0, 0, 2]), objects=np.array([0, 0, 1]), weights=np.ones(3))
-    figure = draw([Assignment("some", **parts, **some), Assignment("none", **parts, **nothing)])
+    figure = draw([ImagePositives("some", **parts, **some), ImagePositives("none", **parts, **nothing)])
     first, second = figure.axes
     assert [dots.get_offsets().tolist() for dots in first.collections] == [points[:2].tolist(), [[40, 24]]]
     colours = [tuple(box.get_edgecolor()[:3]) for box in first.patches]
@@ -532,7 +438,7 @@ def test_a_panel_shows_the_positives_in_their_places():
     assert len(second.collections) == 0
     assert first.get_title() == "some: 1.5 an object, IoU 0.50"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["level 1", "level 3"]
-    draw([Assignment("none", **parts, **nothing)]).savefig(io.BytesIO())
+    draw([ImagePositives("none", **parts, **nothing)]).savefig(io.BytesIO())
 
 
 @pytest.mark.parametrize(
