@@ -359,7 +359,7 @@ def test_tables_show_what_is_there_and_why_the_rest_is_not(plan, workspace):
     call = ("workflow/scripts/aggregate.py", "--study", options, "--complexity", "none.csv")
     outcome = workspace.run("python", *call)
     assert outcome.returncode == 0, outcome.stdout
-    table = pd.read_csv("results/smoke/tables/table3.csv").set_index("run")
+    table = pd.read_csv("results/tiny/tables/table3.csv").set_index("run")
     assert table["status"].to_dict() == {
         "atss_af": "diverged",
         "tood_af": "stale",
@@ -368,12 +368,12 @@ def test_tables_show_what_is_there_and_why_the_rest_is_not(plan, workspace):
     }
     assert table.index[table["AP_stale"]].to_list() == ["tood_af"]
     for suffix in ("md", "tex"):
-        text = (workspace.path / f"results/smoke/tables/table3.{suffix}").read_text()
+        text = (workspace.path / f"results/tiny/tables/table3.{suffix}").read_text()
         assert "40.1 (stale)" in text
         assert "the loss is nan at iteration 30" in text
         assert "out of memory" not in text  # not a run of this table
-    assert "out of memory; set micro_batch" in (workspace.path / "results/smoke/tables/table2.md").read_text()
-    metrics = pd.read_csv("results/smoke/metrics.csv", keep_default_na=False)
+    assert "out of memory; set micro_batch" in (workspace.path / "results/tiny/tables/table2.md").read_text()
+    metrics = pd.read_csv("results/tiny/metrics.csv", keep_default_na=False)
     assert set(metrics["stale"]) == {"settings"}
 
 
