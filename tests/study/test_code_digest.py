@@ -1,6 +1,7 @@
 """The digest of the code that decides a result: what it covers, and what changes it."""
 
 import ast
+import functools
 import inspect
 import re
 import shutil
@@ -11,14 +12,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from mmdet.registry import MODELS
+from helpers.gradients import collated, make_batch, make_model
+from mmdet.models.detectors import SingleStageDetector
 from mmengine.config import Config
 
-import tood.models  # noqa: F401 - registers what configurations name as tood.*
+from tood.engine.config import build_model, resolve
+from tood.engine.gradient import batch_gradient
+from tood.models import FreeAnchorHead, ParallelHead, RetinaHead, THead
 from tood.study import code_digest as module
-from tood.study.code_digest import code_digest, config_files, training_code, training_files
+from tood.study.code_digest import code_digest, config_files, evaluation_code, training_code, training_files
 from tood.study.declarations import load_runs
-from tood.study.paths import CONFIGS, PACKAGE
+from tood.study.paths import ALIGNMENT, AP, CONFIGS, EXPERIMENTS, PACKAGE
+from tood.study.plan import Plan
 
 # The digest
 
@@ -164,79 +169,195 @@ def test_new_syntax_changes_the_digest(digest_of, digest_as):
 
 # Which files
 
-
-def changed(package: Path, name: str, text: str = "\nLIMIT = 3\n") -> None:
-    path = package / name
-    path.write_text(path.read_text() + text)
+RUNS = {run.id: run for run in load_runs().values() if run.implemented}
+CATEGORIES = [{"id": number, "name": str(number)} for number in range(1, 4)]
 
 
 @pytest.fixture
-def package(tmp_path) -> Path:
-    """A copy of `tood`, to change."""
-    ignored = shutil.ignore_patterns("__pycache__")
-    return shutil.copytree(PACKAGE, tmp_path / "tood", ignore=ignored)
+def repository(tmp_path, monkeypatch) -> Path:
+    """A copy of the package and its configurations, of which digests are taken from now on."""
+    for folder in (PACKAGE, EXPERIMENTS):
+        shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(module, "PACKAGE", tmp_path / "tood")
+    monkeypatch.setattr(module, "CONFIGS", tmp_path / "experiments" / "configs")
+    return tmp_path
 
 
-def of_tood(package: Path) -> str:
-    return code_digest(training_files("tood.py", {}, package))
+def edit(path: Path, text: str = "\nLIMIT = 3\n") -> None:
+    assert path.is_file()
+    path.write_text(path.read_text() + text)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("analysis/maps.py", "study/tables.py", "study/status.py", "cli.py", "runtime/locks.py"),
-        *("evaluation/detection.py", "models/baselines/paa.py", "models/tood/plug_in.py"),
-    ],
-)
-def test_what_does_not_train_a_run_leaves_its_digest(package, name):
-    before = of_tood(package)
-    changed(package, name)
-    assert of_tood(package) == before
+def digests() -> dict[str, str]:
+    """Of every run's training."""
+    return {run.id: training_code(run.config, run.options) for run in RUNS.values()}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("engine/trainer.py", "engine/gradient.py", "data/loading.py"),
-        *("models/tood/tood_head.py", "models/tood/losses.py", "models/tood/t_head.py"),
-        "models/common/dense_prediction.py",
-    ],
-)
-def test_what_trains_a_run_changes_its_digest(package, name):
-    before = of_tood(package)
-    changed(package, name, "# A comment\n")
-    assert of_tood(package) == before
-    changed(package, name)
-    assert of_tood(package) != before
+def stale_after(repository: Path, name: str) -> set[str]:
+    """The runs whose digest an edit of one file changes."""
+    before = digests()
+    edit(repository / name)
+    return {run for run, found in digests().items() if found != before[run]}
 
 
-def test_a_new_method_leaves_the_digests_of_the_others(package):
-    before = of_tood(package)
-    (package / "models/baselines/new.py").write_text(
-        "from tood.models.common.registry import MODELS\n\n"
-        "@MODELS.register_module()\nclass NewHead:\n    pass\n"
+@functools.cache
+def the_model(run: str) -> SingleStageDetector:
+    return build_model(resolve(Plan({}).settings(run), CATEGORIES, None))
+
+
+def uses(*classes: type) -> set[str]:
+    """The runs with such a module in their model, whatever their configuration says."""
+    return {run for run in RUNS if any(isinstance(part, classes) for part in the_model(run).modules())}
+
+
+def test_the_copy_has_the_digests_of_the_original(repository, monkeypatch):
+    found = digests()
+    monkeypatch.undo()
+    assert found == digests()
+    assert len(set(found.values())) > 10
+
+
+def test_a_new_method_leaves_the_digests_of_the_others(repository):
+    before = digests()
+    new = repository / "tood/models/baselines/new.py"
+    new.write_text(
+        "from tood.models.baselines.paa import PAAHead\nfrom tood.models.common.registry import MODELS\n\n\n"
+        "@MODELS.register_module()\nclass NewHead(PAAHead):\n    pass\n"
     )
-    assert of_tood(package) == before
-    named = training_files("tood.py", {"model.bbox_head.type": "tood.NewHead"}, package)
-    assert package / "models/baselines/new.py" in named
+    edit(repository / "tood/models/__init__.py", "from tood.models.baselines.new import NewHead\n")
+    assert digests() == before
+    named = training_files("tood.py", {"model.bbox_head.type": "tood.NewHead"})
+    assert {new, new.with_name("paa.py")} <= set(named)
 
 
-def test_runs_of_different_methods_differ():
-    assert training_code("tood.py", {}) != training_code("atss.py", {})
+@pytest.mark.parametrize("room", ["engine", "data"])
+def test_every_file_of_what_trains_any_run_counts_for_all(repository, room):
+    files = [path for path in (repository / "tood" / room).rglob("*.py") if path.name != "__init__.py"]
+    assert len(files) > 2
+    for path in files:
+        assert stale_after(repository, str(path.relative_to(repository))) == set(RUNS), path
 
 
-def test_every_head_that_a_run_names_is_among_its_files():
-    """The file of the class that the configuration builds, found by importing it."""
-    for run in load_runs().values():
-        if not run.implemented:
+def test_what_does_not_train_counts_for_none(repository):
+    before = digests()
+    edited = [repository / "tood" / name for name in ("cli.py", "heads.py", "__init__.py")]
+    for room in ("study", "analysis", "evaluation", "runtime"):
+        edited += (repository / "tood" / room).rglob("*.py")
+    assert len(edited) > 30
+    for path in edited:
+        edit(path)
+    assert digests() == before
+
+
+def test_a_head_counts_for_its_run_and_those_that_build_on_it(repository):
+    found = stale_after(repository, "tood/models/baselines/retinanet.py")
+    assert found == {"retinanet", "noisy_anchor"} == uses(RetinaHead)
+
+
+def test_a_parent_head_counts_for_the_method_on_top(repository):
+    found = stale_after(repository, "tood/models/baselines/freeanchor.py")
+    assert found == {"freeanchor", "mal"} == uses(FreeAnchorHead)
+
+
+def test_the_t_head_counts_for_the_runs_that_have_one(repository):
+    """And for the parallel head of TOODHead, which has its tower from the same file."""
+    found = stale_after(repository, "tood/models/tood/t_head.py")
+    assert found == uses(THead, ParallelHead)
+    assert uses(THead) < found
+    assert not {"atss_af", "retinanet", "fcos"} & found
+
+
+def test_a_configuration_counts_for_those_that_build_on_it(repository):
+    found = stale_after(repository, "experiments/configs/retinanet.py")
+    assert found == {"retinanet", "noisy_anchor", "freeanchor", "mal", "pisa"}
+
+
+def test_prose_formatting_and_annotations_count_for_none(repository):
+    before = digests()
+    for path in (repository / "tood").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                node.returns = ast.Name("Other")
+                if ast.get_docstring(node):
+                    node.body[0] = ast.Expr(ast.Constant("In other words."))
+            elif isinstance(node, ast.arg):
+                node.annotation = None
+        path.write_text("# Other prose\n" + ast.unparse(ast.fix_missing_locations(tree)))  # and formatting
+    assert digests() == before
+
+
+# What measures
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("evaluation/detection.py", {AP, ALIGNMENT}),
+        ("evaluation/trained_run.py", {AP, ALIGNMENT}),
+        ("evaluation/evaluate.py", {AP}),
+        ("evaluation/released.py", set()),
+        ("analysis/table6.py", {ALIGNMENT}),
+        ("analysis/alignment.py", {ALIGNMENT}),
+        ("analysis/box_counts.py", {ALIGNMENT}),
+        *(
+            (f"analysis/{name}.py", set())
+            for name in ("maps", "sweeps", "figure1", "assignment", "complexity")
+        ),
+        *(
+            (name, set())
+            for name in ("engine/trainer.py", "models/tood/t_head.py", "study/tables.py", "cli.py")
+        ),
+    ],
+)
+def test_an_edit_of_what_measures_counts_for_what_it_measures(repository, name, changed):
+    before = {result: evaluation_code(result) for result in (AP, ALIGNMENT)}
+    edit(repository / "tood" / name)
+    assert {result for result in before if evaluation_code(result) != before[result]} == changed
+
+
+# Nothing is missed
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_every_class_of_a_built_model_is_in_the_files_of_its_run(run):
+    """Found by building the model: its modules, and whatever objects they hold."""
+    seen, classes = set(), set()
+    waiting = list(the_model(run).modules())
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen:
             continue
-        config = Config.fromfile(CONFIGS / run.config)
-        config.merge_from_dict(run.options)
-        files = training_files(run.config, run.options)
-        for kind in (config.model.type, config.model.bbox_head.type):
-            defined = Path(inspect.getfile(MODELS.get(kind)))
-            if kind.startswith("tood."):
-                assert defined in files, run.id
+        seen.add(id(thing))
+        if isinstance(thing, dict | list | tuple):
+            waiting += thing.values() if isinstance(thing, dict) else thing
+        elif type(thing).__module__.split(".")[0] in ("tood", "mmdet"):
+            classes |= {kind for kind in type(thing).__mro__ if kind.__module__.startswith("tood.")}
+            waiting += vars(thing).values()
+    files = training_files(RUNS[run].config, RUNS[run].options)
+    defined = {Path(inspect.getfile(kind)) for kind in classes}
+    assert defined
+    assert defined <= set(files)
+
+
+@pytest.mark.parametrize("run", ["atss_af", "tood_af", "mal", "noisy_anchor", "paa"])
+def test_every_function_that_a_training_step_calls_is_in_the_files_of_its_run(run):
+    """Watched while the loss of a batch is computed: functions have no class to be found by."""
+    called = set()
+
+    def watch(frame, event, argument) -> None:
+        called.add(frame.f_code.co_filename)
+
+    model = make_model(run, epoch=0)
+    sys.setprofile(watch)
+    try:
+        batch_gradient(model, collated(make_batch(2)), 2)
+    finally:
+        sys.setprofile(None)
+    of_package = {Path(path) for path in called if path.startswith(str(PACKAGE))}
+    decisive = {path for path in of_package if path.relative_to(PACKAGE).parts[0] not in ("runtime", "study")}
+    assert len(decisive) > 1
+    assert decisive <= set(training_files(RUNS[run].config, RUNS[run].options))
 
 
 def test_of_all_that_a_training_imports_only_rooms_that_decide_nothing_are_left_out():
@@ -267,3 +388,59 @@ def test_bases_may_be_several(tmp_path):
     (tmp_path / "sub" / "c.py").write_text("_base_ = '../b.py'\n")
     names = [path.resolve().relative_to(tmp_path).as_posix() for path in config_files(tmp_path / "a.py")]
     assert names == ["a.py", "b.py", "sub/c.py", "b.py"]
+
+
+# What a configuration names
+
+
+@pytest.mark.parametrize("config", sorted(path.name for path in CONFIGS.glob("*.py")))
+def test_a_merged_configuration_names_what_mmengine_makes_of_it(config):
+    theirs = Config.fromfile(CONFIGS / config).to_dict()
+    names = {word for word in module._config_words(CONFIGS / config) if word.startswith("tood.")}
+    assert names == {word for word in module._strings(theirs) if word.startswith("tood.")} != set()
+
+
+BASE = (
+    'model = dict(head=dict(type="tood.Old", loss=dict(type="tood.OldLoss"), parts=[dict(type="tood.Part")]))'
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {"Old", "OldLoss", "Part"}),
+        ('model = dict(head=dict(type="tood.New"))', {"New", "OldLoss", "Part"}),
+        ('model = {"head": {"type": "tood.New"}}', {"New", "OldLoss", "Part"}),
+        ('model = dict(head=dict(_delete_=True, type="tood.New"))', {"New"}),
+        ('model = dict(head=dict(_delete_=False, type="tood.New"))', {"New", "OldLoss", "Part"}),
+        ('model = dict(head=dict(parts=[dict(type="tood.Other")]))', {"Old", "OldLoss", "Other"}),
+        ('model = dict(head=dict(parts={"0": dict(size=1)}))', {"Old", "OldLoss", "Part"}),
+        ('other = dict(x=-1 / 3, hook="tood.New")', {"Old", "OldLoss", "Part", "New"}),
+        # What computes something is not merged: all its words count, and all of its bases.
+        ('head = "tood.New"\nmodel = dict(head=dict(type=head))', {"New", "Old", "OldLoss", "Part"}),
+        ('model = dict(**dict(head=dict(type="tood.New")))', {"New", "Old", "OldLoss", "Part"}),
+        ('for _ in (1,):\n    model = dict(head=dict(type="tood.New"))', {"New", "Old", "OldLoss", "Part"}),
+        ("import math", {"Old", "OldLoss", "Part"}),
+    ],
+)
+def test_what_a_configuration_replaces_is_not_named(tmp_path, text, expected):
+    (tmp_path / "base.py").write_text(BASE)
+    (tmp_path / "config.py").write_text(f'"""Of tood.Prose."""\n_base_ = "base.py"\n{text}\n')
+    words = module._config_words(tmp_path / "config.py")
+    found = {word.removeprefix("tood.") for word in words if re.fullmatch(r"tood\.\w+", word)}
+    assert found == expected
+
+
+def test_custom_imports_count(repository):
+    new = repository / "tood/models/baselines/new.py"
+    new.write_text("def patch():\n    pass\n")
+    config = repository / "experiments/configs/new.py"
+    config.write_text('_base_ = "tood.py"\ncustom_imports = dict(imports=["tood.models.baselines.new"])\n')
+    assert new in training_files("new.py", {})
+    assert new not in training_files("tood.py", {})
+
+
+def test_options_count(repository):
+    losses = repository / "tood/models/common/losses.py"
+    assert losses not in training_files("tood.py", {})
+    assert losses in training_files("tood.py", {"model.bbox_head": {"parts": [{"type": "tood.FocalLoss"}]}})

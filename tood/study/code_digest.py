@@ -8,7 +8,7 @@ digest as it is.
 import ast
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,17 @@ _MEASURED_BY = {
 }
 
 
-def training_files(config: str, options: Mapping[str, Any], package: Path = PACKAGE) -> list[Path]:
+def training_files(config: str, options: Mapping[str, Any]) -> list[Path]:
     """Every file that decides a training.
 
     Args:
         config: name of the run's file under `experiments/configs`.
         options: the run's deviations from it.
-        package: folder of `tood`.
     """
     words = _config_words(CONFIGS / config) | _strings(options)
-    rooms = [path for room in TRAINING_ROOMS for path in sorted((package / room).rglob("*.py"))]
+    rooms = [path for room in TRAINING_ROOMS for path in sorted((PACKAGE / room).rglob("*.py"))]
     words |= {word for path in rooms for word in _read(path).words}
-    models = import_closure(words, package, ("models",))
+    models = import_closure(words, ("models",))
     return [*rooms, *models, *config_files(CONFIGS / config)]
 
 
@@ -51,7 +50,7 @@ def evaluation_code(result: str) -> str:
     Args:
         result: the file's name, "ap.json" or "alignment.json".
     """
-    return code_digest(import_closure([_MEASURED_BY[result]], PACKAGE, MEASURING_ROOMS))
+    return code_digest(import_closure([_MEASURED_BY[result]], MEASURING_ROOMS))
 
 
 def config_files(config: Path) -> list[Path]:
@@ -62,25 +61,24 @@ def config_files(config: Path) -> list[Path]:
     return files
 
 
-def import_closure(names: Iterable[str], package: Path = PACKAGE, rooms: Iterable[str] = ()) -> list[Path]:
+def import_closure(names: Iterable[str], rooms: Collection[str]) -> list[Path]:
     """The files of the package behind these names, and all that they import or name in turn.
 
     Args:
         names: of modules, of classes in the registries (`tood.TOODHead`), or any other words, which are
             passed over.
-        package: folder of `tood`.
         rooms: only files of these count.
 
     Returns:
         Sorted. The `__init__` of a package does not count: it holds imports alone.
     """
-    registered = _registered(package)
+    registered = _registered()
     found: set[Path] = set()
     waiting = list(names)
     while waiting:
         word = waiting.pop()
-        path = registered.get(word) or _module_file(word, package)
-        if path is None or path in found or path.relative_to(package).parts[0] not in rooms:
+        path = registered.get(word) or _module_file(word)
+        if path is None or path in found or path.relative_to(PACKAGE).parts[0] not in rooms:
             continue
         found.add(path)
         waiting += _read(path).words
@@ -209,19 +207,19 @@ def _literals(tree: ast.Module) -> dict[str, Any] | None:
     return {name: value for name, value in found.items() if name != "_base_"}
 
 
-def _registered(package: Path) -> dict[str, Path]:
+def _registered() -> dict[str, Path]:
     """The file of each class that configurations can name, as `tood.NAME`."""
     return {
-        f"tood.{name}": path for path in (package / "models").rglob("*.py") for name in _read(path).registered
+        f"tood.{name}": path for path in (PACKAGE / "models").rglob("*.py") for name in _read(path).registered
     }
 
 
-def _module_file(name: str, package: Path) -> Path | None:
+def _module_file(name: str) -> Path | None:
     """The file of a module such as `tood.models.tood.losses`; None for a package or anything else."""
     first, *steps = name.split(".")
     if first != "tood" or not steps or not all(step.isidentifier() for step in steps):
         return None
-    path = package.joinpath(*steps).with_suffix(".py")
+    path = PACKAGE.joinpath(*steps).with_suffix(".py")
     return path if path.is_file() else None
 
 
