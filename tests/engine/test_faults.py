@@ -15,9 +15,8 @@ from helpers.trainer import ITERATIONS, SCRIPT, Trainer, prepare
 from torch import nn
 
 from tood.engine.checkpoint import CheckpointError, Checkpoints, restore, training_state
-from tood.runtime.failures import ExitCode, Held, Interrupted, exit_code, reason
-from tood.runtime.locks import claim
-from tood.runtime.run_state import HEARTBEAT_TIMEOUT, RunState, read_state
+from tood.runtime.failures import ExitCode, exit_code, reason
+from tood.runtime.run_state import RunState, read_state
 from tood.study.provenance import digest
 
 DONE = ExitCode.DONE
@@ -220,24 +219,6 @@ def test_the_lock_of_a_dead_process_is_free(trainer, undisturbed):
     first.join()
     assert (trainer.folder / "lock.json").exists()
     assert_goes_on(trainer, undisturbed, 3)
-
-
-def test_a_holder_elsewhere_is_judged_by_its_heartbeat(tmp_path, monkeypatch):
-    """Where the file system's locks end at the host."""
-    (tmp_path / "lock.json").write_text(json.dumps({"pid": 7, "host": "elsewhere", "since": 0}))
-    state = RunState(tmp_path / "state.json", "fingerprint")
-    with pytest.raises(Held, match="process 7 on elsewhere"), claim(tmp_path, wait=0):
-        pass
-    state.content["updated"] -= HEARTBEAT_TIMEOUT
-    (tmp_path / "state.json").write_text(json.dumps(state.content))
-    with claim(tmp_path, wait=0):
-        assert json.loads((tmp_path / "lock.json").read_text())["pid"] == os.getpid()
-    assert not (tmp_path / "lock.json").exists()
-
-
-def test_waiting_can_be_stopped(tmp_path):
-    with claim(tmp_path), pytest.raises(Interrupted), claim(tmp_path, stop=lambda: True, say=print):
-        pass
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tood.runtime.files import atomic_path, read_json, write_json
+from tood.runtime.files import atomic_path, read_json, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -28,9 +28,12 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, error):
 
 
 def test_an_exception_leaves_no_new_file(tmp_path):
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "new" / "result.json", object())
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "new" / "result.txt", "half \ud800")
     assert names(tmp_path / "new") == []
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "result.json", object())
+    assert names(tmp_path) == ["new"]
 
 
 def test_a_reader_never_meets_half_a_file(tmp_path):

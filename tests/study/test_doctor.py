@@ -120,16 +120,16 @@ def test_writable_folder_is_made_and_left_empty(tmp_path):
 @pytest.mark.parametrize("below", ["", "below", "below/it"])
 def test_file_in_the_way(tmp_path, below):
     (tmp_path / "results").write_text("a file")
-    folder = tmp_path / "results" / below
+    file, folder = tmp_path / "results", tmp_path / "results" / below
     assert writable_problem(folder) == (
-        f"{folder}: cannot be made, as {tmp_path / 'results'} is no folder; rename or remove that"
+        f"{folder}: cannot be made, as {file} is not a folder; rename or remove {file}"
     )
     assert (tmp_path / "results").read_text() == "a file"
 
 
 def test_dangling_link(tmp_path):
     (tmp_path / "results").symlink_to(tmp_path / "gone")
-    assert f"{tmp_path / 'results'} is no folder" in writable_problem(tmp_path / "results")
+    assert f"{tmp_path / 'results'} is not a folder" in writable_problem(tmp_path / "results")
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc, where nobody can make a folder")
@@ -298,7 +298,7 @@ def test_no_gpu(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     finding = named(doctor._torch_and_gpus(), "GPU")
     assert finding.state == "note"
-    assert "paper wants one" in finding.detail
+    assert "paper needs a GPU" in finding.detail
     assert torch.version.cuda is None or "driver for CUDA" in finding.hint
 
 
@@ -339,7 +339,7 @@ def test_slurm_without_sacct_needs_an_account(slurm, repository):
     profile.write_text(shipped)
     slurm(("sbatch", "squeue"), 300)
     (problem,) = doctor.slurm_problems()
-    assert "name one as slurm_account in profiles/slurm/profile.yaml" in problem
+    assert "set slurm_account in profiles/slurm/profile.yaml" in problem
     profile.write_text(shipped.replace("# slurm_account: my_account", "slurm_account: mine"))
     assert doctor.slurm_problems() == []
 

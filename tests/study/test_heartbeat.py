@@ -33,7 +33,7 @@ def test_a_silent_trainer_is_named_with_what_to_do():
 
 def test_an_end_that_the_scheduler_keeps_to_itself():
     (problem,) = missed(state(UNNOTICED_SECONDS + 60, "done"))
-    assert problem.startswith("tood_af seed 0: done 11 minutes ago, but the scheduler has not said so; ")
+    assert problem.startswith("tood_af seed 0: done 11 minutes ago, but the scheduler has not reported it; ")
 
 
 @pytest.mark.parametrize(
@@ -61,10 +61,10 @@ def test_states_are_read_by_run_and_seed_and_half_of_one_is_passed_over(tmp_path
 
 def test_the_watch_says_it_once_for_each_silence(tmp_path, monkeypatch):
     monkeypatch.setattr("tood.study.heartbeat.HEARTBEAT_TIMEOUT", 0.2)
-    said, looks, path = [], [], tmp_path / "tood_af/seed0/state.json"
+    said, checks, path = [], [], tmp_path / "tood_af/seed0/state.json"
 
     def awaited() -> list:
-        looks.append(time.time())
+        checks.append(time.time())
         return [TOOD]
 
     def wait_until(fact) -> None:
@@ -77,8 +77,8 @@ def test_the_watch_says_it_once_for_each_silence(tmp_path, monkeypatch):
     for silences in (1, 2):
         write_json(path, state(0) | {"updated": time.time()})
         wait_until(lambda: len(said) == silences)  # noqa: B023
-        seen = len(looks)
-        wait_until(lambda: len(looks) > seen + 2)  # noqa: B023
+        seen = len(checks)
+        wait_until(lambda: len(checks) > seen + 2)  # noqa: B023
         assert len(said) == silences
     (thread,) = [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
     assert thread.daemon  # it does not keep the program from ending

@@ -372,7 +372,9 @@ def test_tables_show_what_is_there_and_why_the_rest_is_not(plan, workspace):
         assert "40.1 (stale)" in text
         assert "the loss is nan at iteration 30" in text
         assert "out of memory" not in text  # not a run of this table
-    assert "out of memory; set micro_batch" in (workspace.path / "results/tiny/tables/table2.md").read_text()
+    assert (
+        r"out of memory; set micro\_batch" in (workspace.path / "results/tiny/tables/table2.md").read_text()
+    )
     metrics = pd.read_csv("results/tiny/metrics.csv", keep_default_na=False)
     assert set(metrics["stale"]) == {"settings"}
 

@@ -104,7 +104,7 @@ def test_several_processes_are_launched_on_each_node():
 
 def test_a_file_in_the_place_of_a_folder_is_refused(empty):
     (empty / "results").write_text("no folder")
-    with pytest.raises(ExperimentError, match="results is no folder"):
+    with pytest.raises(ExperimentError, match="results is not a folder"):
         workflow.require_folders(PAIR)
     (empty / "results").unlink()
     workflow.require_folders(PAIR)

@@ -1,4 +1,4 @@
-"""What cannot work stops before any training, in one line that names the fault and gives a hint; results stay."""
+"""Bad input stops the workflow before any training, with one line that has a hint; results stay."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def test_a_file_in_the_place_of_a_folder(workspace, place):
     path.parent.mkdir(exist_ok=True)
     path.write_text("no folder\n")
     call = ("--config", "runs=tood_af", "iterations=1", "name=tiny")
-    assert_refused(workspace, *call, parts=[f"{place} is no folder", "rename or remove"])
+    assert_refused(workspace, *call, parts=[f"{place} is not a folder", "rename or remove"])
     assert path.read_text() == "no folder\n"
 
 

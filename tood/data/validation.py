@@ -1,7 +1,7 @@
-"""Checks a COCO-layout dataset before hours are spent training on it, and says what it is.
+"""Checks a COCO-layout dataset before any training on it, and describes it in a manifest.
 
-Checks go from cheap to dear, and the first problem found is raised: whole files, then their content,
-then the two splits against each other, then the names of the images, and last every image decoded.
+Cheap checks come first, and the first problem is raised: whole files, then their content, then the two splits
+against each other, then the names of the images. Last, every image is decoded.
 """
 
 import hashlib
@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-BATCH = 1024  # images queued at a time: COCO has 118,000
-LAYOUT_MEND = "point `--config data_root=PATH` at a folder in the COCO layout"
+BATCH = 1024  # images queued at a time; COCO has 118,000
+LAYOUT_HINT = "point `--config data_root=PATH` at a folder in the COCO layout"
 SOURCE_HINT = "fetch or export the file again"
 
 
@@ -27,14 +27,14 @@ class DataError(Exception):
 
 
 class Split(NamedTuple):
-    """Where one split lies, relative to the root of the dataset."""
+    """The paths of one split, relative to the root of the dataset."""
 
     annotations: str  # a COCO instances file
-    images: str  # the folder its file names refer to
+    images: str  # the folder that its file names refer to
 
 
 class ImageFile(NamedTuple):
-    """An entry of `images`: what the file should be."""
+    """An entry of `images`."""
 
     name: str
     width: int
@@ -43,9 +43,9 @@ class ImageFile(NamedTuple):
 
 @dataclass(frozen=True)
 class _Listing:
-    """What stays of an annotation file once its content is known to be good."""
+    """What is kept of an annotation file after its checks."""
 
-    categories: list[dict]  # {id, name} in file order: loaders number the labels in that order
+    categories: list[dict]  # {id, name} in file order, which is the order of the labels
     files: list[ImageFile]
     summary: dict
 
@@ -61,11 +61,11 @@ def check_dataset(
     """Checks both splits completely and returns a JSON-serialisable manifest.
 
     Args:
-        root: Folder of the dataset.
-        train: The training split.
-        val: The validation split. The same image ids may occur in both.
-        expected_categories: Names that both files must list, in this order; None accepts any.
-        progress: Called with (images decoded, images in both splits) after each image.
+        root: folder of the dataset.
+        train: the training split.
+        val: the validation split; the same image ids may occur in both.
+        expected_categories: names that both files must list, in this order; None accepts any.
+        progress: takes (images decoded, images in both splits) after each image.
 
     Returns:
         `categories`, a list of {id, name} in the order of the file, and `splits`, which holds for `train` and
@@ -74,15 +74,15 @@ def check_dataset(
         sorted names and SHA-256 of the image files.
 
     Raises:
-        DataError: Anything in the dataset would break training or evaluation, or falsify it.
+        DataError: something in the dataset would break training or evaluation, or falsify it.
     """
     root = Path(root)
     if not root.is_dir():
-        raise _error(root, "data_root", "no such folder", LAYOUT_MEND)
+        raise _error(root, "data_root", "no such folder", LAYOUT_HINT)
     splits = {"train": train, "val": val}
     for split in splits.values():
         if not (root / split.annotations).is_file():
-            raise _error(root / split.annotations, "annotations", "no such file under data_root", LAYOUT_MEND)
+            raise _error(root / split.annotations, "annotations", "no such file under data_root", LAYOUT_HINT)
     listings = {name: _read(root / split.annotations) for name, split in splits.items()}
     _check_categories(root, splits, listings, expected_categories)
 
@@ -112,12 +112,12 @@ def check_dataset(
 
 
 def changed_since_check(manifest: Path) -> Path | None:
-    """An image file that was written after the dataset was checked, by the times of the files, or None.
+    """An image file that is newer than the check of the dataset; None if there is none.
 
-    Annotation files are inputs of the workflow's, which compares their times itself.
+    Annotation files are inputs of the workflow, and Snakemake compares their times itself.
 
     Args:
-        manifest: as written after `check_dataset`, with the dataset's `root`; it need not be there.
+        manifest: file with the result of `check_dataset` and the dataset's `root`; it may be absent.
     """
     if not manifest.is_file():
         return None
@@ -181,13 +181,13 @@ def _read(path: Path) -> _Listing:
 
 
 def _unique(path: Path, table: str, entries: list, key: str, kind: type) -> set:
-    """The values under `key`, each of the right kind and met once."""
+    """The values under `key`; each has the right type and occurs once."""
     seen = set()
     for number, entry in enumerate(entries):
         value = entry.get(key) if isinstance(entry, dict) else None
         if type(value) is not kind:
             problem = f"expected {kind.__name__}, found {value!r}"
-            raise _error(path, f"{table}[{number}].{key}", problem, f"give it its {key}")
+            raise _error(path, f"{table}[{number}].{key}", problem, f"give the entry its {key}")
         if value in seen:
             hint = f"keep one entry for each {key}, or number them anew"
             raise _error(path, f"{table}[{number}].{key}", f"duplicate {key} {value!r}", hint)
@@ -218,7 +218,7 @@ def _check_annotation(path: Path, number: int, annotation: dict, image_ids: set,
             hint = f"remove the annotation or add the entry to {table}"
             raise _error(path, f"{key}.{reference}", f"{value!r} is not in {table}", hint)
     bbox = annotation.get("bbox")
-    # COCO itself has boxes without width or height; loaders skip those.
+    # COCO itself has boxes without width or height, which loaders skip.
     if (
         not isinstance(bbox, list)
         or len(bbox) != 4
@@ -284,7 +284,7 @@ def _decode(annotations: Path, folder: Path, files: list[ImageFile]) -> Iterable
             with Image.open(io.BytesIO(content)) as image:
                 image.load()
                 size = image.size  # as stored: COCO's sizes and boxes ignore EXIF orientation
-        except Exception as error:  # Pillow's decoders raise what they like on damaged files
+        except Exception as error:  # on a damaged file, Pillow's decoders raise errors of any type
             raise _error(path, "image", f"cannot be decoded: {error}", SOURCE_HINT) from error
         if size != (file.width, file.height):
             problem = f"{size[0]} x {size[1]} pixels, but {annotations} says {file.width} x {file.height}"

@@ -1,4 +1,4 @@
-"""Checkpoints from which a training goes on as if it had never stopped.
+"""Checkpoints from which a training resumes as if it had never stopped.
 
 The folder has one file per checkpoint, `ITERATION.FINGERPRINT.SHA256.pth`. A finished training has only
 `final.FINGERPRINT.SHA256.pth`. A file gets its name when its content is on the disk, so a file with a name is
@@ -33,11 +33,11 @@ class Checkpoints:
     """The checkpoints of one run and seed.
 
     Args:
-        folder: theirs alone.
-        fingerprint: of what is trained.
-        minutes: between checkpoints within an epoch.
-        iterations: as well, after every so many.
-        warn: called with what a person should know.
+        folder: holds these checkpoints and nothing else.
+        fingerprint: digest of what decides the training.
+        minutes: time between checkpoints within an epoch.
+        iterations: number of iterations between checkpoints, in addition; None means by time alone.
+        warn: takes each warning.
     """
 
     def __init__(
@@ -53,28 +53,28 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def due(self, iteration: int) -> bool:
-        """Whether it is time for another one after this iteration."""
+        """Whether a checkpoint should follow this iteration."""
         if self.iterations and iteration % self.iterations == 0:
             return True
         return time.monotonic() - self._last >= self.minutes * 60
 
     def save(self, iteration: int, content: dict) -> None:
-        """Write a checkpoint, and only then remove all but it and the one before.
+        """Write a checkpoint, then remove all but this one and the one before it.
 
         Raises:
             CheckpointError: the file cannot be written; the older ones are as they were.
         """
         path = self._write(f"{iteration:09d}", content)
-        # Later ones are damaged, or this would not have gone on from before them.
+        # Later ones are damaged: the training resumed from one before them.
         earlier = [other for other in self._own() if int(other.name.split(".")[0]) < iteration]
         self._keep([*earlier[1 - KEPT :], path])
         self._last = time.monotonic()
 
     def load(self) -> dict | None:
-        """The newest checkpoint that is intact, None if there was none.
+        """Content of the newest intact checkpoint; None if there is no checkpoint.
 
         Raises:
-            CheckpointError: there are some, all damaged.
+            CheckpointError: all checkpoints are damaged.
         """
         own = self._own()
         others = set(self._files()) - {*own, *self._finals()}
@@ -94,13 +94,13 @@ class Checkpoints:
         return None
 
     def finish(self, content: dict) -> Path:
-        """Write the end of a training and remove what could only lead to it."""
+        """Write the result of a training and remove its checkpoints."""
         path = self._write(_FINAL, content)
         self._keep([path])
         return path
 
     def finished(self) -> Path | None:
-        """The file `finish` wrote for this fingerprint, if it is intact."""
+        """The file that `finish` wrote for this fingerprint; None if there is none or it is damaged."""
         for path in self._finals():
             if self._read(path):
                 return path
@@ -122,7 +122,7 @@ class Checkpoints:
             path.unlink()
 
     def _write(self, name: str, content: dict) -> Path:
-        buffer = io.BytesIO()  # torch's own writer hides why the disk refuses
+        buffer = io.BytesIO()  # torch's own writer hides why a disk refuses the file
         torch.save(content, buffer)
         digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
         path = self.folder / f"{name}.{self.fingerprint}.{digest}.pth"
@@ -133,22 +133,22 @@ class Checkpoints:
             free = shutil.disk_usage(self.folder.parent).free / 2**20
             raise CheckpointError(
                 f"{self.folder}: a checkpoint of {buffer.tell() / 2**20:.1f} MiB cannot be written "
-                f"({error.strerror}), {free:.0f} MiB are free there; make room and start again, the "
-                "training goes on from the one before"
+                f"({error.strerror}), {free:.0f} MiB are free there; free some space and start again, the "
+                "training resumes from the checkpoint before"
             ) from error
         return path
 
     def _read(self, path: Path) -> bytes | None:
-        """Content of the file, None if it is not what was written."""
+        """Content of the file; None if its checksum is not the one in its name."""
         content = path.read_bytes()
         return content if hashlib.sha256(content).hexdigest() == path.name.split(".")[2] else None
 
 
 def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, **progress: Any) -> dict:
-    """All that the next iteration depends on besides the run's configuration, and `progress`.
+    """Everything that the next iteration depends on, besides the configuration, and `progress`.
 
-    The learning rate is a function of the iteration and the order of images one of seed and epoch, so
-    neither is here. What a head learns besides parameters it keeps in buffers.
+    The learning rate follows from the iteration, and the order of images from seed and epoch, so neither is
+    here. A head keeps in buffers what it learns besides parameters.
     """
     name, keys, *position = cast(tuple, np.random.get_state())  # noqa: NPY002 - what the libraries draw from
     return {
@@ -165,7 +165,7 @@ def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, **progres
 
 
 def restore(state: dict, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put model, optimiser and random generators where `training_state` found them."""
+    """Bring model, optimiser and random generators back to what `training_state` saved."""
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     generators = state["random"]

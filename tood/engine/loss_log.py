@@ -1,4 +1,4 @@
-"""`losses.jsonl`: what a training measures while it goes on, one JSON object per line."""
+"""`losses.jsonl`: losses and positives during a training, one JSON object per line."""
 
 import json
 import os
@@ -8,17 +8,17 @@ from tood.runtime.files import atomic_path
 
 
 class LossLog:
-    """Appends to the log of one training; lines that an earlier attempt wrote after `iteration` go.
+    """Appends to the log of one training; entries of an earlier attempt after `iteration` are removed.
 
     Args:
-        path: of the file.
-        iteration: that the training goes on from; 0 starts the log anew.
+        path: file of the log.
+        iteration: iteration that the training resumes from; 0 starts a new log.
     """
 
     def __init__(self, path: Path, iteration: int) -> None:
         self.path = path
         lines = path.read_text().splitlines(keepends=True) if path.is_file() and iteration else []
-        # The last line may be half of one.
+        # A kill may have cut the last line short.
         kept = [s for s in lines if s.endswith("\n") and json.loads(s)["iteration"] <= iteration]
         with atomic_path(path) as temporary:
             temporary.write_text("".join(kept))

@@ -57,7 +57,11 @@ class FolderLock:
             lock.release()
             return _in_words(owner)
         self._lock = lock
-        write_json(self._owner, {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()})
+        try:
+            write_json(self._owner, {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()})
+        except OSError:
+            self.release()
+            raise
         return None
 
     def release(self) -> None:

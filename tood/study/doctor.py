@@ -1,8 +1,8 @@
 """What this machine and its environment lack for the study, and what to do about it.
 
-`environment_problem` and `writable_problem` are cheap and guard every call of the workflow; `examine` is
-the long look behind `tood doctor`. Heavy packages are imported only where they are examined, as a broken
-one must become a finding and not a traceback.
+`environment_problem` and `writable_problem` are cheap and guard every call of the workflow. `examine` is the
+thorough check of `tood doctor`. Heavy packages are imported only where they are examined: a broken package
+must become a finding and not a traceback.
 """
 
 import errno
@@ -35,7 +35,7 @@ WEIGHTS = Path("weights", "resnet50.pth")
 LEAST_FREE_GB = 20
 SLURM_COMMANDS = ("sbatch", "squeue", "sacct")
 SLURM_PROFILE = Path("profiles", "slurm", "profile.yaml")
-# The Slurm executor looks every 180 seconds at least.
+# The Slurm executor asks at intervals of 180 seconds or less.
 LEAST_MIN_JOB_AGE = 200
 
 _ENV_HINT = "`make env` builds it"
@@ -44,7 +44,7 @@ _STYLES = {"ok": "green", "missing": "bold red", "note": "yellow"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     state: Literal["ok", "missing", "note"]
@@ -55,9 +55,9 @@ class Finding:
 
 
 def environment_problem() -> str | None:
-    """What keeps this Python environment from running the workflow, as one message, or None.
+    """Why this Python environment cannot run the workflow, as one message; None if it can.
 
-    Cheap: nothing heavy is imported. That the compiled packages also load is for `examine` to see.
+    Nothing heavy is imported, so this is cheap. `examine` checks that the compiled packages also load.
     """
     faults = [finding for finding in _environment() if finding.state == "missing"]
     if not faults:
@@ -68,18 +68,18 @@ def environment_problem() -> str | None:
 
 
 def blocked_problem(folder: Path) -> str | None:
-    """Which file stands where `folder` or one above it has to be, with a hint, or None; writes nothing."""
+    """The file that is in the place of `folder` or of one above it, with a hint; None if there is none."""
     for path in (folder, *folder.parents):
         if os.path.lexists(path) and not path.is_dir():
-            return f"{folder}: cannot be made, as {path} is no folder; rename or remove that"
+            return f"{folder}: cannot be made, as {path} is not a folder; rename or remove {path}"
     return None
 
 
 def writable_problem(folder: Path) -> str | None:
-    """Why no file can be written in `folder`, with a hint, or None; the folder is made if need be."""
+    """Why no file can be written in `folder`, with a hint; None if one can. The folder is made if absent."""
     if problem := blocked_problem(folder):
         return problem
-    # Really written, as modes say nothing to root, nor about a full disk or a read-only mount.
+    # A file is really written: modes do not bind root, nor show a full disk or a read-only mount.
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-") as file:
@@ -96,7 +96,7 @@ def writable_problem(folder: Path) -> str | None:
 
 
 def slurm_problems() -> list[str]:
-    """What of this Slurm would make the workflow fail or wait for ever, each with a hint."""
+    """Settings of this Slurm with which the workflow would fail or wait for ever, each with a hint."""
     import yaml
     from snakemake_executor_plugin_slurm.job_status_query import get_min_job_age
 
@@ -104,33 +104,33 @@ def slurm_problems() -> list[str]:
     problems = []
     if not shutil.which("sacct") and not profile["default-resources"].get("slurm_account"):
         problems.append(
-            f"no `sacct` to find the account with: name one as slurm_account in {SLURM_PROFILE} (any, "
-            "where there are no accounts)"
+            f"there is no `sacct`, which finds the account: set slurm_account in {SLURM_PROFILE} (to any "
+            "name if this Slurm has no accounts)"
         )
     age = get_min_job_age()
     if age is None:
-        problems.append("its controller does not answer `scontrol show config`: ask who runs it")
+        problems.append("the controller does not answer `scontrol show config`: ask the administrator")
     elif age < LEAST_MIN_JOB_AGE and profile["slurm-status-command"] == "squeue":
         problems.append(
-            f"squeue forgets ended jobs after {age} s, perhaps before the workflow looks: have MinJobAge "
-            "raised to 300, or where `sacct` knows all jobs set slurm-status-command: sacct in "
-            f"{SLURM_PROFILE}"
+            f"squeue forgets ended jobs after {age} s, perhaps before the workflow asks for them: let the "
+            "administrator raise MinJobAge to 300, or, if `sacct` knows all jobs, set slurm-status-command: "
+            f"sacct in {SLURM_PROFILE}"
         )
     return problems
 
 
 def examine(data_root: Path | None = None, scale_name: str | None = None) -> list[Finding]:
-    """Everything a study depends on, looked at.
+    """The result of every check.
 
     Args:
-        data_root: a folder in the COCO layout, for the scales that do not draw their data.
-        scale_name: look at the data of this scale only, and require it.
+        data_root: folder in the COCO layout, for the scales without synthetic data.
+        scale_name: scale whose data is required; None checks the data of all scales and requires none.
 
     Raises:
-        ExperimentError: there is no such scale, or it takes no `data_root`.
+        ExperimentError: the scale is unknown, or it takes no `data_root`.
     """
     findings = []
-    for section, what, look in (
+    for section, what, check in (
         ("environment", "packages", _environment),
         ("data", "scales", lambda: _data(data_root, scale_name)),
         ("compute", "mmcv operators", _mmcv_operators),
@@ -138,7 +138,7 @@ def examine(data_root: Path | None = None, scale_name: str | None = None) -> lis
         ("machine", "resources", _machine),
     ):
         try:
-            for finding in look():
+            for finding in check():
                 findings.append(replace(finding, section=section))
         except (ImportError, OSError, RuntimeError) as error:
             problem = f"cannot be examined: {error}"
@@ -147,7 +147,7 @@ def examine(data_root: Path | None = None, scale_name: str | None = None) -> lis
 
 
 def lacks_required(findings: Iterable[Finding]) -> bool:
-    """Whether something is missing that the study cannot do without."""
+    """Whether something that the study requires is missing."""
     return any(finding.required and finding.state == "missing" for finding in findings)
 
 
@@ -167,7 +167,7 @@ def show(findings: Sequence[Finding]) -> None:
     table = Table("", "what", "state", "detail")
     for section, members in groupby(findings, lambda finding: finding.section):
         for number, finding in enumerate(members):
-            # As Text, so that brackets in a path are not taken for markup.
+            # As Text, so that brackets in a path are not read as markup.
             detail = Text(finding.detail)
             if finding.hint:
                 detail.append(f"\n{finding.hint}", style="italic")
@@ -221,14 +221,14 @@ def _data(data_root: Path | None, scale_name: str | None) -> Iterator[Finding]:
         if (REPOSITORY / WEIGHTS).is_file():
             yield Finding(f"weights for {needing}", "ok", str(WEIGHTS))
         else:
-            hint = "the workflow fetches it, or put torchvision's ImageNet ResNet-50 there by hand"
+            hint = "the workflow fetches it; if it cannot, put torchvision's ImageNet ResNet-50 there by hand"
             yield Finding(f"weights for {needing}", "note", f"{WEIGHTS}: not there yet", hint)
 
 
 def _dataset(what: str, folder: Path, shown: Path, scale: "Scale", required: bool) -> Finding:
-    """Whether a folder in the COCO layout has what a scale reads; its content is the workflow's to check."""
+    """Whether a folder in the COCO layout has the files of a scale; the workflow checks their content."""
     expected = [scale.train.annotations, scale.val.annotations, scale.train.images, scale.val.images]
-    # os.path.exists takes what may not be read for absent, where Path.exists raises.
+    # os.path.exists treats an unreadable path as absent, where Path.exists raises.
     absent = [name for name in expected if not os.path.exists(folder / name)]
     if not absent:
         return Finding(what, "ok", str(shown), required=required)
@@ -238,7 +238,7 @@ def _dataset(what: str, folder: Path, shown: Path, scale: "Scale", required: boo
 
 
 def _mmcv_operators() -> Iterator[Finding]:
-    """Whether mmdet can be imported: compiled operators of another torch would prevent it, none do not."""
+    """Whether mmdet can be imported, which operators that were compiled for another torch prevent."""
     import torch  # noqa: F401  (compiled operators link against it)
 
     try:
@@ -285,7 +285,7 @@ def _no_gpu(cuda: str | None) -> Finding:
     hint = f"for {on_gpu} use a machine that has one, or `--profile slurm`"
     if cuda and shutil.which("nvidia-smi"):
         hint += f"; if this machine has one, `nvidia-smi` must show a driver for CUDA {cuda} or later"
-    return Finding("GPU", "note", f"none; {on_cpu} run on the CPU, {on_gpu} wants one", hint)
+    return Finding("GPU", "note", f"none; {on_cpu} run on the CPU, {on_gpu} needs a GPU", hint)
 
 
 def _overlapping(torch: ModuleType, device: str = "cpu") -> tuple:
@@ -297,7 +297,7 @@ def _overlapping(torch: ModuleType, device: str = "cpu") -> tuple:
 def _machine() -> Iterator[Finding]:
     import psutil
 
-    # A container or a Slurm job may use fewer cores than there are; only Linux tells.
+    # A container or a Slurm job may use only some of the cores; Linux alone says how many.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()
     yield Finding("CPU", "ok", f"{cores} cores")
     memory = psutil.virtual_memory()
@@ -325,7 +325,7 @@ def _slurm() -> Finding:
 
 
 def _revision() -> Finding:
-    # With every tag excluded `describe` gives the bare commit, and says whether tracked files differ.
+    # Without tags `describe` returns the commit, and says whether tracked files differ.
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
         result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
