@@ -1,4 +1,4 @@
-"""Runs of the scale smoke with initial weights, as if they were trained: quick to make, the same each time."""
+"""Runs of the scale smoke with initial weights, as if they were trained: quick to make, always the same."""
 
 import json
 from pathlib import Path

@@ -97,7 +97,15 @@ def before_work():
 
 def after_failure():
     """Say what is done, failed and pending."""
-    if study.render_what_is_there(PLAN, SOURCES):
+    try:
+        rendered = study.render_what_is_there(PLAN, SOURCES)
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # the failure before it is the one to be read
+        logger.error(f"tables and report: {error}")
+        return
+    if rendered:
         logger.info(
             f"{PATHS.report} and the tables show what is done, failed and pending; "
             "`tood show RUN` says more of one run."
