@@ -80,11 +80,6 @@ def test_every_run_is_planned_once_and_planning_imports_nothing_heavy(workspace,
     assert not (workspace.path / "work").exists()
 
 
-def test_lint(workspace):
-    outcome = workspace.run("snakemake", "--lint")
-    assert outcome.returncode == 0, outcome.stdout
-
-
 # A study from its data to its report
 
 
