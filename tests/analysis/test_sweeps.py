@@ -1,13 +1,12 @@
 """Figures of TAL's hyper-parameters: what is drawn is what the tables hold."""
 
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
 from helpers.figures import pixels, rendered, text_of_pdf, watch_figures
-from helpers.scripts import script
 from matplotlib.axes import Axes
+
+from tood.analysis import sweeps
 
 # Not in the order of m or of beta, with seeds; the paper prints AP for one m, and for each pair of Table 4.
 SWEEP_M = pd.DataFrame({"m": [21, 5, 13, 9, 17], "AP": [30.5, 28.0, 31.0, 30.0, 29.5], "AP_sd": [0.1] * 5})
@@ -40,7 +39,7 @@ def deviations(axes: Axes) -> list[list[float]]:
 
 
 def test_sweep_of_m_is_relative_to_the_papers_choice():
-    (axes,) = script("sweeps").sweep_of_m(SWEEP_M).axes
+    (axes,) = sweeps.sweep_of_m(SWEEP_M).axes
     assert lines(axes) == {"ours": {5: -3.0, 9: -1.0, 13: 0.0, 17: -1.5, 21: -0.5}}
     assert deviations(axes) == [pytest.approx([0.1] * 5)]
     (band,) = axes.patches  # the paper: 42.0 to 42.5 AP, the upper end at m = 13
@@ -50,7 +49,7 @@ def test_sweep_of_m_is_relative_to_the_papers_choice():
 
 
 def test_alpha_and_beta_have_a_line_for_each_alpha():
-    ours, paper = script("sweeps").alpha_beta(SWEEP_AB).axes
+    ours, paper = sweeps.alpha_beta(SWEEP_AB).axes
     assert (ours.get_title(), paper.get_title()) == ("ours", "paper")
     assert lines(ours) == {"α = 0.5": {2: 25.0, 6: 28.5}, "α = 1.0": {4: 30.0, 6: 31.0}}
     assert lines(paper) == {"α = 0.5": {2: 42.4, 6: 42.1}, "α = 1.0": {4: 42.3, 6: 42.5}}
@@ -59,21 +58,18 @@ def test_alpha_and_beta_have_a_line_for_each_alpha():
 
 
 def test_one_seed_has_no_error_bars():
-    figures = script("sweeps")
     for figure in (
-        figures.sweep_of_m(SWEEP_M.drop(columns="AP_sd")),
-        figures.alpha_beta(SWEEP_AB.drop(columns="AP_sd")),
+        sweeps.sweep_of_m(SWEEP_M.drop(columns="AP_sd")),
+        sweeps.alpha_beta(SWEEP_AB.drop(columns="AP_sd")),
     ):
         assert [deviations(axes) for axes in figure.axes] == [[] for _ in figure.axes]
 
 
-def test_the_script_draws_the_tables_it_is_given(tmp_path, monkeypatch):
+def test_the_figures_show_the_tables_they_are_given(tmp_path, monkeypatch):
     SWEEP_M.to_csv(tmp_path / "m.csv", index=False)
     SWEEP_AB.to_csv(tmp_path / "table4.csv", index=False)
-    call = ["sweeps.py", "--table-m", str(tmp_path / "m.csv"), "--table4", str(tmp_path / "table4.csv")]
-    monkeypatch.setattr(sys, "argv", [*call, "--output", str(tmp_path / "figures")])
     saved = watch_figures(monkeypatch)
-    script("sweeps").main()
+    sweeps.draw_sweeps(tmp_path / "m.csv", tmp_path / "table4.csv", tmp_path / "figures")
     names = ["alpha_beta.pdf", "alpha_beta.png", "sweep_m.pdf", "sweep_m.png"]
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == names
     (sweep, _), (pairs, _) = saved[:2], saved[2:]

@@ -14,7 +14,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pydantic import ValidationError
 
-from tood.data import generate as drawing
+from tood.data import synthetic
 from tood.data.synthetic import CENTRED, CLASSES, OFF_CENTRE, SPLITS, DrawingSpec, draw_image, generate
 
 SPEC = DrawingSpec(seed=7, train_images=60, val_images=30, image_size=(80, 64))
@@ -146,7 +146,7 @@ def test_run_lengths_decode_to_the_mask(corner):
     mask = np.zeros((5, 7), dtype=bool)
     mask[1:4, 2:4] = mask[4, 6] = True
     mask[0, 0] = corner
-    encoded = drawing.run_lengths(mask)
+    encoded = synthetic.run_lengths(mask)
     assert (rle.decode(rle.frPyObjects(encoded, 5, 7)) == mask).all()
 
 
@@ -170,7 +170,7 @@ def test_every_split_has_empty_images_and_crowds(coco):
     for crowd in crowds:
         assert sum(crowd["segmentation"]["counts"]) == SPEC.image_size[0] * SPEC.image_size[1]
         # Far larger than one member can be: it stands for many.
-        assert max(crowd["bbox"][2:]) > 1.8 * drawing.CROWD_MEMBER_SIDE[1] * min(SPEC.image_size)
+        assert max(crowd["bbox"][2:]) > 1.8 * synthetic.CROWD_MEMBER_SIDE[1] * min(SPEC.image_size)
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.25, 10), (1.0, 40)])
@@ -215,7 +215,7 @@ def test_object_sizes(solitary):
         x, y, w, h = annotation["bbox"]
         if min(x, y) > 0 and max(x + w, y + h) < 96:
             whole.append(max(w, h) / 96)
-    low, high = drawing.LONG_SIDE
+    low, high = synthetic.LONG_SIDE
     assert low - 0.001 <= min(whole) < 0.15
     assert 0.6 < max(whole) <= high + 0.001
     # At 64 pixels: sqrt(w * h) near 11, 19 and 33 pixels.
@@ -272,16 +272,16 @@ def test_an_interrupted_generation_leaves_what_was_there(tmp_path, monkeypatch, 
         return draw_image(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(drawing, "draw_image", draw_or_stop)
+        patch.setattr(synthetic, "draw_image", draw_or_stop)
         with pytest.raises(error):
             generate(root, spec)
         assert list(tmp_path.iterdir()) == []
 
-        patch.setattr(drawing, "draw_image", draw_image)
+        patch.setattr(synthetic, "draw_image", draw_image)
         generate(root, spec)
         before = tree(root)
         calls = itertools.count()
-        patch.setattr(drawing, "draw_image", draw_or_stop)
+        patch.setattr(synthetic, "draw_image", draw_or_stop)
         with pytest.raises(error):
             generate(root, spec.model_copy(update={"seed": 99}))
     assert tree(root) == before

@@ -1,4 +1,4 @@
-"""The preflight of a dataset: what it accepts, and that each fault is named with its mend."""
+"""The preflight of a dataset: what it accepts, and that each fault is named with a hint."""
 
 import json
 import os
@@ -154,7 +154,7 @@ def assert_refused(root: Path, *fragments: str, **options) -> None:
     with pytest.raises(DataError) as caught:
         check(root, **options)
     message = str(caught.value)
-    for fragment in (*fragments, "To mend it, "):
+    for fragment in (*fragments, "Hint: "):
         assert fragment in message
 
 

@@ -15,9 +15,8 @@ from helpers.trainer import ITERATIONS, SCRIPT, Trainer, prepare
 from torch import nn
 
 from tood.engine.checkpoint import CheckpointError, Checkpoints, restore, training_state
-from tood.runtime.failures import ExitCode, Held, Interrupted, exit_code, reason
-from tood.runtime.locks import claim
-from tood.runtime.run_state import SILENCE_SECONDS, RunState, read_state
+from tood.runtime.failures import ExitCode, exit_code, reason
+from tood.runtime.run_state import RunState, read_state
 from tood.study.provenance import digest
 
 DONE = ExitCode.DONE
@@ -26,7 +25,8 @@ DONE = ExitCode.DONE
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for the process that others are forked from
+        # For the process that others are forked from
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
         yield prepare(tmp_path_factory.mktemp("data"))
 
 
@@ -42,9 +42,9 @@ def trainer(data, tmp_path) -> Trainer:
     return Trainer(data, tmp_path / "run")
 
 
-def assert_goes_on(trainer: Trainer, undisturbed: Trainer, resumed_from: int | None, *options) -> None:
+def assert_goes_on(trainer: Trainer, undisturbed: Trainer, resumed_from: int | None, **execution) -> None:
     """The second call ends with every bit as without the first."""
-    assert trainer.run(*options) == DONE, trainer.log
+    assert trainer.run(**execution) == DONE, trainer.log
     state = trainer.state
     assert (state["state"], state["attempt"], state["resumed_from"]) == ("done", 2, resumed_from)
     assert trainer.result == undisturbed.result
@@ -59,8 +59,8 @@ def iterations(trainer: Trainer) -> list[str]:
 
 
 def test_an_undisturbed_training(undisturbed):
-    records = [json.loads(line) for line in undisturbed.result[1].splitlines()]
-    assert [record["iteration"] for record in records] == [5, 10, ITERATIONS]
+    entries = [json.loads(line) for line in undisturbed.result[1].splitlines()]
+    assert [entry["iteration"] for entry in entries] == [5, 10, ITERATIONS]
     state = undisturbed.state
     assert (state["state"], state["attempt"], state["resumed_from"]) == ("done", 1, None)
     assert (state["run"], state["seed"], state["device"]) == ("tood_af", 0, "cpu")
@@ -83,15 +83,17 @@ def test_killed(trainer, undisturbed, at, resumed_from):
 @pytest.mark.parametrize("at", range(ITERATIONS))
 def test_killed_anywhere(trainer, undisturbed, at, workers):
     """With a checkpoint after every iteration, so that each is gone on from."""
-    options = ("--workers", workers, "--checkpoint-iterations", 1)
-    assert trainer.run(*options, fault="kill", at=at) == -signal.SIGKILL
-    assert_goes_on(trainer, undisturbed, at or None, *options)
+    execution = {"workers": workers, "checkpoint_iterations": 1}
+    assert trainer.run(fault="kill", at=at, **execution) == -signal.SIGKILL
+    assert_goes_on(trainer, undisturbed, at or None, **execution)
 
 
 def test_killed_while_it_saves(trainer, undisturbed):
     """Between the content of a checkpoint and its name: the one before counts."""
     assert trainer.run(fault="kill_in_next_save", at=5) == -signal.SIGKILL
-    assert iterations(trainer) == ["000000003", "000000005", "partial"]
+    partial, *whole = trainer.checkpoints
+    assert partial.name.startswith(".000000006.")
+    assert [path.name.split(".")[0] for path in whole] == ["000000003", "000000005"]
     assert_goes_on(trainer, undisturbed, 5)
 
 
@@ -105,10 +107,10 @@ def test_signalled(trainer, undisturbed, fault):
 
 def test_a_signal_to_loaders_and_reader_too(trainer, undisturbed):
     """`tee` dies before the last message, and the loaders must not take the training with them."""
-    assert trainer.run("--workers", 2, fault="signal_to_all", at=6) == ExitCode.INTERRUPTED, trainer.log
+    assert trainer.run(workers=2, fault="signal_to_all", at=6) == ExitCode.INTERRUPTED, trainer.log
     assert "to nobody" not in trainer.log
     assert trainer.state["state"] == "interrupted"
-    assert_goes_on(trainer, undisturbed, 7, "--workers", 2)
+    assert_goes_on(trainer, undisturbed, 7, workers=2)
 
 
 def cut_short(path: Path) -> None:
@@ -139,7 +141,11 @@ def test_a_full_disk(trainer, undisturbed):
     assert iterations(trainer) == ["000000003", "000000005"]
     state = trainer.state
     assert state["state"] == "failed"
-    for part in (str(trainer.folder / "checkpoints"), "File too large", "MiB are free there; make room"):
+    for part in (
+        str(trainer.folder / "checkpoints"),
+        "File too large",
+        "MiB are free there; free some space",
+    ):
         assert part in state["reason"]
         assert part in trainer.log
     assert "Traceback" not in trainer.log
@@ -149,7 +155,7 @@ def test_a_full_disk(trainer, undisturbed):
 def test_out_of_memory(trainer, undisturbed):
     assert trainer.run(fault="exhaust_gpu", at=4) == ExitCode.OUT_OF_MEMORY
     assert trainer.state["state"] == "oom"
-    assert "images_per_gpu below the batch size" in trainer.state["reason"]
+    assert "micro_batch below the batch size" in trainer.state["reason"]
     assert "Traceback" not in trainer.log
     assert_goes_on(trainer, undisturbed, 3)
 
@@ -158,7 +164,7 @@ def test_out_of_memory_on_a_cpu(tmp_path):
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
     assert exit_code(caught.value) == ExitCode.OUT_OF_MEMORY
-    assert "images_per_gpu below 4" in reason(caught.value, tmp_path, 4)
+    assert "micro_batch below 4" in reason(caught.value, tmp_path, 4)
 
 
 def test_diverged(trainer):
@@ -183,7 +189,7 @@ def test_a_finished_run_is_not_trained_again(trainer, undisturbed):
     trainer.model.unlink()
     assert trainer.run(fault="fail") == DONE, trainer.log
     assert (trainer.model.read_bytes(), trainer.state) == (weights, state)
-    assert trainer.run("--code", "other", fault="fail") == ExitCode.FAILED  # which is the fault's: it trained
+    assert trainer.run(code="other", fault="fail") == ExitCode.FAILED  # which is the fault's: it trained
 
 
 # One at a time
@@ -195,7 +201,7 @@ def test_two_processes(trainer, undisturbed):
     trainer.wait_for("state.json", first)
     owner = json.loads((trainer.folder / "lock.json").read_text())
     assert (owner["pid"], owner["host"]) == (first.pid, socket.gethostname())
-    assert trainer.run("--no-wait", fault="fail") == ExitCode.HELD
+    assert trainer.run(wait=False, fault="fail") == ExitCode.HELD
     assert f"process {first.pid} on {socket.gethostname()}" in trainer.log
     assert trainer.state["pid"] == first.pid
     assert trainer.run(fault="fail") == DONE, trainer.log
@@ -207,30 +213,12 @@ def test_two_processes(trainer, undisturbed):
 
 
 def test_the_lock_of_a_dead_process_is_free(trainer, undisturbed):
-    first = trainer.start("--workers", 2, seconds=0.3)
+    first = trainer.start(workers=2, seconds=0.3)
     trainer.wait_for("checkpoints/000000003.*", first)
     os.kill(first.pid, signal.SIGKILL)
     first.join()
     assert (trainer.folder / "lock.json").exists()
     assert_goes_on(trainer, undisturbed, 3)
-
-
-def test_a_holder_elsewhere_is_judged_by_its_heartbeat(tmp_path, monkeypatch):
-    """Where the file system's locks end at the host."""
-    (tmp_path / "lock.json").write_text(json.dumps({"pid": 7, "host": "elsewhere", "since": 0}))
-    state = RunState(tmp_path / "state.json", "identity")
-    with pytest.raises(Held, match="process 7 on elsewhere"), claim(tmp_path, wait=0):
-        pass
-    state.content["updated"] -= SILENCE_SECONDS
-    (tmp_path / "state.json").write_text(json.dumps(state.content))
-    with claim(tmp_path, wait=0):
-        assert json.loads((tmp_path / "lock.json").read_text())["pid"] == os.getpid()
-    assert not (tmp_path / "lock.json").exists()
-
-
-def test_waiting_can_be_stopped(tmp_path):
-    with claim(tmp_path), pytest.raises(Interrupted), claim(tmp_path, stop=lambda: True, say=print):
-        pass
 
 
 @pytest.mark.slow
@@ -256,7 +244,7 @@ def test_several_processes_stop_together_and_go_on(data, tmp_path, number):
     state = several.state
     assert (state["state"], state["device"]) == ("interrupted", "cpu x2"), several.log
     assert 3 <= state["iteration"] < 40
-    assert several.run("--images-per-gpu", 1) == DONE, several.log
+    assert several.run(micro_batch=1) == DONE, several.log
     assert several.state["resumed_from"] == state["iteration"]
     losses = [
         [json.loads(line)["loss"] for line in (trainer.folder / "losses.jsonl").read_text().splitlines()]
@@ -330,12 +318,14 @@ def test_a_failed_write_leaves_the_older_ones(store, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match=r"checkpoints: .*No space left.*MiB are free there; make room"):
+    with pytest.raises(
+        CheckpointError, match=r"checkpoints: .*No space left.*MiB are free there; free some space"
+    ):
         checkpoints.save(2, {"iteration": 2})
     assert {path: path.read_bytes() for path in checkpoints.folder.iterdir()} == before
 
 
-def test_another_identity_starts_over(store, tmp_path):
+def test_another_fingerprint_starts_over(store, tmp_path):
     checkpoints, _ = store
     checkpoints.save(1, {"iteration": 1})
     checkpoints.finish({"iteration": 2})
@@ -352,7 +342,7 @@ def test_another_identity_starts_over(store, tmp_path):
 def test_checkpoints_are_due_by_iterations_and_by_time(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    checkpoints = Checkpoints(tmp_path, "identity", minutes=2, iterations=5)
+    checkpoints = Checkpoints(tmp_path, "fingerprint", minutes=2, iterations=5)
     assert [i for i in range(1, 12) if checkpoints.due(i)] == [5, 10]
     now[0] = 121.0
     assert checkpoints.due(1)

@@ -1,5 +1,6 @@
 """The gradient of a batch is the same in one piece, in parts and on several processes."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -7,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import gradients as gradients_program
 from helpers.gradients import (
     assert_same,
     collated,
@@ -78,7 +78,7 @@ def test_every_run_in_parts(run, epoch, at_once):
 
 def on_processes(folder: Path, processes: int, cases: list[str]) -> None:
     program = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc-per-node", processes]
-    program += [gradients_program.__file__, folder, *cases]
+    program += [inspect.getsourcefile(make_model), folder, *cases]
     done = subprocess.run(
         [*map(str, program)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -5,7 +5,6 @@ import math
 import random
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,12 +24,13 @@ from tood.engine.config import build_model, resolve
 from tood.engine.schedule import learning_rate
 from tood.engine.trainer import load_model, train, weights_of
 from tood.evaluation.detection import AP_NAMES, coco_ap, dense_predictions, detect
-from tood.evaluation.trained_run import evaluation_parser, load_trained
+from tood.evaluation.trained_run import load_trained
 from tood.models.common.dense_level import DenseLevel
 from tood.runtime import device
 from tood.runtime.device import choose_device
 from tood.runtime.failures import Diverged, Interrupted
 from tood.study.declarations import EXPERIMENTS
+from tood.study.jobs import Execution, MeasuringJob
 from tood.study.plan import Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -403,11 +403,13 @@ def initialised(config: Config, seed: int = 0):
 
 
 def trained(dataset, folder: Path, config: Config, seed=0, model=None, **options):
-    """A model after training, what `train` returned, and the records it wrote."""
+    """A model after training, what `train` returned, and the entries of its loss log."""
     model = model or initialised(config, seed)
-    records = folder / "runs" / "losses.jsonl"
-    summary = train(model, dataset, config, seed=seed, device=CPU, records=records, label="train", **options)
-    return model, summary, [json.loads(line) for line in records.read_text().splitlines()]
+    loss_log = folder / "runs" / "losses.jsonl"
+    summary = train(
+        model, dataset, config, seed=seed, device=CPU, loss_log=loss_log, label="train", **options
+    )
+    return model, summary, [json.loads(line) for line in loss_log.read_text().splitlines()]
 
 
 def bits(model) -> dict[str, bytes]:
@@ -415,8 +417,8 @@ def bits(model) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def every_record(monkeypatch):
-    monkeypatch.setattr(loop, "MOST_ITERATIONS_BETWEEN_RECORDS", 1)
+def every_iteration_logged(monkeypatch):
+    monkeypatch.setattr(loop, "LOG_INTERVAL", 1)
 
 
 @pytest.mark.parametrize(
@@ -442,15 +444,15 @@ def every_record(monkeypatch):
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value) or "as declared",
 )
-@pytest.mark.usefixtures("every_record")
+@pytest.mark.usefixtures("every_iteration_logged")
 def test_the_loss_falls(training_images, tmp_path, run, options):
-    _, summary, records = trained(training_images, tmp_path, configured(run, options), iterations=40)
-    losses = [record["loss"] for record in records]
+    _, summary, entries = trained(training_images, tmp_path, configured(run, options), iterations=40)
+    losses = [entry["loss"] for entry in entries]
     assert (len(losses), summary["iterations"]) == (40, 40)
     assert np.mean(losses[-8:]) < 0.93 * np.mean(losses[:8])
-    for record in records:
-        parts = [value for key, value in record.items() if key.startswith("loss_") or key.endswith("_loss")]
-        assert record["loss"] == pytest.approx(sum(parts), rel=1e-5)
+    for entry in entries:
+        parts = [value for key, value in entry.items() if key.startswith("loss_") or key.endswith("_loss")]
+        assert entry["loss"] == pytest.approx(sum(parts), rel=1e-5)
 
 
 def test_a_seed_decides_every_bit(training_images, tmp_path):
@@ -467,22 +469,22 @@ def test_a_seed_decides_every_bit(training_images, tmp_path):
     assert weights(1, initial=0) != first  # order and augmentation alone
 
 
-@pytest.mark.usefixtures("every_record")
+@pytest.mark.usefixtures("every_iteration_logged")
 def test_a_whole_schedule(training_images, tmp_path, monkeypatch):
     config = configured("tood_af", {"train.warmup_iterations": 4, "train.batch_size": 16})
     config.schedule = dict(epochs=3, milestones=[1, 2])
     model, told = initialised(config), []
     tell = model.bbox_head.set_progress
     monkeypatch.setattr(model.bbox_head, "set_progress", lambda *now: told.append(now) or tell(*now))
-    _, summary, records = trained(training_images, tmp_path, config, model=model)
+    _, summary, entries = trained(training_images, tmp_path, config, model=model)
     per_epoch = math.ceil(len(training_images) / 16)
     assert [epoch for epoch, _ in told] == [epoch for epoch in range(3) for _ in range(per_epoch)]
     assert (summary["iterations"], summary["images"]) == (3 * per_epoch, 3 * len(training_images))
     assert summary["images_per_second"] > 0
     assert summary["peak_memory_mb"] is None
     passed = [(iteration + 1) / per_epoch for iteration in range(3 * per_epoch)]
-    assert [record["epoch"] for record in records] == pytest.approx(passed)
-    assert [record["lr"] for record in records] == [
+    assert [entry["epoch"] for entry in entries] == pytest.approx(passed)
+    assert [entry["lr"] for entry in entries] == [
         learning_rate(
             iteration,
             base=config.train.lr,
@@ -496,29 +498,29 @@ def test_a_whole_schedule(training_images, tmp_path, monkeypatch):
     ]
 
 
-@pytest.mark.usefixtures("every_record")
+@pytest.mark.usefixtures("every_iteration_logged")
 def test_the_head_is_told_the_progress_and_asked_for_its_positives(training_images, tmp_path, monkeypatch):
     config = configured("mal", {"train.batch_size": 16})
     config.schedule = dict(epochs=4, milestones=[3])
     model, told = initialised(config), []
     tell = model.bbox_head.set_progress
     monkeypatch.setattr(model.bbox_head, "set_progress", lambda *now: told.append(now) or tell(*now))
-    *_, records = trained(training_images, tmp_path, config, model=model, iterations=5)
+    *_, entries = trained(training_images, tmp_path, config, model=model, iterations=5)
     assert [share for _, share in told] == pytest.approx([step / 12 for step in range(5)])  # of the schedule
-    for record in records:
-        assert record["objects"] >= 8
-        assert 1 <= record["positives"] <= 40  # the size of a bag
-        assert 0 < record["positive_iou"] < 1
+    for entry in entries:
+        assert entry["objects"] >= 8
+        assert 1 <= entry["positives"] <= 40  # the size of a bag
+        assert 0 < entry["positive_iou"] < 1
 
 
 @pytest.mark.parametrize(("iterations", "recorded"), [(1, [1]), (5, [5]), (6, [5, 6]), (11, [5, 10, 11])])
 def test_training_stops_after_so_many_iterations(training_images, tmp_path, iterations, recorded):
-    """A record an epoch of five iterations, and one of the last."""
+    """An entry per epoch of five iterations, and one of the last."""
     config = configured("atss_ab")
-    _, summary, records = trained(training_images, tmp_path, config, iterations=iterations)
+    _, summary, entries = trained(training_images, tmp_path, config, iterations=iterations)
     assert summary["iterations"] == iterations
-    assert [record["iteration"] for record in records] == recorded
-    assert [record["epoch"] for record in records] == [iteration / 5 for iteration in recorded]
+    assert [entry["iteration"] for entry in entries] == recorded
+    assert [entry["epoch"] for entry in entries] == [iteration / 5 for iteration in recorded]
 
 
 def test_a_step_is_that_of_clipped_sgd(training_images, tmp_path):
@@ -573,7 +575,7 @@ def test_parts_of_a_batch_train_the_same(training_images, tmp_path):
     models = [initialised(config).double() for _ in range(3)]
     _, whole, parts = models
     trained(training_images, tmp_path, config, model=whole, iterations=6)
-    trained(training_images, tmp_path, config, model=parts, iterations=6, images_at_once=3)
+    trained(training_images, tmp_path, config, model=parts, iterations=6, micro_batch=3)
     for before, a, b in zip(*(model.parameters() for model in models), strict=True):
         assert (a - b).abs().max() <= 1e-9 * (a - before).abs().max()
     assert bits(whole) != bits(parts)  # they were computed in different ways
@@ -581,7 +583,7 @@ def test_parts_of_a_batch_train_the_same(training_images, tmp_path):
 
 def test_parts_are_refused_where_batch_normalisation_learns(training_images, tmp_path):
     with pytest.raises(RuntimeError, match=r"norm_eval=true"):
-        trained(training_images, tmp_path, configured("tood_af"), iterations=1, images_at_once=4)
+        trained(training_images, tmp_path, configured("tood_af"), iterations=1, micro_batch=4)
 
 
 @pytest.mark.slow
@@ -604,11 +606,11 @@ def test_every_run_goes_on_from_a_checkpoint(training_images, tmp_path, run):
             checkpoints=checkpoints(),
             stop=lambda: next(asked) == 6,
         )
-    found, _, records = trained(
+    found, _, entries = trained(
         training_images, tmp_path / "parts", config, iterations=8, checkpoints=checkpoints()
     )
     assert bits(found) == bits(expected)
-    assert [record["iteration"] for record in records] == [5, 8]
+    assert [entry["iteration"] for entry in entries] == [5, 8]
 
 
 def test_images_whose_only_object_is_a_crowd_train(odd, tmp_path):
@@ -730,19 +732,21 @@ def test_a_file_that_does_not_fit_is_named(tmp_path, spoil):
 
 
 def test_a_trained_run_is_what_the_scripts_get(drawn, tmp_path):
-    settings = Plan({}).settings("tood_af")
     model = initialised(configured("tood_af"), 5)
     save_model(tmp_path / "model.pth", model, {})
     (tmp_path / "manifest.json").write_text(json.dumps({"root": str(drawn), "categories": DRAWN}))
-    arguments = ["--settings", json.dumps(settings), "--model", str(tmp_path / "model.pth")]
-    arguments += ["--manifest", str(tmp_path / "manifest.json"), "--device", "cpu", "--threads", "1"]
-    args = evaluation_parser("").parse_args([*arguments, "--images", "4"])
-    loaded = load_trained(args)
+    job = MeasuringJob(
+        settings=Plan({}).settings("tood_af"),
+        model=tmp_path / "model.pth",
+        manifest=tmp_path / "manifest.json",
+        images=4,
+    )
+    loaded = load_trained(job, Execution(device="cpu"))
     assert bits(loaded.model) == bits(model)
     assert (loaded.device, list(loaded.indices), len(loaded.dataset)) == (CPU, [0, 1, 2, 3], 6)
     assert loaded.annotations == drawn / VAL.annotations
     with pytest.raises(RuntimeError, match=r"model\.pth"):
-        load_trained(Namespace(**vars(args) | {"settings": [Plan({}).settings("tal")]}))
+        load_trained(job.model_copy(update={"settings": Plan({}).settings("tal")}), Execution(device="cpu"))
 
 
 # Evaluation
@@ -807,16 +811,16 @@ def test_detections_are_in_original_pixels_and_categories(omniscient, odd, batch
         model, dataset, device=CPU, label="test", batch_size=batch_size, workers=workers
     )
     assert image_ids == list(ODD_IMAGES)
-    assert all(type(value) in (int, float) for record in found for value in record["bbox"])
+    assert all(type(value) in (int, float) for detection in found for value in detection["bbox"])
     assert json.loads(json.dumps(found)) == found
 
-    def order(record):
-        return record["image_id"], record["category_id"]
+    def order(entry):
+        return entry["image_id"], entry["category_id"]
 
-    for record, truth in zip(sorted(found, key=order), sorted(perfect(), key=order), strict=True):
-        assert order(record) == order(truth)
-        assert record["bbox"] == pytest.approx(truth["bbox"], abs=1e-3)
-        assert record["score"] == pytest.approx(0.9)
+    for detection, truth in zip(sorted(found, key=order), sorted(perfect(), key=order), strict=True):
+        assert order(detection) == order(truth)
+        assert detection["bbox"] == pytest.approx(truth["bbox"], abs=1e-3)
+        assert detection["score"] == pytest.approx(0.9)
     assert coco_ap(odd / VAL.annotations, found, image_ids)["AP"] == pytest.approx(100)
 
 
@@ -824,7 +828,7 @@ def test_detecting_on_some_images(omniscient):
     model, dataset = omniscient
     found, image_ids = detect(model, dataset, device=CPU, label="test", batch_size=2, indices=range(3))
     assert image_ids == list(ODD_IMAGES)[:3]
-    assert {record["image_id"] for record in found} == {31, 12}
+    assert {detection["image_id"] for detection in found} == {31, 12}
 
 
 @pytest.mark.parametrize("run", ["tood_af", "atss_af"])
@@ -832,11 +836,11 @@ def test_real_predictions_stay_within_their_image(odd, run):
     model = initialised(configured(run, {"model.test_cfg.score_thr": 0.0}, ODD))
     dataset = odd_dataset(odd, None, size=(160, 120))
     found, _ = detect(model, dataset, device=CPU, label="test", batch_size=4)
-    assert {record["image_id"] for record in found} == set(ODD_IMAGES)
-    assert {record["category_id"] for record in found} <= {2, 7, 90}
-    for record in found:
-        (width, height), _ = ODD_IMAGES[record["image_id"]]
-        x, y, w, h = record["bbox"]
+    assert {detection["image_id"] for detection in found} == set(ODD_IMAGES)
+    assert {detection["category_id"] for detection in found} <= {2, 7, 90}
+    for detection in found:
+        (width, height), _ = ODD_IMAGES[detection["image_id"]]
+        x, y, w, h = detection["bbox"]
         assert min(x, y, w, h) >= 0
         assert x + w <= width + 1e-3
         assert y + h <= height + 1e-3

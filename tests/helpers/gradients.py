@@ -1,6 +1,6 @@
 """A detector's gradient on a made batch, in float64: what the tests share, and what `torchrun` starts.
 
-    torchrun --nproc-per-node N tests/gradients.py FOLDER RUN:EPOCH:IMAGES ...
+    torchrun --nproc-per-node N tests/helpers/gradients.py FOLDER RUN:EPOCH:IMAGES ...
 
 writes FOLDER/RUN:EPOCH:IMAGES.pt from each process's share of the batch, if all processes agree.
 """
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tood.engine.config import build_model, resolve
 from tood.engine.gradient import batch_gradient
-from tood.runtime.distributed import join, own_share
+from tood.runtime.distributed import join, local_batch
 from tood.study.plan import Plan
 
 CATEGORIES = [{"id": number, "name": str(number)} for number in range(1, 5)]
@@ -120,7 +120,7 @@ def main() -> None:
     for case in cases:
         run, epoch, images = case.split(":")
         model = make_model(run, int(epoch))
-        share = collated(own_share(make_batch(int(images))))
+        share = collated(local_batch(make_batch(int(images))))
         batch_gradient(model, share, images_at_once=3, loss_group=loss_group_of(run))
         found = gradients(model)
         for other in all_gather_object(found):

@@ -3,7 +3,6 @@
 `call` runs in such a process. A fault is done to the process by itself, at an exact iteration.
 """
 
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -18,16 +17,15 @@ from pathlib import Path
 
 import torch
 
+from helpers.scripts import SCRIPTS, script
 from tood.data.synthetic import DrawingSpec, generate
 from tood.data.validation import check_dataset
-from tood.engine import checkpoint
 from tood.engine import trainer as loop
+from tood.study.jobs import Execution
 from tood.study.plan import Plan, load_scale
 
-SCRIPT = Path(__file__).parents[2] / "workflow" / "scripts" / "train.py"
-_spec = importlib.util.spec_from_file_location("train_script", SCRIPT)
-script = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(script)
+SCRIPT = SCRIPTS / "train.py"
+_script = script("train")
 
 IMAGES, BATCH, ITERATIONS = 20, 4, 12  # five iterations an epoch, the last one not whole
 
@@ -66,7 +64,7 @@ def call(arguments: list[str], log: Path, fault: str | None, at: int, seconds: f
 
     loop.batch_gradient = faulty
     sys.argv = [str(SCRIPT), *arguments]
-    script.main()
+    _script.main()
 
 
 def kill(batch) -> None:
@@ -76,11 +74,14 @@ def kill(batch) -> None:
 def kill_in_next_save(batch) -> None:
     """The content is on the disk and has no name yet."""
 
-    def die(partial, path):
-        assert partial.name == "partial"
-        os.kill(os.getpid(), signal.SIGKILL)
+    replace = Path.replace
 
-    checkpoint.Path.rename = die
+    def die(temporary, path):
+        if path.suffix == ".pth":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(temporary, path)
+
+    Path.replace = die
 
 
 def terminate(batch) -> None:
@@ -128,30 +129,31 @@ class Trainer:
     iterations: int = ITERATIONS
     run_options: dict = field(default_factory=dict)
 
-    def arguments(self, *options: object, seed: int = 0) -> list[str]:
-        """Of the script."""
+    def arguments(self, seed: int = 0, code: str = "", **execution: object) -> list[str]:
+        """Of the script; `execution` are fields of `tood.study.jobs.Execution`."""
         study = {"name": "test", "iterations": self.iterations, "batch_size": BATCH}
-        settings = Plan(study).settings("tood_af")
-        settings["run"]["options"] |= self.run_options
-        arguments = ["--settings", json.dumps(settings), "--seed", seed, "--device", "cpu", "--threads", 1]
-        arguments += ["--manifest", self.data / "manifest.json", "--folder", self.folder]
-        arguments += ["--output", self.model, "--checkpoint-iterations", 3, *options]
+        job = Plan(study).training_job("tood_af", seed)
+        job = job.model_copy(update={"manifest": self.data / "manifest.json", "code": code})
+        job.settings["run"]["options"] |= self.run_options
+        how = Execution(**{"device": "cpu", "checkpoint_iterations": 3} | execution)
+        arguments = ["--job", job.argument(), "--execution", how.argument()]
+        arguments += ["--folder", self.folder, "--output", self.model]
         return list(map(str, arguments))
 
     def start(
-        self, *options: object, fault: str | None = None, at: int = 0, seconds: float = 0.0, seed: int = 0
+        self, fault: str | None = None, at: int = 0, seconds: float = 0.0, **options: object
     ) -> BaseProcess:
-        """A call of the script, running."""
+        """A call of the script, running; `options` are those of `arguments`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        arguments = self.arguments(*options, seed=seed)
+        arguments = self.arguments(**options)
         context = multiprocessing.get_context("forkserver")
         process = context.Process(target=call, args=(arguments, self.folder / "log", fault, at, seconds))
         process.start()
         return process
 
-    def run(self, *options: object, **fault: object) -> int:
-        """Exit status of a call; -N if signal N ended it."""
-        process = self.start(*options, **fault)
+    def run(self, **options: object) -> int:
+        """Exit status of a call, with the options of `start`; -N if signal N ended it."""
+        process = self.start(**options)
         process.join(120)
         assert process.exitcode is not None, self.log
         return process.exitcode
@@ -174,7 +176,7 @@ class Trainer:
 
     @property
     def result(self) -> tuple[dict[str, bytes], bytes]:
-        """Every bit of the weights, and the records."""
+        """Every bit of the weights, and the loss log."""
         weights = torch.load(self.model, weights_only=True)["state_dict"]
         bits = {name: tensor.numpy().tobytes() for name, tensor in weights.items()}
         return bits, (self.folder / "losses.jsonl").read_bytes()
@@ -194,5 +196,5 @@ def prepare(data: Path) -> Path:
     scale = load_scale("smoke")
     manifest = check_dataset(data, scale.train, scale.val)
     (data / "manifest.json").write_text(json.dumps({"root": str(data), **manifest}))
-    multiprocessing.set_forkserver_preload(["trainer"])
+    multiprocessing.set_forkserver_preload(["helpers.trainer"])
     return data

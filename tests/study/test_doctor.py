@@ -1,4 +1,4 @@
-"""What is missing is found and named with its mend; what is there is left alone."""
+"""What is missing is found and named with a hint; what is there is left alone."""
 
 import errno
 import importlib.metadata
@@ -120,16 +120,16 @@ def test_writable_folder_is_made_and_left_empty(tmp_path):
 @pytest.mark.parametrize("below", ["", "below", "below/it"])
 def test_file_in_the_way(tmp_path, below):
     (tmp_path / "results").write_text("a file")
-    folder = tmp_path / "results" / below
+    file, folder = tmp_path / "results", tmp_path / "results" / below
     assert writable_problem(folder) == (
-        f"{folder}: cannot be made, as {tmp_path / 'results'} is no folder; rename or remove that"
+        f"{folder}: cannot be made, as {file} is not a folder; rename or remove {file}"
     )
     assert (tmp_path / "results").read_text() == "a file"
 
 
 def test_dangling_link(tmp_path):
     (tmp_path / "results").symlink_to(tmp_path / "gone")
-    assert f"{tmp_path / 'results'} is no folder" in writable_problem(tmp_path / "results")
+    assert f"{tmp_path / 'results'} is not a folder" in writable_problem(tmp_path / "results")
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc, where nobody can make a folder")
@@ -173,7 +173,7 @@ def test_examination_of_this_machine():
     assert sections == sorted(sections, key=["environment", "data", "compute", "machine"].index)
     assert named(findings, "mmcv operators").state == "ok"
     assert {"CPU", "memory", "disk", "Slurm", "revision"} <= {finding.what for finding in findings}
-    assert all(finding.mend for finding in findings if finding.state == "missing")
+    assert all(finding.hint for finding in findings if finding.state == "missing")
 
 
 def test_broken_libraries_are_findings_not_tracebacks():
@@ -189,7 +189,7 @@ def test_broken_libraries_are_findings_not_tracebacks():
     broken = [finding for finding in json.loads(result.stdout) if finding["state"] == "missing"]
     assert [finding["section"] for finding in broken] == ["data", "compute", "compute"]
     assert "pydantic" in broken[0]["detail"]
-    assert all(finding["required"] and "`make env`" in finding["mend"] for finding in broken)
+    assert all(finding["required"] and "`make env`" in finding["hint"] for finding in broken)
 
 
 def test_operators_compiled_for_another_torch(tmp_path):
@@ -199,7 +199,7 @@ def test_operators_compiled_for_another_torch(tmp_path):
         mmcv.__path__.insert(0, sys.argv[1])
         from tood.study import doctor
         (finding,) = doctor._mmcv_operators()
-        print(finding.state, finding.required, finding.detail, finding.mend)
+        print(finding.state, finding.required, finding.detail, finding.hint)
     """
     (tmp_path / f"_ext{EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
     call = [sys.executable, "-c", program, tmp_path]
@@ -229,8 +229,8 @@ def test_coco_is_required_only_where_it_was_asked_for(repository):
     assert (unasked.state, unasked.required) == ("missing", False)
     asked = named(doctor._data(None, "paper"), "data of paper")
     assert asked == replace(unasked, required=True)
-    assert "--config scale=paper data_root=PATH" in asked.mend
-    assert all(name in asked.mend for name in COCO_LAYOUT)
+    assert "--config scale=paper data_root=PATH" in asked.hint
+    assert all(name in asked.hint for name in COCO_LAYOUT)
 
 
 @pytest.mark.parametrize("scale", [None, "paper"])
@@ -245,7 +245,7 @@ def test_a_folder_of_ones_own(repository, monkeypatch, scale):
 
 
 def test_unusable_options():
-    with pytest.raises(ExperimentError, match="did you mean 'paper'"):
+    with pytest.raises(ExperimentError, match="did you mean paper"):
         examine(scale_name="papr")
     with pytest.raises(ExperimentError, match="draws its own data"):
         examine(Path("mine"), "smoke")
@@ -253,7 +253,7 @@ def test_unusable_options():
 
 def test_weights(repository):
     absent = named(doctor._data(None, "paper"), "weights for paper")
-    assert (absent.state, "by hand" in absent.mend) == ("note", True)
+    assert (absent.state, "by hand" in absent.hint) == ("note", True)
     (repository / "weights").mkdir()
     (repository / "weights" / "resnet50.pth").touch()
     assert named(doctor._data(None, "paper"), "weights for paper").state == "ok"
@@ -288,7 +288,7 @@ def test_gpu_without_kernels(gpu, monkeypatch):
     finding = named(doctor._torch_and_gpus(), "GPU 0")
     assert (finding.state, finding.required) == ("missing", True)
     assert finding.detail.endswith("fails on it: CUDA error: no kernel image is available")
-    assert "--config device=cpu" in finding.mend
+    assert "--config device=cpu" in finding.hint
 
 
 def test_no_gpu(monkeypatch):
@@ -298,8 +298,8 @@ def test_no_gpu(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     finding = named(doctor._torch_and_gpus(), "GPU")
     assert finding.state == "note"
-    assert "paper wants one" in finding.detail
-    assert torch.version.cuda is None or "driver for CUDA" in finding.mend
+    assert "paper needs a GPU" in finding.detail
+    assert torch.version.cuda is None or "driver for CUDA" in finding.hint
 
 
 def test_little_space_is_noted(monkeypatch):
@@ -339,7 +339,7 @@ def test_slurm_without_sacct_needs_an_account(slurm, repository):
     profile.write_text(shipped)
     slurm(("sbatch", "squeue"), 300)
     (problem,) = doctor.slurm_problems()
-    assert "name one as slurm_account in profiles/slurm/profile.yaml" in problem
+    assert "set slurm_account in profiles/slurm/profile.yaml" in problem
     profile.write_text(shipped.replace("# slurm_account: my_account", "slurm_account: mine"))
     assert doctor.slurm_problems() == []
 
@@ -349,7 +349,7 @@ def test_slurm_that_would_be_waited_for_in_vain(slurm, age, said):
     slurm(doctor.SLURM_COMMANDS, age)
     (problem,) = doctor.slurm_problems()
     assert said in problem
-    assert doctor._slurm().mend == problem
+    assert doctor._slurm().hint == problem
 
 
 def test_no_git_revision(repository, monkeypatch):

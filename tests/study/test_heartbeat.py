@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tood.runtime.files import write_json
-from tood.runtime.run_state import SILENCE_SECONDS
+from tood.runtime.run_state import HEARTBEAT_TIMEOUT
 from tood.study.heartbeat import UNNOTICED_SECONDS, missed_ends, read_states, watch
 
 SINCE, NOW = 1_000_000.0, 1_100_000.0
@@ -24,7 +24,7 @@ def missed(content: dict, waiting=(TOOD,), since: float = SINCE) -> list[str]:
 
 
 def test_a_silent_trainer_is_named_with_what_to_do():
-    (problem,) = missed(state(SILENCE_SECONDS + 60))
+    (problem,) = missed(state(HEARTBEAT_TIMEOUT + 60))
     assert problem.startswith(
         "tood_af seed 0: no heartbeat for 6 minutes from process 4711 on node7, the last at iteration 500; "
     )
@@ -33,16 +33,16 @@ def test_a_silent_trainer_is_named_with_what_to_do():
 
 def test_an_end_that_the_scheduler_keeps_to_itself():
     (problem,) = missed(state(UNNOTICED_SECONDS + 60, "done"))
-    assert problem.startswith("tood_af seed 0: done 11 minutes ago, but the scheduler has not said so; ")
+    assert problem.startswith("tood_af seed 0: done 11 minutes ago, but the scheduler has not reported it; ")
 
 
 @pytest.mark.parametrize(
     ("content", "waiting", "since"),
     [
-        (state(SILENCE_SECONDS - 1), [TOOD], SINCE),
+        (state(HEARTBEAT_TIMEOUT - 1), [TOOD], SINCE),
         (state(UNNOTICED_SECONDS - 1, "done"), [TOOD], SINCE),
-        (state(SILENCE_SECONDS + 1), [("tood_af", "1"), ("atss_af", "0")], SINCE),
-        (state(SILENCE_SECONDS + 1), [TOOD], NOW - SILENCE_SECONDS),  # of an earlier call; queued in this
+        (state(HEARTBEAT_TIMEOUT + 1), [("tood_af", "1"), ("atss_af", "0")], SINCE),
+        (state(HEARTBEAT_TIMEOUT + 1), [TOOD], NOW - HEARTBEAT_TIMEOUT),  # of an earlier call; queued in this
         (state(UNNOTICED_SECONDS + 1, "failed"), [TOOD], SINCE),  # queued again
         ({"state": "running"}, [TOOD], SINCE),
     ],
@@ -60,11 +60,11 @@ def test_states_are_read_by_run_and_seed_and_half_of_one_is_passed_over(tmp_path
 
 
 def test_the_watch_says_it_once_for_each_silence(tmp_path, monkeypatch):
-    monkeypatch.setattr("tood.study.heartbeat.SILENCE_SECONDS", 0.2)
-    said, looks, path = [], [], tmp_path / "tood_af/seed0/state.json"
+    monkeypatch.setattr("tood.study.heartbeat.HEARTBEAT_TIMEOUT", 0.2)
+    said, checks, path = [], [], tmp_path / "tood_af/seed0/state.json"
 
     def awaited() -> list:
-        looks.append(time.time())
+        checks.append(time.time())
         return [TOOD]
 
     def wait_until(fact) -> None:
@@ -77,8 +77,8 @@ def test_the_watch_says_it_once_for_each_silence(tmp_path, monkeypatch):
     for silences in (1, 2):
         write_json(path, state(0) | {"updated": time.time()})
         wait_until(lambda: len(said) == silences)  # noqa: B023
-        seen = len(looks)
-        wait_until(lambda: len(looks) > seen + 2)  # noqa: B023
+        seen = len(checks)
+        wait_until(lambda: len(checks) > seen + 2)  # noqa: B023
         assert len(said) == silences
     (thread,) = [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
     assert thread.daemon  # it does not keep the program from ending

@@ -12,16 +12,16 @@ from tood.cli import main
 from tood.runtime.files import write_json
 from tood.study import dashboard as overview
 from tood.study.declarations import ExperimentError
+from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
 from tood.study.provenance import evaluation_digest
 from tood.study.status import (
-    SILENCE_SECONDS,
+    HEARTBEAT_TIMEOUT,
     Status,
-    expected_identity,
+    expected_digests,
     load_study,
     most_urgent,
     read_status,
-    run_folder,
     save_study,
     study_status,
 )
@@ -62,16 +62,16 @@ def plan(workspace, monkeypatch) -> Plan:
     return plan
 
 
-def leave(plan: Plan, run: str, report: dict | None, ap: dict | None = None, **identity: str) -> None:
-    """The files of one run, made with what the plan expects but for what `identity` changes of it."""
-    folder = run_folder(plan, run, 0)
-    trained = expected_identity(plan, run)
+def leave(plan: Plan, run: str, report: dict | None, ap: dict | None = None, **digests: str) -> None:
+    """The files of one run, made with what the plan expects but for what `digests` changes of it."""
+    folder = StudyPaths(plan.name).run(run, 0).folder
+    trained = expected_digests(plan, run)
     evaluated = {"evaluation": evaluation_digest("ap.json", plan.study.val_images)}
     if report is not None:
         write_json(folder / "state.json", report)
-        write_json(folder / "provenance.json", {"identity": trained | identity})
+        write_json(folder / "provenance.json", {"digests": trained | digests})
     if ap is not None:
-        write_json(folder / "ap.json", {**ap, "identity": {**trained, **evaluated, **identity}})
+        write_json(folder / "ap.json", {**ap, "digests": {**trained, **evaluated, **digests}})
 
 
 def status(plan: Plan, run: str = "tood_af", now: float = NOW) -> Status:
@@ -94,8 +94,8 @@ def test_a_state_is_what_the_trainer_says(plan, state):
 
 def test_a_trainer_that_stopped_beating_has_failed(plan):
     leave(plan, "tood_af", RUNNING)
-    assert status(plan, now=NOW + SILENCE_SECONDS).state == "running"
-    lost = status(plan, now=NOW + SILENCE_SECONDS + 1)
+    assert status(plan, now=NOW + HEARTBEAT_TIMEOUT).state == "running"
+    lost = status(plan, now=NOW + HEARTBEAT_TIMEOUT + 1)
     assert lost.state == "failed"
     assert lost.reason.startswith("no heartbeat since 2027-01-1")
 
@@ -105,7 +105,7 @@ def test_a_trainer_that_stopped_beating_has_failed(plan):
 def test_a_damaged_file_fails_its_run_alone(plan, name, content):
     leave(plan, "tood_af", {"state": "done"}, AP)
     leave(plan, "atss_af", {"state": "done"}, AP)
-    (run_folder(plan, "tood_af", 0) / name).write_text(content)
+    (StudyPaths(plan.name).run("tood_af", 0).folder / name).write_text(content)
     assert status(plan).state == "failed"
     assert f"tood_af/seed0/{name}: " in status(plan).reason
     assert "delete it" in status(plan).reason
@@ -172,13 +172,13 @@ def test_an_old_measurement_of_a_new_training_is_stale(plan):
 
 def test_weights_of_unknown_origin_are_stale(plan):
     leave(plan, "tood_af", {"state": "done"}, AP)
-    (run_folder(plan, "tood_af", 0) / "provenance.json").unlink()
+    StudyPaths(plan.name).run("tood_af", 0).provenance.unlink()
     assert status(plan).stale == ["code", "settings", "data"]
 
 
 def test_a_failure_before_there_was_provenance_is_a_failure(plan):
     leave(plan, "tood_af", {"state": "failed", "reason": "no such file"})
-    (run_folder(plan, "tood_af", 0) / "provenance.json").unlink()
+    StudyPaths(plan.name).run("tood_af", 0).provenance.unlink()
     assert (status(plan).state, status(plan).reason) == ("failed", "no such file")
 
 
@@ -314,7 +314,7 @@ def test_show_a_run(plan, capsys):
     (found,) = json.loads(capsys.readouterr().out, parse_constant=refuse)
     assert found["ap.json"]["AP"] == 40.14
     assert found["ap.json"]["stale"] == ["code"]
-    assert found["provenance"]["identity"]["code"] == "another"
+    assert found["provenance"]["digests"]["code"] == "another"
 
 
 def test_a_run_never_trained_says_what_trains_it(plan, capsys):
@@ -354,12 +354,12 @@ def test_looking_imports_nothing_heavy(plan, workspace, poison):
 def test_tables_show_what_is_there_and_why_the_rest_is_not(plan, workspace):
     leave(plan, "tood_af", {"state": "done"}, AP, settings="another")
     leave(plan, "atss_af", {"state": "diverged", "reason": "the loss is nan at iteration 30"})
-    leave(plan, "tal", {"state": "oom", "reason": "out of memory; set images_per_gpu"})
+    leave(plan, "tal", {"state": "oom", "reason": "out of memory; set micro_batch"})
     options = plan.study.model_dump_json(exclude_none=True)
-    call = ("workflow/scripts/aggregate.py", "--study", options, "--complexity", "none.csv", "--results", "r")
+    call = ("workflow/scripts/aggregate.py", "--study", options, "--complexity", "none.csv")
     outcome = workspace.run("python", *call)
     assert outcome.returncode == 0, outcome.stdout
-    table = pd.read_csv("r/tables/table3.csv").set_index("run")
+    table = pd.read_csv("results/tiny/tables/table3.csv").set_index("run")
     assert table["status"].to_dict() == {
         "atss_af": "diverged",
         "tood_af": "stale",
@@ -368,12 +368,14 @@ def test_tables_show_what_is_there_and_why_the_rest_is_not(plan, workspace):
     }
     assert table.index[table["AP_stale"]].to_list() == ["tood_af"]
     for suffix in ("md", "tex"):
-        text = (workspace.path / f"r/tables/table3.{suffix}").read_text()
+        text = (workspace.path / f"results/tiny/tables/table3.{suffix}").read_text()
         assert "40.1 (stale)" in text
         assert "the loss is nan at iteration 30" in text
         assert "out of memory" not in text  # not a run of this table
-    assert "out of memory; set images" in (workspace.path / "r/tables/table2.md").read_text()
-    metrics = pd.read_csv("r/metrics.csv", keep_default_na=False)
+    assert (
+        r"out of memory; set micro\_batch" in (workspace.path / "results/tiny/tables/table2.md").read_text()
+    )
+    metrics = pd.read_csv("results/tiny/metrics.csv", keep_default_na=False)
     assert set(metrics["stale"]) == {"settings"}
 
 
@@ -384,8 +386,8 @@ def test_a_failed_call_renders_tables_and_report_with_every_state(workspace, mon
     plan = Plan(dict(option.split("=") for option in options))
     reports = ({"state": "running", "updated": 0.0}, {"state": "diverged", "reason": "the loss is inf"})
     for run, report in zip(runs, (*reports, {"state": "interrupted", "reason": "SIGTERM"}), strict=False):
-        write_json(run_folder(plan, run, 0) / "state.json", report)
-    write_json(run_folder(plan, "tood_ab", 0) / "ap.json", {**AP, "identity": {}})
+        write_json(StudyPaths(plan.name).run(run, 0).state, report)
+    write_json(StudyPaths(plan.name).run("tood_ab", 0).ap, {**AP, "digests": {}})
     complexity = workspace.path / "results/paper/complexity.csv"  # counted once for all studies
     complexity.parent.mkdir(parents=True)
     complexity.write_text("run,head_params_m,params_m,head_gflops,gflops\natss_af,1,2,3,4\n")
@@ -393,7 +395,7 @@ def test_a_failed_call_renders_tables_and_report_with_every_state(workspace, mon
     earlier.parent.mkdir(parents=True)
     earlier.write_bytes(b"an earlier figure")
     for run in ("tood_af", "atss_af"):
-        (run_folder(plan, run, 0) / "model.pth").touch()
+        StudyPaths(plan.name).run(run, 0).model.touch()
     outcome = workspace.run("snakemake", "--cores", "1", "--config", *options, f"runs={','.join(runs)}")
     assert outcome.returncode != 0
     assert "results/x/report.html and the tables show" in outcome.stdout, outcome.stdout

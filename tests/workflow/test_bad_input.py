@@ -1,6 +1,5 @@
-"""What cannot work stops before any training, in one line that names the fault and its mend; results stay."""
+"""Bad input stops the workflow before any training, with one line that has a hint; results stay."""
 
-import importlib.util
 import json
 import os
 import re
@@ -9,12 +8,12 @@ import urllib.error
 from pathlib import Path
 
 import pytest
+from helpers.scripts import script
 
 from tood.data.synthetic import DrawingSpec, generate
 from tood.study.declarations import load_runs
 from tood.study.plan import Plan
 
-REPOSITORY = Path(__file__).parents[2]
 SPLITS = Plan({"scale": "paper"}).settings("tood_af")["splits"]
 TRAIN, VAL = (SPLITS[name]["annotations"] for name in ("train", "val"))
 FIRST_TRAIN, FIRST_VAL = "train2017/000000000001.png", "val2017/000001000001.png"
@@ -59,10 +58,10 @@ def assert_refused(workspace, *call: str, parts: list[str], **environment: str) 
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        (["scale=papr"], ["--config scale=papr", "did you mean 'paper'?", "mini, paper, smoke"]),
+        (["scale=papr"], ["--config scale=papr", "did you mean paper?", "mini, paper, smoke"]),
         (["runs=tood_xf"], ["unknown run 'tood_xf'", "did you mean tood_af", "`tood runs` lists them"]),
         ([f"runs={NEVER_TRAINED}"], [f"{NEVER_TRAINED!r} is", "cannot be trained", "leave it out"]),
-        (["itertions=3"], ["--config itertions", "did you mean 'iterations'?"]),
+        (["itertions=3"], ["--config itertions", "did you mean iterations?"]),
         (["scale=paper", "weights=random"], ["--config weights", "scale 'paper'", "--config name=NAME"]),
     ],
     ids=["scale", "run", "run without code", "option", "other numbers without a name"],
@@ -81,7 +80,7 @@ def test_a_file_in_the_place_of_a_folder(workspace, place):
     path.parent.mkdir(exist_ok=True)
     path.write_text("no folder\n")
     call = ("--config", "runs=tood_af", "iterations=1", "name=tiny")
-    assert_refused(workspace, *call, parts=[f"{place} is no folder", "rename or remove"])
+    assert_refused(workspace, *call, parts=[f"{place} is not a folder", "rename or remove"])
     assert path.read_text() == "no folder\n"
 
 
@@ -102,7 +101,7 @@ def test_no_dataset(kept, tmp_path):
 
 def test_dataset_with_a_damaged_image(kept, dataset):
     cut_short(dataset / FIRST_VAL)
-    parts = [f"data: {dataset / FIRST_VAL}: ", "cannot be decoded", "To mend it, fetch"]
+    parts = [f"data: {dataset / FIRST_VAL}: ", "cannot be decoded", "Hint: fetch"]
     assert_refused(kept, "--config", *ON_THE_CPU, f"data_root={dataset}", parts=parts)
 
 
@@ -145,7 +144,7 @@ def test_check_of_the_dataset(workspace, dataset, damage, file, parts):
     assert outcome.returncode == 1
     (message,) = outcome.stdout.splitlines()
     assert message.startswith(f"data: {dataset}/")
-    assert all(part in message for part in (*parts, "To mend it, ")), message
+    assert all(part in message for part in (*parts, "Hint: ")), message
     assert not manifest.exists()
 
 
@@ -158,10 +157,7 @@ def test_check_of_the_dataset(workspace, dataset, damage, file, parts):
     ids=["no network", "another file"],
 )
 def test_weights_that_cannot_be_fetched(monkeypatch, tmp_path, error):
-    script = REPOSITORY / "workflow/scripts/fetch_weights.py"
-    specification = importlib.util.spec_from_file_location("fetch_weights", script)
-    fetch_weights = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(fetch_weights)
+    fetch_weights = script("fetch_weights")
 
     def fail(url, path, **options):
         assert re.search(r"/resnet50-0676ba61\.pth$", url)
@@ -171,7 +167,7 @@ def test_weights_that_cannot_be_fetched(monkeypatch, tmp_path, error):
 
     monkeypatch.setattr("torch.hub.download_url_to_file", fail)
     output = tmp_path / "weights" / "resnet50.pth"
-    monkeypatch.setattr(sys, "argv", [str(script), "--name", "resnet50", "--output", str(output)])
+    monkeypatch.setattr(sys, "argv", ["fetch_weights.py", "--name", "resnet50", "--output", str(output)])
     with pytest.raises(SystemExit) as stopped:
         fetch_weights.main()
     message = str(stopped.value)

@@ -133,13 +133,15 @@ class EveryClass(nn.Module):
 
 def test_detections_carry_the_category_ids_of_coco(real_images):
     _, dataset = open_split(real_images, "val")
-    records, image_ids = detect(EveryClass(), dataset, device=CPU, label="", batch_size=2, indices=range(3))
+    detections, image_ids = detect(
+        EveryClass(), dataset, device=CPU, label="", batch_size=2, indices=range(3)
+    )
     content = truth(real_images, "val")
     assert image_ids == [image["id"] for image in content["images"]][:3]
     ids = [category["id"] for category in content["categories"]]
     assert (len(ids), ids[-1]) == (80, 90)  # COCO's ids have gaps
-    assert [record["category_id"] for record in records] == ids * 3
-    assert all(record["bbox"] == [10, 20, 30, 40] for record in records)
+    assert [found["category_id"] for found in detections] == ids * 3
+    assert all(found["bbox"] == [10, 20, 30, 40] for found in detections)
 
 
 def test_input_is_as_large_as_the_papers(real_images):

@@ -17,7 +17,8 @@ from snakemake_executor_plugin_slurm.utils import set_gres_string
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 
 from tood.runtime.failures import StopRequest
-from tood.study.plan import load_scale
+from tood.study.jobs import Execution, TrainingJob
+from tood.study.plan import Plan, load_scale, parse_options
 
 REPOSITORY = Path(__file__).parents[2]
 SKIPPED = 77
@@ -124,11 +125,11 @@ def test_the_trainer_is_warned_before_its_time_is_up(workspace):
 def test_several_gpus_get_a_process_and_their_cpus_each(workspace):
     (workspace.path / "slurm").symlink_to(REPOSITORY / "slurm")
     one, two = (
-        dry_run(workspace, "scale=paper", f"gpus={gpus}", "images_per_gpu=4")["train"] for gpus in (1, 2)
+        dry_run(workspace, "scale=paper", f"gpus={gpus}", "micro_batch=4")["train"] for gpus in (1, 2)
     )
     assert (submitted(two).gpus, submitted(two).nodes) == (2, 1)
     assert submitted(two).cpus_per_task == 2 * submitted(one).cpus_per_task
-    assert "--nproc-per-node 2 " in two["trainer"]
+    assert "--nproc-per-node 2 " in two["launcher"]
 
 
 @pytest.mark.parametrize(("device", "gpus"), [("cuda", "1"), ("cpu", "0"), ("auto", "0")])
@@ -138,24 +139,33 @@ def test_gpus_are_asked_for_where_the_study_wants_them(workspace, device, gpus):
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("options", "program", "execution"),
     [
-        ((), "python workflow/scripts/train.py --device cpu --workers 0 --settings"),
-        (("images_per_gpu=2",), "train.py --device cpu --workers 0 --images-per-gpu 2 --settings"),
+        ((), "python", Execution(device="cpu")),
+        (("micro_batch=2",), "python", Execution(device="cpu", micro_batch=2)),
         (
-            ("device=cuda", "gpus=2", "images_per_gpu=4"),
+            ("device=cuda", "gpus=2", "micro_batch=4"),
             "torchrun --nproc-per-node 2 --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 "
-            "--standalone workflow/scripts/train.py --device cuda --workers 0 --images-per-gpu 4 --settings",
+            "--standalone",
+            Execution(device="cuda", micro_batch=4),
         ),
+        (("scale=paper",), "python", Execution(device="cpu", threads=2, workers=4)),  # of two cores
     ],
     ids=str,
 )
-def test_the_command_of_a_training(workspace, options, expected):
-    """One entry for one process and several."""
-    call = ("snakemake", "-n", "-p", "--cores", "1", "--config", "runs=tood_af", "device=cpu", *options)
+def test_the_command_of_a_training(workspace, options, program, execution):
+    """One entry for one process and several; what it computes on reaches the script whole."""
+    call = ("snakemake", "-n", "-p", "--cores", "2", "--config", "runs=tood_af", "device=cpu", *options)
     outcome = workspace.run(*call)
     assert outcome.returncode == 0, outcome.stdout
-    assert expected in outcome.stdout
+    (command,) = re.findall(r"^Shell command: (.* workflow/scripts/train\.py .*) 2>&1", outcome.stdout, re.M)
+    before, _, after = command.partition(" workflow/scripts/train.py ")
+    words = shlex.split(after)
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    assert before == program
+    assert Execution.model_validate_json(given["--execution"]) == execution
+    study = parse_options(("runs=tood_af", "device=cpu", *options))
+    assert TrainingJob.model_validate_json(given["--job"]) == Plan(study).training_job("tood_af", 0)
 
 
 def test_gpus_without_a_gpu_are_refused(workspace):

@@ -24,9 +24,9 @@ from helpers.scripts import script
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from tood.runtime.locks import hold_study
 from tood.study.declarations import load_runs, load_tables
 from tood.study.plan import load_scale
-from tood.study.study_lock import hold_study
 
 RUNS = load_runs()
 TABLES = load_tables(runs=RUNS)
@@ -341,7 +341,7 @@ def test_each_result_carries_what_made_it(study):
         assert made["config"]["model"]["bbox_head"]["num_classes"] == len(manifest["categories"])
         assert made["finished"] > made["started"]
         for name in ("ap.json", "alignment.json"):
-            assert json.loads((folder / name).read_text())["identity"].items() >= made["identity"].items()
+            assert json.loads((folder / name).read_text())["digests"].items() >= made["digests"].items()
     shown = study.run("tood", "show", "tood_af")
     assert shown.returncode == 0, shown.stdout
     assert re.search(r"^state +done$", shown.stdout, re.MULTILINE)

@@ -26,7 +26,7 @@ MARKERS = "os^Dv"
 COLUMNS = 3
 
 
-class Assignment(NamedTuple):
+class ImagePositives(NamedTuple):
     """What one scheme makes of one image."""
 
     scheme: str
@@ -41,7 +41,7 @@ class Assignment(NamedTuple):
     iou: float  # of their predicted boxes, mean over objects that have any; nan for random weights
 
 
-def assign(plan: Plan, run_id: str, image: str, seed: int) -> Assignment:
+def assign(plan: Plan, run_id: str, image: str, seed: int) -> ImagePositives:
     """Let the scheme of a run assign one image of a study.
 
     Args:
@@ -88,7 +88,7 @@ def assign(plan: Plan, run_id: str, image: str, seed: int) -> Assignment:
     points = torch.cat([level.points for level in levels])
     level_of = torch.cat([torch.full((len(level.points),), i) for i, level in enumerate(levels)])
     largest = torch.zeros(len(gt)).scatter_reduce(0, positives.objects, positives.weights, "amax")
-    return Assignment(
+    return ImagePositives(
         scheme=run_id,
         trained=trained,
         image=item["inputs"].flip(0).permute(1, 2, 0).numpy(),  # BGR [3, H, W] to RGB [H, W, 3]
@@ -120,7 +120,7 @@ def _find(image: str, plan: Plan, root: Path, config: Config) -> tuple[CocoDatas
     )
 
 
-def draw(assignments: Sequence[Assignment]) -> Figure:
+def draw(assignments: Sequence[ImagePositives]) -> Figure:
     """A panel a scheme: positives as dots in the colour of their object, a marker a level."""
     columns = min(COLUMNS, len(assignments))
     rows = -(-len(assignments) // columns)

@@ -1,4 +1,4 @@
-"""COCO-layout datasets for mmdet models: which images, in which order, how changed."""
+"""COCO-layout datasets for mmdet models: their images, the order of these, and their augmentation."""
 
 import math
 import os
@@ -17,7 +17,7 @@ from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader, Dataset
 
-from tood.runtime.distributed import own_share
+from tood.runtime.distributed import local_batch
 
 META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
 
@@ -29,13 +29,14 @@ def build_dataset(
 
     Args:
         root: folder of the dataset.
-        annotations, images: annotation file and image folder below it.
+        annotations: annotation file, relative to `root`.
+        images: image folder, relative to `root`.
         classes: category names; a label is an index into the categories of the file with these names.
-        size: (longer, shorter) side at most, pixels, aspect ratio kept.
-        flip: probability of a horizontal flip in training, None for a test dataset, which keeps images
+        size: upper limits of the (longer, shorter) side in pixels; the aspect ratio is kept.
+        flip: probability of a horizontal flip in training; None makes a test dataset, which keeps images
             without objects. Annotations are resized with the images in both.
     """
-    init_default_scope("mmdet")  # the pipeline's transforms are named without it
+    init_default_scope("mmdet")  # the pipeline names its transforms without a scope
     testing = flip is None
     pipeline = [
         dict(type="LoadImageFromFile"),
@@ -61,12 +62,12 @@ def build_dataset(
 
 
 class SeededDataset(Dataset):
-    """Augmentations that depend on seed, epoch and image alone, whatever process draws them and when.
+    """A dataset whose augmentations depend on seed, epoch and image alone, not on the process or the order.
 
     Args:
-        dataset: whose transforms draw from the generators of `random` and `numpy.random`.
-        seed: of the run.
-        epoch: from 0.
+        dataset: its transforms draw from the generators of `random` and `numpy.random`.
+        seed: seed of the run.
+        epoch: counted from 0.
     """
 
     def __init__(self, dataset: CocoDataset, seed: int, epoch: int) -> None:
@@ -85,23 +86,26 @@ class SeededDataset(Dataset):
 def epoch_batches(
     dataset: CocoDataset, batch_size: int, seed: int, epoch: int, workers: int, skip: int = 0
 ) -> tuple[int, Generator[dict | None]]:
-    """The batches of one epoch and their number; images of like orientation go together, as in mmdet.
+    """The number of batches of one epoch, and this process's local batches (None for one without an image).
+
+    The images of a batch have the same orientation, as in mmdet.
 
     Args:
         dataset: training images.
-        batch_size: images in a batch, of which each process gets its share, None for no image.
-        seed, epoch: decide the order, the same in every process.
-        workers: processes that load images.
-        skip: leave out so many batches at the start, without loading their images.
+        batch_size: number of images in a batch of all processes.
+        seed: seed of the run; with the epoch it decides the order, which is the same in every process.
+        epoch: counted from 0.
+        workers: number of processes that load images.
+        skip: number of batches to leave out at the start; their images are not loaded.
     """
-    # The sampler adds epoch to seed: unmixed, epoch 1 of a seed would have the order of epoch 0 of the next.
+    # The sampler adds the epoch to its seed. Without mixing, epoch 1 of a seed would be epoch 0 of the next.
     mixed = int(np.random.SeedSequence(seed).generate_state(1)[0])
     sampler = DefaultSampler(dataset, shuffle=True, seed=mixed, round_up=False)
-    # By itself it shares out the images; here every process lists all batches and takes its part of each.
+    # The sampler would divide the images among processes. Here each process takes its part of each batch.
     sampler.rank, sampler.world_size, sampler.num_samples = 0, 1, len(dataset)
     sampler.set_epoch(epoch)
     batches = list(AspectRatioBatchSampler(sampler, batch_size))[skip:]
-    shares = [own_share(batch) for batch in batches]
+    shares = [local_batch(batch) for batch in batches]
     loader = _loader(
         SeededDataset(dataset, seed, epoch),
         workers,
@@ -118,9 +122,9 @@ def _batches_of(loader: DataLoader) -> Generator[dict | None]:
 def batches_from(
     iteration: int, dataset: CocoDataset, batch_size: int, seed: int, epochs: int, workers: int
 ) -> Generator[tuple[int, dict | None]]:
-    """The epoch and the batch of every iteration of a training from this one on.
+    """The epoch and the local batch of every iteration of a training, from `iteration` on.
 
-    To be closed where it is not used up: that ends the loading processes, which no signal ends.
+    Close the generator if it is not used up. This ends the loading processes, which ignore signals.
     """
     first, skip = divmod(iteration, math.ceil(len(dataset) / batch_size))
     for epoch in range(first, epochs):
@@ -134,25 +138,25 @@ def batches_from(
 def evaluation_batches(
     dataset: CocoDataset, batch_size: int, workers: int, indices: Sequence[int] | None = None
 ) -> tuple[int, DataLoader]:
-    """The number and the batches of a test dataset's images, in order; of all of them without `indices`."""
+    """The number of images of a test dataset, and its batches in order; `indices` restricts both."""
     chosen = range(len(dataset)) if indices is None else indices
     return len(chosen), _loader(dataset, workers, batch_size=batch_size, sampler=chosen)
 
 
 def _loader(dataset: Dataset, workers: int, **options: Any) -> DataLoader:
-    # More processes than cores, as a laptop would get from a cluster's scale, only wait for each other.
+    # More processes than cores only wait for each other, and a scale may ask a laptop for too many.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return DataLoader(
         dataset,
         num_workers=min(workers, cores),
         collate_fn=_collate,
-        generator=torch.Generator(),  # the global one, of which checkpoints keep the state, is not drawn from
+        generator=torch.Generator(),  # leaves the global one alone, whose state is in checkpoints
         **options,
     )
 
 
 def _leave_signals(worker: int) -> None:
-    """A signal to the whole job is for the process that trains, which fails if its loaders die before it."""
+    """Ignore signals to the whole job: the training process handles them and needs its loaders."""
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 

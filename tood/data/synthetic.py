@@ -1,12 +1,12 @@
-"""Draws a detection dataset in the COCO layout, deterministic from a seed.
+"""Draws synthetic data: a detection dataset in the COCO layout, deterministic for a seed.
 
-Eight classes of silhouettes lie on near-grey textured backgrounds, among clutter and shapes of no
-class. Four of them carry most of their mass far from the middle of their box: the case that motivates
-TOOD, where the point that classifies an object best is not the one that localises it best.
+Eight classes of silhouettes lie on near-grey textured backgrounds, among clutter and shapes of no class. Four
+classes have most of their area far from the middle of their box. This is the case that motivates TOOD: the
+point that classifies an object best is not the point that localises it best.
 
-As in COCO there are images without objects and crowd regions, many small instances under one
-`iscrowd` annotation. Unlike COCO an occluded object keeps the box of its whole silhouette, clipped to
-the image; one that would be mostly hidden is not drawn at all, so every annotation can be learned.
+As in COCO, some images have no objects, and some have a crowd region: many small instances under one
+`iscrowd` annotation. Unlike in COCO, an occluded object keeps the box of its whole silhouette, clipped to the
+image. An object that would be mostly hidden is not drawn, so every annotation can be learned.
 """
 
 import colorsys
@@ -27,10 +27,10 @@ Pixels = Annotated[int, Field(ge=32)]
 Polygons = Sequence[np.ndarray]  # each [N, 2], (x, y); their union is the shape
 
 SPLITS = ("train2017", "val2017")
-# Validation ids start here rather than after the last training id, so that an image keeps its name,
-# like its content, whatever the number of images.
+# Validation ids start here and not after the last training id. So an image keeps its name and content when
+# the number of images changes.
 VAL_ID_OFFSET = 1_000_000
-SPEC_FILE = "drawing.json"  # the spec, beside the data: also what marks a folder as ours to replace
+SPEC_FILE = "drawing.json"  # the spec, beside the data; a folder that has it may be replaced
 SUPERSAMPLING = 8  # sub-pixels along a pixel's side
 
 LONG_SIDE = (0.08, 0.80)  # of an object's unclipped box, relative to the image's shorter side
@@ -50,20 +50,20 @@ class DrawingSpec(BaseModel):
     val_images: int = Field(ge=1, le=VAL_ID_OFFSET)
     image_size: tuple[Pixels, Pixels] = Field(description="width and height in pixels")
     objects_per_image: float = Field(
-        2.7, ge=1, le=20, description="mean number placed in an image that is not empty"
+        2.7, ge=1, le=20, description="mean number in an image that is not empty"
     )
-    distractors_per_image: float = Field(1.0, ge=0, le=20, description="mean number, of no class")
+    distractors_per_image: float = Field(1.0, ge=0, le=20, description="mean number of shapes of no class")
     clutter_per_image: float = Field(5.0, ge=0, le=50, description="mean number of grey patches")
     empty_share: Share = Field(0.04, description="images without any object, evenly spaced")
     crowd_share: Share = Field(0.05, description="images with a crowd region, evenly spaced")
     max_hidden: Share = Field(0.7, description="an object hidden beyond this share is not drawn")
     hue_jitter: float = Field(
-        0.025, ge=0, le=0.5, description="standard deviation around the class's hue, in turns"
+        0.025, ge=0, le=0.5, description="standard deviation of an object's hue from its class's, in turns"
     )
 
 
 def _arc(radius: float = 1.0, turn: float = 1.0) -> np.ndarray:
-    """Points [33, 2] on a circle around the origin; `turn` = 1 closes it."""
+    """Points [33, 2] on a circle around the origin; a `turn` of 1 closes it."""
     angles = 2 * np.pi * np.linspace(0, turn, 33)
     return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
@@ -83,11 +83,11 @@ def _star(points: int, inner: float) -> np.ndarray:
     return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
-# Upright, y down, in any unit: placing a silhouette scales it.
+# Upright, y down, in any unit: `_place` scales a silhouette.
 OFF_CENTRE: dict[str, Polygons] = {
     "lollipop": (_arc(0.30), _bar(-0.08, 0.25, 0.08, 1.0)),
     "hammer": (_bar(-0.38, 0.0, 0.38, 0.34), _bar(-0.08, 0.3, 0.08, 1.15)),
-    "comet": (  # blunt streaks: a tip thinner than a pixel would stretch the box unseen
+    "comet": (  # blunt streaks: an invisible tip, thinner than a pixel, would stretch the box
         _arc(0.34),
         np.array([[-0.16, 0.25], [0.16, 0.25], [0.07, 1.4], [-0.07, 1.4]]),
         np.array([[-0.34, 0.0], [-0.14, 0.2], [-0.3, 0.75], [-0.4, 0.75]]),
@@ -104,7 +104,7 @@ CENTRED: dict[str, Polygons] = {
     "square": (_bar(0, 0, 1, 1),),
     "cross": (_bar(-0.17, -0.5, 0.17, 0.5), _bar(-0.5, -0.17, 0.5, 0.17)),
 }
-# Off-centre and centred classes alternate, so that neighbouring hues never share a kind.
+# Off-centre and centred classes alternate, so that neighbouring hues belong to different kinds.
 CLASSES = tuple(name for pair in zip(OFF_CENTRE, CENTRED, strict=True) for name in pair)
 _SILHOUETTES = OFF_CENTRE | CENTRED
 _DISTRACTORS: tuple[Polygons, ...] = (
@@ -128,19 +128,19 @@ class _Layer:
 
 
 def generate(root: Path, spec: DrawingSpec) -> None:
-    """Writes the dataset at `root`, whole or not at all.
+    """Writes the dataset to `root`, completely or not at all.
 
     The layout is COCO's: `annotations/instances_{train,val}2017.json`, `{train,val}2017/*.png`.
-    A dataset generated earlier at `root` is replaced once the new one is complete.
+    An earlier synthetic dataset at `root` is replaced when the new one is complete.
 
     Raises:
         FileExistsError: `root` holds files that this module did not write.
     """
     root = Path(root).resolve()
     if root.exists() and not _is_replaceable(root):
-        raise FileExistsError(f"{root} holds files but no {SPEC_FILE}: not a generated dataset")
+        raise FileExistsError(f"{root} holds files but no {SPEC_FILE}: not a synthetic dataset")
     root.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the final place, so that the last step is a rename within one file system.
+    # Beside `root`, so that the last step is a rename within one file system.
     with TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as scratch:
         fresh = Path(scratch, "fresh")
         (fresh / "annotations").mkdir(parents=True)
@@ -195,11 +195,11 @@ def _write_split(root: Path, split: str, count: int, spec: DrawingSpec) -> None:
 
 
 def draw_image(spec: DrawingSpec, split: str, index: int) -> tuple[np.ndarray, list[dict]]:
-    """Draws one image from (seed, split, index) alone.
+    """Draws one image, which depends on (seed, split, index) alone.
 
     Returns:
-        The pixels, [H, W, 3] uint8, and its COCO annotations without `id` and `image_id`. Boxes are
-        (x, y, w, h) in pixels; `area` counts pixels, those at the rim by the share covered.
+        The pixels, [H, W, 3] uint8, and the COCO annotations without `id` and `image_id`. Boxes are
+        (x, y, w, h) in pixels. `area` counts pixels; a pixel at the rim counts by the share that is covered.
     """
     key = (SPLITS.index(split), index)
     rng = np.random.default_rng(np.random.SeedSequence(spec.seed, spawn_key=key))
@@ -213,9 +213,9 @@ def draw_image(spec: DrawingSpec, split: str, index: int) -> tuple[np.ndarray, l
 
 
 def _layers(spec: DrawingSpec, index: int, rng: np.random.Generator) -> Iterator[_Layer]:
-    """Shapes of one image from back to front."""
+    """Shapes of one image, from back to front."""
     labels: list[int | None] = [None] * rng.poisson(spec.distractors_per_image)
-    # Evenly spaced rather than drawn: a small split, too, has its empty image and its crowd.
+    # Evenly spaced, not random: a small split too has an empty image and a crowd.
     is_empty = _is_due(index, spec.empty_share, phase=0.75)
     if not is_empty:
         count = 1 + rng.poisson(spec.objects_per_image - 1)
@@ -228,7 +228,7 @@ def _layers(spec: DrawingSpec, index: int, rng: np.random.Generator) -> Iterator
             shape = _SILHOUETTES[CLASSES[label - 1]]
             side, colour = _object_side(rng, label), _class_colour(spec, rng, label)
         yield _place(spec.image_size, rng, shape, side, colour, label)
-    # In front, as its small members would vanish behind any other object.
+    # In front, as any other object would hide its small members.
     if not is_empty and _is_due(index, spec.crowd_share, phase=0.5):
         yield from _crowd(spec, rng)
 
@@ -253,9 +253,9 @@ def _crowd(spec: DrawingSpec, rng: np.random.Generator) -> Iterator[_Layer]:
 
 
 def _object_side(rng: np.random.Generator, label: int) -> float:
-    """Long side relative to the image: log-uniform, leaning to the middle of the range.
+    """Long side relative to the image, on a log scale, more often near the middle of the range.
 
-    Off-centre silhouettes fill less of their box; a larger one lets them be told apart as well.
+    Off-centre silhouettes fill less of their box. A larger box makes them as easy to distinguish.
     """
     low, high = np.log(LONG_SIDE)
     side = np.exp(low + (high - low) * rng.beta(2.8, 2.2))
@@ -297,14 +297,14 @@ def _place(
     if crowd_centre is not None:
         centre = crowd_centre
     placed = [(polygon - (low + high) / 2) * scale + centre for polygon in turned]
-    # Two decimals as in COCO; rounded before drawing, so that drawing and annotation agree.
+    # Two decimals, as in COCO. Rounded before drawing, so that image and annotation agree.
     clipped = [_clip(polygon, image_size).round(2) for polygon in placed]
     polygons = [polygon for polygon in clipped if len(polygon) >= 3]
     return _Layer(category, crowd_centre is not None, polygons, _coverage(polygons, image_size), colour)
 
 
 def _clip(polygon: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """Cuts a polygon [N, 2] at the image's four borders (Sutherland-Hodgman); [M, 2], M may be 0."""
+    """Clips a polygon [N, 2] at the image's four borders (Sutherland-Hodgman); [M, 2], where M may be 0."""
     for axis, bound, sign in ((0, 0, 1), (0, image_size[0], -1), (1, 0, 1), (1, image_size[1], -1)):
         depth = sign * (polygon[:, axis] - bound)  # [N], positive inside
         kept = []
@@ -347,9 +347,9 @@ def _background(spec: DrawingSpec, rng: np.random.Generator) -> np.ndarray:
 
 
 def _drop_hidden(layers: list[_Layer], max_hidden: float) -> list[_Layer]:
-    """Leaves out what those in front hide beyond `max_hidden`; a dropped layer hides nothing."""
+    """Drops layers of which others in front hide more than `max_hidden`; a dropped layer hides nothing."""
     kept = []
-    free: np.ndarray | float = 1.0  # [H, W] share of each pixel not yet covered
+    free: np.ndarray | float = 1.0  # [H, W] share of each pixel that is not covered yet
     for layer in reversed(layers):
         visible = (layer.coverage * free).sum()
         if visible > 0 and visible >= (1 - max_hidden) * layer.coverage.sum():

@@ -1,7 +1,7 @@
-"""Checks a COCO-layout dataset before hours are spent training on it, and says what it is.
+"""Checks a COCO-layout dataset before any training on it, and describes it in a manifest.
 
-Checks go from cheap to dear, and the first problem found is raised: whole files, then their content,
-then the two splits against each other, then the names of the images, and last every image decoded.
+Cheap checks come first, and the first problem is raised: whole files, then their content, then the two splits
+against each other, then the names of the images. Last, every image is decoded.
 """
 
 import hashlib
@@ -17,24 +17,24 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-BATCH = 1024  # images queued at a time: COCO has 118,000
-LAYOUT_MEND = "point `--config data_root=PATH` at a folder in the COCO layout"
-SOURCE_MEND = "fetch or export the file again"
+BATCH = 1024  # images queued at a time; COCO has 118,000
+LAYOUT_HINT = "point `--config data_root=PATH` at a folder in the COCO layout"
+SOURCE_HINT = "fetch or export the file again"
 
 
 class DataError(Exception):
-    """A dataset that cannot be trained on; the message names the file, the key and the mend."""
+    """A dataset that cannot be trained on; the message names the file and the key, and gives a hint."""
 
 
 class Split(NamedTuple):
-    """Where one split lies, relative to the root of the dataset."""
+    """The paths of one split, relative to the root of the dataset."""
 
     annotations: str  # a COCO instances file
-    images: str  # the folder its file names refer to
+    images: str  # the folder that its file names refer to
 
 
 class ImageFile(NamedTuple):
-    """An entry of `images`: what the file should be."""
+    """An entry of `images`."""
 
     name: str
     width: int
@@ -43,9 +43,9 @@ class ImageFile(NamedTuple):
 
 @dataclass(frozen=True)
 class _Listing:
-    """What stays of an annotation file once its content is known to be good."""
+    """What is kept of an annotation file after its checks."""
 
-    categories: list[dict]  # {id, name} in file order: loaders number the labels in that order
+    categories: list[dict]  # {id, name} in file order, which is the order of the labels
     files: list[ImageFile]
     summary: dict
 
@@ -61,11 +61,11 @@ def check_dataset(
     """Checks both splits completely and returns a JSON-serialisable manifest.
 
     Args:
-        root: Folder of the dataset.
-        train: The training split.
-        val: The validation split. The same image ids may occur in both.
-        expected_categories: Names that both files must list, in this order; None accepts any.
-        progress: Called with (images decoded, images in both splits) after each image.
+        root: folder of the dataset.
+        train: the training split.
+        val: the validation split; the same image ids may occur in both.
+        expected_categories: names that both files must list, in this order; None accepts any.
+        progress: takes (images decoded, images in both splits) after each image.
 
     Returns:
         `categories`, a list of {id, name} in the order of the file, and `splits`, which holds for `train` and
@@ -74,15 +74,15 @@ def check_dataset(
         sorted names and SHA-256 of the image files.
 
     Raises:
-        DataError: Anything in the dataset would break training or evaluation, or falsify it.
+        DataError: something in the dataset would break training or evaluation, or falsify it.
     """
     root = Path(root)
     if not root.is_dir():
-        raise _error(root, "data_root", "no such folder", LAYOUT_MEND)
+        raise _error(root, "data_root", "no such folder", LAYOUT_HINT)
     splits = {"train": train, "val": val}
     for split in splits.values():
         if not (root / split.annotations).is_file():
-            raise _error(root / split.annotations, "annotations", "no such file under data_root", LAYOUT_MEND)
+            raise _error(root / split.annotations, "annotations", "no such file under data_root", LAYOUT_HINT)
     listings = {name: _read(root / split.annotations) for name, split in splits.items()}
     _check_categories(root, splits, listings, expected_categories)
 
@@ -112,12 +112,12 @@ def check_dataset(
 
 
 def changed_since_check(manifest: Path) -> Path | None:
-    """An image file that was written after the dataset was checked, by the times of the files, or None.
+    """An image file that is newer than the check of the dataset; None if there is none.
 
-    Annotation files are inputs of the workflow's, which compares their times itself.
+    Annotation files are inputs of the workflow, and Snakemake compares their times itself.
 
     Args:
-        manifest: as written after `check_dataset`, with the dataset's `root`; it need not be there.
+        manifest: file with the result of `check_dataset` and the dataset's `root`; it may be absent.
     """
     if not manifest.is_file():
         return None
@@ -131,8 +131,8 @@ def changed_since_check(manifest: Path) -> Path | None:
     return None
 
 
-def _error(file: Path, key: str, problem: str, mend: str) -> DataError:
-    return DataError(f"{file}: {key}: {problem}. To mend it, {mend}.")
+def _error(file: Path, key: str, problem: str, hint: str) -> DataError:
+    return DataError(f"{file}: {key}: {problem}. Hint: {hint}.")
 
 
 def _read(path: Path) -> _Listing:
@@ -143,17 +143,17 @@ def _read(path: Path) -> _Listing:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}, character {error.pos}"
         problem = f"not valid JSON at {where} (truncated? it has {len(raw)} bytes): {error.msg}"
-        raise _error(path, "whole file", problem, SOURCE_MEND) from error
+        raise _error(path, "whole file", problem, SOURCE_HINT) from error
     except UnicodeDecodeError as error:
         problem = f"not text at byte {error.start} of {len(raw)}"
-        raise _error(path, "whole file", problem, SOURCE_MEND) from error
+        raise _error(path, "whole file", problem, SOURCE_HINT) from error
 
     keys = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in keys):
         content = content if isinstance(content, dict) else {}
         absent = ", ".join(key for key in keys if not isinstance(content.get(key), list))
-        mend = "use a COCO instances file, which holds a list under each of these"
-        raise _error(path, absent, "missing, or not a list", mend)
+        hint = "use a COCO instances file, which holds a list under each of these"
+        raise _error(path, absent, "missing, or not a list", hint)
     for key in ("images", "categories"):
         if not content[key]:
             raise _error(path, key, "empty", f"list at least one entry under {key}")
@@ -181,16 +181,16 @@ def _read(path: Path) -> _Listing:
 
 
 def _unique(path: Path, table: str, entries: list, key: str, kind: type) -> set:
-    """The values under `key`, each of the right kind and met once."""
+    """The values under `key`; each has the right type and occurs once."""
     seen = set()
     for number, entry in enumerate(entries):
         value = entry.get(key) if isinstance(entry, dict) else None
         if type(value) is not kind:
             problem = f"expected {kind.__name__}, found {value!r}"
-            raise _error(path, f"{table}[{number}].{key}", problem, f"give it its {key}")
+            raise _error(path, f"{table}[{number}].{key}", problem, f"give the entry its {key}")
         if value in seen:
-            mend = f"keep one entry for each {key}, or number them anew"
-            raise _error(path, f"{table}[{number}].{key}", f"duplicate {key} {value!r}", mend)
+            hint = f"keep one entry for each {key}, or number them anew"
+            raise _error(path, f"{table}[{number}].{key}", f"duplicate {key} {value!r}", hint)
         seen.add(value)
     return seen
 
@@ -215,10 +215,10 @@ def _check_annotation(path: Path, number: int, annotation: dict, image_ids: set,
     ):
         value = annotation.get(reference)
         if type(value) is not int or value not in known:
-            mend = f"remove the annotation or add the entry to {table}"
-            raise _error(path, f"{key}.{reference}", f"{value!r} is not in {table}", mend)
+            hint = f"remove the annotation or add the entry to {table}"
+            raise _error(path, f"{key}.{reference}", f"{value!r} is not in {table}", hint)
     bbox = annotation.get("bbox")
-    # COCO itself has boxes without width or height; loaders skip those.
+    # COCO itself has boxes without width or height, which loaders skip.
     if (
         not isinstance(bbox, list)
         or len(bbox) != 4
@@ -254,8 +254,8 @@ def _check_categories(
     names = [category["name"] for category in train]
     if expected is not None and names != list(expected):
         problem = f"not the {len(expected)} expected: {_difference(expected, names)}"
-        mend = "use the annotations of the configured dataset, or configure these categories"
-        raise _error(root / splits["train"].annotations, "categories", problem, mend)
+        hint = "use the annotations of the configured dataset, or configure these categories"
+        raise _error(root / splits["train"].annotations, "categories", problem, hint)
 
 
 def _difference(expected: Sequence[str], found: Sequence[str]) -> str:
@@ -270,8 +270,8 @@ def _check_presence(annotations: Path, folder: Path, files: list[ImageFile]) -> 
     missing = [file.name for file in files if not os.path.exists(folder / file.name)]
     if missing:
         problem = f"{len(missing)} of {len(files)} image files are not in {folder}, first {missing[0]}"
-        mend = "copy the missing images there, or correct the image folder"
-        raise _error(annotations, "images.file_name", problem, mend)
+        hint = "copy the missing images there, or correct the image folder"
+        raise _error(annotations, "images.file_name", problem, hint)
 
 
 def _decode(annotations: Path, folder: Path, files: list[ImageFile]) -> Iterable[tuple[ImageFile, str]]:
@@ -284,12 +284,12 @@ def _decode(annotations: Path, folder: Path, files: list[ImageFile]) -> Iterable
             with Image.open(io.BytesIO(content)) as image:
                 image.load()
                 size = image.size  # as stored: COCO's sizes and boxes ignore EXIF orientation
-        except Exception as error:  # Pillow's decoders raise what they like on damaged files
-            raise _error(path, "image", f"cannot be decoded: {error}", SOURCE_MEND) from error
+        except Exception as error:  # on a damaged file, Pillow's decoders raise errors of any type
+            raise _error(path, "image", f"cannot be decoded: {error}", SOURCE_HINT) from error
         if size != (file.width, file.height):
             problem = f"{size[0]} x {size[1]} pixels, but {annotations} says {file.width} x {file.height}"
-            mend = "restore the original image, or correct its entry and boxes"
-            raise _error(path, "width, height", problem, mend)
+            hint = "restore the original image, or correct its entry and boxes"
+            raise _error(path, "width, height", problem, hint)
         return file, hashlib.sha256(content).hexdigest()
 
     # Pillow decodes without holding the interpreter lock.

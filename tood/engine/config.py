@@ -15,9 +15,9 @@ def resolve(settings: dict, categories: list[dict], weights: Path | None) -> Con
     """The configuration of one run: its file, then the scale's changes, then the run's own options.
 
     Args:
-        settings: as `Study.settings` gives them: run, seed, model, input, train, data, ...
-        categories: of the dataset; their number is the model's.
-        weights: file of the backbone's initial weights; None starts it at random.
+        settings: as `tood.study.plan.Plan.settings` returns them.
+        categories: categories of the dataset; the model has as many classes.
+        weights: file of the backbone's initial weights; None draws random ones.
     """
     run = settings["run"]
     config = Config.fromfile(CONFIGS / run["config"])
@@ -34,6 +34,6 @@ def resolve(settings: dict, categories: list[dict], weights: Path | None) -> Con
 
 
 def build_model(config: Config) -> SingleStageDetector:
-    """The detector of a resolved configuration, weights not drawn yet."""
+    """The detector of a resolved configuration; its weights are not initialised yet."""
     init_default_scope("mmdet")
     return MODELS.build(config.model)

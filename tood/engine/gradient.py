@@ -71,7 +71,7 @@ def require_separable(model: nn.Module, batch_size: int, images_at_once: int) ->
             raise RuntimeError(
                 f"{name} ({type(module).__name__}) makes a prediction depend on which images are computed "
                 f"together, so {images_at_once} of {batch_size} at a time would train something else: give "
-                "the whole batch to one process (gpus=1 and no images_per_gpu), or freeze the layer "
+                "the whole batch to one process (gpus=1 and no micro_batch), or freeze the layer "
                 "(model.backbone.norm_eval=true, or frozen_stages) in the run's configuration"
             )
 

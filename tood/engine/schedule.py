@@ -14,16 +14,16 @@ def learning_rate(
     warmup_factor: float,
     warmup: str,
 ) -> float:
-    """Warm-up, then a tenth at each milestone (paper: supplement, "Optimization").
+    """Warm-up, then a tenth of the rate from each milestone on (paper: supplement, "Optimization").
 
     Args:
-        iteration: from 0.
+        iteration: counted from 0.
         base: learning rate after the warm-up.
-        iterations_per_epoch: batches in an epoch.
+        iterations_per_epoch: number of batches in an epoch.
         milestones: epochs after which the rate falls.
-        warmup_iterations: length of the warm-up, which starts at `warmup_factor * base`. As mmengine's
-            LinearLR and ConstantLR with `end=warmup_iterations`, which reach the base one iteration before.
-        warmup_factor: see there.
+        warmup_iterations: length of the warm-up. The base is reached one iteration before its end, as with
+            mmengine's LinearLR and ConstantLR with `end=warmup_iterations`.
+        warmup_factor: share of the base at the start of the warm-up.
         warmup: "linear", or "constant" to stay at `warmup_factor * base`.
 
     Raises:

@@ -1,8 +1,6 @@
 """The training loop: plain SGD over epochs, the paper's schedule, on any number of processes."""
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -20,36 +18,14 @@ from torch import nn
 from tood.data.loading import batches_from
 from tood.engine.checkpoint import Checkpoints, restore, training_state
 from tood.engine.gradient import batch_gradient, require_separable
+from tood.engine.loss_log import LossLog
 from tood.engine.schedule import learning_rate
 from tood.models.common import positives
 from tood.runtime.distributed import any_process
 from tood.runtime.failures import Diverged, Interrupted
-from tood.runtime.files import atomic_path
 from tood.runtime.progress import Progress
 
-MOST_ITERATIONS_BETWEEN_RECORDS = 50  # at least one record an epoch
-
-
-class Records:
-    """Losses as JSON lines, one at a time; of an earlier attempt those up to `iteration` stay."""
-
-    def __init__(self, path: Path, iteration: int) -> None:
-        self.path = path
-        lines = path.read_text().splitlines(keepends=True) if path.is_file() and iteration else []
-        # The last line may be half of one.
-        kept = [s for s in lines if s.endswith("\n") and json.loads(s)["iteration"] <= iteration]
-        with atomic_path(path) as temporary:
-            temporary.write_text("".join(kept))
-
-    def add(self, entry: dict) -> None:
-        """Write one record."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
-
-    def sync(self) -> None:
-        """Wait until all records are on the disk."""
-        with self.path.open("a") as file:
-            os.fsync(file.fileno())
+LOG_INTERVAL = 50  # iterations; an epoch has at least one entry
 
 
 def build_optimizer(model: nn.Module, train_cfg: ConfigDict) -> torch.optim.Optimizer:
@@ -74,11 +50,11 @@ def train(
     *,
     seed: int,
     device: torch.device,
-    records: Path,
+    loss_log: Path,
     label: str,
     workers: int = 0,
     iterations: int | None = None,
-    images_at_once: int | None = None,
+    micro_batch: int | None = None,
     checkpoints: Checkpoints | None = None,
     stop: Callable[[], bool] = lambda: False,
     beat: Callable[..., None] = lambda **news: None,
@@ -88,17 +64,17 @@ def train(
     Args:
         model: an mmdet detector with its initial weights.
         dataset: training images.
-        config: resolved; its `train` and `schedule` are used. A batch is shared among the processes.
-        seed: decides the order of the images and their augmentation.
-        device: to train on.
-        records: JSON lines of losses; written, as all files, by the main process alone.
-        label: shown with the progress.
-        workers: processes that load images.
-        iterations: stop after so many in all.
-        images_at_once: largest number in a forward pass of one process; by default all of its share.
-        checkpoints: to go on from and to save to; without them nothing is saved.
-        stop: asked before each iteration whether to save and stop.
-        beat: told after each iteration how far it is, in keys of `RunState`.
+        config: resolved configuration, of which `train` and `schedule` are used.
+        seed: seed of the order of the images and of their augmentation.
+        device: device to train on.
+        loss_log: file of losses as JSON lines; rank 0 alone writes it, as all files.
+        label: text that is shown with the progress.
+        workers: number of processes that load images.
+        iterations: limit of the number of iterations; None trains the whole schedule.
+        micro_batch: images in one forward pass of one process, at most; None takes all of its share.
+        checkpoints: checkpoints to resume from and to save to; None saves nothing.
+        stop: says before each iteration whether to save and stop.
+        beat: takes the progress after each iteration, in keys of `RunState`.
 
     Returns:
         what the training took in all attempts: iterations, images, seconds, images_per_second (of the last
@@ -112,7 +88,7 @@ def train(
     """
     train_cfg, schedule, main = config.train, config.schedule, get_rank() == 0
     batch_size = train_cfg.batch_size
-    images_at_once = images_at_once or math.ceil(batch_size / get_world_size())
+    images_at_once = micro_batch or math.ceil(batch_size / get_world_size())
     head = model.to(device).train().bbox_head
     require_separable(model, batch_size, images_at_once)
     optimizer = build_optimizer(model, train_cfg)
@@ -120,7 +96,7 @@ def train(
     per_epoch = math.ceil(len(dataset) / batch_size)
     scheduled = per_epoch * schedule.epochs
     last = scheduled if iterations is None else min(iterations, scheduled)
-    interval = min(MOST_ITERATIONS_BETWEEN_RECORDS, per_epoch)
+    interval = min(LOG_INTERVAL, per_epoch)
 
     done, spent = 0, {"seconds": 0.0, "peak_memory": 0}
     if checkpoints and (saved := checkpoints.load()):
@@ -139,11 +115,11 @@ def train(
         return {"seconds": seconds, "peak_memory": max(spent["peak_memory"], peak)}
 
     def save(checkpoints: Checkpoints) -> None:
-        log.sync()  # a checkpoint answers for the records before it
+        log.sync()  # a checkpoint stands for the entries before it
         checkpoints.save(done, training_state(model, optimizer, iteration=done, spent=spent_in_all()))
 
     if main:
-        log = Records(records, done)
+        log = LossLog(loss_log, done)
     progress = Progress(label, images_until(last), done=images_until(done), bar=None if main else False)
     batches = batches_from(done, dataset, batch_size, seed, schedule.epochs, workers)
     with progress, closing(batches):

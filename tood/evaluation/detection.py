@@ -30,7 +30,9 @@ def detect(
     workers: int = 0,
     indices: Sequence[int] | None = None,
 ) -> tuple[list[dict], list[int]]:
-    """COCO result records of a test dataset, boxes (x, y, w, h) in original pixels, and its image ids.
+    """Detections on a test dataset in COCO's format for results, and the ids of its images.
+
+    Boxes are (x, y, w, h) in pixels of the original images.
 
     Args:
         model: a trained detector.
@@ -43,7 +45,7 @@ def detect(
     """
     model.to(device).eval()
     total, batches = evaluation_batches(dataset, batch_size, workers, indices)
-    records, image_ids = [], []
+    detections, image_ids = [], []
     with Progress(label, total) as progress, torch.no_grad():
         for batch in batches:
             samples = model(**model.data_preprocessor(batch), mode="predict")
@@ -52,7 +54,7 @@ def detect(
                 found = sample.pred_instances.to("cpu")
                 corners = found.bboxes
                 boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
-                records += [
+                detections += [
                     {
                         "image_id": sample.img_id,
                         "category_id": dataset.cat_ids[label_],
@@ -64,7 +66,7 @@ def detect(
                     )
                 ]
             progress.advance(len(samples))
-    return records, image_ids
+    return detections, image_ids
 
 
 def dense_predictions(
@@ -95,13 +97,13 @@ def coco_ap(annotations: Path, detections: list[dict], image_ids: list[int]) -> 
 
     Args:
         annotations: COCO annotation file.
-        detections: COCO result records.
+        detections: as `detect` returns them.
         image_ids: images that count.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
         if detections:
-            found = truth.loadRes([dict(record) for record in detections])  # which it adds keys to
+            found = truth.loadRes([dict(detection) for detection in detections])  # which it adds keys to
         else:  # which loadRes does not take
             found = COCO()
             found.dataset = truth.dataset | {"annotations": []}

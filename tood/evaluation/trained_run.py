@@ -1,8 +1,5 @@
-"""A trained run as the evaluation scripts want it: its model, its test images, its categories."""
+"""A trained run ready to be measured: its model with its weights, and its test images."""
 
-import argparse
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from tood.engine.config import build_model, resolve
 from tood.engine.trainer import load_model
 from tood.runtime.device import choose_device
 from tood.runtime.files import read_json
+from tood.study.jobs import Execution, MeasuringJob
 
 
 @dataclass
@@ -28,45 +26,22 @@ class Trained:
     indices: range  # of the images to use
 
 
-def load_trained(args: argparse.Namespace, which: int = 0) -> Trained:
+def load_trained(job: MeasuringJob, execution: Execution) -> Trained:
     """Build a run's model, load its weights, and open the validation split.
-
-    Args:
-        args: of `evaluation_parser`.
-        which: of the runs it names.
 
     Raises:
         RuntimeError: the weights do not fit, or the device is not there.
     """
-    settings, manifest = args.settings[which], args.manifest
-    torch.set_num_threads(args.threads)
-    device = choose_device(args.device)
-    config = resolve(settings, manifest["categories"], None)
+    torch.set_num_threads(execution.threads)
+    device = choose_device(execution.device)
+    manifest = read_json(job.manifest)
+    config = resolve(job.settings, manifest["categories"], None)
     model = build_model(config)
-    load_model(args.model[which], model)
-    root, split = Path(manifest["root"]), settings["splits"]["val"]
+    load_model(job.model, model)
+    root, split = Path(manifest["root"]), job.settings["splits"]["val"]
     dataset = build_dataset(
         root, split["annotations"], split["images"], config.classes, config.input.size, None
     )
-    indices = range(len(dataset))[: args.images]
-    return Trained(model, dataset, root / split["annotations"], device, indices)
-
-
-def evaluation_parser(description: str) -> argparse.ArgumentParser:
-    """The arguments every script takes that looks at trained runs."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument(
-        "--settings", type=json.loads, action="append", required=True, help="of a run, as JSON"
+    return Trained(
+        model, dataset, root / split["annotations"], device, indices=range(len(dataset))[: job.images]
     )
-    parser.add_argument("--model", type=Path, action="append", required=True, help="weights of that run")
-    parser.add_argument("--manifest", type=read_json_file, required=True, help="of the checked dataset")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--images", type=int, help="use only the first so many")
-    return parser
-
-
-def read_json_file(name: str) -> dict:
-    """An argparse type: the JSON in the file of that name."""
-    return read_json(Path(name))

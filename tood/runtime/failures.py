@@ -1,4 +1,4 @@
-"""What can end a training besides its last iteration: how it is called, said, and signalled to the caller."""
+"""What can end a training before its last iteration: exit status, name in `state.json`, and message."""
 
 import errno
 import os
@@ -15,18 +15,21 @@ _Result = TypeVar("_Result")
 
 
 class ExitCode(IntEnum):
-    """Of the training script. `torchrun` hides them behind its own 1; `state.json` says the same in words."""
+    """Exit status of the training script.
+
+    `torchrun` replaces it by its own 1. `state.json` says the same in words (`STATE_OF`).
+    """
 
     DONE = 0
     FAILED = 1
     DIVERGED = 70
     OUT_OF_MEMORY = 71
-    HELD = 72  # another process trains this run
-    INTERRUPTED = 143  # as a shell reports SIGTERM; the same call goes on from the checkpoint
+    HELD = 72  # another process trains the run
+    INTERRUPTED = 143  # as a shell reports SIGTERM; the same call resumes from the checkpoint
 
 
-# How the ends of a training are called in state.json
-STATES = {
+# The `state` in state.json after each end
+STATE_OF = {
     ExitCode.FAILED: "failed",
     ExitCode.DIVERGED: "diverged",
     ExitCode.OUT_OF_MEMORY: "oom",
@@ -35,20 +38,20 @@ STATES = {
 
 
 class Diverged(RuntimeError):
-    """The loss is no longer a finite number."""
+    """The loss is not finite any more."""
 
 
 class Interrupted(RuntimeError):
-    """Asked to stop, and everything needed to go on is saved."""
+    """A signal asked to stop; everything that is needed to resume is saved."""
 
 
 class Held(RuntimeError):
-    """Another process trains this run."""
+    """Another process holds the lock of a run or of a study."""
 
 
 def exit_code(error: BaseException) -> ExitCode:
-    """What kind of end an exception is."""
-    import torch  # here, as the exceptions above are wanted without it
+    """The exit status that an exception stands for."""
+    import torch  # here, as other modules need the exceptions above without torch
 
     for kind, code in (
         (Diverged, ExitCode.DIVERGED),
@@ -59,44 +62,46 @@ def exit_code(error: BaseException) -> ExitCode:
     ):
         if isinstance(error, kind):
             return code
-    # On a CPU torch has no class for it.
+    # torch has no class for it on a CPU.
     if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
         return ExitCode.OUT_OF_MEMORY
     return ExitCode.FAILED
 
 
-def reason(error: BaseException, folder: Path, images_per_gpu: int | None) -> str:
-    """One line: what ended the training, and the mend.
+def reason(error: BaseException, folder: Path, micro_batch: int | None) -> str:
+    """One line that says what ended the training, with a hint.
 
     Args:
-        error: which ended it.
-        folder: where the run writes.
-        images_per_gpu: in one forward pass; None if the whole share of the batch.
+        error: exception that ended the training.
+        folder: folder of the run.
+        micro_batch: images in one forward pass; None if a pass takes the whole local batch.
     """
     text = " ".join(str(error).split()) or type(error).__name__
     code = exit_code(error)
     if code == ExitCode.OUT_OF_MEMORY:
-        fewer = f"below {images_per_gpu}" if images_per_gpu else "below the batch size"
-        return f"out of memory; set images_per_gpu {fewer}, for the same gradient in smaller parts ({text})"
+        fewer = f"below {micro_batch}" if micro_batch else "below the batch size"
+        return f"out of memory; set micro_batch {fewer}, which leaves the gradient the same ({text})"
     if code == ExitCode.DIVERGED:
-        return f"{text}; it would end so again, hence is not tried again: delete {folder} to force it"
+        return f"{text}; another attempt would diverge too, so none is made: delete {folder} to force it"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         free = shutil.disk_usage(folder).free / 2**20
-        return f"{folder}: cannot be written ({error.strerror}), {free:.0f} MiB are free there; make room"
+        return (
+            f"{folder}: cannot be written ({error.strerror}), {free:.0f} MiB are free there; free some space"
+        )
     return text if isinstance(error, RuntimeError | KeyboardInterrupt) else f"{type(error).__name__}: {text}"
 
 
 class StopRequest:
-    """Whether a signal asked to stop: SIGTERM, SIGUSR1 (Slurm's warning before the time is up) or SIGINT.
+    """Whether a signal asked to stop: SIGTERM, SIGINT, or SIGUSR1, which Slurm sends before the time limit.
 
-    The training asks between iterations. A second SIGINT interrupts at once.
+    The training checks it between iterations. A second SIGINT interrupts at once.
     """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
 
     def install(self) -> None:
-        """Take the signals from now on."""
+        """Handle the signals from now on."""
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._receive)
 
@@ -105,12 +110,12 @@ class StopRequest:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def __call__(self) -> bool:
-        """Whether one came."""
+        """Whether a signal came."""
         return self.signal is not None
 
 
 class _Unbroken:
-    """A text stream that falls silent when its reader is gone, as `tee` is after a signal to all."""
+    """A text stream that writes to nowhere when its reader has ended, as `tee` does after a signal to all."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -129,11 +134,11 @@ class _Unbroken:
             return action()
         except BrokenPipeError:
             silence = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(silence, self._stream.fileno())  # what is buffered goes there too
+            os.dup2(silence, self._stream.fileno())  # buffered text goes there too
             os.close(silence)
             return None
 
 
 def survive_broken_pipes() -> None:
-    """Let a training outlive the reader of its output."""
+    """Let a training go on after the reader of its output has ended."""
     sys.stdout, sys.stderr = _Unbroken(sys.stdout), _Unbroken(sys.stderr)

@@ -1,11 +1,10 @@
-"""One process at a time trains a run.
+"""One process at a time trains a run, takes a GPU, or runs the workflow of a study.
 
-The claim is a lock on the file `lock`, which the system frees when its holder dies, however it dies;
-`lock.json` says who that is. Where locks do not reach from host to host, as on some network file systems, a
-holder elsewhere counts as alive while its `state.json` is not older than `SILENCE_SECONDS`.
+A lock is a file that the system locks for a process. The system frees it when the process ends, also when it
+is killed. Beside the lock of a folder, `lock.json` says who holds it.
 
-A second process waits for the first and then finds the run finished, or goes on where the first stopped. So
-the command that was running when Snakemake was killed can simply be typed again while its trainer lives.
+Some network file systems do not lock across hosts. There, a holder on another host counts as alive while its
+heartbeat, the `updated` of its `state.json`, is younger than `HEARTBEAT_TIMEOUT`.
 """
 
 import math
@@ -20,9 +19,64 @@ from filelock import FileLock, Timeout
 
 from tood.runtime.failures import Held, Interrupted
 from tood.runtime.files import write_json
-from tood.runtime.run_state import SILENCE_SECONDS, read_state
+from tood.runtime.run_state import HEARTBEAT_TIMEOUT, read_state
 
 _SECONDS_BETWEEN_TRIES = 1.0
+
+
+def try_lock(path: Path) -> FileLock | None:
+    """Lock a file for this process; None if another one holds it."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    return lock
+
+
+class FolderLock:
+    """The lock of a folder, free at first.
+
+    Args:
+        folder: is made if it is not there.
+        heartbeat: `state.json`, which a holder keeps up to date; None relies on the system's lock alone.
+    """
+
+    def __init__(self, folder: Path, heartbeat: Path | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path, self._owner, self._heartbeat = folder / "lock", folder / "lock.json", heartbeat
+        self._lock: FileLock | None = None
+
+    def acquire(self) -> str | None:
+        """The process that holds the folder, in words; None if from now on this one does."""
+        owner = read_state(self._owner)
+        lock = try_lock(self._path)
+        if lock is None:
+            return _in_words(owner)
+        if self._lives_elsewhere(owner):
+            lock.release()
+            return _in_words(owner)
+        self._lock = lock
+        try:
+            write_json(self._owner, {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()})
+        except OSError:
+            self.release()
+            raise
+        return None
+
+    def release(self) -> None:
+        """Free the folder if this process holds it."""
+        if self._lock:
+            self._owner.unlink(missing_ok=True)
+            self._lock.release()
+            self._lock = None
+
+    def _lives_elsewhere(self, owner: Mapping) -> bool:
+        """Whether the folder is free by the system's lock alone, as its holder runs on another host."""
+        if self._heartbeat is None or not owner or owner.get("host") == socket.gethostname():
+            return False
+        heard = max(owner.get("since", 0), read_state(self._heartbeat).get("updated", 0))
+        return time.time() - heard < HEARTBEAT_TIMEOUT
 
 
 @contextmanager
@@ -33,57 +87,62 @@ def claim(
     stop: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = print,
 ) -> Iterator[None]:
-    """Hold a run's folder.
+    """Hold the folder of a run within a block.
+
+    A second process waits for the first. It then finds the run finished, or goes on where the first stopped.
+    So a workflow that was killed can be called again while its trainer still runs.
 
     Args:
         folder: of the run.
-        wait: seconds for another holder to end.
+        wait: seconds to wait for another holder to end.
         stop: whether to give up waiting.
-        say: called with whom this waits for.
+        say: takes a message that names the holder.
 
     Raises:
-        Held: another process still holds it.
-        Interrupted: told to stop while waiting.
+        Held: another process still holds the folder.
+        Interrupted: `stop` returned true.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock, owner = FileLock(folder / "lock"), folder / "lock.json"
+    lock = FolderLock(folder, heartbeat=folder / "state.json")
     start, said = time.monotonic(), None
-    while holder := _acquire(lock, folder):
-        if time.monotonic() - start >= wait:
-            raise Held(f"{folder}: {holder} trains this run; wait until it ends, or end it")
-        if stop():
-            raise Interrupted(f"told to stop while {holder} trains this run")
-        if holder != said:
-            say(f"{folder}: {holder} trains this run, waiting for it to end")
-            said = holder
-        time.sleep(min(_SECONDS_BETWEEN_TRIES, wait))
     try:
-        write_json(owner, {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()})
+        while holder := lock.acquire():
+            if time.monotonic() - start >= wait:
+                raise Held(f"{folder}: {holder} trains this run; wait until it ends, or end it")
+            if stop():
+                raise Interrupted(f"stopped by a signal while {holder} trains this run")
+            if holder != said:
+                say(f"{folder}: {holder} trains this run, waiting for it to end")
+                said = holder
+            time.sleep(min(_SECONDS_BETWEEN_TRIES, wait))
         yield
     finally:
-        owner.unlink(missing_ok=True)
         lock.release()
 
 
-def name_of(owner: Mapping) -> str:
-    """The holder of a lock in words, by the content of its `lock.json`."""
+def hold_study(folder: Path) -> FolderLock:
+    """Hold a study until the returned lock is released or the process ends.
+
+    Snakemake's own lock stays when Snakemake is killed, and then refuses the same command until a person
+    unlocks it. This one does not.
+
+    Args:
+        folder: of the study, below `work`.
+
+    Raises:
+        Held: another call of the workflow holds the study; the message names its process.
+    """
+    lock = FolderLock(folder)
+    if holder := lock.acquire():
+        raise Held(
+            f"{folder}: {holder} works on this study; wait until it ends, or end it, or give this call a "
+            "name of its own: --config name=NAME"
+        )
+    return lock
+
+
+def _in_words(owner: Mapping) -> str:
+    """The holder of a lock, by the content of its `lock.json`."""
     name = f"process {owner.get('pid', '(unknown)')} on {owner.get('host', '(unknown host)')}"
     if "since" in owner:
         name += time.strftime(" (since %Y-%m-%d %H:%M)", time.localtime(owner["since"]))
     return name
-
-
-def _acquire(lock: FileLock, folder: Path) -> str | None:
-    """Who holds the run; None if from now on it is this process."""
-    owner = read_state(folder / "lock.json")
-    name = name_of(owner)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return name
-    if owner and owner.get("host") != socket.gethostname():
-        heard = max(owner.get("since", 0), read_state(folder / "state.json").get("updated", 0))
-        if time.time() - heard < SILENCE_SECONDS:
-            lock.release()
-            return name
-    return None

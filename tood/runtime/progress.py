@@ -15,10 +15,10 @@ class Progress:
     """Counts images towards a total and shows it on stderr; use as a context manager.
 
     Args:
-        label: what is going on, at the start of each line.
-        total: images in all.
-        bar: draw a bar instead of printing lines; by default, if stderr is a terminal.
-        done: images counted before the start, which the rate leaves out.
+        label: start of each line.
+        total: number of images in all.
+        bar: whether to draw a bar instead of printing lines; None draws one if stderr is a terminal.
+        done: number of images counted before the start; the rate leaves them out.
     """
 
     def __init__(self, label: str, total: int, bar: bool | None = None, done: int = 0) -> None:
@@ -52,11 +52,11 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        """Until the total is reached at this rate."""
+        """Seconds until the total is reached at this rate."""
         return (self.total - self.done) / max(self.rate, 1e-9)
 
     def advance(self, images: int, detail: str = "") -> None:
-        """Count `images` more; `detail` says what else is worth seeing, such as the loss."""
+        """Count more images; `detail` is shown too, such as the loss."""
         self.done += images
         if self.bar:
             self.bar.update(self.task, completed=self.done, total=self.total, rate=self.rate, detail=detail)

@@ -1,4 +1,4 @@
-"""`state.json`: what a training does at the moment, for everyone who wants to know while it runs."""
+"""`state.json`: how far a training is, for other processes to read while it runs."""
 
 import os
 import socket
@@ -8,9 +8,8 @@ from typing import Any
 
 from tood.runtime.files import read_json, write_json
 
-SECONDS_BETWEEN_BEATS = 10.0
-# A training that has not written for so long is dead, or on its way to be.
-SILENCE_SECONDS = 300.0
+HEARTBEAT_INTERVAL = 10.0  # seconds between writes
+HEARTBEAT_TIMEOUT = 300.0  # seconds without a write after which a training counts as dead
 
 _NOT_KNOWN_YET = (
     *("resumed_from", "iteration", "iterations", "epoch", "epochs"),
@@ -19,24 +18,24 @@ _NOT_KNOWN_YET = (
 
 
 class RunState:
-    """Writes the state of one training; the keys are those of the constructor, `beat` and `end`.
+    """Writes the state of one training.
 
-    Times are seconds since 1970; `epoch` counts from 1; `attempt` counts the starts of the same training.
+    Times are in seconds since 1970. `epoch` counts from 1. `attempt` counts the starts of the same training.
 
     Args:
-        path: of `state.json`.
-        identity: of what is trained; attempts at something else are not counted.
-        known: what stays the same, such as run, seed and device.
+        path: file of the state.
+        fingerprint: digest of what decides the training; starts with another fingerprint are not counted.
+        known: values that do not change during the training, such as run, seed and device.
     """
 
-    def __init__(self, path: Path, identity: str, **known: Any) -> None:
+    def __init__(self, path: Path, fingerprint: str, **known: Any) -> None:
         self.path = path
         before = read_state(path)
-        same = before.get("identity") == identity
+        same = before.get("fingerprint") == fingerprint
         now = time.time()
         self.content = {
             "state": "running",
-            "identity": identity,
+            "fingerprint": fingerprint,
             **known,
             "pid": os.getpid(),
             "host": socket.gethostname(),
@@ -48,13 +47,13 @@ class RunState:
         write_json(path, self.content)
 
     def beat(self, **news: Any) -> None:
-        """Say how far it is; written at most every `SECONDS_BETWEEN_BEATS`."""
+        """Set values of the state; the file is written once per `HEARTBEAT_INTERVAL` at most."""
         self.content |= news
-        if time.time() - self.content["updated"] >= SECONDS_BETWEEN_BEATS:
+        if time.time() - self.content["updated"] >= HEARTBEAT_INTERVAL:
             self._write()
 
     def end(self, state: str, **news: Any) -> None:
-        """Say how it ended."""
+        """Write how the training ended."""
         self.content |= {"state": state, **news}
         self._write()
 
@@ -64,7 +63,7 @@ class RunState:
 
 
 def read_state(path: Path) -> dict:
-    """The state as last written, empty if there is none that can be read."""
+    """The content of a state or owner file; empty if there is none or it cannot be read."""
     try:
         return read_json(path)
     except (OSError, ValueError):

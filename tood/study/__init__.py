@@ -1,1 +1,1 @@
-"""What a study is and how it stands: declarations, plan, provenance, tables. Nothing here imports torch at load."""
+"""A study: declarations, plan, provenance, status, tables; imports no torch at load."""

@@ -1,4 +1,4 @@
-"""What `tood show` and `tood progress` print: one run in full, or all runs of a study in a line each."""
+"""What `tood show` and `tood progress` print: one run in full, or one line per run of a study."""
 
 import contextlib
 import json
@@ -15,14 +15,16 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from tood.runtime.text import aligned
 from tood.study.declarations import ExperimentError, cells_of, load_tables, unknown_run
+from tood.study.paths import AP
 from tood.study.plan import Plan
 from tood.study.status import STATES, Status, load_study, read_status, study_status
 
-SECONDS_BETWEEN_LOOKS = 3.0
-SECONDS_BETWEEN_LINES = 60.0  # in a log, which keeps every one
+SECONDS_BETWEEN_UPDATES = 3.0
+SECONDS_BETWEEN_LINES = 60.0  # in a log
 COLUMNS = ("run", "seed", "state", "epoch", "iteration", "images/s", "left", "AP", "device", "attempt")
-# A terminal may be too low for all; what moves comes first.
+# A terminal may show the first rows only, so running ones come first.
 _FIRST = ("running", *(state for state in STATES if state != "running"))
 _STYLES = {"running": "cyan", "done": "green", "pending": "dim", "stale": "yellow"}
 
@@ -34,10 +36,10 @@ def show_run(run_id: str, name: str | None = None, seed: int | None = None, as_j
     """Everything known of a run: state, results, provenance, and the files they are in.
 
     Args:
-        run_id: of `experiments/runs.yaml`.
-        name: of the study; None takes the one called last.
-        seed: None shows all of the study's.
-        as_json: as a list of objects, one a seed.
+        run_id: id of a run in `experiments/runs.yaml`.
+        name: name of the study; None takes the study that was called last.
+        seed: seed to show; None shows all seeds of the study.
+        as_json: whether to return a list of objects, one per seed, instead of text.
 
     Raises:
         ExperimentError: there is no such run or study.
@@ -58,7 +60,7 @@ def show_run(run_id: str, name: str | None = None, seed: int | None = None, as_j
 
 
 def _facts(status: Status, plan: Plan) -> dict:
-    """What there is to say of one seed, in the order of telling."""
+    """Everything known of one seed, in the order of output."""
     facts: dict[str, Any] = {
         "run": status.run.id,
         "seed": status.seed,
@@ -87,7 +89,7 @@ def command(plan: Plan, run_id: str, seed: int) -> str:
 
 
 def _lines(facts: dict, indent: str = "") -> str:
-    """Keys and values, one a line; mappings below their key, further in."""
+    """One line per key and value; a mapping is indented below its key."""
     lines = []
     width = max(map(len, facts)) + 2
     for key, value in facts.items():
@@ -111,12 +113,12 @@ def _lines(facts: dict, indent: str = "") -> str:
 
 
 def show_progress(name: str | None = None, watch: bool = False, as_json: bool = False) -> None:
-    """Print how all runs of a study stand: a table in a terminal, plain lines in a log.
+    """Print the state of all runs of a study: a table in a terminal, plain lines in a log.
 
     Args:
-        name: of the study; None takes the one called last.
-        watch: go on until nothing is left to happen, or Ctrl-C.
-        as_json: print one object instead, with `runs` and `sum`.
+        name: name of the study; None takes the study that was called last.
+        watch: whether to repeat this until every state is final, or until Ctrl-C.
+        as_json: whether to print one object instead, with `runs` and `sum`.
 
     Raises:
         ExperimentError: there is no such study.
@@ -129,15 +131,16 @@ def show_progress(name: str | None = None, watch: bool = False, as_json: bool = 
         return
     console = Console()
     plain = not console.is_terminal or bool(os.environ.get("NO_COLOR"))
-    with contextlib.suppress(KeyboardInterrupt):  # how one stops watching
+    with contextlib.suppress(KeyboardInterrupt):  # the way to stop watching
         _watch_plain(plan, watch) if plain else _watch(console, plan, watch)
 
 
 def summary(plan: Plan, statuses: Sequence[Status]) -> dict:
-    """How many runs are in each state, and `seconds_left` until all are trained.
+    """The number of runs in each state, and an estimate of the seconds until all are trained.
 
-    What is left is what the running ones say, plus for those to come the mean time an epoch of those
-    that are done or running, shared by as many at once as run now; None while nothing tells.
+    A running training reports its own time left. A training to come takes the mean time per epoch of those
+    that are done or running. As many trainings as now are assumed to run in parallel. `seconds_left` is None
+    while no training has reported a time.
     """
     counts = Counter(status.state for status in statuses)
     per_epoch, left, coming = [], 0.0, 0
@@ -165,7 +168,7 @@ def summary(plan: Plan, statuses: Sequence[Status]) -> dict:
 
 
 def _row(status: Status) -> tuple:
-    """The values of COLUMNS; None where there is none."""
+    """The values of COLUMNS; None for a value that is not known."""
     report = status.report
     epoch, iteration = (
         f"{report[done]}/{report[total]}" if report.get(done) is not None else None
@@ -187,7 +190,7 @@ def _cells(status: Status) -> list[str]:
     if values["left"] is not None:
         values["left"] = _duration(values["left"])
     if values["AP"] is not None:
-        values["AP"] = f"{values['AP']:.1f}" + (" (stale)" if status.results["ap.json"].stale else "")
+        values["AP"] = f"{values['AP']:.1f}" + (" (stale)" if status.results[AP].stale else "")
     return ["–" if value is None else str(value) for value in values.values()]
 
 
@@ -207,18 +210,15 @@ def _settled(statuses: Iterable[Status]) -> bool:
 
 
 def _watch_plain(plan: Plan, watch: bool) -> None:
-    """Aligned lines; looking again prints only those that changed."""
+    """Aligned lines; an update prints only those that changed."""
     printed = set()
     while True:
         statuses = study_status(plan)
-        rows = [list(COLUMNS), *map(_cells, statuses)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        reasons = ["", *(status.reason for status in statuses)]
-        for row, reason in zip(rows, reasons, strict=True):
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-            if (key := (*row, reason)) not in printed:
-                printed.add(key)
-                print("  ".join([*cells, reason]).rstrip())
+        rows = [(*COLUMNS, ""), *((*_cells(status), status.reason) for status in statuses)]
+        for row, line in zip(rows, aligned(rows).splitlines(), strict=True):
+            if row not in printed:
+                printed.add(row)
+                print(line)
         print(_sum_line(plan, statuses), flush=True)
         if not watch or _settled(statuses):
             return
@@ -232,7 +232,7 @@ def _watch(console: Console, plan: Plan, watch: bool) -> None:
         return
     with Live(_table(plan, statuses), console=console, auto_refresh=False) as live:
         while not _settled(statuses):
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(SECONDS_BETWEEN_UPDATES)
             statuses = study_status(plan)
             live.update(_table(plan, statuses), refresh=True)
 

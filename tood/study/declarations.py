@@ -1,11 +1,10 @@
 """The declared experiments: runs, the paper's tables, and which run feeds which cell.
 
-`experiments/runs.yaml` declares every training run once; `experiments/tables/*.yaml` hold the paper's
-values and name the run behind each row. Everything else is derived from the two. This is read at
-every workflow start, hence only yaml and pydantic.
+`experiments/runs.yaml` declares every training run once. `experiments/tables/*.yaml` hold the paper's values
+and name the run of each row. Everything else follows from these two. Each start of the workflow reads them,
+so this module imports little.
 """
 
-import difflib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,20 +14,21 @@ from typing import Annotated, Any, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tood.runtime.text import aligned, did_you_mean
 from tood.study.paths import EXPERIMENTS
 
 RUNS = EXPERIMENTS / "runs.yaml"
 TABLES = EXPERIMENTS / "tables"
 
-_Yaml = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is over ten times as fast
+_Yaml = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is more than ten times as fast
 
 
 class ExperimentError(ValueError):
-    """A declaration that cannot be used; the message names the file, the key and the mend."""
+    """A declaration that cannot be used; the message names the file, the key and gives a hint."""
 
 
 class Declaration(BaseModel):
-    """What is read from a file under `experiments/`: unknown keys are errors, nothing changes later."""
+    """Content of a file under `experiments/`: unknown keys are errors, and values cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,10 +45,10 @@ class Run(Declaration):
     epochs: int
     milestones: tuple[int, ...] = ()  # filled in from the schedules
     config: str | None = None  # file under experiments/configs
-    options: dict[str, Any] = {}  # dotted keys that deviate from the config
-    weights: str = "resnet50"  # what the backbone starts from: file stem under weights/
+    options: dict[str, Any] = {}  # deviations from the config, by dotted keys
+    weights: str = "resnet50"  # initial weights of the backbone: file stem under weights/
     implemented: bool = False
-    quoted: bool = False  # never to be run: no code was published
+    quoted: bool = False  # never trained, as no code was published
     source: str | None = None
 
     @property
@@ -59,7 +59,7 @@ class Run(Declaration):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.implemented and self.quoted:
-            raise ValueError("implemented and quoted exclude each other; keep one")
+            raise ValueError("implemented and quoted exclude each other; remove one")
         if (self.implemented or self.options) and self.config is None:
             raise ValueError("implemented and options need a config; name a file under configs/")
         return self
@@ -75,7 +75,7 @@ class Row(Declaration):
 
 
 class Table(Declaration):
-    """One table of the paper, or one of this suite, whose rows all go without `paper`."""
+    """One table of the paper, or one of this suite; the rows of the latter have no `paper`."""
 
     name: str  # the file's stem, such as table3
     title: str
@@ -174,7 +174,7 @@ def cells_of(run_id: str, tables: Mapping[str, Table]) -> list[str]:
 
 
 def select_runs(names: Iterable[str] | None, runs: Mapping[str, Run]) -> list[Run]:
-    """The named runs, or all implemented ones; naming a run that cannot be trained is an error."""
+    """The named runs, or all implemented runs; it is an error to name a run that cannot be trained."""
     if names is None:
         return [run for run in runs.values() if run.implemented]
     selected = []
@@ -191,10 +191,8 @@ def select_runs(names: Iterable[str] | None, runs: Mapping[str, Run]) -> list[Ru
 
 
 def unknown_run(name: str, runs: Iterable[str]) -> str:
-    """The message for a run that there is not; it names the nearest ones."""
-    close = difflib.get_close_matches(name, runs)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"unknown run {name!r}; {hint}`tood runs` lists them"
+    """The message for an unknown run; it names similar ones."""
+    return f"unknown run {name!r}; {did_you_mean(name, runs)}`tood runs` lists them"
 
 
 def list_runs(as_json: bool = False) -> str:
@@ -203,16 +201,10 @@ def list_runs(as_json: bool = False) -> str:
     tables = load_tables(runs=runs)
     cells = {name: cells_of(name, tables) for name in runs}
     if as_json:
-        records = [{**run.model_dump(), "state": run.state, "cells": cells[run.id]} for run in runs.values()]
-        return json.dumps(records, indent=2, ensure_ascii=False)
-    lines = [("id", "backbone", "epochs", "state", "cells")] + [
-        (run.id, run.backbone, str(run.epochs), run.state, "; ".join(cells[run.id])) for run in runs.values()
-    ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+        declared = [{**run.model_dump(), "state": run.state, "cells": cells[run.id]} for run in runs.values()]
+        return json.dumps(declared, indent=2, ensure_ascii=False)
+    rows = [(r.id, r.backbone, r.epochs, r.state, "; ".join(cells[r.id])) for r in runs.values()]
+    return aligned([("id", "backbone", "epochs", "state", "cells"), *rows])
 
 
 def read_mapping(path: Path) -> dict:
@@ -222,14 +214,21 @@ def read_mapping(path: Path) -> dict:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ExperimentError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ExperimentError(f"{path}: must hold keys and values; see its neighbours")
+        raise ExperimentError(f"{path}: must hold keys and values, as the files beside it do")
     return content
 
 
 def load_declared(
     model: type[_Declared], path: Path, content: dict | None = None, **fields: Any
 ) -> _Declared:
-    """Read one file into its model; `fields` are known from elsewhere, `content` if it was read before."""
+    """Validate one file against its model.
+
+    Args:
+        model: class of the result.
+        path: file to read, named in messages.
+        content: content of the file if it was read before.
+        fields: values that are not in the file.
+    """
     content = read_mapping(path) if content is None else content
     try:
         return model.model_validate({**content, **fields})
@@ -243,7 +242,7 @@ def load_declared(
 
 
 def _named(steps: Iterable[str | int], content: Any) -> list[str]:
-    """The steps to a place in a file, with list entries called by their id or run if they can be."""
+    """The steps to a place in a file; an entry of a list is called by its id or run if it has one."""
     names = []
     for step in steps:
         try:

@@ -1,8 +1,8 @@
 """What this machine and its environment lack for the study, and what to do about it.
 
-`environment_problem` and `writable_problem` are cheap and guard every call of the workflow; `examine` is
-the long look behind `tood doctor`. Heavy packages are imported only where they are examined, as a broken
-one must become a finding and not a traceback.
+`environment_problem` and `writable_problem` are cheap and guard every call of the workflow. `examine` is the
+thorough check of `tood doctor`. Heavy packages are imported only where they are examined: a broken package
+must become a finding and not a traceback.
 """
 
 import errno
@@ -35,51 +35,51 @@ WEIGHTS = Path("weights", "resnet50.pth")
 LEAST_FREE_GB = 20
 SLURM_COMMANDS = ("sbatch", "squeue", "sacct")
 SLURM_PROFILE = Path("profiles", "slurm", "profile.yaml")
-# The Slurm executor looks every 180 seconds at least.
+# The Slurm executor asks at intervals of 180 seconds or less.
 LEAST_MIN_JOB_AGE = 200
 
-_ENV_MEND = "`make env` builds it"
+_ENV_HINT = "`make env` builds it"
 _STYLES = {"ok": "green", "missing": "bold red", "note": "yellow"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     state: Literal["ok", "missing", "note"]
     detail: str
-    mend: str = ""
+    hint: str = ""
     required: bool = False
     section: str = ""  # filled in by `examine`
 
 
 def environment_problem() -> str | None:
-    """What keeps this Python environment from running the workflow, as one message, or None.
+    """Why this Python environment cannot run the workflow, as one message; None if it can.
 
-    Cheap: nothing heavy is imported. That the compiled packages also load is for `examine` to see.
+    Nothing heavy is imported, so this is cheap. `examine` checks that the compiled packages also load.
     """
     faults = [finding for finding in _environment() if finding.state == "missing"]
     if not faults:
         return None
     problems = "; ".join(f"{fault.what}: {fault.detail}" for fault in faults)
-    mends = "; ".join(dict.fromkeys(fault.mend for fault in faults))
-    return f"the Python environment {sys.prefix} cannot run the study: {problems}. {mends}"
+    hints = "; ".join(dict.fromkeys(fault.hint for fault in faults))
+    return f"the Python environment {sys.prefix} cannot run the study: {problems}. {hints}"
 
 
 def blocked_problem(folder: Path) -> str | None:
-    """Which file stands where `folder` or one above it has to be, with the mend, or None; writes nothing."""
+    """The file that is in the place of `folder` or of one above it, with a hint; None if there is none."""
     for path in (folder, *folder.parents):
         if os.path.lexists(path) and not path.is_dir():
-            return f"{folder}: cannot be made, as {path} is no folder; rename or remove that"
+            return f"{folder}: cannot be made, as {path} is not a folder; rename or remove {path}"
     return None
 
 
 def writable_problem(folder: Path) -> str | None:
-    """Why no file can be written in `folder`, with the mend, or None; the folder is made if need be."""
+    """Why no file can be written in `folder`, with a hint; None if one can. The folder is made if absent."""
     if problem := blocked_problem(folder):
         return problem
-    # Really written, as modes say nothing to root, nor about a full disk or a read-only mount.
+    # A file is really written: modes do not bind root, nor show a full disk or a read-only mount.
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-") as file:
@@ -88,15 +88,15 @@ def writable_problem(folder: Path) -> str | None:
             os.fsync(file.fileno())
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            mend = "free some space there"
+            hint = "free some space there"
         else:
-            mend = "make it writable for this account, or put a link to a writable folder in its place"
-        return f"{folder}: nothing can be written there ({error.strerror}); {mend}"
+            hint = "make it writable for this account, or put a link to a writable folder in its place"
+        return f"{folder}: nothing can be written there ({error.strerror}); {hint}"
     return None
 
 
 def slurm_problems() -> list[str]:
-    """What of this Slurm would make the workflow fail or wait for ever, each with its mend."""
+    """Settings of this Slurm with which the workflow would fail or wait for ever, each with a hint."""
     import yaml
     from snakemake_executor_plugin_slurm.job_status_query import get_min_job_age
 
@@ -104,33 +104,33 @@ def slurm_problems() -> list[str]:
     problems = []
     if not shutil.which("sacct") and not profile["default-resources"].get("slurm_account"):
         problems.append(
-            f"no `sacct` to find the account with: name one as slurm_account in {SLURM_PROFILE} (any, "
-            "where there are no accounts)"
+            f"there is no `sacct`, which finds the account: set slurm_account in {SLURM_PROFILE} (to any "
+            "name if this Slurm has no accounts)"
         )
     age = get_min_job_age()
     if age is None:
-        problems.append("its controller does not answer `scontrol show config`: ask who runs it")
+        problems.append("the controller does not answer `scontrol show config`: ask the administrator")
     elif age < LEAST_MIN_JOB_AGE and profile["slurm-status-command"] == "squeue":
         problems.append(
-            f"squeue forgets ended jobs after {age} s, perhaps before the workflow looks: have MinJobAge "
-            "raised to 300, or where `sacct` knows all jobs set slurm-status-command: sacct in "
-            f"{SLURM_PROFILE}"
+            f"squeue forgets ended jobs after {age} s, perhaps before the workflow asks for them: let the "
+            "administrator raise MinJobAge to 300, or, if `sacct` knows all jobs, set slurm-status-command: "
+            f"sacct in {SLURM_PROFILE}"
         )
     return problems
 
 
 def examine(data_root: Path | None = None, scale_name: str | None = None) -> list[Finding]:
-    """Everything a study depends on, looked at.
+    """The result of every check.
 
     Args:
-        data_root: a folder in the COCO layout, for the scales that do not draw their data.
-        scale_name: look at the data of this scale only, and require it.
+        data_root: folder in the COCO layout, for the scales without synthetic data.
+        scale_name: scale whose data is required; None checks the data of all scales and requires none.
 
     Raises:
-        ExperimentError: there is no such scale, or it takes no `data_root`.
+        ExperimentError: the scale is unknown, or it takes no `data_root`.
     """
     findings = []
-    for section, what, look in (
+    for section, what, check in (
         ("environment", "packages", _environment),
         ("data", "scales", lambda: _data(data_root, scale_name)),
         ("compute", "mmcv operators", _mmcv_operators),
@@ -138,57 +138,43 @@ def examine(data_root: Path | None = None, scale_name: str | None = None) -> lis
         ("machine", "resources", _machine),
     ):
         try:
-            for finding in look():
+            for finding in check():
                 findings.append(replace(finding, section=section))
         except (ImportError, OSError, RuntimeError) as error:
             problem = f"cannot be examined: {error}"
-            findings.append(Finding(what, "missing", problem, _ENV_MEND, required=True, section=section))
+            findings.append(Finding(what, "missing", problem, _ENV_HINT, required=True, section=section))
     return findings
 
 
 def lacks_required(findings: Iterable[Finding]) -> bool:
-    """Whether something is missing that the study cannot do without."""
+    """Whether something that the study requires is missing."""
     return any(finding.required and finding.state == "missing" for finding in findings)
 
 
 def show(findings: Sequence[Finding]) -> None:
-    """Print findings to stdout: a table in a terminal, aligned lines in a log."""
+    """Print findings to stdout: a table in a terminal, one aligned line per finding in a log."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from tood.runtime.text import aligned
+
     console = Console()
     if not console.is_terminal:
-        print(as_lines(findings))
+        rows = [(f.section, f.what, f.state, "; ".join(filter(None, (f.detail, f.hint)))) for f in findings]
+        print(aligned(rows))
         return
     table = Table("", "what", "state", "detail")
     for section, members in groupby(findings, lambda finding: finding.section):
         for number, finding in enumerate(members):
-            # As Text, so that brackets in a path are not taken for markup.
+            # As Text, so that brackets in a path are not read as markup.
             detail = Text(finding.detail)
-            if finding.mend:
-                detail.append(f"\n{finding.mend}", style="italic")
+            if finding.hint:
+                detail.append(f"\n{finding.hint}", style="italic")
             state = Text(finding.state, style=_STYLES[finding.state])
             table.add_row(Text("" if number else section, style="bold"), Text(finding.what), state, detail)
         table.add_section()
     console.print(table)
-
-
-def as_lines(findings: Sequence[Finding]) -> str:
-    """One aligned line a finding."""
-    rows = [
-        (
-            finding.section,
-            finding.what,
-            finding.state,
-            "; ".join(filter(None, (finding.detail, finding.mend))),
-        )
-        for finding in findings
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
 
 
 def _environment() -> Iterator[Finding]:
@@ -209,7 +195,7 @@ def _version(name: str, installed: str | None, wanted: SpecifierSet) -> Finding:
     problem = f"{installed} is installed" if installed else "not installed"
     if wanted:
         problem += f", {wanted} is needed"
-    return Finding(name, "missing", problem, _ENV_MEND, required=True)
+    return Finding(name, "missing", problem, _ENV_HINT, required=True)
 
 
 def _data(data_root: Path | None, scale_name: str | None) -> Iterator[Finding]:
@@ -235,24 +221,24 @@ def _data(data_root: Path | None, scale_name: str | None) -> Iterator[Finding]:
         if (REPOSITORY / WEIGHTS).is_file():
             yield Finding(f"weights for {needing}", "ok", str(WEIGHTS))
         else:
-            mend = "the workflow fetches it, or put torchvision's ImageNet ResNet-50 there by hand"
-            yield Finding(f"weights for {needing}", "note", f"{WEIGHTS}: not there yet", mend)
+            hint = "the workflow fetches it; if it cannot, put torchvision's ImageNet ResNet-50 there by hand"
+            yield Finding(f"weights for {needing}", "note", f"{WEIGHTS}: not there yet", hint)
 
 
 def _dataset(what: str, folder: Path, shown: Path, scale: "Scale", required: bool) -> Finding:
-    """Whether a folder in the COCO layout has what a scale reads; its content is the workflow's to check."""
+    """Whether a folder in the COCO layout has the files of a scale; the workflow checks their content."""
     expected = [scale.train.annotations, scale.val.annotations, scale.train.images, scale.val.images]
-    # os.path.exists takes what may not be read for absent, where Path.exists raises.
+    # os.path.exists treats an unreadable path as absent, where Path.exists raises.
     absent = [name for name in expected if not os.path.exists(folder / name)]
     if not absent:
         return Finding(what, "ok", str(shown), required=required)
     problem = f"{shown} has no {', '.join(absent)}" if folder.is_dir() else f"no folder {shown}"
-    mend = f"pass `--config scale={scale.name} data_root=PATH`, PATH holding {', '.join(expected)}"
-    return Finding(what, "missing", problem, mend, required)
+    hint = f"pass `--config scale={scale.name} data_root=PATH`, PATH holding {', '.join(expected)}"
+    return Finding(what, "missing", problem, hint, required)
 
 
 def _mmcv_operators() -> Iterator[Finding]:
-    """Whether mmdet can be imported: compiled operators of another torch would prevent it, none do not."""
+    """Whether mmdet can be imported, which operators that were compiled for another torch prevent."""
     import torch  # noqa: F401  (compiled operators link against it)
 
     try:
@@ -285,9 +271,9 @@ def _torch_and_gpus() -> Iterator[Finding]:
         if fault is None:
             yield Finding(what, "ok", f"{detail}; torchvision's nms works on it")
         else:
-            mend = "use a driver for the CUDA above, or `--config device=cpu` to leave the GPU alone"
+            hint = "use a driver for the CUDA above, or `--config device=cpu` to leave the GPU alone"
             problem = f"{detail}; torchvision's nms fails on it: {fault}"
-            yield Finding(what, "missing", problem, mend, required=True)
+            yield Finding(what, "missing", problem, hint, required=True)
 
 
 def _no_gpu(cuda: str | None) -> Finding:
@@ -296,10 +282,10 @@ def _no_gpu(cuda: str | None) -> Finding:
     scales = [load_scale(name) for name in scale_names()]
     on_cpu = ", ".join(scale.name for scale in scales if scale.device != "cuda")
     on_gpu = ", ".join(scale.name for scale in scales if scale.device == "cuda")
-    mend = f"for {on_gpu} use a machine that has one, or `--profile slurm`"
+    hint = f"for {on_gpu} use a machine that has one, or `--profile slurm`"
     if cuda and shutil.which("nvidia-smi"):
-        mend += f"; if this machine has one, `nvidia-smi` must show a driver for CUDA {cuda} or later"
-    return Finding("GPU", "note", f"none; {on_cpu} run on the CPU, {on_gpu} wants one", mend)
+        hint += f"; if this machine has one, `nvidia-smi` must show a driver for CUDA {cuda} or later"
+    return Finding("GPU", "note", f"none; {on_cpu} run on the CPU, {on_gpu} needs a GPU", hint)
 
 
 def _overlapping(torch: ModuleType, device: str = "cpu") -> tuple:
@@ -311,7 +297,7 @@ def _overlapping(torch: ModuleType, device: str = "cpu") -> tuple:
 def _machine() -> Iterator[Finding]:
     import psutil
 
-    # A container or a Slurm job may use fewer cores than there are; only Linux tells.
+    # A container or a Slurm job may use only some of the cores; Linux alone says how many.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()
     yield Finding("CPU", "ok", f"{cores} cores")
     memory = psutil.virtual_memory()
@@ -321,8 +307,8 @@ def _machine() -> Iterator[Finding]:
     if free >= LEAST_FREE_GB:
         yield Finding("disk", "ok", f"{free:.0f} GB free at the repository")
     else:
-        mend = f"checkpoints of a large study take more than {LEAST_FREE_GB} GB; link work/ to another disk"
-        yield Finding("disk", "note", f"{free:.0f} GB free at the repository", mend)
+        hint = f"checkpoints of a large study take more than {LEAST_FREE_GB} GB; link work/ to another disk"
+        yield Finding("disk", "note", f"{free:.0f} GB free at the repository", hint)
     yield _slurm()
     yield _revision()
 
@@ -339,7 +325,7 @@ def _slurm() -> Finding:
 
 
 def _revision() -> Finding:
-    # With every tag excluded `describe` gives the bare commit, and says whether tracked files differ.
+    # Without tags `describe` returns the commit, and says whether tracked files differ.
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
         result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)

@@ -1,7 +1,7 @@
-"""The results that README.md shows: written from what is kept under `results/`, never by hand.
+"""The results that README.md shows: written from the files under `results/`, never by hand.
 
 Only the scales `paper` and `mini` say something about the methods, so only these are shown. Every table of
-the paper appears with the rows and metrics that were measured. What was not measured is absent, not empty.
+the paper appears with the rows and metrics that were measured. Other rows and metrics are left out.
 """
 
 import re
@@ -12,6 +12,7 @@ import pandas as pd
 
 from tood.runtime.files import atomic_path
 from tood.study.declarations import Run, Table, load_runs, load_tables
+from tood.study.paths import COMPLEXITY, METRICS
 from tood.study.plan import load_scale
 from tood.study.tables import COLUMNS, build, read_complexity, to_markdown
 
@@ -20,14 +21,14 @@ SCALES = ("paper", "mini")
 
 
 def rewrite(readme: Path, results: Path) -> None:
-    """Replace what stands between the two markers of `readme`; the bytes outside of them stay.
+    """Replace the text between the two markers of `readme`; the bytes outside of them stay.
 
     Args:
-        readme: has `BEGIN` and, after it, `END`, each once.
+        readme: file with `BEGIN` and, after it, `END`, each once.
         results: folder with one folder per study, such as `results/mini`.
 
     Raises:
-        ValueError: a marker is missing or there twice; the message names the file and the marker.
+        ValueError: a marker is missing or occurs twice; the message names the file and the marker.
     """
     text = readme.read_bytes().decode()
     for marker in (BEGIN, END):
@@ -45,7 +46,7 @@ def rewrite(readme: Path, results: Path) -> None:
 
 
 def results_part(results: Path) -> str:
-    """The results of `SCALES` in Markdown: for each what it is, how many runs have an AP, and its tables."""
+    """The results of `SCALES` in Markdown: per scale a description, the number of runs with AP, tables."""
     runs = load_runs()
     tables = [table for table in load_tables(runs=runs).values() if table.printed]
     parts = []
@@ -60,24 +61,24 @@ def results_part(results: Path) -> str:
 
 
 def kept(results: Path, scale: str) -> pd.DataFrame:
-    """What is kept of a scale: the columns of `metrics.csv`.
+    """The measured values of a scale, with the columns of `metrics.csv`.
 
     Parameters and FLOPs are those of the paper-sized models at every scale. They are shown with the scale
     `paper` only, from `complexity.csv`, which needs no training.
     """
     folder = results / scale
     frames = []
-    if (path := folder / "metrics.csv").is_file():
+    if (path := folder / METRICS).is_file():
         trained = pd.read_csv(path, dtype={"stale": str}).fillna({"stale": ""})[COLUMNS]
         frames.append(trained[trained["seed"].notna()])
     if scale == "paper":
-        frames.append(read_complexity(folder / "complexity.csv"))
+        frames.append(read_complexity(folder / COMPLEXITY.name))
     frames = [frame for frame in frames if len(frame)]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
 
 
 def _table(table: Table, metrics: pd.DataFrame, runs: Mapping[str, Run]) -> str | None:
-    """The measured rows and metrics of a table with their number of seeds; None where there are none."""
+    """The measured rows and metrics of a table with their number of seeds; None if nothing was measured."""
     of_table = metrics["metric"].isin(list(table.metrics)) & metrics["run"].isin([r.run for r in table.rows])
     measured = metrics[of_table & metrics["value"].notna()]  # a metric may be undefined
     if measured.empty:
@@ -96,11 +97,11 @@ def _table(table: Table, metrics: pd.DataFrame, runs: Mapping[str, Run]) -> str 
 
 
 def _seeds(measured: pd.DataFrame) -> str:
-    """How many seeds the means of a run are over: `5`, or `3–5` where its metrics differ in that."""
+    """The number of seeds of a run's means: `5`, or `3–5` if its metrics have different numbers."""
     counts = measured.dropna(subset="seed").groupby("metric")["seed"].nunique()
     return "–".join(map(str, sorted({counts.min(), counts.max()}))) if len(counts) else ""
 
 
 def _mentions(text: str | None, metrics: Iterable[str]) -> bool:
-    """Whether a footnote speaks of one of these metrics."""
+    """Whether a footnote names one of these metrics."""
     return any(re.search(rf"\b{re.escape(name)}\b", text or "") for name in metrics)

@@ -1,7 +1,7 @@
-"""Trainings whose end the workflow would miss: their heartbeats against what it waits for.
+"""Warnings about trainings that have ended while the workflow still waits for them.
 
-A trainer writes `state.json` every 10 seconds. Where the workflow learns of a job's end from a cluster's
-scheduler, that news can get lost, and the workflow then waits for ever without a word.
+A trainer writes `state.json` every 10 seconds. On a cluster, the scheduler reports the end of a job. If this
+report is lost, the workflow waits for ever and says nothing.
 """
 
 import threading
@@ -10,35 +10,35 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from tood.runtime.run_state import SILENCE_SECONDS, read_state
+from tood.runtime.run_state import HEARTBEAT_TIMEOUT, read_state
 
-# The scheduler is asked every 3 minutes at least; then files may take a while to appear.
+# The workflow asks the scheduler at intervals of 3 minutes or less; then files may appear with a delay.
 UNNOTICED_SECONDS = 10 * 60
-SECONDS_BETWEEN_LOOKS = 60
+SECONDS_BETWEEN_CHECKS = 60
 
-MEND = (
-    "if `squeue --me` does not show its job, nothing more will come of waiting: press Ctrl-C once, which "
-    "cancels the jobs of this call, and type the same command again; trainings resume"
+HINT = (
+    "if `squeue --me` does not show its job, the workflow waits in vain: press Ctrl-C once, which cancels "
+    "the jobs of this call, and type the same command again; trainings resume"
 )
 
-Training = tuple[str, str]  # run, seed
+RunAndSeed = tuple[str, str]
 
 
 def missed_ends(
-    states: Mapping[Training, Mapping[str, Any]], waiting: Collection[Training], since: float, now: float
-) -> dict[tuple[Training, float], str]:
-    """What is amiss with the trainings that the workflow waits for.
+    states: Mapping[RunAndSeed, Mapping[str, Any]], waiting: Collection[RunAndSeed], since: float, now: float
+) -> dict[tuple[RunAndSeed, float], str]:
+    """Trainings that have ended, or seem to have, while the workflow waits for them.
 
-    A training that showed no life since the workflow began waiting may stand in a queue: nothing is said.
+    A training without a heartbeat since the start of the workflow may be in a queue and is left out.
 
     Args:
         states: content of each training's `state.json`.
-        waiting: trainings that the workflow has submitted and not seen end.
-        since: when the workflow began, as a Unix time in seconds.
-        now: likewise.
+        waiting: trainings that were submitted and whose end the workflow has not seen.
+        since: start of the workflow in Unix seconds.
+        now: present time in Unix seconds.
 
     Returns:
-        A sentence for each, by training and by the time of its last heartbeat.
+        A message for each, by training and time of its last heartbeat.
     """
     found = {}
     for (run, seed), state in states.items():
@@ -46,45 +46,45 @@ def missed_ends(
         if (run, seed) not in waiting or beat < since:
             continue
         silence, name = now - beat, f"{run} seed {seed}"
-        if state["state"] == "running" and silence > SILENCE_SECONDS:
+        if state["state"] == "running" and silence > HEARTBEAT_TIMEOUT:
             problem = (
                 f"{name}: no heartbeat for {silence / 60:.0f} minutes from process {state['pid']} on "
                 f"{state['host']}, the last at iteration {state['iteration'] or 0}"
             )
         elif state["state"] == "done" and silence > UNNOTICED_SECONDS:
-            problem = f"{name}: done {silence / 60:.0f} minutes ago, but the scheduler has not said so"
+            problem = f"{name}: done {silence / 60:.0f} minutes ago, but the scheduler has not reported it"
         else:
             continue
-        found[(run, seed), beat] = f"{problem}; {MEND}"
+        found[(run, seed), beat] = f"{problem}; {HINT}"
     return found
 
 
-def read_states(folder: Path) -> dict[Training, dict]:
+def read_states(folder: Path) -> dict[RunAndSeed, dict]:
     """Every RUN/seedK/state.json below `folder` that can be read."""
     states = {}
     for path in folder.glob("*/seed*/state.json"):
-        if state := read_state(path):  # if not, the next look will do
+        if state := read_state(path):  # if not, the next check reads it
             states[path.parts[-3], path.parts[-2].removeprefix("seed")] = state
     return states
 
 
 def watch(
     folder: Path,
-    waiting: Callable[[], Collection[Training]],
+    waiting: Callable[[], Collection[RunAndSeed]],
     say: Callable[[str], object],
-    seconds: float = SECONDS_BETWEEN_LOOKS,
+    seconds: float = SECONDS_BETWEEN_CHECKS,
 ) -> None:
-    """Look every so many seconds until the program ends, and say once what is found.
+    """Check the states of a study until the program ends; report each problem once.
 
     Args:
-        folder: of the study's runs.
-        waiting: as in `missed_ends`, as of the call.
-        say: takes each sentence.
-        seconds: between looks.
+        folder: folder of the study's runs.
+        waiting: returns the present argument `waiting` of `missed_ends`.
+        say: takes each message.
+        seconds: time between two checks.
     """
     since = time.time()
 
-    def look() -> None:
+    def check() -> None:
         said: set = set()
         while True:
             time.sleep(seconds)
@@ -93,4 +93,4 @@ def watch(
                     said.add(key)
                     say(problem)
 
-    threading.Thread(target=look, name="heartbeat", daemon=True).start()
+    threading.Thread(target=check, name="heartbeat", daemon=True).start()

@@ -1,8 +1,8 @@
 """Where a result comes from, and whether it would come out the same now.
 
-Three digests, a result's identity, decide the second: `code` (of the modules and configuration files that
-a training of that run uses), `settings` (what the study asks of the run) and `data` (what the dataset
-holds). The measurements of a trained run have a fourth, `evaluation`. Nothing here imports torch.
+The `digests` of a result decide the second: `code` (modules and configuration files that a training of the
+run uses), `settings` (what the study asks of the run) and `data` (content of the dataset). A measurement on a
+trained run has a fourth, `evaluation`. Nothing here imports torch.
 """
 
 import hashlib
@@ -35,51 +35,51 @@ def evaluation_digest(result: str, images: int | None) -> str:
     """Digest of how a result is measured on a trained run.
 
     Args:
-        result: the file's name, "ap.json" or "alignment.json".
-        images: how many of the first validation images are used; None for all.
+        result: name of the result's file, "ap.json" or "alignment.json".
+        images: number of validation images that are used, the first ones; None for all.
     """
     return digest({"code": evaluation_code(result), "images": images})
 
 
 def digest(value: Any) -> str:
-    """Twelve hexadecimal digits of a JSON-able value, whatever the order of its keys."""
+    """Twelve hexadecimal digits of a JSON-able value; the order of its keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def data_digest(manifest: Mapping) -> str:
-    """Digest of what a dataset holds, wherever it lies.
+    """Digest of the content of a dataset, whatever its folder.
 
     Args:
-        manifest: as `tood.data.validation.check_dataset` returns it.
+        manifest: result of `tood.data.validation.check_dataset`.
     """
     return digest({key: manifest[key] for key in ("categories", "splits")})
 
 
 def is_stale(provenance: Mapping, expected: Mapping[str, str]) -> list[str]:
-    """The parts in which a result differs from what would be made now, such as ["code"]; empty if in none.
+    """The digests in which a result differs from one made now, such as ["code"]; empty if in none.
 
     Args:
-        provenance: whatever carries the result's `identity`; without one every part differs.
-        expected: the digests that the result would have if it were made now.
+        provenance: mapping with the result's `digests`; without them every digest differs.
+        expected: digests of the result if it were made now.
     """
-    found = provenance.get("identity", {})
+    found = provenance.get("digests", {})
     return [part for part in expected if found.get(part) != expected[part]]
 
 
-def measured_identity(model: Path, evaluation: str) -> dict[str, str]:
-    """The identity of something measured on a trained run: its training's, and how it was measured.
+def measured_digests(model: Path, evaluation: str) -> dict[str, str]:
+    """The digests of a measurement on a trained run: those of the training, and `evaluation`.
 
     Args:
-        model: the weights; the training's `provenance.json` lies beside them. Without it the identity
-            stays incomplete, which makes the result stale: nobody knows what the weights are.
-        evaluation: as `evaluation_digest` gives it.
+        model: file of the weights, beside the training's `provenance.json`. Without that file the origin of
+            the weights is unknown; the digests are then incomplete, so the result is stale.
+        evaluation: result of `evaluation_digest`.
     """
     path = model.with_name("provenance.json")
-    trained = read_json(path)["identity"] if path.is_file() else {}
+    trained = read_json(path)["digests"] if path.is_file() else {}
     return {**trained, "evaluation": evaluation}
 
 
-def record(
+def describe_training(
     *,
     settings: Mapping,
     seed: int,
@@ -90,28 +90,28 @@ def record(
     gpus: int,
     summary: Mapping | None = None,
 ) -> dict:
-    """The provenance of a training, JSON-able, as of now and in this process.
+    """The provenance of a training in this process, JSON-able.
 
     Args:
-        settings: of the run, as `tood.study.plan.Plan.settings` gives them.
-        seed: of the training.
-        config: the resolved configuration, as plain dictionaries, lists and values.
-        manifest: of the checked dataset.
+        settings: settings of the run, as `tood.study.plan.Plan.settings` returns them.
+        seed: seed of the training.
+        config: resolved configuration, as plain dictionaries, lists and values.
+        manifest: manifest of the checked dataset.
         code: `training_code` of the run.
-        device: what it trains on, in words.
-        gpus: how many GPUs it trains on, over all its machines; 0 on a CPU.
-        summary: None at the start; at the end `seconds` (wall time over all attempts),
-            `peak_memory_mb` (None on a CPU) and `attempt` (how many there were).
+        device: name of the device.
+        gpus: number of GPUs over all machines; 0 on a CPU.
+        summary: None at the start; at the end `seconds` (wall time of all attempts), `peak_memory_mb` (None
+            on a CPU) and `attempt` (number of attempts).
 
     Returns:
-        `finished`, `seconds`, `gpu_hours`, `peak_memory_mb` and `attempts` are None until the end;
-        `started` (unix seconds, like `finished`) is when this process began.
+        A mapping. `finished`, `seconds`, `gpu_hours`, `peak_memory_mb` and `attempts` are None until the end.
+        `started` and `finished` are in Unix seconds; `started` is the start of this process.
     """
     seconds = None if summary is None else summary["seconds"]
     return {
         "run": settings["run"]["id"],
         "seed": seed,
-        "identity": {"code": code, "settings": digest(settings), "data": data_digest(manifest)},
+        "digests": {"code": code, "settings": digest(settings), "data": data_digest(manifest)},
         "settings": dict(settings),
         "config_hash": digest(config),
         "data": {
@@ -153,7 +153,7 @@ def _versions() -> dict[str, str | None]:
 
 
 def _hardware(gpus: int) -> dict:
-    cuda = getattr(sys.modules.get("torch"), "cuda", None)  # loaded already by whoever trains
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)  # a trainer has imported it already
     names, driver = [], None
     if gpus and cuda is not None and cuda.is_available():
         names = [cuda.get_device_name(index) for index in range(min(gpus, cuda.device_count()))]
@@ -162,7 +162,7 @@ def _hardware(gpus: int) -> dict:
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "memory_mb": round(psutil.virtual_memory().total / 2**20),
-        "gpu_names": names,  # of this machine
+        "gpu_names": names,  # of this machine alone
         "driver": driver and driver.splitlines()[0],
         "cuda": sys.modules["torch"].version.cuda if names else None,
     }
@@ -172,13 +172,13 @@ def _cpu_model() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        lines = []  # only Linux has it
+        lines = []  # other systems than Linux
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(models, platform.processor() or platform.machine())
 
 
 def _output(program: str, *arguments: object) -> str | None:
-    """What a program prints; None if it is not there or fails."""
+    """Output of a program; None if it is not installed or fails."""
     if shutil.which(program) is None:
         return None
     done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)

@@ -1,10 +1,9 @@
-"""How the runs of a study stand, read from the files they leave; nothing here disturbs what is running.
+"""The states of a study's runs, read from their files; nothing here disturbs a run.
 
-A run's state is one of STATES. `state.json` says most of them; `stale` follows from comparing what a
-result carries with what the plan would make now, and a run that has stopped sending heartbeats has failed.
+A run's state is one of STATES. Most states are in `state.json`. A run is `stale` if its digests differ from
+those that the plan expects. A run that is running without a heartbeat has failed.
 """
 
-import difflib
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -14,101 +13,95 @@ from pathlib import Path
 from typing import cast
 
 from tood.runtime.files import read_json, write_json
-from tood.runtime.run_state import SILENCE_SECONDS
+from tood.runtime.run_state import HEARTBEAT_TIMEOUT
+from tood.runtime.text import did_you_mean
 from tood.study.code_digest import training_code
 from tood.study.declarations import ExperimentError, Run
+from tood.study.paths import ALIGNMENT, AP, RunPaths, StudyPaths
 from tood.study.plan import Plan, scale_names
 from tood.study.provenance import data_digest, digest, evaluation_digest, is_stale
 
-# Of several seeds, the state that most needs attention, hence the first, stands for the run.
+# A run of several seeds has the first of their states in this order, which needs attention most.
 STATES = ("failed", "oom", "diverged", "interrupted", "running", "stale", "pending", "done")
 STOPPED = ("failed", "oom", "diverged", "interrupted")
-RESULTS = ("ap.json", "alignment.json")
-_READINGS = "alignment_variants.json"
-
-_WORK = Path("work")
-_STUDY = "study.json"
+MEASUREMENTS = (AP, ALIGNMENT)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one file measured on a run."""
+    """The content of one file of measurements on a run."""
 
     metrics: dict[str, float]
-    stale: list[str]  # the parts of its identity that differ from what would be measured now
+    stale: list[str]  # names of the digests that differ from the expected ones
 
 
 @dataclass(frozen=True)
 class Status:
-    """How one run and seed stands."""
+    """The state of one run and seed."""
 
     run: Run
     seed: int
     folder: Path
     state: str  # one of STATES
-    reason: str = ""  # one line: why it stopped or is stale, with the mend
-    report: dict = field(default_factory=dict)  # state.json as the trainer wrote it
+    reason: str = ""  # one line: why the run stopped or is stale, with a hint
+    report: dict = field(default_factory=dict)  # content of state.json
     provenance: dict = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)  # by file name
-    readings: dict = field(default_factory=dict)  # of Table 6 under other definitions
-    training_stale: list[str] = field(default_factory=list)  # as a result's `stale`, of the training
+    readings: dict = field(default_factory=dict)  # Table 6 under other definitions
+    training_stale: list[str] = field(
+        default_factory=list
+    )  # names of the digests of the training that differ
 
     @property
     def stale(self) -> list[str]:
-        """The parts that differ, of the training and of all that was measured on it."""
+        """Names of the digests that differ, of the training and of all measurements on it."""
         parts = [part for result in self.results.values() for part in result.stale]
         return list(dict.fromkeys([*self.training_stale, *parts]))
 
     @property
     def ap(self) -> float | None:
-        """COCO AP in percent; None where there is none, or none is defined."""
-        value = self.results["ap.json"].metrics.get("AP") if "ap.json" in self.results else None
+        """COCO AP in percent; None if it was not measured or is not defined."""
+        value = self.results[AP].metrics.get("AP") if AP in self.results else None
         return None if value is None or math.isnan(value) else value
 
     @property
     def settled(self) -> bool:
-        """Whether nothing more is going to happen to it by itself."""
+        """Whether the state stays as it is until the workflow is called again."""
         return self.state in ("failed", "oom", "diverged") or (self.state == "done" and bool(self.results))
 
 
 def save_study(plan: Plan) -> None:
-    """Leave the study's options where `load_study` finds them."""
-    write_json(_WORK / plan.name / _STUDY, plan.study.model_dump(mode="json", exclude_none=True))
+    """Write the study's options to the file that `load_study` reads."""
+    write_json(StudyPaths(plan.name).options, plan.study.model_dump(mode="json", exclude_none=True))
 
 
 def load_study(name: str | None = None) -> Plan:
-    """The plan of a study as it was last called, or of a scale that never was.
+    """The plan of a study as it was last called, or of a scale that was never called.
 
     Args:
-        name: of the study; None takes the one called last, or the scale `smoke` if there is none.
+        name: name of the study; None takes the study that was called last, or the scale `smoke`.
 
     Raises:
         ExperimentError: there is no such study.
     """
-    called = {path.parent.name: path for path in _WORK.glob(f"*/{_STUDY}")}
+    called = {path.parent.name: path for path in Path().glob(str(StudyPaths("*").options))}
     if name is None and called:
         name = max(called, key=lambda study: called[study].stat().st_mtime)
     if name is None or (name not in called and name in scale_names()):
         return Plan({} if name is None else {"scale": name})
     if name not in called:
         known = sorted({*called, *scale_names()})
-        close = difflib.get_close_matches(name, known)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise ExperimentError(
-            f"--name {name}: no study of that name was called here; {hint}there are {', '.join(known)}"
+            f"--name {name}: no study of that name was called here; {did_you_mean(name, known)}"
+            f"there are {', '.join(known)}"
         )
     return Plan(read_json(called[name]))
 
 
-def run_folder(plan: Plan, run_id: str, seed: int) -> Path:
-    """Where a training leaves its files."""
-    return _WORK / plan.name / "runs" / run_id / f"seed{seed}"
-
-
-def expected_identity(plan: Plan, run_id: str) -> dict[str, str]:
-    """The identity that a training of the run would have now."""
+def expected_digests(plan: Plan, run_id: str) -> dict[str, str]:
+    """The digests that a training of the run would have now."""
     run = plan.all_runs[run_id]
-    manifest = _WORK / plan.name / "manifest.json"
+    manifest = StudyPaths(plan.name).manifest
     return {
         "code": training_code(cast(str, run.config), run.options),  # an implemented run has one
         "settings": digest(plan.settings(run_id)),
@@ -117,24 +110,24 @@ def expected_identity(plan: Plan, run_id: str) -> dict[str, str]:
 
 
 def read_status(plan: Plan, run_id: str, seed: int, now: float | None = None) -> Status:
-    """How one run and seed stands.
+    """The state of one run and seed.
 
     Args:
-        plan: of the study.
-        run_id: of a run that is implemented.
-        seed: of its training.
-        now: unix seconds, to compare heartbeats with; by default the clock's.
+        plan: plan of the study.
+        run_id: id of a run that is implemented.
+        seed: seed of its training.
+        now: present time in Unix seconds, to compare heartbeats with; None asks the clock.
     """
-    folder, expected = run_folder(plan, run_id, seed), expected_identity(plan, run_id)
-    files, problems = _read(folder)
-    report, provenance = files.get("state.json", {}), files.get("provenance.json", {})
+    paths, expected = StudyPaths(plan.name).run(run_id, seed), expected_digests(plan, run_id)
+    files, problems = _read(paths)
+    report, provenance = files.get(paths.state.name, {}), files.get(paths.provenance.name, {})
     results = {}
-    for name in RESULTS:
+    for name in MEASUREMENTS:
         if name in files:
             evaluation = {"evaluation": evaluation_digest(name, plan.study.val_images)}
-            metrics = {key: value for key, value in files[name].items() if key != "identity"}
+            metrics = {key: value for key, value in files[name].items() if key != "digests"}
             results[name] = Result(metrics, is_stale(files[name], {**expected, **evaluation}))
-    # Weights without provenance are stale; what failed before it had any is just that.
+    # Weights without provenance are stale. A training that failed before it wrote any has only failed.
     trained = provenance or report.get("state") == "done"
     state, reason = _reported(report, time.time() if now is None else now)
     if problems:
@@ -142,44 +135,44 @@ def read_status(plan: Plan, run_id: str, seed: int, now: float | None = None) ->
     status = Status(
         run=plan.all_runs[run_id],
         seed=seed,
-        folder=folder,
+        folder=paths.folder,
         state=state,
         reason=reason,
         report=report,
         provenance=provenance,
         results=results,
-        readings=files.get(_READINGS, {}) if "alignment.json" in results else {},
+        readings=files.get(paths.alignment_variants.name, {}) if ALIGNMENT in results else {},
         training_stale=is_stale(provenance, expected) if trained else [],
     )
     if problems or state == "running" or not status.stale:
         return status
-    # A failure says nothing about now if its own code or settings have changed since; that old
-    # measurements lie beside it does not matter.
+    # A failure counts as long as the code and settings of the training are the same. Old measurements beside
+    # it do not matter.
     if state in STOPPED and not status.training_stale:
         return status
-    reason = f"other {', '.join(status.stale)} than now; call the workflow again to renew it"
+    reason = f"made with other {', '.join(status.stale)} than now; call the workflow again to renew it"
     return replace(status, state="stale", reason=reason)
 
 
 def study_status(plan: Plan, now: float | None = None) -> list[Status]:
-    """How every run and seed of a study stands, in the plan's order."""
+    """The state of every run and seed of a study, in the plan's order."""
     return [read_status(plan, run.id, seed, now) for run in plan.runs for seed in plan.seeds]
 
 
 def most_urgent(states: Iterable[str]) -> str:
-    """The state that stands for a run of several seeds."""
+    """The state of a run of several seeds."""
     return min(states, key=STATES.index)
 
 
-def _read(folder: Path) -> tuple[dict[str, dict], list[str]]:
-    """The JSON files of a run that are there, and one line for each that cannot be read."""
+def _read(paths: RunPaths) -> tuple[dict[str, dict], list[str]]:
+    """The JSON files of a run by name, and one line for each file that cannot be read."""
     files, problems = {}, []
-    for name in ("state.json", "provenance.json", *RESULTS, _READINGS):
+    for path in (paths.state, paths.provenance, paths.ap, paths.alignment, paths.alignment_variants):
         try:
-            content = read_json(folder / name)
+            content = read_json(path)
             if not isinstance(content, dict):
-                raise ValueError(f"{folder / name}: holds no keys; delete it and run the workflow again")
-            files[name] = content
+                raise ValueError(f"{path}: holds no keys; delete it and run the workflow again")
+            files[path.name] = content
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
@@ -188,14 +181,14 @@ def _read(folder: Path) -> tuple[dict[str, dict], list[str]]:
 
 
 def _reported(report: Mapping, now: float) -> tuple[str, str]:
-    """State and reason by state.json alone, and the clock."""
+    """State and reason according to state.json and the clock."""
     state, reason = report.get("state", "pending"), _one_line(report.get("reason") or "")
     if state not in STATES:
         return "failed", f"state.json says {state!r}; delete it and run the workflow again"
     updated = report.get("updated", 0.0)
-    if state == "running" and now - updated > SILENCE_SECONDS:
+    if state == "running" and now - updated > HEARTBEAT_TIMEOUT:
         since = datetime.fromtimestamp(updated).astimezone().isoformat(" ", "seconds")
-        return "failed", f"no heartbeat since {since}; call the workflow again to go on"
+        return "failed", f"no heartbeat since {since}; call the workflow again to resume"
     return state, reason
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tood.runtime.files import atomic_path
+from tood.runtime.files import write_text
 from tood.study.declarations import Row, Run, Table
 
 COLUMNS = ["run", "seed", "metric", "value", "stale"]  # of metrics.csv
@@ -43,13 +43,13 @@ _LATEX = str.maketrans(
 
 
 def read_complexity(path: Path) -> pd.DataFrame:
-    """Parameters and FLOPs as metrics without a seed: they belong to the model, not to a training.
+    """Parameters and FLOPs as metrics without a seed, as they belong to the model and not to a training.
 
     Args:
-        path: what `tood complexity` wrote; where there is no such file, the frame is empty.
+        path: file that `tood complexity` wrote; without this file the frame is empty.
 
     Returns:
-        the columns of `COLUMNS`
+        A frame with the columns `COLUMNS`.
     """
     if not path.is_file():
         return pd.DataFrame(columns=COLUMNS)
@@ -64,19 +64,26 @@ def build(
     runs: Mapping[str, Run],
     seeds: Iterable[int] = (),
 ) -> pd.DataFrame:
-    """One row per row of the table: keys, each metric measured and as in the paper, run and status.
+    """The measured values of a table beside the paper's.
 
-    `metrics` has the columns run, seed, metric and value, and may have `stale`: which parts of what the
-    value was made with have changed since, empty if none. A metric `M` is the mean over its seeds, and
-    wherever the table has several seeds of it, `M_sd` is their sample standard deviation. A value
-    without a seed belongs to the model, not to a training, as parameters and FLOPs do. Where any of the
-    values behind a mean is stale, `M_stale` is true; the column is there if the table has one such.
+    Args:
+        table: declaration of the table.
+        metrics: measured values, with the columns run, seed, metric and value, and optionally `stale` (names
+            of the digests that have changed since, empty if none). A value without a seed, such as parameters
+            and FLOPs, belongs to the model and not to a training.
+        states: state of each run.
+        runs: all declared runs.
+        seeds: seeds of the study.
 
-    `status` is `done` once every metric of the row is measured for each of `seeds` (or without a seed) and
-    none is stale, whatever `states` says of the run.
+    Returns:
+        One row per row of the table: keys, each metric measured and as in the paper, run and status. A metric
+        `M` is the mean over its seeds. `M_sd` is their sample standard deviation, a column that exists if a
+        row has several seeds. `M_stale` says whether any of the values is stale, a column that exists if one
+        is. `status` is `done` if every metric of the row is measured for each of `seeds` (or without a seed)
+        and none is stale, whatever the state of the run.
     """
     if metrics.duplicated(["run", "seed", "metric"]).any():
-        raise ValueError("metrics: a run has two values of one metric and seed; keep one of them")
+        raise ValueError("metrics: a run has two values of one metric and seed; remove one of them")
     groups = metrics.astype({"value": float}).groupby(["run", "metric"])["value"]
     measured = {group: (values.mean(), values.std()) for group, values in groups}
     seeds_of = metrics.groupby(["run", "metric"])["seed"].agg(set).to_dict()
@@ -89,7 +96,7 @@ def build(
         found = seeds_of.get((run, metric), set())
         return bool(found) and (found >= set(seeds) or any(map(pd.isna, found)))
 
-    def record(row: Row) -> dict:
+    def values_of(row: Row) -> dict:
         values = {}
         for metric in table.metrics:
             values[metric], values[f"{metric}_sd"] = measured.get((row.run, metric), nothing)
@@ -106,11 +113,11 @@ def build(
             status = "stale"
         elif complete and not outdated:
             status = "done"
-        else:  # a training that is done still lacks, for instance, its analysis
+        else:  # a training may be done while, for instance, its analysis is missing
             status = "pending" if state == "done" else state
         return {**row.key, **values, "run": row.run, "status": status}
 
-    frame = pd.DataFrame([record(row) for row in table.rows])
+    frame = pd.DataFrame([values_of(row) for row in table.rows])
     deviations = [f"{metric}_sd" for metric in table.metrics]
     empty = [name for name in deviations if frame[name].isna().all()]
     empty += [name for name in (f"{metric}_stale" for metric in table.metrics) if not frame[name].any()]
@@ -127,7 +134,7 @@ def to_markdown(table: Table, frame: pd.DataFrame, notes: Sequence[str] = ()) ->
 
 
 def to_latex(table: Table, frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
-    """The table as a LaTeX float that needs only booktabs; `notes` as in `to_markdown`."""
+    """The table as a LaTeX float that needs only the package booktabs; `notes` as in `to_markdown`."""
     header, body, footnotes = _layout(table, frame, _latex, r"\textsuperscript{{{}}}")
     columns = "l" * len(table.keys) + "r" * (len(header) - len(table.keys))
     lines = [f"{' & '.join(cells)} \\\\" for cells in (header, *body)]
@@ -154,11 +161,10 @@ def to_latex(table: Table, frame: pd.DataFrame, notes: Sequence[str] = ()) -> st
 
 
 def write(table: Table, frame: pd.DataFrame, directory: Path, notes: Sequence[str] = ()) -> None:
-    """Write the table as `<name>.csv`, `.md` and `.tex`; a reader never sees half a file."""
-    directory = Path(directory)
-    _replace(directory / f"{table.name}.csv", frame.to_csv(index=False, float_format="%.8g"))
-    _replace(directory / f"{table.name}.md", to_markdown(table, frame, notes))
-    _replace(directory / f"{table.name}.tex", to_latex(table, frame, notes))
+    """Write the table as `<name>.csv`, `.md` and `.tex`, each atomically."""
+    write_text(directory / f"{table.name}.csv", frame.to_csv(index=False, float_format="%.8g"))
+    write_text(directory / f"{table.name}.md", to_markdown(table, frame, notes))
+    write_text(directory / f"{table.name}.tex", to_latex(table, frame, notes))
 
 
 def _layout(
@@ -173,29 +179,29 @@ def _layout(
     for metric in table.metrics:
         header += [escape(metric), "paper"] if table.printed else [escape(metric)]
     body = []
-    for row, record in zip(table.rows, frame.to_dict("records"), strict=True):
+    for row, found in zip(table.rows, frame.to_dict("records"), strict=True):
         cells = [escape(row.key[name]) for name in table.keys]
         if row.footnote:
             cells[0] += marks[row.footnote]
         for metric, spec in table.metrics.items():
-            cells.append(escape(_measured(record, metric, spec)))
+            cells.append(escape(_measured(found, metric, spec)))
             if table.printed:
-                paper = record[f"{metric}_paper"]
+                paper = found[f"{metric}_paper"]
                 cells.append(escape(_DASH if math.isnan(paper) else format(paper, spec)))
         body.append(cells)
     return header, body, [f"{mark} {escape(text)}" for text, mark in marks.items()]
 
 
-def _measured(record: Mapping, metric: str, spec: str) -> str:
-    """The cell of one measured value, or why there is none."""
-    if math.isnan(record[metric]):
-        # Done without a value: the metric is undefined here, such as APS without small objects.
-        return {"quoted": _DASH, "done": "n/a"}.get(record["status"], record["status"])
-    value = format(record[metric], spec)
-    deviation = record.get(f"{metric}_sd", math.nan)
+def _measured(cells: Mapping, metric: str, spec: str) -> str:
+    """The cell of one measured value, or the reason why there is none."""
+    if math.isnan(cells[metric]):
+        # Done without a value: the metric is not defined, such as APS without small objects.
+        return {"quoted": _DASH, "done": "n/a"}.get(cells["status"], cells["status"])
+    value = format(cells[metric], spec)
+    deviation = cells.get(f"{metric}_sd", math.nan)
     if not math.isnan(deviation):
         value = f"{value} ± {format(deviation, spec)}"
-    return f"{value} (stale)" if record.get(f"{metric}_stale") else value
+    return f"{value} (stale)" if cells.get(f"{metric}_stale") else value
 
 
 def _markdown(text: str) -> str:
@@ -204,8 +210,3 @@ def _markdown(text: str) -> str:
 
 def _latex(text: str) -> str:
     return re.sub(r"\bAP(50|75|S|M|L)\b", r"AP$_{\1}$", text.translate(_LATEX))
-
-
-def _replace(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

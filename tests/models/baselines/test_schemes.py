@@ -23,7 +23,7 @@ from torchvision.ops import generalized_box_iou_loss
 from tood.engine.config import resolve
 from tood.engine.gradient import evaluate_loss
 from tood.models import PAAHead, TopNAssigner
-from tood.models.baselines import noisy_anchor as noisy_anchor_module
+from tood.models.baselines import noisy_anchor
 from tood.models.baselines.mal import depress, depression_mask, depression_ratio
 from tood.models.baselines.noisy_anchor import (
     keep_sum,
@@ -230,7 +230,7 @@ def test_the_head_counts_repeated_choices(noisy, monkeypatch):
         seen.append(times)
         return soft_labels(loc, cls, alpha, times)
 
-    monkeypatch.setattr(noisy_anchor_module, "soft_labels", recorded)
+    monkeypatch.setattr(noisy_anchor, "soft_labels", recorded)
     noisy.loss_by_feat(*noisy(features()), [OVERLAPPING, SEVERAL], METAS)
     anchors = torch.cat(noisy._priors(noisy(features())))
     ious = bbox_overlaps(OVERLAPPING.bboxes, anchors)
@@ -307,7 +307,7 @@ def unweighted_box_loss(head, bbox_preds) -> float:
 def test_weights_move_the_gradient_and_not_the_loss(noisy, monkeypatch):
     found = []
     for weigh in (sample_weights, lambda loc, cls, alpha, times: torch.ones_like(loc)):
-        monkeypatch.setattr(noisy_anchor_module, "sample_weights", weigh)
+        monkeypatch.setattr(noisy_anchor, "sample_weights", weigh)
         noisy.zero_grad()
         noisy.mean_positives.fill_(100)
         losses = noisy.loss_by_feat(*noisy(features()), GTS, METAS)

@@ -5,27 +5,23 @@ import io
 import json
 import logging
 import math
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from helpers.figures import likeness, pixels, rendered, text_of_pdf, watch_figures
-from helpers.scripts import script
+from helpers.figures import likeness, pixels
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
-from tood.analysis.assignment import Assignment, draw
+from tood.analysis.assignment import ImagePositives, draw
 from tood.cli import main
 from tood.data.synthetic import CLASSES, DrawingSpec, generate
 from tood.engine.config import build_model, resolve
 from tood.engine.trainer import weights_of
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.positives import Positives, of_assignment, of_batch, statistics, summary
-from tood.study.curves import positives_by_epoch
 from tood.study.declarations import load_tables
 from tood.study.plan import Plan
 
@@ -358,100 +354,6 @@ def test_summary_averages_over_the_objects_of_all_images():
     assert summary([nothing]) == {"objects": 0, "positives": None, "positive_iou": None}
 
 
-# Over a training
-
-
-def write_records(path: Path, *records: tuple) -> Path:
-    names = ("epoch", "objects", "positives", "positive_iou")
-    lines = [json.dumps(dict(zip(names, record, strict=True)) | {"loss": 1.0}) for record in records]
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-@pytest.fixture
-def records(tmp_path) -> Path:
-    return write_records(
-        tmp_path / "losses.jsonl",
-        (0.5, 1, 9.0, 0.2),
-        (1.0, 3, 5.0, 0.4),  # the last of the first epoch
-        (1.25, 0, None, None),
-        (1.75, 4, 0.0, None),  # objects, none with a positive
-        (2.0, 2, 4.0, 0.5),
-        (2.6, 2, 7.0, 0.7),  # the last epoch was not finished
-    )
-
-
-def test_positives_by_epoch(records):
-    found = positives_by_epoch(records)
-    assert found["epoch"].tolist() == [1, 2, 3]
-    assert found["positives"].tolist() == pytest.approx([(9 + 3 * 5) / 4, 2 * 4 / 6, 7])
-    assert found["positive_iou"].tolist() == pytest.approx([(0.2 + 3 * 0.4) / 4, 0.5, 0.7])
-
-
-def test_records_without_any_object(tmp_path):
-    found = positives_by_epoch(write_records(tmp_path / "losses.jsonl", (1.0, 0, None, None)))
-    assert list(found) == ["epoch", "positives", "positive_iou"]
-    assert len(found) == 0
-
-
-def test_first_and_last_epoch_go_into_the_table(records):
-    metrics = dict(script("aggregate").positives(records))
-    assert metrics == {
-        "Positives (first)": pytest.approx(6.0),
-        "IoU (first)": pytest.approx(0.35),
-        "Positives (last)": pytest.approx(7.0),
-        "IoU (last)": pytest.approx(0.7),
-    }
-    assert metrics.keys() == load_tables()["positives"].metrics.keys()
-
-
-def test_the_figure_has_a_line_a_scheme():
-    names = [row.key["Anchor assignment"] for row in load_tables()["positives"].rows]
-    curves = pd.DataFrame(
-        [
-            (name, seed, epoch, 2.0 + number + epoch + seed, 0.05 * number)
-            for number, name in enumerate(names)
-            for seed in (0, 1)
-            for epoch in (1, 2, 3)
-        ],
-        columns=["scheme", "seed", "epoch", "positives", "positive_iou"],
-    )
-    figure = script("positives").draw(curves)
-    for axes, column in zip(figure.axes, ("positives", "positive_iou"), strict=True):
-        lines = [line for line in axes.lines if len(line.get_xdata())]
-        assert len(lines) == len(names) == 14
-        for line, name in zip(lines, names, strict=True):
-            expected = curves[curves["scheme"] == name].groupby("epoch")[column].mean()
-            assert list(line.get_xdata()) == [1, 2, 3]
-            assert list(line.get_ydata()) == pytest.approx(expected.tolist())
-        looks = {(line.get_color(), line._dash_pattern[1] and tuple(line._dash_pattern[1])) for line in lines}
-        assert len(looks) == len(names)
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == names
-
-
-def test_the_script_draws_the_records_of_each_scheme(tmp_path, records, monkeypatch):
-    others = write_records(tmp_path / "others.jsonl", (1.0, 1, 8.0, 0.6), (2.0, 1, 2.0, 0.8))
-    png, pdf = tmp_path / "figure.png", tmp_path / "figure.pdf"
-    call = ["positives.py", "--scheme", "A*", "--records", str(records), str(others)]
-    call += ["--scheme", "B", "--records", str(others), "--png", str(png), "--pdf", str(pdf)]
-    monkeypatch.setattr(sys, "argv", call)
-    saved = watch_figures(monkeypatch)
-    script("positives").main()
-    figure, again = saved
-    assert figure is again
-    # Of the two seeds of A* the mean, in the third epoch of the one that has it.
-    expected = [
-        ([(6 + 8) / 2, (8 / 6 * 1 + 2) / 2, 7], [8, 2]),
-        ([(0.35 + 0.6) / 2, (0.5 + 0.8) / 2, 0.7], [0.6, 0.8]),
-    ]
-    for axes, (of_a, of_b) in zip(figure.axes, expected, strict=True):
-        found = [list(line.get_ydata()) for line in axes.lines if len(line.get_ydata())]
-        assert found == [pytest.approx(of_a), pytest.approx(of_b)]
-    assert np.array_equal(pixels(png), rendered(figure, 200))
-    assert {"A*", "B", "epoch", "positives of an object"} <= set(text_of_pdf(pdf).splitlines())
-
-
 # Drawn on one image
 
 
@@ -534,7 +436,7 @@ def test_a_panel_shows_the_positives_in_their_places():
     parts = dict(trained=True, image=image, gt_boxes=boxes, per_object=1.5, iou=0.5)
     nothing = dict(points=points[:0], levels=np.zeros(0), objects=np.zeros(0, int), weights=np.ones(0))
     some = dict(points=points, levels=np.array([0, 0, 2]), objects=np.array([0, 0, 1]), weights=np.ones(3))
-    figure = draw([Assignment("some", **parts, **some), Assignment("none", **parts, **nothing)])
+    figure = draw([ImagePositives("some", **parts, **some), ImagePositives("none", **parts, **nothing)])
     first, second = figure.axes
     assert [dots.get_offsets().tolist() for dots in first.collections] == [points[:2].tolist(), [[40, 24]]]
     colours = [tuple(box.get_edgecolor()[:3]) for box in first.patches]
@@ -543,7 +445,7 @@ def test_a_panel_shows_the_positives_in_their_places():
     assert len(second.collections) == 0
     assert first.get_title() == "some: 1.5 an object, IoU 0.50"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["level 1", "level 3"]
-    draw([Assignment("none", **parts, **nothing)]).savefig(io.BytesIO())
+    draw([ImagePositives("none", **parts, **nothing)]).savefig(io.BytesIO())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from tood.models.common.box_coders import PointBBoxCoder
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.dense_prediction import select_candidates
 from tood.models.common.layers import ModulatedDeformConv2d
-from tood.models.tood.losses import FocalLoss, focal_loss_with_prob, task_aligned_focal_loss
+from tood.models.common.losses import FocalLoss
+from tood.models.tood.losses import focal_loss_with_prob, task_aligned_focal_loss
 from tood.models.tood.spatial_alignment import align_boxes, align_scores, keep_valid
 from tood.models.tood.t_head import THead
 from tood.models.tood.task_alignment import normalise_alignment, task_aligned_assign
