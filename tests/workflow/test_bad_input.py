@@ -86,7 +86,7 @@ def test_a_file_in_the_place_of_a_folder(workspace, place):
 
 def test_no_gpu_for_a_scale_that_wants_one(kept, dataset):
     call = ("--config", "scale=paper", "name=x", "weights=random", f"data_root={dataset}", "runs=tood_af")
-    parts = ["wants a GPU", "--config device=cpu"]
+    parts = ["needs a GPU", "--config device=cpu"]
     assert_refused(kept, *call, parts=parts, CUDA_VISIBLE_DEVICES="")
 
 

@@ -167,13 +167,7 @@ def _write_split(root: Path, split: str, count: int, spec: DrawingSpec) -> None:
         file_name = f"{image_id:012d}.png"
         Image.fromarray(pixels).save(root / split / file_name, compress_level=6)
         images.append(
-            {
-                "id": image_id,
-                "file_name": file_name,
-                "width": width,
-                "height": height,
-                "license": 1,
-            }
+            {"id": image_id, "file_name": file_name, "width": width, "height": height, "license": 1}
         )
         for annotation in objects:
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
