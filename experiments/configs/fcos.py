@@ -1,7 +1,7 @@
 """FCOS as its own Table 3 has it in the row of 37.4 / 56.1 / 40.3 AP, which the TOOD paper prints.
 
-mmdet's `fcos_r50-caffe_fpn_gn-head_1x_coco` with the centerness on the regression branch and NMS at an IoU of .6,
-both as in that row; no center sampling, which is a row of its own there.
+mmdet's `fcos_r50-caffe_fpn_gn-head_1x_coco` with the centerness on the regression branch and NMS at an IoU of
+.6, both as in that row; no center sampling, which is a row of its own there.
 """
 
 _base_ = "fcos_imprv.py"
