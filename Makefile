@@ -53,7 +53,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 		"$$(sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.txt)"
 	uv pip install --compile-bytecode --python $(BIN)/python -r requirements.txt
 	uv pip install --python $(BIN)/python --quiet --no-deps --editable .
-	@python -c 'from tood.doctor import environment_problem; import sys; sys.exit(environment_problem())'
+	@python -c 'from tood.study.doctor import environment_problem; import sys; sys.exit(environment_problem())'
 	@touch $@
 
 # After a change of dependencies in pyproject.toml

@@ -27,7 +27,7 @@ onerror:
 rule all:
     default_target: True
     input:
-        f"{RESULTS}/metrics.csv",
+        PATHS.metrics,
         TABLES,
         FIGURES,
-        f"{RESULTS}/report.html",
+        PATHS.report,

@@ -5,7 +5,7 @@ from typing import Any
 from mmdet.models.task_modules.assigners import AssignResult, ATSSAssigner
 from mmengine.structures import InstanceData
 
-from tood.registry import TASK_UTILS
+from tood.models.common.registry import TASK_UTILS
 
 
 @TASK_UTILS.register_module()

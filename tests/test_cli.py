@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tood import doctor, experiments
 from tood.cli import main
-from tood.doctor import Finding
+from tood.study import declarations, doctor
+from tood.study.doctor import Finding
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -34,8 +34,8 @@ def test_runs_as_json(capsys):
 
 def test_wrong_declarations_end_in_one_line(monkeypatch, tmp_path, capsys):
     (tmp_path / "runs.yaml").write_text("runs: [")
-    load = experiments.load_runs
-    monkeypatch.setattr(experiments, "load_runs", lambda: load(tmp_path / "runs.yaml"))
+    load = declarations.load_runs
+    monkeypatch.setattr(declarations, "load_runs", lambda: load(tmp_path / "runs.yaml"))
     assert main(["runs"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -56,9 +56,9 @@ def test_other_errors_keep_their_traceback(monkeypatch):
     [("ok", True, 0), ("note", True, 0), ("missing", False, 0), ("missing", True, 1)],
 )
 def test_doctor_fails_on_what_is_required(monkeypatch, capsys, state, required, status):
-    examined(monkeypatch, Finding("thing", state, "is so", "mend it", required, section="data"))
+    examined(monkeypatch, Finding("thing", state, "is so", "do this", required, section="data"))
     assert main(["doctor"]) == status
-    assert capsys.readouterr().out == f"data  thing  {state}  is so; mend it\n"
+    assert capsys.readouterr().out == f"data  thing  {state}  is so; do this\n"
 
 
 def test_doctor_as_json(monkeypatch, capsys):
@@ -66,7 +66,7 @@ def test_doctor_as_json(monkeypatch, capsys):
     assert main(["doctor", "--json", "--data-root", "some/where", "--scale", "paper"]) == 0
     assert calls == [(Path("some/where"), "paper")]
     assert json.loads(capsys.readouterr().out) == [
-        {"what": "thing", "state": "ok", "detail": "is so", "mend": "", "required": False, "section": "data"}
+        {"what": "thing", "state": "ok", "detail": "is so", "hint": "", "required": False, "section": "data"}
     ]
 
 
@@ -74,7 +74,7 @@ def test_doctor_with_an_unknown_scale(capsys):
     assert main(["doctor", "--scale", "papr"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("tood: ")
-    assert "did you mean 'paper'?" in error
+    assert "did you mean paper?" in error
 
 
 def test_unknown_options_and_no_command(capsys):

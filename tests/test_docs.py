@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from tood.cli import _parser
-from tood.experiments import load_runs
-from tood.study import _RENAMING, Plan, Study, parse_options
+from tood.study.declarations import load_runs
+from tood.study.plan import _INCOMPARABLE, Plan, Study, parse_options
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
@@ -68,7 +68,7 @@ def test_configuration_has_every_key():
     rows = re.findall(r"^\| `(\w+)`( \*)? \|", text.split("## Scales")[0], re.MULTILINE)
     assert [key for key, _ in rows] == list(Study.model_fields)
     # Those whose numbers are not the scale's, so that the study needs a name of its own
-    assert [key for key, starred in rows if starred] == list(_RENAMING)
+    assert [key for key, starred in rows if starred] == list(_INCOMPARABLE)
 
 
 def test_examples_in_the_readme_run_and_print_what_it_says():

@@ -1,4 +1,4 @@
-"""The `tood` command: what there is to run, how it stands, and whether this machine can."""
+"""The `tood` command: lists runs, shows how a study is doing, and checks this machine."""
 
 import argparse
 import sys
@@ -10,17 +10,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand.
 
     Args:
-        arguments: of the command line; by default the program's own.
+        arguments: arguments of the command line; None takes the program's own.
 
     Returns:
-        The exit status: 0, 1 where `doctor` misses something required, 2 on a wrong declaration or option.
+        The exit status: 0; 1 if `doctor` finds that something required is missing; 2 for a wrong declaration
+        or option.
     """
     options = _parser().parse_args(arguments)
     try:
         return options.action(options)
     except ValueError as error:
-        # Only here, as it needs pydantic: `doctor` has to work where that is missing.
-        from tood.experiments import ExperimentError
+        # Imported here, as it needs pydantic, and `doctor` must work without it.
+        from tood.study.declarations import ExperimentError
 
         if not isinstance(error, ExperimentError):
             raise
@@ -32,12 +33,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tood", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    runs = commands.add_parser("runs", help="list every run, its state and the table rows it feeds")
+    runs = commands.add_parser("runs", help="list every run with its state and its rows in tables")
     runs.set_defaults(action=_runs)
 
-    doctor = commands.add_parser("doctor", help="examine the environment, the data and this machine")
-    doctor.add_argument("--data-root", type=Path, metavar="PATH", help="look for a COCO-layout dataset here")
-    doctor.add_argument("--scale", metavar="NAME", help="look at this scale's data only, and require it")
+    doctor = commands.add_parser("doctor", help="check the environment, the data and this machine")
+    doctor.add_argument(
+        "--data-root", type=Path, metavar="PATH", help="folder of a dataset in the COCO layout"
+    )
+    doctor.add_argument("--scale", metavar="NAME", help="check the data of this scale alone, and require it")
     doctor.set_defaults(action=_doctor)
 
     complexity = commands.add_parser("complexity", help="count parameters and FLOPs of the paper's models")
@@ -46,26 +49,35 @@ def _parser() -> argparse.ArgumentParser:
     complexity.set_defaults(action=_complexity)
 
     assign = commands.add_parser("assign", help="draw the positives of several schemes on one image")
-    assign.add_argument("--image", required=True, help="file name or id of an image of the study's data")
+    assign.add_argument("--image", required=True, help="file name or id of an image in the study's data")
     assign.add_argument(
-        "--schemes", required=True, metavar="RUN,RUN", help="runs whose schemes to draw, such as atss_af,tal"
+        "--schemes",
+        required=True,
+        metavar="RUN,RUN",
+        help="runs whose schemes are drawn, such as atss_af,tal",
     )
-    assign.add_argument("--config", nargs="*", default=[], metavar="KEY=VALUE", help="as the workflow's")
+    assign.add_argument(
+        "--config", nargs="*", default=[], metavar="KEY=VALUE", help="options as for the workflow"
+    )
     assign.add_argument("--output", type=Path, default=Path("assignment.png"), metavar="FILE")
     assign.set_defaults(action=_assign)
 
-    show = commands.add_parser("show", help="a run's state, results and provenance, and where they are")
-    show.add_argument("run", metavar="RUN", help="such as tood_af; `tood runs` lists them")
-    show.add_argument("--seed", type=int, metavar="K", help="only this one")
+    show = commands.add_parser("show", help="show a run's state, results, provenance and files")
+    show.add_argument("run", metavar="RUN", help="id such as tood_af; `tood runs` lists them")
+    show.add_argument("--seed", type=int, metavar="K", help="show this seed only")
     show.set_defaults(action=_show)
 
-    progress = commands.add_parser("progress", help="how all runs of a study stand, also while they train")
+    progress = commands.add_parser(
+        "progress", help="show the state of all runs of a study, also while they train"
+    )
     progress.set_defaults(action=_progress)
 
     for command in (show, progress):
-        command.add_argument("--name", metavar="STUDY", help="the study; by default the one called last")
+        command.add_argument(
+            "--name", metavar="STUDY", help="name of the study; default: the study that was called last"
+        )
     how = progress.add_mutually_exclusive_group()
-    how.add_argument("--watch", action="store_true", help="look again until nothing is left to happen")
+    how.add_argument("--watch", action="store_true", help="repeat until every state is final")
     how.add_argument("--json", action="store_true", help="print JSON")
 
     for command in (runs, doctor, show):
@@ -74,21 +86,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _runs(options: argparse.Namespace) -> int:
-    from tood.experiments import list_runs
+    from tood.study.declarations import list_runs
 
     print(list_runs(as_json=options.json))
     return 0
 
 
 def _show(options: argparse.Namespace) -> int:
-    from tood.overview import show_run
+    from tood.study.dashboard import show_run
 
     print(show_run(options.run, options.name, options.seed, options.json))
     return 0
 
 
 def _progress(options: argparse.Namespace) -> int:
-    from tood.overview import show_progress
+    from tood.study.dashboard import show_progress
 
     show_progress(options.name, options.watch, options.json)
     return 0
@@ -98,10 +110,11 @@ def _complexity(options: argparse.Namespace) -> int:
     import csv
     import warnings
 
-    from tood.files import atomic_path
+    from tood.runtime.files import atomic_path
+    from tood.runtime.text import aligned
 
-    warnings.simplefilter("ignore")  # of the libraries, about themselves
-    from tood.complexity import Complexity, of_runs
+    warnings.simplefilter("ignore")  # warnings of the libraries about themselves
+    from tood.analysis.complexity import Complexity, of_runs
 
     default = "complexity.csv" if options.convention == "paper" else f"complexity_{options.convention}.csv"
     output = options.output or Path("results/paper") / default
@@ -109,8 +122,7 @@ def _complexity(options: argparse.Namespace) -> int:
     rows = [(run, *(f"{value:.6f}" for value in counts)) for run, counts in of_runs(options.convention)]
     with atomic_path(output) as temporary, temporary.open("w", newline="") as file:
         csv.writer(file).writerows([header, *rows])
-    for row in (header, *rows):
-        print(f"{row[0]:20}", *(f"{value:>14}" for value in row[1:]))
+    print(aligned([header, *rows], right=range(1, len(header))))
     print(f"written to {output}")
     return 0
 
@@ -121,21 +133,21 @@ def _assign(options: argparse.Namespace) -> int:
     import logging
     import warnings
 
-    from tood.files import atomic_path
-    from tood.study import Plan, parse_options
+    from tood.runtime.files import atomic_path
+    from tood.study.plan import Plan, parse_options
 
     plan = Plan({**parse_options(options.config), "runs": options.schemes})
     logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
-    warnings.simplefilter("ignore")  # of the libraries, about themselves
+    warnings.simplefilter("ignore")  # warnings of the libraries about themselves
     from tood.analysis.assignment import assign, draw
 
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells what it reads
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it reads
         found = [assign(plan, run.id, options.image, plan.seeds[0]) for run in plan.runs]
     with atomic_path(options.output) as temporary:
         draw(found).savefig(temporary, dpi=200)
     for one in found:
         quality = f"mean IoU {one.iou:.3f}" if one.trained else "untrained"
-        print(f"{one.scheme:20} {one.per_object:6.2f} positives an object, {quality}")
+        print(f"{one.scheme:20} {one.per_object:6.2f} positives per object, {quality}")
     print(f"written to {options.output}")
     return 0
 
@@ -144,7 +156,7 @@ def _doctor(options: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from tood import doctor
+    from tood.study import doctor
 
     findings = doctor.examine(options.data_root, options.scale)
     if options.json:

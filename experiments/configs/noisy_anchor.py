@@ -1,7 +1,7 @@
 """RetinaNet + NoisyAnchor, with the constants of the released `retinanet_R_50_FPN_1x_noisyanchor.yaml`.
 
-Backbone and input are RetinaNet's of this suite; the released code trains Detectron's, 8 images at a rate
-of .005, which is the rate per image of here.
+Backbone and input are RetinaNet's of this suite. The released code trains Detectron's, with shorter sides of
+640 to 800 pixels, 8 images at a rate of .005, which is the rate per image of here.
 """
 
 _base_ = "retinanet.py"
@@ -18,3 +18,5 @@ model = dict(
         momentum=0.9,
     ),
 )
+# How many images a GPU had is not published.
+train = dict(loss_group=None)

@@ -13,20 +13,20 @@ from matplotlib.patches import Rectangle
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 
-from tood.experiments import ExperimentError
-from tood.files import read_json
-from tood.positives import statistics
-from tood.study import Plan
-from tood.training.config import build_model, resolve
-from tood.training.data import build_dataset
-from tood.training.loop import load_model
+from tood.data.loading import build_dataset
+from tood.engine.config import build_model, resolve
+from tood.engine.trainer import load_model
+from tood.models.common.positives import statistics
+from tood.runtime.files import read_json
+from tood.study.declarations import ExperimentError
+from tood.study.plan import Plan
 
 # One a pyramid level, from the finest on
 MARKERS = "os^Dv"
 COLUMNS = 3
 
 
-class Assignment(NamedTuple):
+class ImagePositives(NamedTuple):
     """What one scheme makes of one image."""
 
     scheme: str
@@ -41,7 +41,7 @@ class Assignment(NamedTuple):
     iou: float  # of their predicted boxes, mean over objects that have any; nan for random weights
 
 
-def assign(plan: Plan, run_id: str, image: str, seed: int) -> Assignment:
+def assign(plan: Plan, run_id: str, image: str, seed: int) -> ImagePositives:
     """Let the scheme of a run assign one image of a study.
 
     Args:
@@ -74,8 +74,7 @@ def assign(plan: Plan, run_id: str, image: str, seed: int) -> Assignment:
             f"run the workflow with runs={run_id} and this --config"
         )
     head = model.bbox_head
-    if hasattr(head, "set_epoch"):
-        head.set_epoch(config.schedule.epochs - 1)
+    head.set_progress(config.schedule.epochs - 1, 1.0)
     dataset, index = _find(image, plan, Path(manifest["root"]), config)
     item = dataset[index]
     data = model.data_preprocessor({"inputs": [item["inputs"]], "data_samples": [item["data_samples"]]})
@@ -89,7 +88,7 @@ def assign(plan: Plan, run_id: str, image: str, seed: int) -> Assignment:
     points = torch.cat([level.points for level in levels])
     level_of = torch.cat([torch.full((len(level.points),), i) for i, level in enumerate(levels)])
     largest = torch.zeros(len(gt)).scatter_reduce(0, positives.objects, positives.weights, "amax")
-    return Assignment(
+    return ImagePositives(
         scheme=run_id,
         trained=trained,
         image=item["inputs"].flip(0).permute(1, 2, 0).numpy(),  # BGR [3, H, W] to RGB [H, W, 3]
@@ -121,7 +120,7 @@ def _find(image: str, plan: Plan, root: Path, config: Config) -> tuple[CocoDatas
     )
 
 
-def draw(assignments: Sequence[Assignment]) -> Figure:
+def draw(assignments: Sequence[ImagePositives]) -> Figure:
     """A panel a scheme: positives as dots in the colour of their object, a marker a level."""
     columns = min(COLUMNS, len(assignments))
     rows = -(-len(assignments) // columns)

@@ -21,7 +21,7 @@ from matplotlib.patheffects import AbstractPathEffect, withStroke
 from torch import Tensor
 
 from tood.analysis.alignment import AlignmentOptions, instance_pools
-from tood.dense import DenseLevel
+from tood.models.common.dense_level import DenseLevel
 
 TRUTH, CLASSIFICATION, LOCALISATION = "yellow", "red", "lime"
 

@@ -6,12 +6,7 @@ output  alignment.json; alignment_variants.json with the other readings of the p
 steps   analyse_alignment; complexity
 """
 
-IMPLEMENTED = {
-    run.id: EXPERIMENTS / "configs" / run.config
-    for run in PLAN.all_runs.values()
-    if run.implemented
-}
-COMPLEXITY = "results/paper/complexity.csv"
+IMPLEMENTED = [run for run in PLAN.all_runs.values() if run.implemented]
 
 
 rule complexity:
@@ -22,32 +17,36 @@ rule complexity:
     localrule: True
     params:
         code=code_digest(
-            [*training_files(), PACKAGE / "complexity.py", *IMPLEMENTED.values()]
+            [
+                *import_closure(["tood.analysis.complexity"], rooms=["analysis"]),
+                *(
+                    path
+                    for run in IMPLEMENTED
+                    for path in training_files(run.config, run.options)
+                ),
+            ]
         ),
-        runs=[PLAN.all_runs[run].model_dump_json() for run in IMPLEMENTED],
+        runs=[run.model_dump_json() for run in IMPLEMENTED],
     shell:
         "tood complexity --output {output} 2>&1 | tee {log}"
 
 
 rule analyse_alignment:
     input:
-        model=f"{RUN_FOLDER}/model.pth",
-        detections=f"{RUN_FOLDER}/detections.json",
+        model=OF_RUN.model,
+        detections=OF_RUN.detections,
         manifest=MANIFEST,
     output:
-        alignment=f"{RUN_FOLDER}/alignment.json",
-        variants=f"{RUN_FOLDER}/alignment_variants.json",
+        alignment=OF_RUN.alignment,
+        variants=OF_RUN.alignment_variants,
     log:
-        f"{WORK}/logs/analyse_{{run}}_seed{{seed}}.log",
+        f"{PATHS.logs}/analyse_{{run}}_seed{{seed}}.log",
     threads: EVALUATION.threads
     resources:
-        **asked(lambda wildcards: EVALUATION),
+        **MEASURING,
     params:
-        settings=settings_of,
-        options=evaluation_options(),
-        evaluation=evaluation_of("alignment.json"),
+        job=measuring(ALIGNMENT),
     shell:
-        "python workflow/scripts/analyse_alignment.py --settings {params.settings:q} --model {input.model} "
-        "--manifest {input.manifest} {params.options} --threads {threads} --evaluation {params.evaluation} "
-        "--detections {input.detections} --output {output.alignment} --variants {output.variants} "
-        "2>&1 | tee {log}"
+        "python workflow/scripts/analyse_alignment.py --job {params.job:q} "
+        "--execution {resources.execution:q} --detections {input.detections} "
+        "--output {output.alignment} --variants {output.variants} 2>&1 | tee {log}"

@@ -17,7 +17,7 @@ if PLAN.scale.drawing:
         output:
             ANNOTATIONS,
         log:
-            f"{WORK}/logs/generate_data.log",
+            f"{PATHS.logs}/generate_data.log",
         localrule: True
         params:
             root=PLAN.data_root,
@@ -29,15 +29,15 @@ if PLAN.scale.drawing:
 
 rule check_data:
     input:
-        # A missing file is check_data's to report: it says what is expected there and how to mend it.
+        # A missing file is check_data's to report: it says what is expected there, with a hint.
         [path for path in ANNOTATIONS if PLAN.scale.drawing or Path(path).exists()],
     output:
         MANIFEST,
     log:
-        f"{WORK}/logs/check_data.log",
+        f"{PATHS.logs}/check_data.log",
     threads: EVALUATION.threads
     resources:
-        **asked(lambda wildcards: EVALUATION) | {"gpu": 0},
+        **study.requests(lambda wildcards: EVALUATION, on_gpu=False),
     params:
         root=PLAN.data_root,
         splits=json.dumps(PLAN.settings(RUNS[0])["splits"]),

@@ -8,22 +8,18 @@ steps   evaluate
 
 rule evaluate:
     input:
-        model=f"{RUN_FOLDER}/model.pth",
+        model=OF_RUN.model,
         manifest=MANIFEST,
     output:
-        detections=f"{RUN_FOLDER}/detections.json",
-        ap=f"{RUN_FOLDER}/ap.json",
+        detections=OF_RUN.detections,
+        ap=OF_RUN.ap,
     log:
-        f"{WORK}/logs/evaluate_{{run}}_seed{{seed}}.log",
+        f"{PATHS.logs}/evaluate_{{run}}_seed{{seed}}.log",
     threads: EVALUATION.threads
     resources:
-        **asked(lambda wildcards: EVALUATION),
+        **MEASURING,
     params:
-        settings=settings_of,
-        options=evaluation_options(),
-        evaluation=evaluation_of("ap.json"),
-        batch_size=PLAN.scale.test_batch_size,
+        job=measuring(AP),
     shell:
-        "python workflow/scripts/evaluate.py --settings {params.settings:q} --model {input.model} "
-        "--manifest {input.manifest} {params.options} --threads {threads} --batch-size {params.batch_size} "
-        "--evaluation {params.evaluation} --detections {output.detections} --output {output.ap} 2>&1 | tee {log}"
+        "python workflow/scripts/evaluate.py --job {params.job:q} --execution {resources.execution:q} "
+        "--detections {output.detections} --output {output.ap} 2>&1 | tee {log}"

@@ -11,16 +11,17 @@ steps   report; readme
 rule report:
     input:
         tables=[path for path in TABLES if path.endswith(".md")],
-        figures=PICTURES,
+        figures=[path for path in FIGURES if path.endswith(".png")],
     output:
-        f"{RESULTS}/report.html",
+        PATHS.report,
     log:
-        f"{WORK}/logs/report.log",
+        f"{PATHS.logs}/report.log",
     localrule: True
     params:
-        command=lambda wildcards, input: report_command(RESULTS, list(input.figures)),
+        name=PLAN.name,
     shell:
-        "{params.command:q} 2>&1 | tee {log}"
+        "python workflow/scripts/report.py --name {params.name} --tables {input.tables} "
+        "--figures {input.figures} --output {output} 2>&1 | tee {log}"
 
 
 # README.md is not an `output`: Snakemake deletes outputs before it makes them, and this rule keeps most of the file.

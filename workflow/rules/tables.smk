@@ -7,7 +7,7 @@ steps   tables
 """
 
 TABLES = expand(
-    f"{RESULTS}/tables/{{table}}.{{format}}",
+    f"{PATHS.tables}/{{table}}.{{format}}",
     table=DECLARED_TABLES,
     format=["csv", "md", "tex"],
 )
@@ -15,18 +15,19 @@ TABLES = expand(
 
 rule tables:
     input:
-        of_all_runs(f"{RUN_FOLDER}/ap.json"),
-        COMPLEXITY,
-        of_all_runs(f"{RUN_FOLDER}/alignment.json", ANALYSED),
+        of_all_runs(OF_RUN.ap),
+        of_all_runs(OF_RUN.alignment, ANALYSED),
+        complexity=COMPLEXITY,
     output:
-        f"{RESULTS}/metrics.csv",
-        f"{RESULTS}/table6_readings.csv",
+        PATHS.metrics,
+        PATHS.readings,
         TABLES,
     log:
-        f"{WORK}/logs/tables.log",
+        f"{PATHS.logs}/tables.log",
     localrule: True
     params:
-        command=aggregate_command(RESULTS),
+        study=PLAN.study.model_dump_json(exclude_none=True),
         notes=PLAN.notes(),
     shell:
-        "{params.command:q} 2>&1 | tee {log}"
+        "python workflow/scripts/aggregate.py --study {params.study:q} --complexity {input.complexity} "
+        "2>&1 | tee {log}"

@@ -1,4 +1,4 @@
-"""Train: one job a run and seed.
+"""Train: one job per run and seed.
 
 input   MANIFEST, initial weights
 output  model.pth; beside it, undeclared, so that Snakemake does not delete them when a job starts or fails:
@@ -10,28 +10,31 @@ steps   train
 rule train:
     input:
         manifest=MANIFEST,
-        weights=initial_weights,
+        weights=lambda wildcards: PLAN.initial_weights(wildcards.run) or [],
     output:
-        f"{RUN_FOLDER}/model.pth",
+        OF_RUN.model,
     log:
-        f"{WORK}/logs/train_{{run}}_seed{{seed}}.log",
+        f"{PATHS.logs}/train_{{run}}_seed{{seed}}.log",
     threads: lambda wildcards: PLAN.resources(wildcards.run).threads
     resources:
-        **asked(lambda wildcards: PLAN.resources(wildcards.run)),
+        **study.requests(lambda wildcards: PLAN.resources(wildcards.run), PLAN.on_gpu),
         # Present, it keeps the Slurm executor from starting a step of its own around STEP.
         mpi="",
-        trainer=trainer_of,
+        # How the training is computed, not what comes out. A change of a param would train again.
+        launcher=lambda wildcards: study.launcher(
+            PLAN.resources(wildcards.run), PLAN.on_gpu
+        ),
+        execution=lambda wildcards, threads: PLAN.training_execution(
+            wildcards.run, threads
+        ).argument(),
         # Minutes before the time is up the trainer is told to save its state and to stop.
         slurm_extra="--signal=USR1@120",
     params:
-        settings=settings_of,
-        code=lambda wildcards: CODE_OF[wildcards.run],
-        weights=lambda wildcards, input: (
-            f"--weights {input.weights}" if input.weights else ""
-        ),
+        job=lambda wildcards: PLAN.training_job(
+            wildcards.run, int(wildcards.seed)
+        ).argument(),
         folder=subpath(output[0], parent=True),
     shell:
         f"{STEP}"
-        "{resources.trainer} --settings {params.settings:q} --seed {wildcards.seed} --code {params.code} "
-        "--manifest {input.manifest} {params.weights} --threads {threads} "
-        "--folder {params.folder} --output {output} 2>&1 | tee {log}"
+        "{resources.launcher} workflow/scripts/train.py --job {params.job:q} "
+        "--execution {resources.execution:q} --folder {params.folder} --output {output} 2>&1 | tee {log}"

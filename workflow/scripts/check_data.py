@@ -5,9 +5,9 @@ import json
 import sys
 from pathlib import Path
 
-from tood.data.check import DataError, Split, check_dataset
-from tood.files import write_json
-from tood.progress import Progress
+from tood.data.validation import DataError, Split, check_dataset
+from tood.runtime.files import write_json
+from tood.runtime.progress import Progress
 
 
 def main() -> None:

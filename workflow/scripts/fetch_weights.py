@@ -1,30 +1,13 @@
 """Fetch the ImageNet weights of a backbone, from where mmdet's configurations take them."""
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
 import torch
-from mmengine.runner.checkpoint import get_external_models, get_torchvision_models
 
-from tood.files import atomic_path
-
-# Names that are not torchvision's: as mmdet's configurations call them, after open-mmlab://
-OPEN_MMLAB = {
-    "resnet50_caffe": "detectron2/resnet50_caffe",
-    "resnet50_caffe_detectron": "detectron/resnet50_caffe",
-}
-
-
-def address(name: str) -> tuple[str, str]:
-    """Where the weights of that name are, and the start of their sha256 (empty if the name has none)."""
-    if name in OPEN_MMLAB:
-        url = get_external_models()[OPEN_MMLAB[name]]
-    else:  # torchvision's first ones, which the paper's code used, stand under the plain name
-        url = get_torchvision_models()[name]
-    digest = re.search(r"-([0-9a-f]{8,})\.", url)
-    return url, digest.group(1) if digest else ""
+from tood.engine.weights import address
+from tood.runtime.files import atomic_path
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from tood.data.generate import DrawingSpec, generate
+from tood.data.synthetic import DrawingSpec, generate
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tood.front_page import rewrite
+from tood.study.front_page import rewrite
 
 
 def main() -> None:

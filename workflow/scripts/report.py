@@ -1,37 +1,9 @@
 """One page with every table and figure of a study."""
 
 import argparse
-import base64
 from pathlib import Path
 
-from jinja2 import Template
-from markdown_it import MarkdownIt
-
-from tood.files import atomic_path
-
-PAGE = Template(
-    """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>TOOD, {{ name }}</title>
-<style>
-body { font: 15px/1.5 sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; margin: 1em 0; }
-th, td { padding: .2em .7em; border-bottom: 1px solid #ddd; text-align: left; }
-img { max-width: 100%; }
-</style>
-<h1>TOOD: Task-aligned One-stage Object Detection — {{ name }}</h1>
-<p>Each metric beside the paper's own value for it. “pending” was not run.</p>
-{% for figure in figures %}
-<p><img alt="{{ figure.stem }}" src="data:image/png;base64,{{ encode(figure) }}"></p>
-{% endfor %}
-{% for name in absent %}
-<p>{{ name }} is not shown: not all runs that it is drawn from are done and unchanged.</p>
-{% endfor %}
-{% for table in tables %}{{ render(table) }}{% endfor %}
-</html>
-"""
-)
+from tood.study.report import write_report
 
 
 def main() -> None:
@@ -39,21 +11,9 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--tables", type=Path, nargs="+", required=True, help="in Markdown")
     parser.add_argument("--figures", type=Path, nargs="*", default=[], help="PNG")
-    parser.add_argument("--absent", nargs="*", default=[], help="names of figures that there are not")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
-    with atomic_path(args.output) as temporary:
-        temporary.write_text(
-            PAGE.render(
-                name=args.name,
-                tables=args.tables,
-                figures=args.figures,
-                absent=args.absent,
-                render=lambda path: markdown.render(path.read_text()),
-                encode=lambda path: base64.b64encode(path.read_bytes()).decode(),
-            )
-        )
+    write_report(args.output, args.name, args.tables, args.figures, absent=[])
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ model = dict(
 input = dict(size=(1333, 800), flip=0.5)  # longer and shorter side at most, pixels
 train = dict(
     batch_size=16,  # 4 GPUs x 4 images
+    loss_group=None,  # images whose loss is evaluated together; None: the whole batch
     lr=0.01,
     momentum=0.9,
     weight_decay=1e-4,

@@ -1,0 +1,86 @@
+"""The analysis behind Table 6: which images and objects count, and the readings beside the table's own."""
+
+import json
+
+import pytest
+import torch
+from helpers.initial_runs import draw_dataset, initial_run
+
+from tood.analysis import table6
+from tood.analysis.alignment import AlignmentOptions, instance_alignment, summarise
+from tood.evaluation.detection import dense_predictions
+from tood.evaluation.trained_run import load_trained
+from tood.study.declarations import load_tables
+from tood.study.jobs import Execution
+
+CPU = Execution(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    return draw_dataset(tmp_path_factory.mktemp("drawn"))
+
+
+def box(image: int, x: float, **fields) -> dict:
+    return {"image_id": image, "category_id": 1, "bbox": [x, 0.0, 10.0, 10.0], **fields}
+
+
+TRUTH = {
+    "images": [{"id": 1}, {"id": 2}],
+    "categories": [{"id": 1}, {"id": 2}],
+    "annotations": [box(1, 0, iscrowd=0), box(2, 0, iscrowd=0), box(1, 40, iscrowd=1)],
+}
+DETECTIONS = [
+    box(1, 0, score=0.9),  # correct
+    box(1, 1, score=0.8),  # the same object again
+    box(1, 41, score=0.7),  # in the crowd
+    box(1, 6, score=0.6),  # IoU 4 / 16
+    {**box(1, 0, score=0.5), "category_id": 2},  # the object, but not its class
+]
+
+
+def test_boxes_are_counted_on_the_evaluated_images_under_each_reading():
+    found = table6.count_readings(TRUTH, {"image_ids": [1], "detections": DETECTIONS})
+    kinds = ("correct", "redundant", "error")
+    counts = {reading: tuple(values[kind] for kind in kinds) for reading, values in found.items()}
+    # Without classes the last one is redundant.
+    assert counts == {"default": (1, 1, 1), "class_aware=false": (1, 2, 1), "crowd=drop": (1, 1, 1)}
+    assert found["default"]["ignored"] == 1
+    assert found["crowd=drop"]["ignored"] == 0
+    assert len(TRUTH["annotations"]) == 3
+
+
+def test_the_alignment_is_that_of_each_image_under_each_reading(manifest):
+    trained = load_trained(initial_run(manifest, "atss_af", images=5), CPU)
+    found = table6.measure_alignment(trained, "test", workers=0)
+    assert list(found) == [*table6.ALIGNMENT_READINGS, "confidence=classification"]
+    parts = {"default": [], "confidence=classification": [], "iou_floor=0.5": []}
+    for sample, levels in dense_predictions(
+        trained.model, trained.dataset, device=trained.device, label="", indices=range(5)
+    ):
+        names = ("confidence", "scores", "boxes", "points")
+        cat = {name: torch.cat([getattr(level, name) for level in levels]) for name in names}
+        gt = sample.gt_instances
+        for reading, ranked_by in zip(parts, ("confidence", "scores", "confidence"), strict=True):
+            options = AlignmentOptions(iou_floor=0.5 if reading == "iou_floor=0.5" else 0.0)
+            image = (cat[ranked_by], cat["boxes"], cat["points"], gt.bboxes.float(), gt.labels, options)
+            parts[reading].append(instance_alignment(*image))
+    for reading, images in parts.items():
+        assert found[reading] == pytest.approx(summarise(images, AlignmentOptions()), nan_ok=True), reading
+    # ATSS ranks by classification and centerness together.
+    assert found["default"] != found["confidence=classification"]
+
+
+def test_the_table_has_the_default_reading_and_says_what_it_is_of(manifest, tmp_path):
+    job = initial_run(manifest, "tood_af", images=2, evaluation="how")
+    ids = [image["id"] for image in json.loads(load_trained(job, CPU).annotations.read_text())["images"]][:2]
+    (tmp_path / "detections.json").write_text(json.dumps({"image_ids": ids, "detections": []}))
+    table6.analyse(job, CPU, *(tmp_path / f"{name}.json" for name in ("detections", "alignment", "variants")))
+    metrics = json.loads((tmp_path / "alignment.json").read_text())
+    variants = json.loads((tmp_path / "variants.json").read_text())
+    assert metrics.pop("digests") == {"code": "tood_af", "evaluation": "how"}
+    assert set(metrics) == {name for name in load_tables()["table6"].metrics if not name.startswith("AP")}
+    before, after = (variants[key]["default"] for key in ("before NMS", "after NMS"))
+    assert (metrics["PCC (top-50)"], metrics["IoU (top-10)"]) == (before["pcc"], before["iou"])
+    for kind in ("correct", "redundant", "error"):
+        assert metrics[f"#{kind.capitalize()} boxes"] == after[kind] == 0

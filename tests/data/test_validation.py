@@ -1,0 +1,297 @@
+"""The preflight of a dataset: what it accepts, and that each fault is named with a hint."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tood.data.synthetic import CLASSES, DrawingSpec, generate
+from tood.data.validation import DataError, Split, changed_since_check, check_dataset
+
+TRAIN = Split("annotations/instances_train2017.json", "train2017")
+VAL = Split("annotations/instances_val2017.json", "val2017")
+FIRST_TRAIN, FIRST_VAL = "train2017/000000000001.png", "val2017/000001000001.png"
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    root = tmp_path / "coco"
+    generate(root, DrawingSpec(seed=0, train_images=6, val_images=3, image_size=(48, 32)))
+    return root
+
+
+def edit(root: Path, change: Callable[[dict], object], split: Split = TRAIN) -> None:
+    file = root / split.annotations
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def check(root: Path, **options) -> dict:
+    return check_dataset(root, TRAIN, VAL, **options)
+
+
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def test_manifest_of_a_good_dataset(root):
+    manifest = check(root, expected_categories=CLASSES)
+    assert json.loads(json.dumps(manifest)) == manifest
+    assert manifest["categories"] == [{"id": i, "name": name} for i, name in enumerate(CLASSES, start=1)]
+    content = json.loads((root / TRAIN.annotations).read_text())
+    train = manifest["splits"]["train"]
+    assert train["annotation_file"] == TRAIN.annotations
+    assert (train["images"], manifest["splits"]["val"]["images"]) == (6, 3)
+    assert train["annotations"] == len(content["annotations"])
+    assert check(root) == manifest
+
+
+def test_manifest_counts_crowds_and_images_without_annotation(root):
+    def change(content):
+        image = content["images"][0]["id"]
+        content["annotations"] = [
+            {"id": i, "image_id": image, "category_id": 1, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": i % 2}
+            for i in range(1, 6)
+        ]
+
+    edit(root, change)
+    train = check(root)["splits"]["train"]
+    assert train["crowd_annotations"] == 3
+    assert train["images_without_annotation"] == 5
+
+
+def test_manifest_tells_changed_images_and_annotations_apart(root):
+    before = check(root)["splits"]
+    Image.effect_noise((48, 32), 90).convert("RGB").save(root / FIRST_TRAIN)
+    edit(root, lambda content: content["info"].update(version="2"), VAL)
+    after = check(root)["splits"]
+    assert after["train"]["image_digest"] != before["train"]["image_digest"]
+    assert after["train"]["sha256"] == before["train"]["sha256"]
+    assert after["val"]["image_digest"] == before["val"]["image_digest"]
+    assert after["val"]["sha256"] != before["val"]["sha256"]
+
+
+def test_one_pixel_of_one_image_changes_the_digest(root):
+    """Also where the file keeps its size: BMP does not compress, and Pillow goes by the content."""
+    pixels, digests = Image.new("RGB", (48, 32)), set()
+    for value in (0, 1):
+        pixels.putpixel((5, 5), (0, 0, value))
+        pixels.save(root / FIRST_VAL, format="BMP")
+        digests.add(((root / FIRST_VAL).stat().st_size, check(root)["splits"]["val"]["image_digest"]))
+    ((size, one), (same_size, other)) = digests
+    assert (size, one != other) == (same_size, True)
+
+
+def test_an_image_written_after_the_check_is_found(root, tmp_path):
+    manifest = tmp_path / "manifest.json"
+    assert changed_since_check(manifest) is None
+    manifest.write_text(json.dumps({"root": str(root), **check(root)}))
+    assert changed_since_check(manifest) is None
+    later = manifest.stat().st_mtime + 1
+    os.utime(root / FIRST_VAL, (later, later))
+    assert changed_since_check(manifest) == root / FIRST_VAL
+
+
+def test_image_digest_ignores_the_order_of_entries(root):
+    before = check(root)["splits"]["train"]["image_digest"]
+    edit(root, lambda content: content["images"].reverse())
+    assert check(root)["splits"]["train"]["image_digest"] == before
+
+
+def test_progress_counts_up_to_all_images(root):
+    calls = []
+    check(root, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(done, 9) for done in range(1, 10)]
+
+
+def test_boxes_without_extent_are_tolerated(root):
+    edit(root, lambda content: content["annotations"][0].update(bbox=[3, 4, 0.0, 5], area=0))
+    check(root)
+
+
+def test_image_ids_may_recur_in_the_other_split(root):
+    (root / "annotations/twin.json").write_bytes((root / TRAIN.annotations).read_bytes())
+    manifest = check_dataset(root, TRAIN, Split("annotations/twin.json", "train2017"))
+    assert manifest["splits"]["val"]["sha256"] == manifest["splits"]["train"]["sha256"]
+
+
+def test_exif_orientation_is_ignored(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by a quarter
+    Image.new("RGB", (48, 32)).save(root / FIRST_TRAIN, "JPEG", exif=exif)
+    check(root)
+
+
+@pytest.mark.parametrize(
+    ("images", "train", "val"),
+    [
+        # Annotations by view: 26 boats and 2 crowds of them, 3 flowers, ...
+        ("photographs", *[[9, 28 + 3 + 22 + 22 + 6 + 2 + 0 + 22 + 2, 4 * 2, 1]] * 2),
+        ("tiny_coco", [50, 470, 5, 1], [50, 382, 5, 2]),
+    ],
+    ids=["photographs", "tiny_coco"],
+)
+def test_real_images(request, images, train, val):
+    root = request.getfixturevalue(images)
+    manifest = check(root)
+    counts = ("images", "annotations", "crowd_annotations", "images_without_annotation")
+    assert [manifest["splits"]["train"][key] for key in counts] == train
+    assert [manifest["splits"]["val"][key] for key in counts] == val
+    assert len(manifest["categories"]) == 80
+    assert manifest["categories"][-1] == {"id": 90, "name": "toothbrush"}
+    with pytest.raises(DataError, match=r"missing.*lollipop.*unexpected.*person"):
+        check(root, expected_categories=CLASSES)
+
+
+# --- each fault: what the message must name ---
+
+
+def assert_refused(root: Path, *fragments: str, **options) -> None:
+    with pytest.raises(DataError) as caught:
+        check(root, **options)
+    message = str(caught.value)
+    for fragment in (*fragments, "Hint: "):
+        assert fragment in message
+
+
+def test_no_root(tmp_path):
+    assert_refused(tmp_path / "nowhere", "nowhere", "--config data_root=PATH")
+
+
+@pytest.mark.parametrize("split", [TRAIN, VAL])
+def test_no_annotation_file(root, split):
+    (root / split.annotations).unlink()
+    assert_refused(root, split.annotations, "no such file", "--config data_root=PATH")
+
+
+@pytest.mark.parametrize("split", [TRAIN, VAL])
+def test_truncated_json(root, split):
+    cut_short(root / split.annotations)
+    size = (root / split.annotations).stat().st_size
+    assert_refused(root, split.annotations, "line 1, column", f"{size} bytes", "fetch")
+
+
+def test_binary_instead_of_json(root):
+    (root / TRAIN.annotations).write_bytes(b'{"images": "\xff\xfe"}')
+    assert_refused(root, TRAIN.annotations, "not text at byte 12")
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"images": {}, "annotations": [], "categories": []}'])
+def test_not_an_instances_file(root, content):
+    (root / VAL.annotations).write_text(content)
+    assert_refused(root, VAL.annotations, "images", "missing, or not a list", "COCO instances file")
+
+
+def _set(table: str, **values) -> Callable[[dict], None]:
+    """Overwrites keys of the second entry of a table."""
+    return lambda content: content[table][1].update(values)
+
+
+def _unset(table: str, key: str) -> Callable[[dict], None]:
+    return lambda content: content[table][1].pop(key)
+
+
+FAULTS = {
+    "no images": (lambda c: c["images"].clear(), ["images: empty"]),
+    "no categories": (lambda c: c["categories"].clear(), ["categories: empty"]),
+    "no table": (lambda c: c.pop("annotations"), ["annotations: missing"]),
+    "image twice": (_set("images", id=1), ["images[1].id", "duplicate id 1"]),
+    "image without id": (_unset("images", "id"), ["images[1].id", "expected int, found None"]),
+    "image entry no object": (lambda c: c["images"].insert(1, 5), ["images[1].id"]),
+    "category id twice": (_set("categories", id=1), ["categories[1].id", "duplicate id 1"]),
+    "category name twice": (
+        _set("categories", name="lollipop"),
+        ["categories[1].name", "duplicate name 'lollipop'"],
+    ),
+    "annotation id twice": (_set("annotations", id=1), ["annotations[1].id", "duplicate id 1"]),
+    "unknown image": (_set("annotations", image_id=77), ["annotations[1].image_id", "77 is not in images"]),
+    "unknown category": (
+        _set("annotations", category_id=9),
+        ["annotations[1].category_id", "9 is not in categories"],
+    ),
+    "unhashable category": (_set("annotations", category_id=[1]), ["annotations[1].category_id"]),
+    "no file name": (_unset("images", "file_name"), ["images[1].file_name"]),
+    "no width": (_unset("images", "width"), ["images[1].width", "000000000002.png"]),
+    "no height": (_set("images", height=0), ["images[1].height", "found 0"]),
+    "no bbox": (_unset("annotations", "bbox"), ["annotations[1].bbox", "found None"]),
+    "short bbox": (_set("annotations", bbox=[1, 2, 3]), ["annotations[1].bbox", "[1, 2, 3]"]),
+    "negative width": (_set("annotations", bbox=[1, 2, -3, 4]), ["annotations[1].bbox", "-3"]),
+    "infinite bbox": (_set("annotations", bbox=[1, 2, float("inf"), 4]), ["annotations[1].bbox"]),
+    "nan bbox": (_set("annotations", bbox=[float("nan"), 2, 3, 4]), ["annotations[1].bbox"]),
+    "text in bbox": (_set("annotations", bbox=["1", 2, 3, 4]), ["annotations[1].bbox", "'1'"]),
+    "no area": (_unset("annotations", "area"), ["annotations[1].area"]),
+    "no iscrowd": (_unset("annotations", "iscrowd"), ["annotations[1].iscrowd"]),
+}
+
+
+@pytest.mark.parametrize(("change", "fragments"), FAULTS.values(), ids=FAULTS)
+def test_faulty_annotations(root, change, fragments):
+    edit(root, change)
+    assert_refused(root, TRAIN.annotations, *fragments)
+
+
+def test_splits_with_other_categories(root):
+    edit(root, lambda content: content["categories"].append({"id": 9, "name": "kite"}), VAL)
+    assert_refused(root, VAL.annotations, TRAIN.annotations, "missing []", "unexpected ['9 kite']")
+
+
+def test_splits_with_categories_in_another_order(root):
+    edit(root, lambda content: content["categories"].reverse(), VAL)
+    assert_refused(root, VAL.annotations, "another order")
+
+
+def test_unexpected_categories(root):
+    expected = [*CLASSES[:-1], "zebra"]
+    fragments = ("missing ['zebra']", f"unexpected ['{CLASSES[-1]}']")
+    assert_refused(root, TRAIN.annotations, *fragments, expected_categories=expected)
+
+
+def test_expected_categories_in_another_order(root):
+    assert_refused(root, TRAIN.annotations, "another order", expected_categories=CLASSES[::-1])
+
+
+def test_missing_images(root):
+    for name in ("000000000003.png", "000000000005.png"):
+        (root / "train2017" / name).unlink()
+    assert_refused(root, TRAIN.annotations, "file_name", "2 of 6", "first 000000000003.png", "copy")
+
+
+def test_truncated_png(root):
+    cut_short(root / FIRST_VAL)
+    assert_refused(root, FIRST_VAL, "cannot be decoded", "fetch")
+
+
+def test_truncated_jpeg(root):
+    Image.effect_noise((48, 32), 90).convert("RGB").save(root / FIRST_TRAIN, "JPEG")
+    cut_short(root / FIRST_TRAIN)
+    assert_refused(root, FIRST_TRAIN, "cannot be decoded", "truncated")
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
+def test_not_an_image(root, content):
+    (root / FIRST_TRAIN).write_bytes(content)
+    assert_refused(root, FIRST_TRAIN, "cannot be decoded")
+
+
+def test_image_of_another_size(root):
+    Image.new("RGB", (32, 48)).save(root / FIRST_VAL)
+    assert_refused(root, FIRST_VAL, "32 x 48", "48 x 32", VAL.annotations)
+
+
+def test_the_cheapest_problem_is_named_first(root):
+    """With everything broken at once, faults surface in order of what they cost to find."""
+    edit(root, _set("annotations", image_id=77), VAL)
+    (root / "val2017/000001000002.png").unlink()
+    whole = (root / FIRST_TRAIN).read_bytes()
+    cut_short(root / FIRST_TRAIN)
+    assert_refused(root, VAL.annotations, "image_id")
+    edit(root, lambda content: content["annotations"][1].update(image_id=1_000_001), VAL)
+    assert_refused(root, "1 of 3 image files", "000001000002.png")
+    Image.new("RGB", (48, 32)).save(root / "val2017/000001000002.png")
+    assert_refused(root, FIRST_TRAIN, "cannot be decoded")
+    (root / FIRST_TRAIN).write_bytes(whole)
+    check(root)

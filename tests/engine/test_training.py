@@ -1,0 +1,865 @@
+"""Building, training and evaluating a run, on a drawn dataset and on a made one of odd images."""
+
+import json
+import math
+import random
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import ConstantLR, LinearLR, MultiStepLR
+from mmengine.runner import set_random_seed
+from PIL import Image
+
+from tood.data.loading import SeededDataset, build_dataset, epoch_batches
+from tood.data.synthetic import CLASSES, DrawingSpec, generate
+from tood.engine import trainer as loop
+from tood.engine.checkpoint import Checkpoints
+from tood.engine.config import build_model, resolve
+from tood.engine.schedule import learning_rate
+from tood.engine.trainer import load_model, train, weights_of
+from tood.evaluation.detection import AP_NAMES, coco_ap, dense_predictions, detect
+from tood.evaluation.trained_run import load_trained
+from tood.models.common.dense_level import DenseLevel
+from tood.runtime import device
+from tood.runtime.device import choose_device
+from tood.runtime.failures import Diverged, Interrupted
+from tood.study.declarations import EXPERIMENTS
+from tood.study.jobs import Execution, MeasuringJob
+from tood.study.plan import Plan
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+CPU = torch.device("cpu")
+TRAIN, VAL = Plan({}).scale.train, Plan({}).scale.val
+RUNS = [run.id for run in Plan({}).runs]
+DRAWN = [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)]
+# Neither in the order of their ids nor without gaps.
+ODD = [{"id": 7, "name": "truck"}, {"id": 2, "name": "bird"}, {"id": 90, "name": "cat"}]
+# Image id: (width, height), boxes as (category id, x, y, w, h, iscrowd)
+ODD_IMAGES = {
+    31: ((96, 64), [(2, 10, 8, 40, 30, 0), (90, 50, 20, 44, 40, 0)]),
+    12: ((48, 80), [(7, 4, 30, 36, 44, 0)]),
+    5: ((64, 64), []),
+    8: ((90, 61), [(90, 3, 5, 33, 50, 0), (7, 40, 10, 30, 30, 0), (2, 60, 30, 20, 30, 1)]),
+    44: ((60, 70), [(2, 20, 11, 38, 52, 0)]),
+    45: ((52, 75), [(7, 0, 0, 52, 75, 0)]),
+    60: ((100, 50), [(90, 33, 7, 41, 36, 0)]),
+    70: ((50, 90), [(2, 11, 40, 33, 21, 0)]),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def write_coco(path: Path, images: dict, categories: list[dict]) -> Path:
+    """An annotation file of images as in `ODD_IMAGES`."""
+    boxes = [(image, *box) for image, (_, listed) in images.items() for box in listed]
+    content = {
+        "images": [
+            {"id": image, "file_name": f"{image}.png", "width": width, "height": height}
+            for image, ((width, height), _) in images.items()
+        ],
+        "annotations": [
+            {"id": number, "image_id": image, "category_id": category, "iscrowd": crowd}
+            | {"bbox": [x, y, w, h], "area": w * h}
+            for number, (image, category, x, y, w, h, crowd) in enumerate(boxes, 1)
+        ],
+        "categories": categories,
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("odd")
+    (root / "annotations").mkdir()
+    write_coco(root / VAL.annotations, ODD_IMAGES, ODD)
+    (root / VAL.images).mkdir()
+    generator = np.random.default_rng(0)
+    for image, ((width, height), _) in ODD_IMAGES.items():
+        pixels = generator.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / VAL.images / f"{image}.png")
+    return root
+
+
+def odd_dataset(root: Path, flip: float | None, size=(96, 96)):
+    return build_dataset(root, *VAL, [category["name"] for category in ODD], size, flip)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "drawn"
+    generate(root, DrawingSpec(seed=0, train_images=40, val_images=6, image_size=(64, 64)))
+    return root
+
+
+@pytest.fixture(scope="module")
+def training_images(drawn):
+    return build_dataset(drawn, *TRAIN, CLASSES, (64, 64), 0.5)
+
+
+# Learning rate
+
+
+def rates_of_mmengine(number, base, per_epoch, milestones, kind, warmup, factor) -> list[float]:
+    """What mmengine's schedulers, stepped as its Runner does, set before each iteration."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=base)
+    if kind == "linear":
+        rising = LinearLR(optimizer, start_factor=factor, by_epoch=False, begin=0, end=warmup)
+    else:
+        rising = ConstantLR(optimizer, factor=factor, by_epoch=False, begin=0, end=warmup)
+    steps = MultiStepLR(optimizer, milestones=milestones, gamma=0.1, by_epoch=True)
+    rates = []
+    for iteration in range(number):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        rising.step()
+        if (iteration + 1) % per_epoch == 0:
+            steps.step()
+    return rates
+
+
+@pytest.mark.parametrize("kind", ["linear", "constant"])
+@pytest.mark.parametrize(
+    ("base", "per_epoch", "milestones", "warmup", "factor"),
+    [
+        (0.01, 200, [8, 11], 500, 0.001),
+        (0.01, 7, [8, 11], 500, 0.001),  # both drops within the warm-up
+        (0.04, 20, [8, 11], 50, 0.001),
+        (0.08, 13, [12, 16], 100, 0.1),
+        (0.5, 3, [2], 2, 0.25),
+    ],
+)
+def test_learning_rate_is_that_of_mmengine(base, per_epoch, milestones, kind, warmup, factor):
+    number = per_epoch * (milestones[-1] + 1)
+    expected = rates_of_mmengine(number, base, per_epoch, milestones, kind, warmup, factor)
+    found = [
+        learning_rate(
+            iteration,
+            base=base,
+            iterations_per_epoch=per_epoch,
+            milestones=milestones,
+            warmup_iterations=warmup,
+            warmup_factor=factor,
+            warmup=kind,
+        )
+        for iteration in range(number)
+    ]
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert found[0] == pytest.approx(base * factor)
+
+
+@pytest.mark.parametrize("kind", ["linear", "constant"])
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_no_warmup(warmup, kind):
+    for iteration, expected in [(0, 0.3), (3, 0.3), (4, 0.03), (8, 0.003)]:
+        assert learning_rate(
+            iteration,
+            base=0.3,
+            iterations_per_epoch=4,
+            milestones=[1, 2],
+            warmup_iterations=warmup,
+            warmup_factor=0.001,
+            warmup=kind,
+        ) == pytest.approx(expected)
+
+
+def test_unknown_warmup():
+    with pytest.raises(ValueError, match=r"train\.warmup is 'slow'; it must be 'linear' or 'constant'"):
+        learning_rate(
+            9,
+            base=0.3,
+            iterations_per_epoch=4,
+            milestones=[1],
+            warmup_iterations=2,
+            warmup_factor=0.1,
+            warmup="slow",
+        )
+
+
+# Data
+
+
+def drawings(dataset, order) -> dict:
+    """Pixels and flip of the samples, drawn in that order."""
+    samples = {index: dataset[index] for index in order}
+    return {
+        index: (sample["inputs"].numpy().tobytes(), sample["data_samples"].flip)
+        for index, sample in samples.items()
+    }
+
+
+def test_augmentation_depends_on_seed_epoch_and_image_alone(training_images):
+    dataset, order = SeededDataset(training_images, 3, 1), range(len(training_images))
+    expected = drawings(dataset, order)
+    random.seed(99)
+    np.random.seed(99)  # noqa: NPY002 - what the transforms draw from
+    assert drawings(dataset, reversed(order)) == expected
+    assert drawings(dataset, [5, 5, 0]) == {index: expected[index] for index in (5, 0)}
+    for other in (SeededDataset(training_images, 3, 2), SeededDataset(training_images, 4, 1)):
+        assert drawings(other, order) != expected
+    flips = [flip for _, flip in expected.values()]
+    assert 0.2 < np.mean(flips) < 0.8
+
+
+def batches_of(dataset, *, batch_size=3, seed=0, epoch=0, workers=0):
+    number, batches = epoch_batches(dataset, batch_size, seed, epoch, workers)
+    batches = list(batches)
+    assert len(batches) == number
+    return batches
+
+
+def content(batches) -> list:
+    return [
+        (sample.img_id, sample.flip, pixels.numpy().tobytes())
+        for batch in batches
+        for pixels, sample in zip(batch["inputs"], batch["data_samples"], strict=True)
+    ]
+
+
+def orders(batches) -> list[list[int]]:
+    return [[sample.img_id for sample in batch["data_samples"]] for batch in batches]
+
+
+def test_batches_are_the_same_with_and_without_workers(training_images):
+    alone = batches_of(training_images, batch_size=8, workers=0)
+    assert content(batches_of(training_images, batch_size=8, workers=2)) == content(alone)
+
+
+def test_order_depends_on_seed_and_epoch(training_images):
+    first = orders(batches_of(training_images, seed=1, epoch=2))
+    torch.manual_seed(99)
+    assert orders(batches_of(training_images, seed=1, epoch=2)) == first
+    assert orders(batches_of(training_images, seed=2, epoch=2)) != first
+    assert orders(batches_of(training_images, seed=1, epoch=3)) != first
+    assert orders(batches_of(training_images, seed=3, epoch=0)) != first
+    assert orders(batches_of(training_images, seed=2, epoch=1)) != first
+
+
+def assert_an_epoch(dataset, batch_size, epoch):
+    """Each image once, alike in orientation but for what is left over at the end."""
+    batches = batches_of(dataset, batch_size=batch_size, epoch=epoch)
+    ids = sorted(image for batch in orders(batches) for image in batch)
+    assert ids == sorted(dataset.get_data_info(index)["img_id"] for index in range(len(dataset)))
+    assert len(batches) == math.ceil(len(dataset) / batch_size)
+    shapes = [[sample.ori_shape for sample in batch["data_samples"]] for batch in batches]
+    mixed = [len({width < height for height, width in batch}) == 2 for batch in shapes]
+    assert sum(mixed) <= 1
+    assert not any(mixed[:-2])
+    assert all(len(batch) == batch_size for batch in shapes[:-1])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_an_epoch_of_odd_images(odd, batch_size, epoch):
+    assert_an_epoch(odd_dataset(odd, 0.5), batch_size, epoch)
+
+
+def test_an_epoch_of_real_images(real_images):
+    names = [c["name"] for c in json.loads((real_images / TRAIN.annotations).read_text())["categories"]]
+    dataset = build_dataset(real_images, *TRAIN, names, (160, 96), 0.5)
+    assert_an_epoch(dataset, 2, 0)
+    assert_an_epoch(dataset, 4, 0)
+    assert dataset.cat_ids[-1] == 90  # COCO's ids have gaps
+    for index in range(5):
+        height, width = dataset[index]["inputs"].shape[1:]
+        assert max(height, width) <= 160
+        assert min(height, width) <= 96
+
+
+def test_images_without_objects_are_for_testing_only(odd, drawn):
+    testing, training = odd_dataset(odd, None), odd_dataset(odd, 0.5)
+    assert len(testing) == len(ODD_IMAGES)
+    ids = {training.get_data_info(index)["img_id"] for index in range(len(training))}
+    assert ids == set(ODD_IMAGES) - {5}
+    val = json.loads((drawn / VAL.annotations).read_text())
+    assert len(build_dataset(drawn, *VAL, CLASSES, (64, 64), None)) == len(val["images"])
+
+
+@pytest.mark.parametrize("flip", [None, 0.0, 1.0])
+def test_labels_and_boxes_are_those_of_the_file(odd, flip):
+    dataset = odd_dataset(odd, flip, size=(192, 128))
+    for index in range(len(dataset)):
+        sample = dataset[index]["data_samples"]
+        (width, height), listed = ODD_IMAGES[sample.img_id]
+        scale = min(192 / max(width, height), 128 / min(width, height))
+        expected = []
+        for category, x, y, w, h, crowd in listed:
+            x = width - x - w if flip else x
+            expected += [(category, *(scale * v for v in (x, y, x + w, y + h)))] * (not crowd)
+        found = sample.gt_instances
+        boxes = found.bboxes.tensor.tolist()
+        categories = [dataset.cat_ids[label] for label in found.labels]
+        assert categories == [category for category, *_ in expected]
+        for box, (_, *corners) in zip(boxes, expected, strict=True):
+            assert box == pytest.approx(corners, abs=1)  # the sides of an image are rounded
+        assert len(sample.ignored_instances) == sum(crowd for *_, crowd in listed)
+
+
+# Configuration
+
+
+def flatten(nested, place="") -> dict:
+    """Dotted keys and the values they lead to."""
+    if not isinstance(nested, dict):
+        return {place: nested}
+    return {
+        deeper: value
+        for key, inner in nested.items()
+        for deeper, value in flatten(inner, f"{place}.{key}" if place else key).items()
+    }
+
+
+def plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("scale", ["smoke", "mini", "paper"])
+@pytest.mark.parametrize("run", RUNS)
+def test_resolving_changes_what_is_named_and_nothing_else(scale, run):
+    settings = Plan({"scale": scale}).settings(run)
+    found = flatten(resolve(settings, ODD, Path("initial.pth")).to_dict())
+    declared = settings["run"]
+    expected = flatten(Config.fromfile(EXPERIMENTS / "configs" / declared["config"]).to_dict())
+    head = settings["heads"].get(expected["model.bbox_head.type"], {})
+    for key, change in {
+        "model.bbox_head": head,
+        **{k: settings[k] for k in ("model", "input", "train")},
+    }.items():
+        expected |= flatten(change, key)
+    # A mapping that a scale takes away, such as a normalisation, takes its keys along.
+    taken = [f"{key}." for key, value in expected.items() if value is None]
+    expected = {key: value for key, value in expected.items() if not key.startswith(tuple(taken))}
+    expected |= declared["options"]
+    expected |= {
+        "model.bbox_head.num_classes": 3,
+        "model.backbone.init_cfg.type": "Pretrained",
+        "model.backbone.init_cfg.checkpoint": "initial.pth",
+        "classes": ["truck", "bird", "cat"],
+        "schedule.epochs": declared["epochs"],
+        "schedule.milestones": declared["milestones"],
+    }
+    assert {k: plain(v) for k, v in found.items()} == {k: plain(v) for k, v in expected.items()}
+
+
+def test_options_of_the_run_come_last():
+    settings = Plan({}).settings("tood_af")
+    options = {"train.lr": 0.5, "model.neck.out_channels": 48, "input.size": [96, 80]}
+    options["model.bbox_head.anchor_generator.octave_base_scale"] = 6
+    resolved = flatten(resolve(settings, ODD, None).to_dict())
+    settings["run"]["options"] = options
+    assert flatten(resolve(settings, ODD, None).to_dict()) == resolved | options
+    assert all(resolved[key] != value for key, value in options.items())
+
+
+def test_without_weights_the_backbone_starts_at_random():
+    config = resolve(Plan({}).settings("tood_af"), ODD, None)
+    assert config.model.backbone.init_cfg is None
+    states = []
+    for seed in (0, 0, 1):
+        set_random_seed(seed)
+        model = build_model(config)
+        model.init_weights()
+        states.append(model.backbone.conv1.weight.detach().clone())
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+def test_weights_are_loaded_into_the_backbone(tmp_path):
+    config = resolve(Plan({}).settings("atss_af"), ODD, tmp_path / "initial.pth")
+    state = {name: torch.rand_like(p) for name, p in build_model(config).backbone.named_parameters()}
+    torch.save(state, tmp_path / "initial.pth")
+    model = build_model(config)
+    model.init_weights()
+    for name, parameter in model.backbone.named_parameters():
+        assert torch.equal(parameter, state[name]), name
+
+
+# Training
+
+
+def configured(run: str, options: dict | None = None, categories=DRAWN) -> Config:
+    settings = Plan({}).settings(run)
+    settings["run"]["options"] |= options or {}
+    return resolve(settings, categories, None)
+
+
+def initialised(config: Config, seed: int = 0):
+    set_random_seed(seed)
+    model = build_model(config)
+    model.init_weights()
+    return model
+
+
+def trained(dataset, folder: Path, config: Config, seed=0, model=None, **options):
+    """A model after training, what `train` returned, and the entries of its loss log."""
+    model = model or initialised(config, seed)
+    loss_log = folder / "runs" / "losses.jsonl"
+    summary = train(
+        model, dataset, config, seed=seed, device=CPU, loss_log=loss_log, label="train", **options
+    )
+    return model, summary, [json.loads(line) for line in loss_log.read_text().splitlines()]
+
+
+def bits(model) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
+
+
+@pytest.fixture
+def every_iteration_logged(monkeypatch):
+    monkeypatch.setattr(loop, "LOG_INTERVAL", 1)
+
+
+@pytest.mark.parametrize(
+    ("run", "options"),
+    [
+        # Warm-up alone or alignment alone: from one to the other the loss falls without any learning.
+        ("atss_af_thead", {}),
+        ("tood_af", {"model.train_cfg.initial_epoch": 0}),
+        ("atss_af", {}),
+        ("fovea", {}),
+        ("fovea_thead", {}),
+        (
+            "fovea_thead",
+            {"model.bbox_head.loss_bbox": {"_delete_": True, "type": "tood.LogDistanceGIoULoss"}},
+        ),
+        ("fcos_imprv", {}),
+        ("fcos_imprv_thead", {}),
+        ("tal_tap_18e", {"model.train_cfg.initial_epoch": 0}),
+        # Of the schemes of Table 2 that mmdet lacks; MAL's loss is a logarithm that falls too slowly
+        ("noisy_anchor", {}),
+        ("atss_qfl", {}),
+        ("paa", {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else ",".join(value) or "as declared",
+)
+@pytest.mark.usefixtures("every_iteration_logged")
+def test_the_loss_falls(training_images, tmp_path, run, options):
+    _, summary, entries = trained(training_images, tmp_path, configured(run, options), iterations=40)
+    losses = [entry["loss"] for entry in entries]
+    assert (len(losses), summary["iterations"]) == (40, 40)
+    assert np.mean(losses[-8:]) < 0.93 * np.mean(losses[:8])
+    for entry in entries:
+        parts = [value for key, value in entry.items() if key.startswith("loss_") or key.endswith("_loss")]
+        assert entry["loss"] == pytest.approx(sum(parts), rel=1e-5)
+
+
+def test_a_seed_decides_every_bit(training_images, tmp_path):
+    config = configured("tood_af")
+
+    def weights(seed, initial=None, workers=0):
+        model = initialised(config, seed if initial is None else initial)
+        trained(training_images, tmp_path, config, seed, model, iterations=7, workers=workers)
+        return bits(model)
+
+    first = weights(0)
+    assert weights(0) == first
+    assert weights(0, workers=2) == first
+    assert weights(1, initial=0) != first  # order and augmentation alone
+
+
+@pytest.mark.usefixtures("every_iteration_logged")
+def test_a_whole_schedule(training_images, tmp_path, monkeypatch):
+    config = configured("tood_af", {"train.warmup_iterations": 4, "train.batch_size": 16})
+    config.schedule = dict(epochs=3, milestones=[1, 2])
+    model, told = initialised(config), []
+    tell = model.bbox_head.set_progress
+    monkeypatch.setattr(model.bbox_head, "set_progress", lambda *now: told.append(now) or tell(*now))
+    _, summary, entries = trained(training_images, tmp_path, config, model=model)
+    per_epoch = math.ceil(len(training_images) / 16)
+    assert [epoch for epoch, _ in told] == [epoch for epoch in range(3) for _ in range(per_epoch)]
+    assert (summary["iterations"], summary["images"]) == (3 * per_epoch, 3 * len(training_images))
+    assert summary["images_per_second"] > 0
+    assert summary["peak_memory_mb"] is None
+    passed = [(iteration + 1) / per_epoch for iteration in range(3 * per_epoch)]
+    assert [entry["epoch"] for entry in entries] == pytest.approx(passed)
+    assert [entry["lr"] for entry in entries] == [
+        learning_rate(
+            iteration,
+            base=config.train.lr,
+            iterations_per_epoch=per_epoch,
+            milestones=[1, 2],
+            warmup_iterations=4,
+            warmup_factor=config.train.warmup_factor,
+            warmup="linear",
+        )
+        for iteration in range(3 * per_epoch)
+    ]
+
+
+@pytest.mark.usefixtures("every_iteration_logged")
+def test_the_head_is_told_the_progress_and_asked_for_its_positives(training_images, tmp_path, monkeypatch):
+    config = configured("mal", {"train.batch_size": 16})
+    config.schedule = dict(epochs=4, milestones=[3])
+    model, told = initialised(config), []
+    tell = model.bbox_head.set_progress
+    monkeypatch.setattr(model.bbox_head, "set_progress", lambda *now: told.append(now) or tell(*now))
+    *_, entries = trained(training_images, tmp_path, config, model=model, iterations=5)
+    assert [share for _, share in told] == pytest.approx([step / 12 for step in range(5)])  # of the schedule
+    for entry in entries:
+        assert entry["objects"] >= 8
+        assert 1 <= entry["positives"] <= 40  # the size of a bag
+        assert 0 < entry["positive_iou"] < 1
+
+
+@pytest.mark.parametrize(("iterations", "recorded"), [(1, [1]), (5, [5]), (6, [5, 6]), (11, [5, 10, 11])])
+def test_training_stops_after_so_many_iterations(training_images, tmp_path, iterations, recorded):
+    """An entry per epoch of five iterations, and one of the last."""
+    config = configured("atss_ab")
+    _, summary, entries = trained(training_images, tmp_path, config, iterations=iterations)
+    assert summary["iterations"] == iterations
+    assert [entry["iteration"] for entry in entries] == recorded
+    assert [entry["epoch"] for entry in entries] == [iteration / 5 for iteration in recorded]
+
+
+def test_a_step_is_that_of_clipped_sgd(training_images, tmp_path):
+    changes = {"train.warmup_iterations": 0, "train.weight_decay": 0.0, "train.grad_clip": 0.1}
+    config = configured("tood_ab", changes | {"train.lr": 0.5})
+    model = initialised(config)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trained(training_images, tmp_path, config, model=model, iterations=1)
+    change = sum((p.detach() - before[name]).double().square().sum() for name, p in model.named_parameters())
+    assert change.sqrt().item() == pytest.approx(0.5 * 0.1, rel=1e-3)
+
+
+def test_momentum_and_weight_decay_act_on_every_parameter(training_images, tmp_path, monkeypatch):
+    """Where the loss is flat, two steps are these of SGD with momentum."""
+    lr, decay, momentum = 0.5, 0.1, 0.7
+    changes = {"warmup_iterations": 0, "lr": lr, "weight_decay": decay, "momentum": momentum}
+    config = configured("tood_af", {f"train.{key}": value for key, value in changes.items()})
+    model = initialised(config)
+    loss_by_feat = model.bbox_head.loss_by_feat
+    monkeypatch.setattr(
+        model.bbox_head, "loss_by_feat", lambda *a, **k: {n: 0 * v for n, v in loss_by_feat(*a, **k).items()}
+    )
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trained(training_images, tmp_path, config, model=model, iterations=2)
+    first = 1 - lr * decay
+    second = first - lr * (momentum * decay + decay * first)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), before[name] * second, msg=name)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_the_training(training_images, tmp_path, monkeypatch, value):
+    config = configured("tood_af")
+    model, calls = initialised(config), []
+    loss_by_feat = model.bbox_head.loss_by_feat
+
+    def spoilt(*args, **kwargs):
+        calls.append(1)
+        losses = loss_by_feat(*args, **kwargs)
+        return losses | {"loss_bbox": losses["loss_bbox"] * value} if len(calls) == 4 else losses
+
+    monkeypatch.setattr(model.bbox_head, "loss_by_feat", spoilt)
+    with pytest.raises(Diverged, match=rf"{value} at iteration 3 \(epoch 0"):
+        trained(training_images, tmp_path, config, model=model, iterations=10)
+    assert len(calls) == 4
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_parts_of_a_batch_train_the_same(training_images, tmp_path):
+    """In float64, as float32's last bit soon decides another assignment."""
+    config = configured("tood_af", {"model.backbone.norm_eval": True})
+    models = [initialised(config).double() for _ in range(3)]
+    _, whole, parts = models
+    trained(training_images, tmp_path, config, model=whole, iterations=6)
+    trained(training_images, tmp_path, config, model=parts, iterations=6, micro_batch=3)
+    for before, a, b in zip(*(model.parameters() for model in models), strict=True):
+        assert (a - b).abs().max() <= 1e-9 * (a - before).abs().max()
+    assert bits(whole) != bits(parts)  # they were computed in different ways
+
+
+def test_parts_are_refused_where_batch_normalisation_learns(training_images, tmp_path):
+    with pytest.raises(RuntimeError, match=r"norm_eval=true"):
+        trained(training_images, tmp_path, configured("tood_af"), iterations=1, micro_batch=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", RUNS)
+def test_every_run_goes_on_from_a_checkpoint(training_images, tmp_path, run):
+    """Heads included that keep something besides parameters."""
+    config = configured(run, {"model.train_cfg.initial_epoch": 1} if run.startswith("tood") else {})
+    expected, *_ = trained(training_images, tmp_path / "whole", config, iterations=8)
+
+    def checkpoints():
+        return Checkpoints(tmp_path / "checkpoints", "identity", minutes=10, iterations=1)
+
+    asked = iter(range(100))
+    with pytest.raises(Interrupted):
+        trained(
+            training_images,
+            tmp_path / "parts",
+            config,
+            iterations=8,
+            checkpoints=checkpoints(),
+            stop=lambda: next(asked) == 6,
+        )
+    found, _, entries = trained(
+        training_images, tmp_path / "parts", config, iterations=8, checkpoints=checkpoints()
+    )
+    assert bits(found) == bits(expected)
+    assert [entry["iteration"] for entry in entries] == [5, 8]
+
+
+def test_images_whose_only_object_is_a_crowd_train(odd, tmp_path):
+    crowds = {image: (size, [(2, 5, 5, 30, 30, 1)]) for image, (size, _) in ODD_IMAGES.items()}
+    write_coco(odd / "annotations" / "crowds.json", crowds, ODD)
+    dataset = build_dataset(
+        odd, "annotations/crowds.json", VAL.images, ["truck", "bird", "cat"], (64, 64), 0.5
+    )
+    config = configured("tood_af", {"model.train_cfg.initial_epoch": 1}, ODD)
+    config.schedule.epochs = 2
+    before = bits(model := initialised(config))
+    _, summary, records = trained(dataset, tmp_path, config, model=model)
+    assert summary["iterations"] == 2 * math.ceil(len(dataset) / 8)
+    assert all(record["objects"] == 0 and record["loss_bbox"] == 0 < record["loss"] for record in records)
+    assert bits(model) != before  # the background trains, and nothing becomes NaN by it
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.fixture
+def two_gpus(monkeypatch, tmp_path):
+    """As torch shows them; nothing is computed there. What is set last is `current`."""
+    seen = SimpleNamespace(current=None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(uuid=f"GPU-{i}"))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: setattr(seen, "current", device))
+    monkeypatch.setattr("tood.runtime.device.tempfile.gettempdir", lambda: str(tmp_path))
+    held: list = []
+    monkeypatch.setattr("tood.runtime.device._HELD", held)
+    yield seen
+    for lock in held:
+        lock.release()
+
+
+def test_each_process_takes_a_gpu_of_its_own(two_gpus):
+    """One that another process has is passed over; where none is left they share."""
+    code = (
+        "import sys, time; from filelock import FileLock\n"
+        "lock = FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); time.sleep(60)"
+    )
+    assert choose_device("cuda") == two_gpus.current == torch.device("cuda", 0)
+    lock = device._HELD.pop()
+    lock.release()
+    with subprocess.Popen([sys.executable, "-c", code, lock.lock_file], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        assert choose_device("auto") == two_gpus.current == torch.device("cuda", 1)
+        assert choose_device("cuda") == torch.device("cuda", 0)
+        other.kill()
+    assert choose_device("cuda") == torch.device("cuda", 0)  # freed by the other's end
+    assert [Path(lock.lock_file).name[-10:] for lock in device._HELD] == ["GPU-1.lock", "GPU-0.lock"]
+
+
+def test_devices(monkeypatch, two_gpus):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == CPU
+    with pytest.raises(RuntimeError, match=r"GPU.*`tood doctor`.*--config device=cpu"):
+        choose_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto").type == choose_device("cuda").type == "cuda"
+    assert choose_device("cpu") == CPU
+
+
+# Checkpoints
+
+
+def save_model(path, model, meta):
+    path.parent.mkdir(exist_ok=True)
+    torch.save(weights_of(model, meta), path)
+
+
+def test_a_model_and_its_meta_come_back(tmp_path):
+    config = configured("tood_af")
+    model, other = initialised(config, 0), initialised(config, 1)
+    meta = {"settings": Plan({}).settings("tood_af"), "seed": 3, "classes": config.classes}
+    save_model(tmp_path / "new" / "model.pth", model, meta)
+    assert bits(other) != bits(model)
+    assert load_model(tmp_path / "new" / "model.pth", other) == meta
+    assert bits(other) == bits(model)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["model.pth"]
+
+
+def spoil_by_truncation(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def spoil_by_another_model(path):
+    save_model(path, initialised(configured("atss_af")), {})
+
+
+def spoil_by_other_classes(path):
+    save_model(path, initialised(configured("tood_af", categories=ODD)), {})
+
+
+def spoil_by_foreign_content(path):
+    torch.save({"weights": torch.zeros(3)}, path)
+
+
+def spoil_by_missing_meta(path):
+    torch.save({"state_dict": initialised(configured("tood_af")).state_dict()}, path)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        Path.unlink,
+        spoil_by_truncation,
+        spoil_by_another_model,
+        spoil_by_other_classes,
+        spoil_by_foreign_content,
+        spoil_by_missing_meta,
+    ],
+)
+def test_a_file_that_does_not_fit_is_named(tmp_path, spoil):
+    config, path = configured("tood_af"), tmp_path / "model.pth"
+    save_model(path, initialised(config), {})
+    spoil(path)
+    with pytest.raises(RuntimeError, match=r"model\.pth: cannot be loaded into this run's model"):
+        load_model(path, initialised(config))
+
+
+def test_a_trained_run_is_what_the_scripts_get(drawn, tmp_path):
+    model = initialised(configured("tood_af"), 5)
+    save_model(tmp_path / "model.pth", model, {})
+    (tmp_path / "manifest.json").write_text(json.dumps({"root": str(drawn), "categories": DRAWN}))
+    job = MeasuringJob(
+        settings=Plan({}).settings("tood_af"),
+        model=tmp_path / "model.pth",
+        manifest=tmp_path / "manifest.json",
+        images=4,
+    )
+    loaded = load_trained(job, Execution(device="cpu"))
+    assert bits(loaded.model) == bits(model)
+    assert (loaded.device, list(loaded.indices), len(loaded.dataset)) == (CPU, [0, 1, 2, 3], 6)
+    assert loaded.annotations == drawn / VAL.annotations
+    with pytest.raises(RuntimeError, match=r"model\.pth"):
+        load_trained(job.model_copy(update={"settings": Plan({}).settings("tal")}), Execution(device="cpu"))
+
+
+# Evaluation
+
+
+def perfect(images=ODD_IMAGES) -> list[dict]:
+    return [
+        {"image_id": image, "category_id": category, "bbox": box, "score": 0.9}
+        for image, (_, listed) in images.items()
+        for category, *box, crowd in listed
+        if not crowd
+    ]
+
+
+def test_perfect_detections_have_an_ap_of_100(odd):
+    metrics = coco_ap(odd / VAL.annotations, perfect(), list(ODD_IMAGES))
+    assert tuple(metrics) == AP_NAMES
+    for name in ("AP", "AP50", "AP75", "APS", "APM"):
+        assert metrics[name] == pytest.approx(100)
+    assert math.isnan(metrics["APL"])  # there is no object of 96 x 96 pixels
+
+
+def test_no_detections_have_an_ap_of_0(odd):
+    nothing = coco_ap(odd / VAL.annotations, [], list(ODD_IMAGES))
+    wrong = [{"image_id": 5, "category_id": 2, "bbox": [0, 0, 9, 9], "score": 0.5}]
+    for metrics in (nothing, coco_ap(odd / VAL.annotations, wrong, list(ODD_IMAGES))):
+        assert metrics["AP"] == metrics["AP50"] == metrics["AP75"] == metrics["APM"] == 0
+        assert math.isnan(metrics["APL"])
+
+
+def test_only_the_given_images_count(odd):
+    some = [d for d in perfect() if d["image_id"] in (31, 12, 8)]
+    assert coco_ap(odd / VAL.annotations, some, [8, 31, 12])["AP"] == pytest.approx(100)
+    assert coco_ap(odd / VAL.annotations, some, list(ODD_IMAGES))["AP"] < 90
+    assert coco_ap(odd / VAL.annotations, perfect(), [31])["AP"] == pytest.approx(100)
+
+
+@pytest.fixture
+def omniscient(odd, monkeypatch):
+    """A model that finds every object, in the pixels of its input, and its test images."""
+    dataset = odd_dataset(odd, None, size=(160, 120))
+    truth = {dataset[i]["data_samples"].img_id: dataset[i]["data_samples"] for i in range(len(dataset))}
+    model = initialised(configured("tood_af", categories=ODD))
+
+    def dense_by_feat(*outs, batch_img_metas, clip):
+        levels = []
+        for meta in batch_img_metas:
+            objects = truth[meta["img_id"]].gt_instances
+            scores = torch.nn.functional.one_hot(objects.labels, 3) * 0.9
+            boxes = objects.bboxes.tensor
+            levels.append([DenseLevel(scores, scores, boxes, boxes[:, :2], (1, len(boxes)), 8)])
+        return levels
+
+    monkeypatch.setattr(model.bbox_head, "dense_by_feat", dense_by_feat)
+    return model, dataset
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (3, 0), (3, 2)])
+def test_detections_are_in_original_pixels_and_categories(omniscient, odd, batch_size, workers):
+    model, dataset = omniscient
+    found, image_ids = detect(
+        model, dataset, device=CPU, label="test", batch_size=batch_size, workers=workers
+    )
+    assert image_ids == list(ODD_IMAGES)
+    assert all(type(value) in (int, float) for detection in found for value in detection["bbox"])
+    assert json.loads(json.dumps(found)) == found
+
+    def order(entry):
+        return entry["image_id"], entry["category_id"]
+
+    for detection, truth in zip(sorted(found, key=order), sorted(perfect(), key=order), strict=True):
+        assert order(detection) == order(truth)
+        assert detection["bbox"] == pytest.approx(truth["bbox"], abs=1e-3)
+        assert detection["score"] == pytest.approx(0.9)
+    assert coco_ap(odd / VAL.annotations, found, image_ids)["AP"] == pytest.approx(100)
+
+
+def test_detecting_on_some_images(omniscient):
+    model, dataset = omniscient
+    found, image_ids = detect(model, dataset, device=CPU, label="test", batch_size=2, indices=range(3))
+    assert image_ids == list(ODD_IMAGES)[:3]
+    assert {detection["image_id"] for detection in found} == {31, 12}
+
+
+@pytest.mark.parametrize("run", ["tood_af", "atss_af"])
+def test_real_predictions_stay_within_their_image(odd, run):
+    model = initialised(configured(run, {"model.test_cfg.score_thr": 0.0}, ODD))
+    dataset = odd_dataset(odd, None, size=(160, 120))
+    found, _ = detect(model, dataset, device=CPU, label="test", batch_size=4)
+    assert {detection["image_id"] for detection in found} == set(ODD_IMAGES)
+    assert {detection["category_id"] for detection in found} <= {2, 7, 90}
+    for detection in found:
+        (width, height), _ = ODD_IMAGES[detection["image_id"]]
+        x, y, w, h = detection["bbox"]
+        assert min(x, y, w, h) >= 0
+        assert x + w <= width + 1e-3
+        assert y + h <= height + 1e-3
+
+
+def test_dense_predictions_and_objects_are_in_input_pixels(odd):
+    model = initialised(configured("tood_af", categories=ODD))
+    dataset = odd_dataset(odd, None, size=(160, 120))
+    ids = []
+    for sample, levels in dense_predictions(model, dataset, device=CPU, label="test", indices=[0, 2, 4]):
+        ids.append(sample.img_id)
+        (_, height), listed = ODD_IMAGES[sample.img_id]
+        scale = sample.img_shape[0] / height
+        assert scale > 1.2
+        corners = [[x, y, x + w, y + h] for _, x, y, w, h, crowd in listed if not crowd]
+        expected = scale * torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
+        torch.testing.assert_close(sample.gt_instances.bboxes, expected, rtol=0, atol=1)
+        assert [level.stride for level in levels] == [4, 8, 16]
+        for level in levels:
+            assert len(level.scores) == len(level.boxes) == len(level.points) == math.prod(level.grid)
+            assert level.grid[0] == math.ceil(sample.batch_input_shape[0] / level.stride)
+    assert ids == [31, 5, 44]

@@ -1,0 +1,180 @@
+"""What the workflow decides without Snakemake: requests of jobs, launchers, figures, and when it stops."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tood.runtime.failures import Held
+from tood.runtime.files import write_json
+from tood.study import workflow
+from tood.study.declarations import ExperimentError, load_tables
+from tood.study.jobs import Resources
+from tood.study.paths import StudyPaths
+from tood.study.plan import Plan
+from tood.study.status import Status, load_study
+
+TABLES = load_tables()
+PAIR = Plan({"runs": "atss_af,tood_af", "seeds": "4,5"})
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# What a study has
+
+
+def test_figures_are_those_that_the_runs_suffice_for():
+    found = workflow.figures(PAIR, TABLES)
+    assert list(found) == ["figure1", "positives"]
+    assert found["figure1"] == ({"ATSS": "atss_af", "TOOD": "tood_af"}, (4,), "model.pth")
+    assert set(found["positives"].runs.values()) == {"atss_af"}
+    assert found["positives"].seeds == (4, 5)
+    assert list(workflow.figures(Plan({}), TABLES)) == ["figure1", "positives", "sweep_m", "alpha_beta"]
+    assert workflow.figures(Plan({"runs": "fcos_imprv"}), TABLES) == {}
+
+
+def test_the_sweeps_want_every_run_of_their_tables():
+    swept = {row.run for name in ("table4", "table_m") for row in TABLES[name].rows}
+    whole = workflow.figures(Plan({"runs": sorted(swept)}), TABLES)
+    assert set(whole["sweep_m"].runs) == set(whole["alpha_beta"].runs) == swept
+    assert whole["sweep_m"].file == "ap.json"
+    for missing in swept:
+        assert "sweep_m" not in workflow.figures(Plan({"runs": sorted(swept - {missing})}), TABLES)
+
+
+def test_figure_1_shows_the_baseline_first_with_one_seed():
+    job = workflow.figure1_job(PAIR, workflow.figures(PAIR, TABLES)["figure1"])
+    assert list(job.detectors) == ["ATSS", "TOOD"]
+    paths = StudyPaths(PAIR.name)
+    assert [d.model for d in job.detectors.values()] == [
+        paths.run(r, 4).model for r in ("atss_af", "tood_af")
+    ]
+
+
+def test_analysed_runs_are_those_of_table_6():
+    assert set(workflow.analysed_runs(PAIR, TABLES)) == {"atss_af", "tood_af"}
+    assert workflow.analysed_runs(Plan({"runs": "paa"}), TABLES) == []
+
+
+def test_the_summary_counts_trainings_and_epochs():
+    said = workflow.summary(PAIR)
+    assert said.startswith("smoke: 2 runs x seeds [4, 5] = 4 trainings, 48 epochs. Of the paper's 60 runs ")
+    states = [run.state for run in PAIR.all_runs.values()]
+    assert f"{states.count('implemented')} are implemented" in said
+
+
+# What jobs ask for
+
+
+@pytest.mark.parametrize(("on_gpu", "gpus"), [(True, 6), (False, 0)])
+def test_a_job_asks_for_what_its_wildcards_say(on_gpu, gpus):
+    job = Resources(gpus=2, nodes=3, threads=4, mem_mb=500, runtime=7)
+    asked = workflow.requests({"large": job, "small": Resources()}.__getitem__, on_gpu)
+    found = {key: [value("large", attempt) for attempt in (1, 2, 3)] for key, value in asked.items()}
+    assert found == {
+        "gpu": [gpus] * 3,
+        "nodes": [3] * 3,
+        "cpus_per_task": [8] * 3,
+        "mem_mb": [500, 1000, 1000],
+        "runtime": [7] * 3,
+    }
+    assert asked["runtime"]("small", 1) == Resources().runtime
+
+
+def test_one_process_needs_no_launcher():
+    for resources, on_gpu in ((Resources(), True), (Resources(gpus=4, nodes=2), False)):
+        assert workflow.launcher(resources, on_gpu) == "python"
+
+
+def test_several_processes_are_launched_on_each_node():
+    one, two = (workflow.launcher(Resources(gpus=4, nodes=nodes), on_gpu=True) for nodes in (1, 2))
+    assert one.startswith("torchrun --nproc-per-node 4 --signals-to-handle ")
+    assert "SIGUSR1" in one.split()[4].split(",")
+    assert one.endswith(" --standalone")
+    assert "--standalone" not in two
+    assert "--nnodes 2 --rdzv-backend c10d --rdzv-id $SLURM_JOB_ID --rdzv-endpoint $(hostname):" in two
+
+
+# Before and after
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused(empty):
+    (empty / "results").write_text("no folder")
+    with pytest.raises(ExperimentError, match="results is not a folder"):
+        workflow.require_folders(PAIR)
+    (empty / "results").unlink()
+    workflow.require_folders(PAIR)
+    assert list(empty.iterdir()) == []
+
+
+def test_a_study_begins_once_and_leaves_word_of_itself(empty):
+    lock = workflow.begin(PAIR)
+    assert load_study("smoke").study == PAIR.study
+    with pytest.raises(Held, match=f"process {os.getpid()} on .* works on this study"):
+        workflow.begin(PAIR)
+    lock.release()
+    workflow.begin(PAIR).release()
+
+
+def test_data_that_changed_after_its_check_is_refused(empty, monkeypatch):
+    monkeypatch.setattr(workflow, "changed_since_check", lambda manifest: Path("coco/1.png"))
+    with pytest.raises(ExperimentError, match=r"1\.png changed after .* remove work/smoke/manifest\.json"):
+        workflow.begin(PAIR)
+
+
+def test_a_gpu_is_required_only_where_the_study_wants_one(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    workflow.require_device("auto")
+    workflow.require_device("cpu")
+    with pytest.raises(ExperimentError, match="needs a GPU"):
+        workflow.require_device("cuda")
+
+
+def test_nothing_is_rendered_where_no_training_ever_started(empty):
+    assert not workflow.render_what_is_there(PAIR, workflow.figures(PAIR, TABLES))
+    assert list(empty.iterdir()) == []
+
+
+def test_what_is_there_is_rendered_with_the_figures_that_are_not(empty):
+    write_json(StudyPaths("smoke").run("tood_af", 4).state, {"state": "failed", "reason": "for a test"})
+    assert workflow.render_what_is_there(PAIR, workflow.figures(PAIR, TABLES))
+    page = Path("results/smoke/report.html").read_text()
+    assert page.count("<table>") == len(TABLES)
+    assert "for a test" in page
+    for name in ("figure1", "positives"):
+        assert f"{name} is not shown" in page
+
+
+def test_a_figure_is_up_to_date_while_its_runs_are_done_and_older(empty, monkeypatch):
+    states = {"atss_af": "done", "tood_af": "done"}
+
+    def read_status(plan, run, seed):
+        folder = StudyPaths("smoke").run(run, seed).folder
+        return Status(run=plan.all_runs[run], seed=seed, folder=folder, state=states[run])
+
+    monkeypatch.setattr(workflow, "read_status", read_status)
+    sources, picture = workflow.figures(PAIR, TABLES)["figure1"], Path("figure1.png")
+
+    def shown() -> bool:
+        return workflow.up_to_date(picture, PAIR, sources)
+
+    models = [StudyPaths("smoke").run(run, 4).model for run in states]
+    for model in models:
+        model.parent.mkdir(parents=True)
+        model.touch()
+        os.utime(model, (100, 100))
+    assert not shown()  # there is no picture
+    picture.touch()
+    assert shown()
+    states["tood_af"] = "stale"
+    assert not shown()
+    states["tood_af"] = "done"
+    later = picture.stat().st_mtime + 10
+    os.utime(models[0], (later, later))
+    assert not shown()
+    models[0].unlink()
+    assert not shown()

@@ -1,0 +1,433 @@
+"""The workflow as its users call it: what it plans, what a study leaves behind, what a failure costs."""
+
+import base64
+import contextlib
+import io
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers.figures import likeness, pixels, rendered, text_of_pdf
+from helpers.scripts import script
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from tood.runtime.locks import hold_study
+from tood.study.declarations import load_runs, load_tables
+from tood.study.plan import load_scale
+
+RUNS = load_runs()
+TABLES = load_tables(runs=RUNS)
+TRAINED = ("atss_af", "tood_af")
+OPTIONS = ("--config", "runs=atss_af,tood_af", "val_images=6", "name=tiny")
+CALL = ("--cores", "2", *OPTIONS, "iterations=3")
+AP = {"AP", "AP50", "AP75", "APS", "APM", "APL"}
+# Counted once for all studies, hence here as an earlier one left it; numbers that only this file has.
+COMPLEXITY = """run,head_params_m,params_m,head_gflops,gflops
+atss_af,11.25,12.25,13.25,14.25
+tal,21.25,22.25,23.25,24.25
+tood_af,31.25,32.25,33.25,34.25
+"""
+SIZES = ("Head params (M)", "Full params (M)", "Head FLOPs (G)", "Full FLOPs (G)")
+
+
+def planned(output: str) -> Counter:
+    """The jobs of a dry run: (rule,), or (rule, run, seed)."""
+    parts = re.split(r"^(?:local)?rule (\w+):$", output, flags=re.MULTILINE)
+    jobs = Counter()
+    for rule, block in zip(parts[1::2], parts[2::2], strict=True):
+        wildcards = re.search(r"wildcards: run=(\w+), seed=(\d+)$", block, re.MULTILINE)
+        jobs[rule, *(wildcards.groups() if wildcards else ())] += 1
+    return jobs
+
+
+def table(workspace, name: str, study: str = "tiny") -> pd.DataFrame:
+    return pd.read_csv(workspace.path / f"results/{study}/tables/{name}.csv")
+
+
+# What is planned
+
+
+@pytest.mark.parametrize("scale", ["smoke", "paper"])
+def test_every_run_is_planned_once_and_planning_imports_nothing_heavy(workspace, poison, scale):
+    assert workspace.run("python", "-c", "import torch", PYTHONPATH=str(poison)).returncode
+    (poison / "imported").unlink()
+
+    outcome = workspace.run("snakemake", "-n", "--config", f"scale={scale}", PYTHONPATH=str(poison))
+    assert outcome.returncode == 0, outcome.stdout
+    assert not (poison / "imported").exists()
+
+    declared, seed = load_scale(scale), "0"
+    implemented = [run.id for run in RUNS.values() if run.implemented]
+    once = ("check_data", "figure1", "sweeps", "positives", "complexity", "tables", "report", "all")
+    expected = [(rule,) for rule in once]
+    expected += [("generate_data",)] if declared.drawing else []
+    backbones = {RUNS[run].weights for run in implemented}
+    expected += [("fetch_weights",)] * len(backbones) if declared.weights == "imagenet" else []
+    expected += [(rule, run, seed) for run in implemented for rule in ("train", "evaluate")]
+    analysed = {row.run for row in TABLES["table6"].rows} & set(implemented)
+    expected += [("analyse_alignment", run, seed) for run in analysed]
+    assert planned(outcome.stdout) == Counter(expected)
+    assert re.findall(r"^total +(\d+)$", outcome.stdout, re.MULTILINE) == [str(len(expected))] * 2
+    assert not (workspace.path / "results").exists()
+    assert not (workspace.path / "work").exists()
+
+
+# A study from its data to its report
+
+
+@pytest.fixture(scope="module")
+def study(new_workspace):
+    """A finished study; tests read it, or change a copy."""
+    workspace = new_workspace()
+    complexity = workspace.path / "results/paper/complexity.csv"
+    complexity.parent.mkdir(parents=True)
+    complexity.write_text(COMPLEXITY)
+    outcome = workspace.run("snakemake", *CALL)
+    assert outcome.returncode == 0, outcome.stdout
+    return workspace
+
+
+def test_metrics(study):
+    metrics = pd.read_csv(study.path / "results/tiny/metrics.csv")
+    assert list(metrics.columns) == ["run", "seed", "metric", "value", "stale"]
+    assert metrics["stale"].isna().all()
+    assert not metrics.duplicated(["run", "seed", "metric"]).any()
+    models = metrics[metrics["seed"].isna()].pivot_table(index="run", columns="metric", values="value")
+    assert models.loc["tood_af", list(SIZES)].tolist() == [31.25, 32.25, 33.25, 34.25]
+    measured = metrics[metrics["seed"].notna()]
+    assert set(measured["seed"]) == {0}
+    values = measured.pivot_table(index="run", columns="metric", values="value", dropna=False)
+    assert set(values.index) == set(TRAINED)
+    assert set(values.columns) >= AP | set(TABLES["table6"].metrics)
+    assert (values[["AP", "AP50", "AP75"]].ge(0) & values[["AP", "AP50", "AP75"]].le(100)).all(axis=None)
+    assert values["PCC (top-50)"].between(-1, 1).all()
+    assert values["IoU (top-10)"].between(0, 1, inclusive="right").all()
+    counts = values[[name for name in values if name.endswith(" boxes")]]
+    assert (counts.ge(0) & (counts % 1 == 0)).all(axis=None)
+
+
+def test_evaluation_is_of_the_first_images(study):
+    truth = json.loads((study.path / "work/data/smoke/annotations/instances_val2017.json").read_text())
+    ids = [image["id"] for image in truth["images"]][:6]
+    for run in TRAINED:
+        found = json.loads((study.path / f"work/tiny/runs/{run}/seed0/detections.json").read_text())
+        assert found["image_ids"] == ids
+
+
+def by_pycocotools(annotations: Path, found: dict) -> dict[str, float]:
+    """AP of detections, and how many of them are correct at IoU 0.5."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(annotations)
+        evaluator = COCOeval(truth, truth.loadRes(found["detections"]), "bbox")
+        evaluator.params.imgIds = found["image_ids"]
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    area = evaluator.params.areaRng[0]
+    images = [image for image in evaluator.evalImgs if image is not None and image["aRng"] == area]
+    matched = np.concatenate([image["dtMatches"][0] > 0 for image in images])
+    ignored = np.concatenate([image["dtIgnore"][0] > 0 for image in images])
+    return {"AP": 100 * evaluator.stats[0], "#Correct boxes": float((matched & ~ignored).sum())}
+
+
+def test_metrics_are_those_of_the_detections(study, tmp_path):
+    """Three iterations teach too little to detect anything; scores are raised until there are detections."""
+    workspace = study.copy(tmp_path / "copy")
+    folder = workspace.path / "work/tiny/runs/tood_af/seed0"
+    checkpoint = torch.load(folder / "model.pth", weights_only=True)
+    checkpoint["state_dict"]["bbox_head.predictor.cls_conv.bias"] += 4
+    torch.save(checkpoint, folder / "model.pth")
+    outcome = workspace.run("snakemake", "results/tiny/metrics.csv", *CALL)
+    assert outcome.returncode == 0, outcome.stdout
+
+    found = json.loads((folder / "detections.json").read_text())
+    assert {detection["image_id"] for detection in found["detections"]} == set(found["image_ids"])
+    expected = by_pycocotools(workspace.path / "work/data/smoke/annotations/instances_val2017.json", found)
+    assert min(expected.values()) > 0
+    for metrics, changed in ((workspace, True), (study, False)):
+        frame = pd.read_csv(metrics.path / "results/tiny/metrics.csv").set_index(["run", "metric"])["value"]
+        measured = {name: frame["tood_af", name] for name in expected}
+        assert (measured == pytest.approx(expected)) == changed
+    assert table(workspace, "table3").set_index("run").loc["tood_af", "AP"] == pytest.approx(
+        expected["AP"], rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables(study, name):
+    declared, frame = TABLES[name], table(study, name)
+    columns = ("{}", "{}_paper") if declared.printed else ("{}",)
+    metrics = [column.format(metric) for metric in declared.metrics for column in columns]
+    assert list(frame.columns) == [*declared.keys, *metrics, "run", "status"]
+    assert list(frame["run"]) == [row.run for row in declared.rows]
+    measured = pd.read_csv(study.path / "results/tiny/metrics.csv").set_index(["run", "metric"])["value"]
+    for row, record in zip(declared.rows, frame.to_dict("records"), strict=True):
+        assert {key: str(record[key]) for key in declared.keys} == row.key
+        untrained = "quoted" if RUNS[row.run].quoted else "pending"
+        assert record["status"] == ("done" if row.run in TRAINED else untrained)
+        for metric in declared.metrics:
+            if declared.printed:
+                paper = math.nan if row.paper[metric] is None else row.paper[metric]
+                assert record[f"{metric}_paper"] == pytest.approx(paper, nan_ok=True)
+            ours = measured.get((row.run, metric), math.nan)
+            assert record[metric] == pytest.approx(ours, rel=1e-6, nan_ok=True)
+
+    for suffix in ("md", "tex"):
+        text = (study.path / f"results/tiny/tables/{name}.{suffix}").read_text()
+        for note in ("random weights", "after 3 iterations", "first 6 validation images"):
+            assert note in text
+    assert r"\end{table}" in text
+
+
+def test_figure1_shows_both_detectors_on_one_evaluated_image(study):
+    figures, data = study.path / "results/tiny/figures", study.path / "work/data/smoke"
+    page = pixels(figures / "figure1.png", width=600)
+    rows = page[: len(page) // 2], page[len(page) // 2 :]
+    truth = json.loads((data / "annotations/instances_val2017.json").read_text())
+    names = [image["file_name"] for image in truth["images"]]
+    # A panel is 170 pixels wide. Boxes and arrows hide a part of the image.
+    maps = [
+        [likeness(row, pixels(data / "val2017" / name), range(160, 180, 2)) for name in names] for row in rows
+    ]
+    scores = np.array([[found.max() for found in of_row] for of_row in maps])  # [rows, images]
+    first, second = scores.argmax(axis=1)
+    assert first == second < 6
+    assert (np.sort(scores, axis=1)[:, -1] > 0.1 + np.sort(scores, axis=1)[:, -2]).all()
+    places = [np.unravel_index(of_row[first].argmax(), of_row[first].shape) for of_row in maps]
+    assert np.abs(np.subtract(*places)).max() <= 2
+    text = text_of_pdf(figures / "figure1.pdf").splitlines()
+    assert [line for line in text if line in ("ATSS", "TOOD", "Result")] == [
+        "ATSS",
+        "Result",
+        "TOOD",
+        "Result",
+    ]
+    assert len([line for line in text if line.startswith(("Score (stride ", "IoU (stride "))]) == 4
+
+
+def test_the_figure_of_positives_shows_the_records_of_the_trainings(study, tmp_path):
+    """Of the schemes of Table 2 this study trains ATSS. A line needs records of more epochs than it has."""
+    workspace = study.copy(tmp_path / "copy")
+    records = [
+        {"epoch": epoch, "objects": 4, "positives": 2.0**epoch, "positive_iou": 0.2 * epoch}
+        for epoch in (1, 2, 3)
+    ]
+    losses = workspace.path / "work/tiny/runs/atss_af/seed0/losses.jsonl"
+    losses.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    drawn = workspace.path / "results/tiny/figures/positives.png"
+    drawn.unlink()
+    outcome = workspace.run("snakemake", drawn.relative_to(workspace.path), *CALL)
+    assert outcome.returncode == 0, outcome.stdout
+
+    curves = pd.DataFrame(records).drop(columns="objects").assign(scheme="ATSS", seed=0)
+    assert np.array_equal(pixels(drawn), rendered(script("positives").draw(curves), 200))
+    shifted = curves.assign(positives=[2.0, 4.0, 7.9])
+    assert not np.array_equal(pixels(drawn), rendered(script("positives").draw(shifted), 200))
+    text = text_of_pdf(drawn.with_suffix(".pdf")).splitlines()
+    assert {"ATSS", "positives of an object", "mean IoU of their predicted boxes"} <= set(text)
+
+
+class TablesOfPage(HTMLParser):
+    """Cells of the tables of a page, by table and row."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tables, self.inside = [], False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+            self.inside = True
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.inside = False
+
+    def handle_data(self, data):
+        if self.inside:
+            self.tables[-1][-1][-1] += data
+
+
+def test_report_holds_every_table_and_every_figure(study):
+    page = (study.path / "results/tiny/report.html").read_text()
+    shown = TablesOfPage(page).tables
+    titles = re.findall(r"<strong>([^<]+)\.</strong>", page)
+    assert sorted(titles) == sorted(declared.title for declared in TABLES.values())
+    by_title = dict(zip(titles, shown, strict=True))
+    for name, declared in TABLES.items():
+        header, *rows = by_title[declared.title]
+        assert [cell for cell in header if cell != "paper"] == [*declared.keys, *declared.metrics]
+        for row, record in zip(rows, table(study, name).to_dict("records"), strict=True):
+            values = row[len(declared.keys) :: 2 if declared.printed else 1]
+            for value, (metric, spec) in zip(values, declared.metrics.items(), strict=True):
+                if math.isfinite(record[metric]):
+                    assert value == format(record[metric], spec)
+    for figure in ("figure1", "positives"):
+        content = (study.path / f"results/tiny/figures/{figure}.png").read_bytes()
+        assert f'alt="{figure}" src="data:image/png;base64,{base64.b64encode(content).decode()}"' in page
+
+
+@pytest.mark.parametrize("run", TRAINED)
+def test_training_leaves_safe_weights_and_says_what_they_are(study, run):
+    folder = study.path / f"work/tiny/runs/{run}/seed0"
+    checkpoint = torch.load(folder / "model.pth", weights_only=True)
+    assert all(tensor.isfinite().all() for tensor in checkpoint["state_dict"].values())
+    assert (checkpoint["meta"]["seed"], checkpoint["meta"]["settings"]["run"]["id"]) == (0, run)
+    state = json.loads((folder / "state.json").read_text())
+    assert (state["state"], state["iterations"]) == ("done", 3)
+    last = json.loads((folder / "losses.jsonl").read_text().splitlines()[-1])
+    assert last["iteration"] == 3
+    assert math.isfinite(last["loss"])
+
+
+def test_a_second_call_has_nothing_to_do(study):
+    before = study.files("results")
+    outcome = study.run("snakemake", *CALL)
+    assert (outcome.returncode, "Nothing to be done" in outcome.stdout) == (0, True), outcome.stdout
+    assert study.files("results") == before
+
+
+def test_another_seed_trains_that_seed_only(study):
+    outcome = study.run("snakemake", "-n", *CALL, "seeds=0,1")
+    assert outcome.returncode == 0, outcome.stdout
+    per_seed = [(rule, run, "1") for run in TRAINED for rule in ("train", "evaluate", "analyse_alignment")]
+    assert planned(outcome.stdout) == Counter([*per_seed, ("positives",), ("tables",), ("report",), ("all",)])
+
+
+def test_other_iterations_train_again(study):
+    outcome = study.run("snakemake", "-n", *OPTIONS, "iterations=4")
+    assert outcome.returncode == 0, outcome.stdout
+    jobs = planned(outcome.stdout)
+    assert {job for job in jobs if job[0] == "train"} == {("train", run, "0") for run in TRAINED}
+    assert not {("generate_data",), ("check_data",)} & set(jobs)
+
+
+def test_a_changed_byte_in_the_annotations_is_checked_and_trained_on_again(study, tmp_path):
+    workspace = study.copy(tmp_path / "copy")
+    with (workspace.path / "work/data/smoke/annotations/instances_train2017.json").open("a") as file:
+        file.write(" ")
+    outcome = workspace.run("snakemake", "-n", *CALL)
+    assert outcome.returncode == 0, outcome.stdout
+    jobs = planned(outcome.stdout)
+    assert {("check_data",), *(("train", run, "0") for run in TRAINED)} <= set(jobs)
+    assert ("generate_data",) not in jobs
+
+
+def test_each_result_carries_what_made_it(study):
+    manifest = json.loads((study.path / "work/tiny/manifest.json").read_text())
+    for run in TRAINED:
+        folder = study.path / f"work/tiny/runs/{run}/seed0"
+        made = json.loads((folder / "provenance.json").read_text())
+        assert (made["run"], made["seed"], made["hardware"]["gpus"]) == (run, 0, 0)
+        assert made["data"]["train"]["sha256"] == manifest["splits"]["train"]["sha256"]
+        assert made["config"]["model"]["bbox_head"]["num_classes"] == len(manifest["categories"])
+        assert made["finished"] > made["started"]
+        for name in ("ap.json", "alignment.json"):
+            assert json.loads((folder / name).read_text())["digests"].items() >= made["digests"].items()
+    shown = study.run("tood", "show", "tood_af")
+    assert shown.returncode == 0, shown.stdout
+    assert re.search(r"^state +done$", shown.stdout, re.MULTILINE)
+    progress = study.run("tood", "progress").stdout.splitlines()
+    assert progress[-1].startswith("tiny: 2 done;")
+
+
+def test_a_failure_costs_only_what_failed(study, tmp_path):
+    """A damaged checkpoint fails its run's evaluation; the other run keeps its files and its numbers."""
+    workspace, damaged = study.copy(tmp_path / "copy"), "work/tiny/runs/tood_af/seed0/model.pth"
+    others = workspace.files("work/tiny/runs/atss_af")
+    (workspace.path / damaged).write_bytes(b"no checkpoint")
+
+    outcome = workspace.run("snakemake", *CALL)
+    assert outcome.returncode != 0
+    assert f"evaluate: {damaged}: cannot be loaded" in outcome.stdout
+    assert "Traceback" not in outcome.stdout
+
+    assert workspace.files("work/tiny/runs/atss_af") == others
+    for name in ("table3", "table6"):
+        before, after = (table(w, name).set_index("run") for w in (study, workspace))
+        pd.testing.assert_series_equal(after.loc["atss_af"], before.loc["atss_af"], check_dtype=False)
+        assert after.loc["tood_af", "status"] != "done"
+        assert math.isnan(after.loc["tood_af", "AP"])
+    page = (workspace.path / "results/tiny/report.html").read_text()
+    assert "figure1 is not shown" in page
+    assert page.count("<img") == 1  # positives, which no evaluation takes part in
+    assert page.count("<table>") == len(TABLES)
+
+
+def test_another_device_trains_nothing_again(study):
+    """Nor anything else that decides how a training is computed, not what comes out."""
+    outcome = study.run("snakemake", "-n", *CALL, "device=cpu")
+    assert outcome.returncode == 0, outcome.stdout
+    assert not {job for job in planned(outcome.stdout) if job[0] == "train"}
+
+
+@pytest.mark.slow
+def test_the_same_command_after_snakemake_was_killed(workspace):
+    """The orphaned trainer is not doubled: the second call waits for it and takes its result over."""
+    complexity = workspace.path / "results/paper/complexity.csv"
+    complexity.parent.mkdir(parents=True)
+    complexity.write_text(COMPLEXITY)
+    call = ("--cores", "1", "--config", "runs=tood_af", "batch_size=1", "name=tiny", "val_images=6")
+    folder = workspace.path / "work/tiny/runs/tood_af/seed0"
+    program = Path(sys.executable).with_name("snakemake")
+
+    def start(name: str) -> tuple[subprocess.Popen, Path]:
+        path = workspace.path / name
+        with path.open("w") as log:
+            return subprocess.Popen([program, *call], cwd=workspace.path, stdout=log, stderr=log), path
+
+    def wait_until(happened, process: subprocess.Popen, log: Path) -> None:
+        deadline = time.monotonic() + 240
+        while not happened():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+
+    first, log = start("first.log")
+    wait_until(lambda: list(folder.glob("checkpoints/*.pth")), first, log)
+    trainer = json.loads((folder / "state.json").read_text())["pid"]
+    first.kill()
+    first.wait()
+    os.kill(trainer, signal.SIGSTOP)  # it lives, and has time until the second has seen it
+
+    second, log = start("second.log")
+    wait_until(lambda: f"process {trainer} on" in log.read_text(), second, log)
+    os.kill(trainer, signal.SIGCONT)
+    assert second.wait(240) == 0, log.read_text()
+    assert "already trained" in log.read_text()
+    state = json.loads((folder / "state.json").read_text())
+    assert (state["state"], state["pid"], state["attempt"]) == ("done", trainer, 1)
+    assert table(workspace, "table3").set_index("run").loc["tood_af", "status"] == "done"
+    third = workspace.run("snakemake", *call)
+    assert "Nothing to be done" in third.stdout
+
+
+def test_two_calls_on_one_study(workspace):
+    """The second is refused and names the first; once that has ended it works."""
+    lock = hold_study(workspace.path / "work/tiny")
+    call = ("--cores", "1", "--config", "runs=tood_af", "iterations=1", "name=tiny")
+    refused = workspace.run("snakemake", "work/tiny/manifest.json", *call)
+    assert refused.returncode == 1
+    assert f"process {os.getpid()} on" in refused.stdout
+    assert "works on this study" in refused.stdout
+    assert not (workspace.path / "work/tiny/manifest.json").exists()
+    lock.release()
+    assert workspace.run("snakemake", "work/tiny/manifest.json", *call).returncode == 0

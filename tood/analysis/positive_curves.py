@@ -1,0 +1,66 @@
+"""Positives per object and their IoU over training, of the schemes of Table 2."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import seaborn
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+from tood.runtime.files import atomic_path
+from tood.study.curves import positives_by_epoch
+
+PANELS = {
+    "positives": "positives per object",
+    "positive_iou": "mean IoU of their predicted boxes",
+}
+
+
+def draw_positive_curves(losses: Mapping[str, Sequence[Path]], png: Path, pdf: Path) -> None:
+    """Draw what trainings wrote.
+
+    Args:
+        losses: `losses.jsonl` of each seed, by the name of the scheme in the legend.
+        png: written.
+        pdf: written.
+    """
+    figure = draw(
+        pd.concat(
+            positives_by_epoch(path).assign(scheme=scheme, seed=seed)
+            for scheme, paths in losses.items()
+            for seed, path in enumerate(paths)
+        )
+    )
+    for output in (png, pdf):
+        with atomic_path(output) as temporary:
+            figure.savefig(temporary, dpi=200)
+
+
+def draw(curves: pd.DataFrame) -> Figure:
+    """Both quantities over the epochs, one line per scheme; several seeds as their mean and range.
+
+    Args:
+        curves: columns scheme, seed, epoch, positives and positive_iou.
+    """
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    for axes, (column, label) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
+        seaborn.lineplot(
+            curves,
+            x="epoch",
+            y=column,
+            hue="scheme",
+            style="scheme",
+            palette="husl",
+            dashes=[(), (4, 1.5), (1, 1)] * 5,
+            errorbar=("pi", 100),
+            ax=axes,
+        )
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.get_legend().remove()
+    figure.axes[0].set_yscale("log", base=2)
+    figure.axes[0].yaxis.set_major_formatter(ScalarFormatter())
+    figure.axes[1].set_ylim(0, 1)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return figure

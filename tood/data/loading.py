@@ -1,0 +1,165 @@
+"""COCO-layout datasets for mmdet models: their images, the order of these, and their augmentation."""
+
+import math
+import os
+import random
+import signal
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.datasets import AspectRatioBatchSampler, CocoDataset
+from mmdet.registry import DATASETS
+from mmengine.dataset import DefaultSampler, pseudo_collate
+from mmengine.registry import init_default_scope
+from torch.utils.data import DataLoader, Dataset
+
+from tood.runtime.distributed import local_batch
+
+META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+
+
+def build_dataset(
+    root: Path, annotations: str, images: str, classes: Sequence[str], size: Sequence[int], flip: float | None
+) -> CocoDataset:
+    """mmdet's COCO dataset with its standard pipeline.
+
+    Args:
+        root: folder of the dataset.
+        annotations: annotation file, relative to `root`.
+        images: image folder, relative to `root`.
+        classes: category names; a label is an index into the categories of the file with these names.
+        size: upper limits of the (longer, shorter) side in pixels; the aspect ratio is kept.
+        flip: probability of a horizontal flip in training; None makes a test dataset, which keeps images
+            without objects. Annotations are resized with the images in both.
+    """
+    init_default_scope("mmdet")  # the pipeline names its transforms without a scope
+    testing = flip is None
+    pipeline = [
+        dict(type="LoadImageFromFile"),
+        dict(type="LoadAnnotations", with_bbox=True),
+        dict(type="Resize", scale=tuple(size), keep_ratio=True),
+    ]
+    if testing:
+        pipeline.append(dict(type="PackDetInputs", meta_keys=META_KEYS))
+    else:
+        pipeline += [dict(type="RandomFlip", prob=flip), dict(type="PackDetInputs")]
+    return DATASETS.build(
+        dict(
+            type="CocoDataset",
+            data_root=str(root),
+            ann_file=annotations,
+            data_prefix=dict(img=images),
+            metainfo=dict(classes=tuple(classes)),
+            test_mode=testing,
+            filter_cfg=None if testing else dict(filter_empty_gt=True, min_size=32),
+            pipeline=pipeline,
+        )
+    )
+
+
+class SeededDataset(Dataset):
+    """A dataset whose augmentations depend on seed, epoch and image alone, not on the process or the order.
+
+    Args:
+        dataset: its transforms draw from the generators of `random` and `numpy.random`.
+        seed: seed of the run.
+        epoch: counted from 0.
+    """
+
+    def __init__(self, dataset: CocoDataset, seed: int, epoch: int) -> None:
+        self.dataset, self.seed, self.epoch = dataset, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        state = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]
+        random.seed(int(state))
+        np.random.seed(state)  # noqa: NPY002 - mmdet's transforms draw from the legacy generator
+        return self.dataset[index]
+
+
+def epoch_batches(
+    dataset: CocoDataset, batch_size: int, seed: int, epoch: int, workers: int, skip: int = 0
+) -> tuple[int, Generator[dict | None]]:
+    """The number of batches of one epoch, and this process's local batches (None for one without an image).
+
+    The images of a batch have the same orientation, as in mmdet.
+
+    Args:
+        dataset: training images.
+        batch_size: number of images in a batch of all processes.
+        seed: seed of the run; with the epoch it decides the order, which is the same in every process.
+        epoch: counted from 0.
+        workers: number of processes that load images.
+        skip: number of batches to leave out at the start; their images are not loaded.
+    """
+    # The sampler adds the epoch to its seed. Without mixing, epoch 1 of a seed would be epoch 0 of the next.
+    mixed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    sampler = DefaultSampler(dataset, shuffle=True, seed=mixed, round_up=False)
+    # The sampler would divide the images among processes. Here each process takes its part of each batch.
+    sampler.rank, sampler.world_size, sampler.num_samples = 0, 1, len(dataset)
+    sampler.set_epoch(epoch)
+    batches = list(AspectRatioBatchSampler(sampler, batch_size))[skip:]
+    shares = [local_batch(batch) for batch in batches]
+    loader = _loader(
+        SeededDataset(dataset, seed, epoch),
+        workers,
+        batch_sampler=shares,
+        worker_init_fn=_leave_signals,
+    )
+    return len(shares), _batches_of(loader)
+
+
+def _batches_of(loader: DataLoader) -> Generator[dict | None]:
+    yield from loader
+
+
+def batches_from(
+    iteration: int, dataset: CocoDataset, batch_size: int, seed: int, epochs: int, workers: int
+) -> Generator[tuple[int, dict | None]]:
+    """The epoch and the local batch of every iteration of a training, from `iteration` on.
+
+    Close the generator if it is not used up. This ends the loading processes, which ignore signals.
+    """
+    first, skip = divmod(iteration, math.ceil(len(dataset) / batch_size))
+    for epoch in range(first, epochs):
+        _, batches = epoch_batches(dataset, batch_size, seed, epoch, workers, skip)
+        with closing(batches):
+            for share in batches:
+                yield epoch, share
+        skip = 0
+
+
+def evaluation_batches(
+    dataset: CocoDataset, batch_size: int, workers: int, indices: Sequence[int] | None = None
+) -> tuple[int, DataLoader]:
+    """The number of images of a test dataset, and its batches in order; `indices` restricts both."""
+    chosen = range(len(dataset)) if indices is None else indices
+    return len(chosen), _loader(dataset, workers, batch_size=batch_size, sampler=chosen)
+
+
+def _loader(dataset: Dataset, workers: int, **options: Any) -> DataLoader:
+    # More processes than cores only wait for each other, and a scale may ask a laptop for too many.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return DataLoader(
+        dataset,
+        num_workers=min(workers, cores),
+        collate_fn=_collate,
+        generator=torch.Generator(),  # leaves the global one alone, whose state is in checkpoints
+        **options,
+    )
+
+
+def _leave_signals(worker: int) -> None:
+    """Ignore signals to the whole job: the training process handles them and needs its loaders."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _collate(samples: list[dict]) -> dict | None:
+    return pseudo_collate(samples) if samples else None

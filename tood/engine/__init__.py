@@ -1,0 +1,1 @@
+"""Training one run: configuration, gradient, schedule, checkpoints."""

@@ -1,0 +1,39 @@
+"""From a declared run and a study to the complete configuration of one training."""
+
+from pathlib import Path
+
+from mmdet.models.detectors import SingleStageDetector
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+import tood.models  # noqa: F401 - registers what configurations name as tood.*
+from tood.study.paths import CONFIGS
+
+
+def resolve(settings: dict, categories: list[dict], weights: Path | None) -> Config:
+    """The configuration of one run: its file, then the scale's changes, then the run's own options.
+
+    Args:
+        settings: as `tood.study.plan.Plan.settings` returns them.
+        categories: categories of the dataset; the model has as many classes.
+        weights: file of the backbone's initial weights; None draws random ones.
+    """
+    run = settings["run"]
+    config = Config.fromfile(CONFIGS / run["config"])
+    config.merge_from_dict({key: settings[key] for key in ("model", "input", "train")})
+    config.model.bbox_head.merge(settings["heads"].get(config.model.bbox_head.type, {}))
+    config.merge_from_dict(run["options"])
+    config.model.bbox_head.num_classes = len(categories)
+    config.model.backbone.init_cfg = (
+        None if weights is None else dict(type="Pretrained", checkpoint=str(weights))
+    )
+    config.classes = [category["name"] for category in categories]
+    config.schedule = dict(epochs=run["epochs"], milestones=list(run["milestones"]))
+    return config
+
+
+def build_model(config: Config) -> SingleStageDetector:
+    """The detector of a resolved configuration; its weights are not initialised yet."""
+    init_default_scope("mmdet")
+    return MODELS.build(config.model)

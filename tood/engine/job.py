@@ -1,0 +1,216 @@
+"""A training as a job: it goes on where an earlier call stopped, and says how it stands.
+
+How it stands is in the run's folder: `state.json`, `losses.jsonl`, `provenance.json`, `checkpoints/`. Where
+another process trains the run, this one waits for it and takes over the result. A run that is finished or has
+diverged is not trained again while its folder is there and nothing that decides the result has changed.
+"""
+
+import functools
+import hashlib
+import logging
+import math
+import shutil
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from mmengine.runner import set_random_seed
+
+from tood.data.loading import build_dataset
+from tood.engine.checkpoint import Checkpoints
+from tood.engine.config import build_model, resolve
+from tood.engine.trainer import train, weights_of
+from tood.runtime.device import choose_device, describe
+from tood.runtime.distributed import any_process, is_main, join, launched
+from tood.runtime.failures import (
+    STATE_OF,
+    Diverged,
+    ExitCode,
+    StopRequest,
+    exit_code,
+    reason,
+    survive_broken_pipes,
+)
+from tood.runtime.files import atomic_path, read_json, write_json
+from tood.runtime.locks import claim
+from tood.runtime.run_state import HEARTBEAT_TIMEOUT, RunState, read_state
+from tood.study.jobs import Execution, TrainingJob
+from tood.study.paths import RunPaths
+from tood.study.provenance import data_digest, describe_training, digest
+
+
+def run_training(job: TrainingJob, execution: Execution, folder: Path, output: Path) -> ExitCode:
+    """Train a run with one seed and write its weights; a failure is said on stderr, in one line.
+
+    Started plainly this trains in one process. `torchrun` starts several, which share each batch and all call
+    this alike.
+
+    Args:
+        job: what is trained.
+        execution: how.
+        folder: of the run, for all files but the weights.
+        output: the weights.
+
+    Returns:
+        how it ended, for the exit status of the program
+    """
+    survive_broken_pipes()
+    stop = StopRequest()
+    stop.install()
+    call = _Call(job, execution, RunPaths(folder), output, stop)
+    try:
+        call.lead() if is_main() else call.follow()
+    except (Exception, KeyboardInterrupt) as error:
+        if not isinstance(error, RuntimeError | OSError | KeyboardInterrupt):
+            traceback.print_exc()
+        _say(f"{call.label}: {reason(error, folder, execution.micro_batch)}")
+        return exit_code(error)
+    return ExitCode.DONE
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of `run_training`, in one of its processes."""
+
+    job: TrainingJob
+    execution: Execution
+    paths: RunPaths
+    output: Path
+    stop: StopRequest
+
+    @property
+    def label(self) -> str:
+        """Of messages."""
+        return f"train {self.job.run} seed {self.job.seed}"
+
+    def lead(self) -> None:
+        """Rank 0: sees to the run's state and results, and trains."""
+        with claim(self.paths.folder, wait=self._patience(), stop=self.stop, say=_say):
+            checkpoints = self._checkpoints()
+            before = read_state(self.paths.state)
+            same = before.get("fingerprint") == checkpoints.fingerprint
+            if same and before["state"] == STATE_OF[ExitCode.DIVERGED]:
+                raise Diverged(before["reason"].partition(";")[0])
+            if final := checkpoints.finished():
+                _say(f"{self.label}: already trained; delete {self.paths.folder} to train it again")
+                if launched() > 1:
+                    self._meet(train=False)
+                if not (same and before["state"] == "done"):
+                    summary = torch.load(final, map_location="cpu", weights_only=True)["meta"]["training"]
+                    self._new_state(checkpoints).end("done", **summary)
+                _deliver(final, self.output)
+                return
+            state = self._new_state(checkpoints)
+            try:
+                device, _ = self._meet(train=True)
+                state.beat(device=describe(device, launched()))
+                content = self._train(device, checkpoints, state.beat)
+                _deliver(checkpoints.finish(content), self.output)
+            except BaseException as error:
+                try:
+                    cause = reason(error, self.paths.folder, self.execution.micro_batch)
+                    state.end(STATE_OF[exit_code(error)], reason=cause)
+                except OSError as unwritable:
+                    _say(f"{self.paths.state}: cannot be written either ({unwritable.strerror})")
+                raise
+            state.end("done", **content["meta"]["training"])
+
+    def follow(self) -> None:
+        """Any other process: computes what rank 0 wants, and writes nothing."""
+        device, wanted = self._meet(train=False)
+        if wanted:
+            self._train(device, self._checkpoints(), beat=lambda **news: None)
+
+    def _patience(self) -> float:
+        """Seconds to wait for another holder of the run."""
+        if not self.execution.wait:
+            return 0
+        # Several processes cannot wait for long, as the others are connecting to this one meanwhile.
+        return math.inf if launched() == 1 else HEARTBEAT_TIMEOUT + 60
+
+    def _meet(self, train: bool) -> tuple[torch.device, bool]:
+        """This process's device, and whether a process wants to train."""
+        device = choose_device(self.execution.device)
+        join(device)
+        return device, any_process(train, device)
+
+    def _train(self, device: torch.device, checkpoints: Checkpoints, beat: Callable[..., None]) -> dict:
+        """Train, and return the content of the file of weights."""
+        logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
+        torch.set_num_threads(self.execution.threads)
+        settings, seed, manifest = self.job.settings, self.job.seed, read_json(self.job.manifest)
+        config = resolve(settings, manifest["categories"], self.job.weights)
+        origin = functools.partial(
+            describe_training,
+            settings=settings,
+            seed=seed,
+            config=config.to_dict(),
+            manifest=manifest,
+            code=self.job.code,
+            device=describe(device, launched()),
+            gpus=launched() if device.type == "cuda" else 0,
+        )
+        if is_main():
+            write_json(self.paths.provenance, origin())
+        set_random_seed(seed)
+        model = build_model(config)
+        model.init_weights()
+        split = settings["splits"]["train"]
+        dataset = build_dataset(
+            Path(manifest["root"]),
+            split["annotations"],
+            split["images"],
+            config.classes,
+            config.input.size,
+            config.input.flip,
+        )
+        summary = train(
+            model,
+            dataset,
+            config,
+            seed=seed,
+            device=device,
+            loss_log=self.paths.losses,
+            label=self.label,
+            workers=self.execution.workers,
+            iterations=settings["iterations"],
+            micro_batch=self.execution.micro_batch,
+            checkpoints=checkpoints,
+            stop=self.stop,
+            beat=beat,
+        )
+        if is_main():
+            attempt = read_state(self.paths.state)["attempt"]
+            write_json(self.paths.provenance, origin(summary={**summary, "attempt": attempt}))
+        meta = {"settings": settings, "seed": seed, "classes": config.classes, "training": summary}
+        return weights_of(model, meta)
+
+    def _checkpoints(self) -> Checkpoints:
+        """Of this training: the same configuration, seed, data, initial weights and code."""
+        job = self.job
+        weights = job.weights and hashlib.sha256(job.weights.read_bytes()).hexdigest()
+        parts = {"settings": job.settings, "seed": job.seed, "weights": weights, "code": job.code}
+        return Checkpoints(
+            self.paths.checkpoints,
+            digest({**parts, "data": data_digest(read_json(job.manifest))}),
+            minutes=self.execution.checkpoint_minutes,
+            iterations=self.execution.checkpoint_iterations,
+            warn=_say if is_main() else lambda message: None,
+        )
+
+    def _new_state(self, checkpoints: Checkpoints) -> RunState:
+        known = {"run": self.job.run, "seed": self.job.seed, "device": self.execution.device}
+        return RunState(self.paths.state, checkpoints.fingerprint, **known)
+
+
+def _deliver(final: Path, output: Path) -> None:
+    """Copy the weights to where the workflow wants them; it deletes its own outputs before a job starts."""
+    with atomic_path(output) as temporary:
+        shutil.copyfile(final, temporary)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

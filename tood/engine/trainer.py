@@ -1,0 +1,198 @@
+"""The training loop: plain SGD over epochs, the paper's schedule, on any number of processes."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+import torch
+from mmdet.datasets import CocoDataset
+from mmdet.models.detectors import SingleStageDetector
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import barrier, get_rank, get_world_size
+from mmengine.optim import build_optim_wrapper
+from torch import nn
+
+from tood.data.loading import batches_from
+from tood.engine.checkpoint import Checkpoints, restore, training_state
+from tood.engine.gradient import batch_gradient, require_separable
+from tood.engine.loss_log import LossLog
+from tood.engine.schedule import learning_rate
+from tood.models.common import positives
+from tood.runtime.distributed import any_process
+from tood.runtime.failures import Diverged, Interrupted
+from tood.runtime.progress import Progress
+
+LOG_INTERVAL = 50  # iterations; an epoch has at least one entry
+
+
+def build_optimizer(model: nn.Module, train_cfg: ConfigDict) -> torch.optim.Optimizer:
+    """SGD with the learning rate and weight decay of biases apart where a run says so."""
+    per_parameter = dict(bias_lr_mult=train_cfg.bias_lr_mult, bias_decay_mult=train_cfg.bias_decay_mult)
+    wrapper = dict(
+        optimizer=dict(
+            type="SGD",
+            lr=train_cfg.lr,
+            momentum=train_cfg.momentum,
+            weight_decay=train_cfg.weight_decay,
+        ),
+        paramwise_cfg=per_parameter if set(per_parameter.values()) != {1.0} else None,
+    )
+    return build_optim_wrapper(model, wrapper).optimizer
+
+
+def train(
+    model: SingleStageDetector,
+    dataset: CocoDataset,
+    config: Config,
+    *,
+    seed: int,
+    device: torch.device,
+    loss_log: Path,
+    label: str,
+    workers: int = 0,
+    iterations: int | None = None,
+    micro_batch: int | None = None,
+    checkpoints: Checkpoints | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    beat: Callable[..., None] = lambda **news: None,
+) -> dict:
+    """Train in place, from the newest checkpoint if there is one; all processes call this alike.
+
+    Args:
+        model: an mmdet detector with its initial weights.
+        dataset: training images.
+        config: resolved configuration, of which `train` and `schedule` are used.
+        seed: seed of the order of the images and of their augmentation.
+        device: device to train on.
+        loss_log: file of losses as JSON lines; rank 0 alone writes it, as all files.
+        label: text that is shown with the progress.
+        workers: number of processes that load images.
+        iterations: limit of the number of iterations; None trains the whole schedule.
+        micro_batch: images in one forward pass of one process, at most; None takes all of its share.
+        checkpoints: checkpoints to resume from and to save to; None saves nothing.
+        stop: says before each iteration whether to save and stop.
+        beat: takes the progress after each iteration, in keys of `RunState`.
+
+    Returns:
+        what the training took in all attempts: iterations, images, seconds, images_per_second (of the last
+        one), peak_memory_mb (of the main process's GPU)
+
+    Raises:
+        Diverged: a loss is not finite.
+        Interrupted: `stop` said so; a checkpoint is saved.
+        CheckpointError: a checkpoint cannot be written, or there are some and all are damaged.
+        RuntimeError: the model cannot be trained in parts, see `require_separable`.
+    """
+    train_cfg, schedule, main = config.train, config.schedule, get_rank() == 0
+    batch_size = train_cfg.batch_size
+    images_at_once = micro_batch or math.ceil(batch_size / get_world_size())
+    head = model.to(device).train().bbox_head
+    require_separable(model, batch_size, images_at_once)
+    optimizer = build_optimizer(model, train_cfg)
+    multipliers = [group["lr"] / train_cfg.lr for group in optimizer.param_groups]
+    per_epoch = math.ceil(len(dataset) / batch_size)
+    scheduled = per_epoch * schedule.epochs
+    last = scheduled if iterations is None else min(iterations, scheduled)
+    interval = min(LOG_INTERVAL, per_epoch)
+
+    done, spent = 0, {"seconds": 0.0, "peak_memory": 0}
+    if checkpoints and (saved := checkpoints.load()):
+        restore(saved, model, optimizer)
+        done, spent = saved["iteration"], saved["spent"]
+        beat(resumed_from=done)
+    first, start = done, time.monotonic()
+
+    def images_until(iteration: int) -> int:
+        epochs, batches = divmod(iteration, per_epoch)
+        return epochs * len(dataset) + batches * batch_size
+
+    def spent_in_all() -> dict:
+        peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0  # bytes
+        seconds = spent["seconds"] + time.monotonic() - start
+        return {"seconds": seconds, "peak_memory": max(spent["peak_memory"], peak)}
+
+    def save(checkpoints: Checkpoints) -> None:
+        log.sync()  # a checkpoint stands for the entries before it
+        checkpoints.save(done, training_state(model, optimizer, iteration=done, spent=spent_in_all()))
+
+    if main:
+        log = LossLog(loss_log, done)
+    progress = Progress(label, images_until(last), done=images_until(done), bar=None if main else False)
+    batches = batches_from(done, dataset, batch_size, seed, schedule.epochs, workers)
+    with progress, closing(batches):
+        for epoch, share in islice(batches, last - done):
+            if any_process(bool(stop()), device):
+                if main and checkpoints and done > first:
+                    save(checkpoints)
+                if get_world_size() > 1:
+                    barrier()  # where one process leaves early, torchrun ends the others
+                raise Interrupted(f"stopped by a signal at iteration {done} of {last}; call again to go on")
+            head.set_progress(epoch, done / scheduled)
+            rate = learning_rate(
+                done,
+                base=train_cfg.lr,
+                iterations_per_epoch=per_epoch,
+                milestones=schedule.milestones,
+                warmup_iterations=train_cfg.warmup_iterations,
+                warmup_factor=train_cfg.warmup_factor,
+                warmup=train_cfg.warmup,
+            )
+            for group, multiplier in zip(optimizer.param_groups, multipliers, strict=True):
+                group["lr"] = rate * multiplier
+            batch = batch_gradient(model, share, images_at_once, train_cfg.loss_group)
+            loss = batch.losses["loss"].item()
+            if not math.isfinite(loss):
+                raise Diverged(f"the loss is {loss} at iteration {done} (epoch {epoch}, lr {rate:g})")
+            if train_cfg.grad_clip:
+                nn.utils.clip_grad_norm_(model.parameters(), train_cfg.grad_clip)
+            optimizer.step()
+            done += 1
+
+            if main:
+                if done % interval == 0 or done == last:
+                    entry = {"iteration": done, "epoch": done / per_epoch, "lr": rate}
+                    entry |= positives.of_batch(head, batch.outs, batch.gt, batch.metas)
+                    log.add(entry | {name: value.item() for name, value in batch.losses.items()})
+                detail = f"epoch {epoch + 1}/{schedule.epochs}  loss {loss:.3f}"
+                progress.advance(images_until(done) - progress.done, detail)
+                beat(
+                    iteration=done,
+                    iterations=last,
+                    epoch=epoch + 1,
+                    epochs=schedule.epochs,
+                    images_per_second=round(progress.rate, 2),
+                    seconds_left=round(progress.seconds_left),
+                    loss=loss,
+                )
+                if checkpoints and done < last and (done % per_epoch == 0 or checkpoints.due(done)):
+                    save(checkpoints)
+    took = spent_in_all()
+    return {
+        "iterations": done,
+        "images": images_until(done),
+        "seconds": round(took["seconds"], 2),
+        "images_per_second": round(progress.rate, 2),
+        "peak_memory_mb": round(took["peak_memory"] / 2**20) if device.type == "cuda" else None,
+    }
+
+
+def weights_of(model: nn.Module, meta: dict) -> dict:
+    """What a file of weights holds, in mmdet's layout: `state_dict` and `meta`."""
+    return {"state_dict": {name: tensor.cpu() for name, tensor in model.state_dict().items()}, "meta": meta}
+
+
+def load_model(path: Path, model: nn.Module) -> dict:
+    """Load what `weights_of` gave from a file, every one of the weights, and return their meta.
+
+    Raises:
+        RuntimeError: the file does not fit the model, or is no checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(checkpoint["state_dict"], strict=True)
+        return checkpoint["meta"]
+    except Exception as error:
+        raise RuntimeError(f"{path}: cannot be loaded into this run's model: {error}") from error

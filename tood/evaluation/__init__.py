@@ -1,0 +1,1 @@
+"""Trained and released detectors on a dataset: detections, COCO AP."""

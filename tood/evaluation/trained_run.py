@@ -1,0 +1,47 @@
+"""A trained run ready to be measured: its model with its weights, and its test images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from mmdet.datasets import CocoDataset
+from mmdet.models.detectors import SingleStageDetector
+
+from tood.data.loading import build_dataset
+from tood.engine.config import build_model, resolve
+from tood.engine.trainer import load_model
+from tood.runtime.device import choose_device
+from tood.runtime.files import read_json
+from tood.study.jobs import Execution, MeasuringJob
+
+
+@dataclass
+class Trained:
+    """A model with its weights, and the validation images in its input size."""
+
+    model: SingleStageDetector
+    dataset: CocoDataset
+    annotations: Path
+    device: torch.device
+    indices: range  # of the images to use
+
+
+def load_trained(job: MeasuringJob, execution: Execution) -> Trained:
+    """Build a run's model, load its weights, and open the validation split.
+
+    Raises:
+        RuntimeError: the weights do not fit, or the device is not there.
+    """
+    torch.set_num_threads(execution.threads)
+    device = choose_device(execution.device)
+    manifest = read_json(job.manifest)
+    config = resolve(job.settings, manifest["categories"], None)
+    model = build_model(config)
+    load_model(job.model, model)
+    root, split = Path(manifest["root"]), job.settings["splits"]["val"]
+    dataset = build_dataset(
+        root, split["annotations"], split["images"], config.classes, config.input.size, None
+    )
+    return Trained(
+        model, dataset, root / split["annotations"], device, indices=range(len(dataset))[: job.images]
+    )

@@ -1,0 +1,54 @@
+"""Networks and losses. Nothing here imports another room of `tood`.
+
+Importing this package registers what configurations name as `tood.NAME`.
+"""
+
+from tood.models.baselines.atss import ATSSHead
+from tood.models.baselines.atss_qfl import ATSSQFLHead
+from tood.models.baselines.fcos import FCOSHead
+from tood.models.baselines.foveabox import FoveaHead
+from tood.models.baselines.freeanchor import FreeAnchorHead
+from tood.models.baselines.mal import MALHead
+from tood.models.baselines.noisy_anchor import NoisyAnchorHead, TopNAssigner
+from tood.models.baselines.paa import PAAHead
+from tood.models.baselines.pisa import PISARetinaHead
+from tood.models.baselines.retinanet import RetinaHead
+from tood.models.common.box_coders import PointBBoxCoder
+from tood.models.common.dense_prediction import TorchvisionNMSMixin
+from tood.models.common.layers import ModulatedDeformConv2d
+from tood.models.common.losses import FocalLoss
+from tood.models.tood.detector import TOOD
+from tood.models.tood.losses import LogDistanceGIoULoss
+from tood.models.tood.parallel_head import ParallelHead, ParallelTALHead
+from tood.models.tood.plug_in import THeadMixin
+from tood.models.tood.t_head import THead
+from tood.models.tood.t_head_fcos import THeadFCOS
+from tood.models.tood.t_head_foveabox import THeadFovea
+from tood.models.tood.tood_head import TOODHead
+
+__all__ = [
+    "TOOD",
+    "ATSSHead",
+    "ATSSQFLHead",
+    "FCOSHead",
+    "FocalLoss",
+    "FoveaHead",
+    "FreeAnchorHead",
+    "LogDistanceGIoULoss",
+    "MALHead",
+    "ModulatedDeformConv2d",
+    "NoisyAnchorHead",
+    "PAAHead",
+    "PISARetinaHead",
+    "ParallelHead",
+    "ParallelTALHead",
+    "PointBBoxCoder",
+    "RetinaHead",
+    "THead",
+    "THeadFCOS",
+    "THeadFovea",
+    "THeadMixin",
+    "TOODHead",
+    "TopNAssigner",
+    "TorchvisionNMSMixin",
+]

@@ -1,0 +1,1 @@
+"""The compared methods: mathematics and head of one method per file."""

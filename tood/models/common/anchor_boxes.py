@@ -1,0 +1,66 @@
+"""What mmdet's heads on anchor boxes share: predictions as rows of anchors, and hard assignments."""
+
+import torch
+from mmdet.models.task_modules.assigners import BaseAssigner
+from mmdet.models.task_modules.coders import BaseBBoxCoder
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from tood.models.common.box_coders import anchor_centres
+from tood.models.common.dense_level import DenseLevel, grid_of
+from tood.models.common.dense_prediction import DensePredictionMixin
+
+
+class AnchorBoxesMixin(DensePredictionMixin):
+    """Dense predictions and hard assignments of mmdet heads with `bbox_coder` and `assigner`.
+
+    A head with further maps, such as centerness, or with another assignment adds what is its own.
+    """
+
+    # Of the head
+    assigner: BaseAssigner
+    bbox_coder: BaseBBoxCoder
+    cls_out_channels: int
+
+    def _dense_level(self, level: int, outs: tuple[Tensor, ...], priors: Tensor) -> DenseLevel:
+        cls_logits, regression = outs  # [anchors * C, H, W], [anchors * 4, H, W]
+        scores = rows_of_anchors(cls_logits, self.cls_out_channels).sigmoid()  # [H*W*anchors, C]
+        return DenseLevel(
+            scores,
+            scores,
+            self.bbox_coder.decode(priors, rows_of_anchors(regression, 4)),  # [H*W*anchors, 4]
+            anchor_centres(priors),
+            grid_of(cls_logits),
+            self.prior_generator.strides[level][0],
+        )
+
+    def _assign(self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict) -> Tensor:
+        inside = self._inside([level.grid for level in levels], priors, meta)
+        return assign_inside(self.assigner, priors, inside, gt)
+
+
+def rows_of_anchors(maps: Tensor, channels: int) -> Tensor:
+    """[anchors * channels, H, W] as [H * W * anchors, channels], in the order of mmdet's anchors."""
+    return maps.permute(1, 2, 0).reshape(-1, channels)
+
+
+def assign_inside(
+    assigner: BaseAssigner, priors: list[Tensor], inside: Tensor, gt: InstanceData, by_level: bool = False
+) -> Tensor:
+    """Assign the anchors that take part in training.
+
+    Args:
+        assigner: mmdet's, or one like it.
+        priors: anchors of each level, [.., 4]; A in all.
+        inside: [A] which of them take part.
+        gt: objects of the image.
+        by_level: the assigner wants to know how many anchors each level has, as ATSS's does.
+
+    Returns:
+        [A] object of each anchor, negative for none
+    """
+    anchors = InstanceData(priors=torch.cat(priors)[inside])
+    numbers = [[int(part.sum()) for part in inside.split([len(p) for p in priors])]] if by_level else []
+    gt_index = torch.full_like(inside, -1, dtype=torch.long)
+    gt_index[inside] = assigner.assign(anchors, *numbers, gt).gt_inds - 1
+    return gt_index

@@ -1,0 +1,90 @@
+"""How a head's four regression channels become a box: one codec a parametrisation, chosen at construction."""
+
+from typing import Any
+
+import torch
+from mmcv.cnn import Scale
+from mmdet.models.task_modules.coders import BaseBBoxCoder
+from mmdet.registry import TASK_UTILS as MMDET_TASK_UTILS
+from mmdet.structures.bbox import distance2bbox
+from torch import Tensor
+
+from tood.models.common.registry import TASK_UTILS
+
+
+def anchor_centres(anchors: Tensor) -> Tensor:
+    """Centres (x, y) of boxes (x1, y1, x2, y2): [..., 4] to [..., 2]."""
+    return (anchors[..., :2] + anchors[..., 2:]) / 2
+
+
+class DistanceCodec:
+    """Anchor-free TOOD: distances to the four sides, `scale * exp(raw)` strides from the anchor's centre.
+
+    Released code; the paper only says "distance-to-bbox".
+    """
+
+    def decode(self, raw: Tensor, scale: Scale, anchors: Tensor, stride: int) -> Tensor:
+        """Boxes in units of the stride.
+
+        Args:
+            raw: [B, 4, H, W] (left, top, right, bottom).
+            scale: learned scalar of the level.
+            anchors: [H * W, 4] pixels.
+            stride: of the level, pixels.
+
+        Returns:
+            [B, 4, H, W] (x1, y1, x2, y2)
+        """
+        B, _, H, W = raw.shape
+        distances = scale(raw.exp()).flatten(2).transpose(1, 2)  # [B, H*W, 4]
+        boxes = distance2bbox(anchor_centres(anchors) / stride, distances)  # [B, H*W, 4]
+        return boxes.transpose(1, 2).reshape(B, 4, H, W)
+
+
+class DeltaCodec:
+    """Anchor-based TOOD: mmdet's delta coder around the anchor box, result in strides.
+
+    Args:
+        bbox_coder: mmdet configuration of the coder.
+    """
+
+    def __init__(self, bbox_coder: dict) -> None:
+        self.coder = MMDET_TASK_UTILS.build(bbox_coder)
+
+    def decode(self, raw: Tensor, scale: Scale, anchors: Tensor, stride: int) -> Tensor:
+        """As `DistanceCodec.decode`, with `raw` the deltas (dx, dy, dw, dh)."""
+        B, _, H, W = raw.shape
+        deltas = scale(raw).permute(0, 2, 3, 1).reshape(-1, 4)  # [B*H*W, 4]
+        boxes = self.coder.decode(anchors.repeat(B, 1), deltas)  # [B*H*W, 4]
+        return boxes.view(B, H, W, 4).permute(0, 3, 1, 2) / stride
+
+
+@TASK_UTILS.register_module()
+class PointBBoxCoder(BaseBBoxCoder):
+    """Anchor-free ATSS: distances from the anchor's centre, relu'd, in units of `anchor size / anchor_scale`.
+
+    The ATSS repository's `REGRESSION_TYPE = "POINT"` (`atss_core/modeling/rpn/atss/atss.py`), which mmdet
+    lacks; without that code's one-pixel convention for widths, as everywhere in mmdet.
+
+    Args:
+        anchor_scale: anchor side divided by stride (`octave_base_scale` of the generator).
+    """
+
+    def __init__(self, anchor_scale: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.anchor_scale = anchor_scale
+
+    def _units(self, anchors: Tensor) -> Tensor:
+        sides = (anchors[..., 2:] - anchors[..., :2]) / self.anchor_scale
+        return torch.cat([sides, sides], -1)  # [..., (w, h, w, h)]
+
+    def encode(self, bboxes: Tensor, gt_bboxes: Tensor) -> Tensor:
+        """Distances of `gt_bboxes` [A, 4] from the centres of the anchors `bboxes` [A, 4]."""
+        centres = anchor_centres(bboxes)
+        distances = torch.cat([centres - gt_bboxes[..., :2], gt_bboxes[..., 2:] - centres], -1)
+        return distances / self._units(bboxes)
+
+    def decode(self, bboxes: Tensor, pred_bboxes: Tensor, max_shape: tuple | None = None) -> Tensor:
+        """Boxes of predictions [A, 4], clipped to `max_shape` (height, width) if given."""
+        distances = pred_bboxes.relu() * self._units(bboxes)
+        return distance2bbox(anchor_centres(bboxes), distances, max_shape)

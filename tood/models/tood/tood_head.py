@@ -1,0 +1,331 @@
+"""TOOD's head in mmdet: T-head predictions, trained by task alignment learning after an ATSS warm-up."""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import Scale
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.registry import MODELS as MMDET_MODELS
+from mmdet.registry import TASK_UTILS as MMDET_TASK_UTILS
+from mmdet.utils import reduce_mean
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from tood.models.common.anchor_boxes import assign_inside
+from tood.models.common.box_coders import DeltaCodec, DistanceCodec, anchor_centres
+from tood.models.common.dense_level import DenseLevel, grid_of
+from tood.models.common.dense_prediction import DensePredictionMixin
+from tood.models.common.registry import MODELS
+from tood.models.tood.losses import focal_loss_with_prob, task_aligned_focal_loss
+from tood.models.tood.spatial_alignment import align_boxes, align_scores, keep_valid
+from tood.models.tood.t_head import GROUP_NORM, Predictor, THead
+from tood.models.tood.task_alignment import normalise_alignment, task_aligned_assign
+
+
+class Targets(NamedTuple):
+    """What A anchors of one image are to learn."""
+
+    labels: Tensor  # [A] int64, num_classes for negatives
+    cls_targets: Tensor  # [A] target score of the label: t-hat, or 1 in the warm-up; 0 for negatives
+    cls_weights: Tensor  # [A] 0 in the padding outside the image
+    boxes: Tensor  # [A, 4] pixels, zeros for negatives
+    box_weights: Tensor  # [A] t-hat, or the centerness in the warm-up; 0 for negatives
+
+
+class LossTerm(NamedTuple):
+    """A loss as a sum over anchors and the sum that divides it, apart until every image is counted."""
+
+    total: Tensor
+    normaliser: Tensor
+
+
+def centerness_target(points: Tensor, boxes: Tensor) -> Tensor:
+    """FCOS centerness of points [A, 2] in the boxes [A, 4] that contain them: [A] in [0, 1]."""
+    before, after = points - boxes[:, :2], boxes[:, 2:] - points  # [A, (x, y)]
+    ratio = torch.minimum(before, after) / torch.maximum(before, after)
+    return ratio.prod(-1).sqrt()
+
+
+@MODELS.register_module()
+class TOODHead(DensePredictionMixin, BaseDenseHead):
+    """T-head + TAL, anchor-free or anchor-based; keyword-compatible with mmdet's `TOODHead`.
+
+    The training loop tells the head the epoch with `set_epoch`: it decides between the ATSS warm-up of
+    the released code and TAL. With mmdet's Runner, detector `tood.TOOD` and `SetEpochInfoHook` do so.
+
+    Args:
+        num_classes: of objects, without background.
+        in_channels: of the pyramid features.
+        anchor_generator: mmdet configuration; one anchor a location.
+        bbox_coder: mmdet configuration, used if `anchor_type` is "anchor_based".
+        loss_cls: its `beta` is gamma of Eq. 11, its `loss_weight` multiplies the loss.
+        loss_bbox: mmdet configuration of Eq. 12's box loss.
+        initial_loss_cls: `gamma`, `alpha` and `loss_weight` of the warm-up's focal loss.
+        feat_channels, stacked_convs, conv_cfg, norm_cfg, num_dcn: as `THead`.
+        anchor_type: "anchor_free" or "anchor_based".
+        keep_inverted: keep boxes that Eq. 6 turned inside out, as the code of the paper did.
+        train_cfg: `initial_epoch` (epochs of warm-up; the paper's wording is 0), `initial_assigner`,
+            `assigner.topk` (m), `alpha`, `beta` (Eq. 9), `allowed_border`, `pos_weight`; and of this
+            package `conflict` and `centre_in_box` (see `task_aligned_assign`) and `normaliser_min` (a
+            smaller sum of t-hat is raised to it; default 1 as in mmdet).
+        test_cfg: see `DensePredictionMixin`.
+
+    Raises:
+        ValueError: more than one anchor a location, an unknown `anchor_type`, or no `bbox_coder` where the
+            head is anchor-based.
+    """
+
+    assigns_by_prediction = True
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        anchor_generator: dict,
+        loss_cls: dict,
+        loss_bbox: dict,
+        bbox_coder: dict | None = None,
+        initial_loss_cls: dict | None = None,
+        feat_channels: int = 256,
+        stacked_convs: int = 6,
+        conv_cfg: dict | None = None,
+        norm_cfg: dict | None = GROUP_NORM,
+        num_dcn: int = 0,
+        anchor_type: str = "anchor_free",
+        keep_inverted: bool = False,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.num_classes = num_classes
+        self.prior_generator = MMDET_TASK_UTILS.build(anchor_generator)
+        if set(self.prior_generator.num_base_priors) != {1}:
+            raise ValueError(
+                f"TOOD uses one anchor a location, anchor_generator gives "
+                f"{self.prior_generator.num_base_priors}: set ratios=[1.0], scales_per_octave=1"
+            )
+        self.codec: DistanceCodec | DeltaCodec
+        if anchor_type == "anchor_free":
+            self.codec = DistanceCodec()
+        elif anchor_type == "anchor_based":
+            if bbox_coder is None:
+                raise ValueError("anchor_type is 'anchor_based', which needs a bbox_coder")
+            self.codec = DeltaCodec(bbox_coder)
+        else:
+            raise ValueError(f"anchor_type is {anchor_type!r}; 'anchor_free' or 'anchor_based'")
+        self.predictor = self._build_predictor(
+            num_classes=num_classes,
+            in_channels=in_channels,
+            feat_channels=feat_channels,
+            layers=stacked_convs,
+            conv_cfg=conv_cfg,
+            norm_cfg=norm_cfg,
+            **({"num_dcn": num_dcn} if num_dcn else {}),
+        )
+        self.scales = nn.ModuleList(Scale(1.0) for _ in self.prior_generator.strides)
+        self.keep_inverted = keep_inverted
+        self.loss_cls = loss_cls
+        self.initial_loss_cls = initial_loss_cls or dict(gamma=2.0, alpha=0.25, loss_weight=1.0)
+        self.loss_bbox = MMDET_MODELS.build(loss_bbox)
+        self.train_cfg = train_cfg or {}
+        self.test_cfg = test_cfg or {}
+        self.epoch: int | None = None
+        if train_cfg:
+            self.initial_assigner = MMDET_TASK_UTILS.build(train_cfg["initial_assigner"])
+
+    def _build_predictor(self, **kwargs: Any) -> Predictor:
+        return THead(**kwargs)
+
+    def init_weights(self) -> None:
+        """Draw the weights as the released code does."""
+        self.predictor.init_weights()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell which epoch, from 0, the coming losses belong to."""
+        self.epoch = epoch
+
+    def set_progress(self, epoch: int, progress: float) -> None:
+        """The epoch ends the warm-up."""
+        self.set_epoch(epoch)
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether ATSS assigns the samples in this epoch.
+
+        Raises:
+            RuntimeError: the epoch was never set.
+        """
+        if self.epoch is None:
+            raise RuntimeError(
+                "the head does not know the epoch: call set_epoch, or with mmdet's Runner use the "
+                "detector tood.TOOD and custom_hooks=[dict(type='SetEpochInfoHook')]"
+            )
+        return self.epoch < self.train_cfg["initial_epoch"]
+
+    def forward(self, feats: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
+        """Aligned predictions of each level.
+
+        Args:
+            feats: levels of [B, in_channels, H, W].
+
+        Returns:
+            scores, levels of [B, num_classes, H, W] in [0, 1]; boxes, levels of [B, 4, H, W] as
+            (x1, y1, x2, y2) in units of the level's stride
+        """
+        scores, boxes = zip(*(self._forward_level(i, x) for i, x in enumerate(feats)), strict=True)
+        return list(scores), list(boxes)
+
+    def _forward_level(self, level: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        stride = self.prior_generator.strides[level][0]
+        anchors = self.prior_generator.single_level_grid_priors(
+            x.shape[-2:], level, dtype=x.dtype, device=x.device
+        )
+        maps = self.predictor(x)
+        boxes = self.codec.decode(maps.regression, self.scales[level], anchors, stride)
+        if maps.prob_logits is None or maps.offsets is None:
+            return maps.cls_logits.sigmoid(), boxes
+        aligned = align_boxes(boxes, maps.offsets)
+        if not self.keep_inverted:
+            aligned = keep_valid(aligned, boxes)
+        return align_scores(maps.cls_logits, maps.prob_logits), aligned
+
+    def loss_by_feat(
+        self,
+        scores: list[Tensor],
+        boxes: list[Tensor],
+        batch_gt_instances: list[InstanceData],
+        batch_img_metas: list[dict],
+        batch_gt_instances_ignore: list[InstanceData] | None = None,
+    ) -> dict[str, Tensor]:
+        """`loss_cls` and `loss_bbox` of a batch; arguments as `forward` returns and mmdet passes them."""
+        terms = self.loss_terms(scores, boxes, batch_gt_instances, batch_img_metas)
+        floor = self.train_cfg.get("normaliser_min", 1.0)
+        return {
+            name: term.total / reduce_mean(term.normaliser).clamp(min=floor) for name, term in terms.items()
+        }
+
+    def loss_terms(
+        self,
+        scores: list[Tensor],
+        boxes: list[Tensor],
+        batch_gt_instances: list[InstanceData],
+        batch_img_metas: list[dict],
+    ) -> dict[str, LossTerm]:
+        """The two losses as sums over this batch, with the sums that are to divide them.
+
+        Raises:
+            RuntimeError: the epoch was never set.
+        """
+        warming_up = self.warming_up
+        grids = [grid_of(level) for level in scores]
+        priors = self.prior_generator.grid_priors(grids, dtype=boxes[0].dtype, device=boxes[0].device)
+        strides = [stride[0] for stride in self.prior_generator.strides]
+        flat_scores = torch.cat([level.flatten(2) for level in scores], 2).transpose(1, 2)  # [B, A, C]
+        flat_boxes = torch.cat(
+            [level.flatten(2) * stride for level, stride in zip(boxes, strides, strict=True)], 2
+        ).transpose(1, 2)  # [B, A, 4]
+        targets = [
+            self._targets(flat_scores[b].detach(), flat_boxes[b].detach(), priors, grids, gt, meta)
+            for b, (gt, meta) in enumerate(zip(batch_gt_instances, batch_img_metas, strict=True))
+        ]
+        labels, cls_targets, cls_weights, gt_boxes, box_weights = (
+            torch.stack(parts) for parts in zip(*targets, strict=True)
+        )  # [B, A], [B, A], [B, A], [B, A, 4], [B, A]
+
+        target_map = F.one_hot(labels, self.num_classes + 1)[..., :-1] * cls_targets[..., None]
+        if warming_up:
+            loss = self.initial_loss_cls
+            element = focal_loss_with_prob(flat_scores, target_map, loss["gamma"], loss["alpha"])
+        else:
+            loss = self.loss_cls
+            element = task_aligned_focal_loss(flat_scores, target_map, loss["beta"])
+        positive = labels < self.num_classes
+        return {
+            "loss_cls": LossTerm(
+                (element * cls_weights[..., None]).sum() * loss["loss_weight"], cls_targets.sum()
+            ),
+            "loss_bbox": LossTerm(
+                self.loss_bbox(
+                    flat_boxes[positive],
+                    gt_boxes[positive],
+                    weight=box_weights[positive],
+                    reduction_override="sum",
+                ),
+                box_weights.sum(),
+            ),
+        }
+
+    def _targets(
+        self,
+        scores: Tensor,
+        boxes: Tensor,
+        priors: list[Tensor],
+        grids: list[tuple[int, int]],
+        gt: InstanceData,
+        meta: dict,
+    ) -> Targets:
+        """Targets of one image for its detached predictions [A, C] and [A, 4], pixels."""
+        inside = self._inside(grids, priors, meta)
+        gt_index, quality = self._match(scores, boxes, priors, inside, gt)
+        positive = gt_index >= 0
+        owner = gt_index[positive]
+        labels = torch.full_like(gt_index, self.num_classes)
+        labels[positive] = gt.labels[owner]
+        gt_boxes = torch.zeros_like(boxes)
+        gt_boxes[positive] = gt.bboxes[owner].to(boxes)
+        cls_weights = inside.to(scores.dtype)
+        if self.train_cfg["pos_weight"] > 0:
+            cls_weights[positive] = self.train_cfg["pos_weight"]
+        if self.warming_up:
+            centres = anchor_centres(torch.cat(priors))
+            box_weights = quality.clone()
+            box_weights[positive] = centerness_target(centres[positive], gt_boxes[positive])
+            return Targets(labels, positive.to(scores.dtype), cls_weights, gt_boxes, box_weights)
+        return Targets(labels, quality, cls_weights, gt_boxes, quality)
+
+    def _match(
+        self, scores: Tensor, boxes: Tensor, priors: list[Tensor], inside: Tensor, gt: InstanceData
+    ) -> tuple[Tensor, Tensor]:
+        """Object of each anchor, -1 for negatives, and t-hat (zeros in the warm-up), both [A]."""
+        cfg = self.train_cfg
+        quality = scores.new_zeros(len(scores))
+        if self.warming_up:
+            return assign_inside(self.initial_assigner, priors, inside, gt, by_level=True), quality
+        assignment = task_aligned_assign(
+            scores[inside],
+            boxes[inside],
+            anchor_centres(torch.cat(priors)[inside]),
+            gt.bboxes.to(boxes),
+            gt.labels,
+            alpha=cfg["alpha"],
+            beta=cfg["beta"],
+            topk=cfg["assigner"]["topk"],
+            conflict=cfg.get("conflict", "iou"),
+            centre_in_box=cfg.get("centre_in_box", True),
+        )
+        gt_index = torch.full_like(inside, -1, dtype=torch.long)
+        gt_index[inside] = assignment.gt_index
+        quality[inside] = normalise_alignment(assignment, len(gt.labels))
+        return gt_index, quality
+
+    def _assign(self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict) -> Tensor:
+        scores, boxes = (
+            torch.cat([getattr(level, name) for level in levels]) for name in ("scores", "boxes")
+        )
+        inside = self._inside([level.grid for level in levels], priors, meta)
+        return self._match(scores, boxes, priors, inside, gt)[0]
+
+    def _dense_level(self, level: int, outs: tuple[Tensor, ...], priors: Tensor) -> DenseLevel:
+        scores, boxes = outs
+        stride = self.prior_generator.strides[level][0]
+        flat_scores = scores.flatten(1).T  # [H*W, C]
+        return DenseLevel(
+            flat_scores,
+            flat_scores,
+            boxes.flatten(1).T * stride,  # [H*W, 4]
+            anchor_centres(priors),
+            grid_of(scores),
+            stride,
+        )

@@ -1,0 +1,144 @@
+"""What can end a training before its last iteration: exit status, name in `state.json`, and message."""
+
+import errno
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO, TypeVar
+
+_Result = TypeVar("_Result")
+
+
+class ExitCode(IntEnum):
+    """Exit status of the training script.
+
+    `torchrun` replaces it by its own 1. `state.json` says the same in words (`STATE_OF`).
+    """
+
+    DONE = 0
+    FAILED = 1
+    DIVERGED = 70
+    OUT_OF_MEMORY = 71
+    HELD = 72  # another process trains the run
+    INTERRUPTED = 143  # as a shell reports SIGTERM; the same call resumes from the checkpoint
+
+
+# The `state` in state.json after each end
+STATE_OF = {
+    ExitCode.FAILED: "failed",
+    ExitCode.DIVERGED: "diverged",
+    ExitCode.OUT_OF_MEMORY: "oom",
+    ExitCode.INTERRUPTED: "interrupted",
+}
+
+
+class Diverged(RuntimeError):
+    """The loss is not finite any more."""
+
+
+class Interrupted(RuntimeError):
+    """A signal asked to stop; everything that is needed to resume is saved."""
+
+
+class Held(RuntimeError):
+    """Another process holds the lock of a run or of a study."""
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    """The exit status that an exception stands for."""
+    import torch  # here, as other modules need the exceptions above without torch
+
+    for kind, code in (
+        (Diverged, ExitCode.DIVERGED),
+        (Interrupted, ExitCode.INTERRUPTED),
+        (KeyboardInterrupt, ExitCode.INTERRUPTED),
+        (Held, ExitCode.HELD),
+        ((torch.OutOfMemoryError, MemoryError), ExitCode.OUT_OF_MEMORY),
+    ):
+        if isinstance(error, kind):
+            return code
+    # torch has no class for it on a CPU.
+    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
+        return ExitCode.OUT_OF_MEMORY
+    return ExitCode.FAILED
+
+
+def reason(error: BaseException, folder: Path, micro_batch: int | None) -> str:
+    """One line that says what ended the training, with a hint.
+
+    Args:
+        error: exception that ended the training.
+        folder: folder of the run.
+        micro_batch: images in one forward pass; None if a pass takes the whole local batch.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    code = exit_code(error)
+    if code == ExitCode.OUT_OF_MEMORY:
+        fewer = f"below {micro_batch}" if micro_batch else "below the batch size"
+        return f"out of memory; set micro_batch {fewer}, which leaves the gradient the same ({text})"
+    if code == ExitCode.DIVERGED:
+        return f"{text}; another attempt would diverge too, so none is made: delete {folder} to force it"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        free = shutil.disk_usage(folder).free / 2**20
+        return (
+            f"{folder}: cannot be written ({error.strerror}), {free:.0f} MiB are free there; free some space"
+        )
+    return text if isinstance(error, RuntimeError | KeyboardInterrupt) else f"{type(error).__name__}: {text}"
+
+
+class StopRequest:
+    """Whether a signal asked to stop: SIGTERM, SIGINT, or SIGUSR1, which Slurm sends before the time limit.
+
+    The training checks it between iterations. A second SIGINT interrupts at once.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def install(self) -> None:
+        """Handle the signals from now on."""
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __call__(self) -> bool:
+        """Whether a signal came."""
+        return self.signal is not None
+
+
+class _Unbroken:
+    """A text stream that writes to nowhere when its reader has ended, as `tee` does after a signal to all."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._try(lambda: self._stream.write(text)) or len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _try(self, action: Callable[[], _Result]) -> _Result | None:
+        try:
+            return action()
+        except BrokenPipeError:
+            silence = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silence, self._stream.fileno())  # buffered text goes there too
+            os.close(silence)
+            return None
+
+
+def survive_broken_pipes() -> None:
+    """Let a training go on after the reader of its output has ended."""
+    sys.stdout, sys.stderr = _Unbroken(sys.stdout), _Unbroken(sys.stderr)

@@ -1,0 +1,35 @@
+"""Text that people read in a terminal or a log."""
+
+import difflib
+import io
+from collections.abc import Iterable, Sequence
+
+_WIDEST_LINE = 10_000  # characters; a log has no width, and its lines must not break
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The known names that are close to a wrong one, such as `did you mean tood_af? `; empty if none is."""
+    close = difflib.get_close_matches(name, list(known))
+    return f"did you mean {' or '.join(close)}? " if close else ""
+
+
+def aligned(rows: Iterable[Sequence[object]], right: Sequence[int] = ()) -> str:
+    """One line per row, columns aligned and two spaces apart.
+
+    Args:
+        rows: of cells, equally many; the text of a cell is shown as it is, brackets included.
+        right: indices of the columns that are aligned at their right.
+    """
+    # Here, as every start of the workflow imports this module.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for row in rows:
+        cells = [Text(str(cell), justify="right" if i in right else "left") for i, cell in enumerate(row)]
+        table.add_row(*cells)
+    console = Console(file=io.StringIO(), width=_WIDEST_LINE, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())

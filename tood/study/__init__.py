@@ -1,0 +1,1 @@
+"""A study: declarations, plan, provenance, status, tables; imports no torch at load."""

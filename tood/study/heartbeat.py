@@ -1,0 +1,96 @@
+"""Warnings about trainings that have ended while the workflow still waits for them.
+
+A trainer writes `state.json` every 10 seconds. On a cluster, the scheduler reports the end of a job. If this
+report is lost, the workflow waits for ever and says nothing.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from tood.runtime.run_state import HEARTBEAT_TIMEOUT, read_state
+
+# The workflow asks the scheduler at intervals of 3 minutes or less; then files may appear with a delay.
+UNNOTICED_SECONDS = 10 * 60
+SECONDS_BETWEEN_CHECKS = 60
+
+HINT = (
+    "if `squeue --me` does not show its job, the workflow waits in vain: press Ctrl-C once, which cancels "
+    "the jobs of this call, and type the same command again; trainings resume"
+)
+
+RunAndSeed = tuple[str, str]
+
+
+def missed_ends(
+    states: Mapping[RunAndSeed, Mapping[str, Any]], waiting: Collection[RunAndSeed], since: float, now: float
+) -> dict[tuple[RunAndSeed, float], str]:
+    """Trainings that have ended, or seem to have, while the workflow waits for them.
+
+    A training without a heartbeat since the start of the workflow may be in a queue and is left out.
+
+    Args:
+        states: content of each training's `state.json`.
+        waiting: trainings that were submitted and whose end the workflow has not seen.
+        since: start of the workflow in Unix seconds.
+        now: present time in Unix seconds.
+
+    Returns:
+        A message for each, by training and time of its last heartbeat.
+    """
+    found = {}
+    for (run, seed), state in states.items():
+        beat = state.get("updated", 0.0)
+        if (run, seed) not in waiting or beat < since:
+            continue
+        silence, name = now - beat, f"{run} seed {seed}"
+        if state["state"] == "running" and silence > HEARTBEAT_TIMEOUT:
+            problem = (
+                f"{name}: no heartbeat for {silence / 60:.0f} minutes from process {state['pid']} on "
+                f"{state['host']}, the last at iteration {state['iteration'] or 0}"
+            )
+        elif state["state"] == "done" and silence > UNNOTICED_SECONDS:
+            problem = f"{name}: done {silence / 60:.0f} minutes ago, but the scheduler has not reported it"
+        else:
+            continue
+        found[(run, seed), beat] = f"{problem}; {HINT}"
+    return found
+
+
+def read_states(folder: Path) -> dict[RunAndSeed, dict]:
+    """Every RUN/seedK/state.json below `folder` that can be read."""
+    states = {}
+    for path in folder.glob("*/seed*/state.json"):
+        if state := read_state(path):  # if not, the next check reads it
+            states[path.parts[-3], path.parts[-2].removeprefix("seed")] = state
+    return states
+
+
+def watch(
+    folder: Path,
+    waiting: Callable[[], Collection[RunAndSeed]],
+    say: Callable[[str], object],
+    seconds: float = SECONDS_BETWEEN_CHECKS,
+) -> None:
+    """Check the states of a study until the program ends; report each problem once.
+
+    Args:
+        folder: folder of the study's runs.
+        waiting: returns the present argument `waiting` of `missed_ends`.
+        say: takes each message.
+        seconds: time between two checks.
+    """
+    since = time.time()
+
+    def check() -> None:
+        said: set = set()
+        while True:
+            time.sleep(seconds)
+            for key, problem in missed_ends(read_states(folder), waiting(), since, time.time()).items():
+                if key not in said:
+                    said.add(key)
+                    say(problem)
+
+    threading.Thread(target=check, name="heartbeat", daemon=True).start()

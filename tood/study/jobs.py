@@ -1,0 +1,109 @@
+"""The jobs of a study as data: what decides a result, and apart from it, how the result is computed.
+
+`tood.study.plan.Plan` makes these descriptions, the rules pass them on as JSON, and each script hands them to
+one function of `tood`. What decides a result is a Snakemake `param`: a change of it computes it again.
+How it is computed is a `resource`: a change of it does not. A new option is one field here.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from tood.study.declarations import Declaration
+
+Device = Literal["auto", "cpu", "cuda"]
+Positive = Annotated[int, Field(gt=0)]
+
+RENAMED = {"images_per_gpu": "micro_batch"}  # options that had another name
+
+
+def renamed(key: str) -> str:
+    """What to say of an option that had this name; empty if none had."""
+    return f"{key} is called {RENAMED[key]} now; write {RENAMED[key]}" if key in RENAMED else ""
+
+
+class Described(Declaration):
+    """What is passed from a rule to a script."""
+
+    def argument(self) -> str:
+        """As JSON, for the command line; without defaults, so that a new option changes no earlier job."""
+        return self.model_dump_json(exclude_defaults=True)
+
+
+class Computing(Described):
+    """How each process of a job computes. A scale says it, and the process is told it."""
+
+    threads: Positive = 1
+    workers: Annotated[int, Field(ge=0)] = 0  # processes that load images
+    # Images in one forward pass; the rest of the process's share of the batch is accumulated. None: no rest.
+    micro_batch: Positive | None = None
+
+
+class Resources(Computing):
+    """What one job asks machines for. Each GPU has a process; without GPUs there is one process."""
+
+    gpus: Positive = 1  # on each node; none where the study computes on CPUs
+    nodes: Positive = 1
+    mem_mb: Positive = 2000  # on each node
+    runtime: Positive = 60  # minutes
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_as_now(cls, values: Any) -> Any:
+        for key in values if isinstance(values, dict) else ():
+            if message := renamed(key):
+                raise ValueError(message)
+        return values
+
+
+class Execution(Computing):
+    """How a job is computed, whatever comes out of it."""
+
+    device: Device = "auto"
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 10.0  # between checkpoints of a training
+    checkpoint_iterations: Positive | None = None  # also after each multiple of this number
+    wait: bool = True  # for another process that trains the same run; False: fail, naming it
+
+    @classmethod
+    def of(cls, computing: Computing, device: Device, threads: int) -> Self:
+        """As a scale says, but for the threads, which the machine may limit."""
+        said = {name: getattr(computing, name) for name in Computing.model_fields}
+        return cls(**said | {"device": device, "threads": threads})
+
+
+class TrainingJob(Described):
+    """What decides the result of a training."""
+
+    settings: dict[str, Any]  # of the run, as `tood.study.plan.Plan.settings` gives them
+    seed: int
+    manifest: Path  # of the checked dataset
+    weights: Path | None = None  # that the backbone starts from; None: random ones
+    code: str = ""  # digest of the code that trains
+
+    @property
+    def run(self) -> str:
+        """Id of the run."""
+        return self.settings["run"]["id"]
+
+
+class MeasuringJob(Described):
+    """What decides a measurement on a trained run."""
+
+    settings: dict[str, Any]  # of the run, as for its training
+    model: Path  # its weights
+    manifest: Path  # of the checked dataset
+    images: Positive | None = None  # only the first validation images, this many; None: all
+    batch_size: Positive = 1
+    evaluation: str = ""  # digest of how this is measured
+
+    @property
+    def run(self) -> str:
+        """Id of the run."""
+        return self.settings["run"]["id"]
+
+
+class Figure1Job(Described):
+    """What decides Figure 1: its detectors by their names in the figure, the baseline first."""
+
+    detectors: dict[str, MeasuringJob]

@@ -1,0 +1,114 @@
+"""What the runs of a study measured, in one frame and in every table; nothing has to be complete."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from tood.runtime.files import atomic_path
+from tood.study.curves import positives_by_epoch
+from tood.study.declarations import Table, load_tables
+from tood.study.paths import RunPaths, StudyPaths
+from tood.study.plan import Plan
+from tood.study.status import STOPPED, Status, most_urgent, study_status
+from tood.study.tables import COLUMNS, build, read_complexity, write
+
+READINGS = ["run", "seed", "reading", "metric", "value"]
+
+
+def write_results(plan: Plan, complexity: Path) -> None:
+    """Write `metrics.csv`, `table6_readings.csv` and every table from what there is.
+
+    Args:
+        plan: the study.
+        complexity: CSV of all models; may be missing.
+    """
+    paths, statuses = StudyPaths(plan.name), study_status(plan)
+    metrics = pd.concat([measured(statuses), read_complexity(complexity)], ignore_index=True)
+    metrics = metrics.astype({"seed": "Int64"})  # whole, or absent
+    for path, frame in ((paths.metrics, metrics), (paths.readings, readings(statuses))):
+        with atomic_path(path) as temporary:
+            frame.to_csv(temporary, index=False)
+    states: dict[str, list[str]] = {}
+    for status in statuses:
+        states.setdefault(status.run.id, []).append(status.state)
+    urgent = {run: most_urgent(found) for run, found in states.items()}
+    for table in load_tables(runs=plan.all_runs).values():
+        frame = build(table, metrics, urgent, plan.all_runs, plan.seeds)
+        write(table, frame, paths.tables, [*plan.notes(), *remarks(table, statuses)])
+
+
+def measured(statuses: Iterable[Status]) -> pd.DataFrame:
+    """Every value there is, and which parts of what it was made with have changed since.
+
+    Returns:
+        the columns of `tood.study.tables.COLUMNS`
+    """
+    values = []
+    for status in statuses:
+        found: list[tuple[Iterable[tuple[str, float]], list[str]]] = [
+            (result.metrics.items(), result.stale) for result in status.results.values()
+        ]
+        if status.report.get("state") == "done":
+            found.append((positives(RunPaths(status.folder).losses), status.training_stale))
+        values += [
+            (status.run.id, status.seed, metric, value, ", ".join(stale))
+            for metrics, stale in found
+            for metric, value in metrics
+        ]
+    return pd.DataFrame(values, columns=COLUMNS)
+
+
+def readings(statuses: Iterable[Status]) -> pd.DataFrame:
+    """Table 6 under other readings of its definitions, of runs whose Table 6 is up to date.
+
+    Returns:
+        the columns of `READINGS`
+    """
+    entries = [
+        (status.run.id, status.seed, reading, metric, value)
+        for status in statuses
+        if not status.stale
+        for group in status.readings.values()
+        for reading, metrics in group.items()
+        for metric, value in metrics.items()
+    ]
+    return pd.DataFrame(entries, columns=READINGS)
+
+
+def positives(path: Path) -> list[tuple[str, float]]:
+    """Positives per object and their IoU, in the first and the last epoch of a training.
+
+    Args:
+        path: `losses.jsonl`; without such a file there is no metric.
+    """
+    if not path.is_file():
+        return []
+    epochs = positives_by_epoch(path).set_index("epoch")
+    return [
+        (f"{name} ({which})", epochs[column].get(epoch, float("nan")))
+        for which, epoch in (("first", epochs.index.min()), ("last", epochs.index.max()))
+        for name, column in (("Positives", "positives"), ("IoU", "positive_iou"))
+    ]
+
+
+def remarks(table: Table, statuses: Iterable[Status]) -> list[str]:
+    """Why runs of this table have no result, or none that still holds; one line each."""
+    shown = {row.run for row in table.rows}
+    concerned = [status for status in statuses if status.run.id in shown]
+    lines = [
+        f"{status.run.id}, seed {status.seed}, {status.state}: {status.reason or 'no reason given'}"
+        for status in concerned
+        if status.state in STOPPED
+    ]
+    changed: dict[str, list[str]] = {}
+    for status in concerned:
+        if status.stale:
+            changed.setdefault(status.run.id, []).extend(status.stale)
+    if changed:
+        named = "; ".join(f"{run}: {', '.join(dict.fromkeys(parts))}" for run, parts in changed.items())
+        lines.append(
+            f"stale: made with something else than the workflow would use now ({named}). Call the workflow "
+            "again to renew it; where that finds nothing to do, add `--forcerun train`."
+        )
+    return lines

@@ -1,0 +1,196 @@
+"""The states of a study's runs, read from their files; nothing here disturbs a run.
+
+A run's state is one of STATES. Most states are in `state.json`. A run is `stale` if its digests differ from
+those that the plan expects. A run that is running without a heartbeat has failed.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import cast
+
+from tood.runtime.files import read_json, write_json
+from tood.runtime.run_state import HEARTBEAT_TIMEOUT
+from tood.runtime.text import did_you_mean
+from tood.study.code_digest import training_code
+from tood.study.declarations import ExperimentError, Run
+from tood.study.paths import ALIGNMENT, AP, RunPaths, StudyPaths
+from tood.study.plan import Plan, scale_names
+from tood.study.provenance import data_digest, digest, evaluation_digest, is_stale
+
+# A run of several seeds has the first of their states in this order, which needs attention most.
+STATES = ("failed", "oom", "diverged", "interrupted", "running", "stale", "pending", "done")
+STOPPED = ("failed", "oom", "diverged", "interrupted")
+MEASUREMENTS = (AP, ALIGNMENT)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The content of one file of measurements on a run."""
+
+    metrics: dict[str, float]
+    stale: list[str]  # names of the digests that differ from the expected ones
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of one run and seed."""
+
+    run: Run
+    seed: int
+    folder: Path
+    state: str  # one of STATES
+    reason: str = ""  # one line: why the run stopped or is stale, with a hint
+    report: dict = field(default_factory=dict)  # content of state.json
+    provenance: dict = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict)  # by file name
+    readings: dict = field(default_factory=dict)  # Table 6 under other definitions
+    training_stale: list[str] = field(
+        default_factory=list
+    )  # names of the digests of the training that differ
+
+    @property
+    def stale(self) -> list[str]:
+        """Names of the digests that differ, of the training and of all measurements on it."""
+        parts = [part for result in self.results.values() for part in result.stale]
+        return list(dict.fromkeys([*self.training_stale, *parts]))
+
+    @property
+    def ap(self) -> float | None:
+        """COCO AP in percent; None if it was not measured or is not defined."""
+        value = self.results[AP].metrics.get("AP") if AP in self.results else None
+        return None if value is None or math.isnan(value) else value
+
+    @property
+    def settled(self) -> bool:
+        """Whether the state stays as it is until the workflow is called again."""
+        return self.state in ("failed", "oom", "diverged") or (self.state == "done" and bool(self.results))
+
+
+def save_study(plan: Plan) -> None:
+    """Write the study's options to the file that `load_study` reads."""
+    write_json(StudyPaths(plan.name).options, plan.study.model_dump(mode="json", exclude_none=True))
+
+
+def load_study(name: str | None = None) -> Plan:
+    """The plan of a study as it was last called, or of a scale that was never called.
+
+    Args:
+        name: name of the study; None takes the study that was called last, or the scale `smoke`.
+
+    Raises:
+        ExperimentError: there is no such study.
+    """
+    called = {path.parent.name: path for path in Path().glob(str(StudyPaths("*").options))}
+    if name is None and called:
+        name = max(called, key=lambda study: called[study].stat().st_mtime)
+    if name is None or (name not in called and name in scale_names()):
+        return Plan({} if name is None else {"scale": name})
+    if name not in called:
+        known = sorted({*called, *scale_names()})
+        raise ExperimentError(
+            f"--name {name}: no study of that name was called here; {did_you_mean(name, known)}"
+            f"there are {', '.join(known)}"
+        )
+    return Plan(read_json(called[name]))
+
+
+def expected_digests(plan: Plan, run_id: str) -> dict[str, str]:
+    """The digests that a training of the run would have now."""
+    run = plan.all_runs[run_id]
+    manifest = StudyPaths(plan.name).manifest
+    return {
+        "code": training_code(cast(str, run.config), run.options),  # an implemented run has one
+        "settings": digest(plan.settings(run_id)),
+        "data": data_digest(read_json(manifest)) if manifest.is_file() else "unchecked",
+    }
+
+
+def read_status(plan: Plan, run_id: str, seed: int, now: float | None = None) -> Status:
+    """The state of one run and seed.
+
+    Args:
+        plan: plan of the study.
+        run_id: id of a run that is implemented.
+        seed: seed of its training.
+        now: present time in Unix seconds, to compare heartbeats with; None asks the clock.
+    """
+    paths, expected = StudyPaths(plan.name).run(run_id, seed), expected_digests(plan, run_id)
+    files, problems = _read(paths)
+    report, provenance = files.get(paths.state.name, {}), files.get(paths.provenance.name, {})
+    results = {}
+    for name in MEASUREMENTS:
+        if name in files:
+            evaluation = {"evaluation": evaluation_digest(name, plan.study.val_images)}
+            metrics = {key: value for key, value in files[name].items() if key != "digests"}
+            results[name] = Result(metrics, is_stale(files[name], {**expected, **evaluation}))
+    # Weights without provenance are stale. A training that failed before it wrote any has only failed.
+    trained = provenance or report.get("state") == "done"
+    state, reason = _reported(report, time.time() if now is None else now)
+    if problems:
+        state, reason = "failed", problems[0]
+    status = Status(
+        run=plan.all_runs[run_id],
+        seed=seed,
+        folder=paths.folder,
+        state=state,
+        reason=reason,
+        report=report,
+        provenance=provenance,
+        results=results,
+        readings=files.get(paths.alignment_variants.name, {}) if ALIGNMENT in results else {},
+        training_stale=is_stale(provenance, expected) if trained else [],
+    )
+    if problems or state == "running" or not status.stale:
+        return status
+    # A failure counts as long as the code and settings of the training are the same. Old measurements beside
+    # it do not matter.
+    if state in STOPPED and not status.training_stale:
+        return status
+    reason = f"made with other {', '.join(status.stale)} than now; call the workflow again to renew it"
+    return replace(status, state="stale", reason=reason)
+
+
+def study_status(plan: Plan, now: float | None = None) -> list[Status]:
+    """The state of every run and seed of a study, in the plan's order."""
+    return [read_status(plan, run.id, seed, now) for run in plan.runs for seed in plan.seeds]
+
+
+def most_urgent(states: Iterable[str]) -> str:
+    """The state of a run of several seeds."""
+    return min(states, key=STATES.index)
+
+
+def _read(paths: RunPaths) -> tuple[dict[str, dict], list[str]]:
+    """The JSON files of a run by name, and one line for each file that cannot be read."""
+    files, problems = {}, []
+    for path in (paths.state, paths.provenance, paths.ap, paths.alignment, paths.alignment_variants):
+        try:
+            content = read_json(path)
+            if not isinstance(content, dict):
+                raise ValueError(f"{path}: holds no keys; delete it and run the workflow again")
+            files[path.name] = content
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            problems.append(_one_line(str(error)))
+    return files, problems
+
+
+def _reported(report: Mapping, now: float) -> tuple[str, str]:
+    """State and reason according to state.json and the clock."""
+    state, reason = report.get("state", "pending"), _one_line(report.get("reason") or "")
+    if state not in STATES:
+        return "failed", f"state.json says {state!r}; delete it and run the workflow again"
+    updated = report.get("updated", 0.0)
+    if state == "running" and now - updated > HEARTBEAT_TIMEOUT:
+        since = datetime.fromtimestamp(updated).astimezone().isoformat(" ", "seconds")
+        return "failed", f"no heartbeat since {since}; call the workflow again to resume"
+    return state, reason
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,210 @@
+"""What the workflow decides: what jobs ask for, how they are started, and what happens before and after them.
+
+The rules hold Snakemake's syntax, this module what can be tested without it. Read at every workflow start.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tood.data.validation import changed_since_check
+from tood.runtime.locks import FolderLock, hold_study
+from tood.study.declarations import ExperimentError, Table
+from tood.study.doctor import blocked_problem, writable_problem
+from tood.study.jobs import Figure1Job, Resources
+from tood.study.paths import AP, COMPLEXITY, StudyPaths
+from tood.study.plan import Plan
+from tood.study.status import read_status, save_study
+
+# The detectors of Figure 1 by their names in it, the baseline first.
+FIGURE1 = {"ATSS": "atss_af", "TOOD": "tood_af"}
+_PORT = 29400  # torchrun's own default
+
+
+class Sources(NamedTuple):
+    """What a figure is drawn from: one file of each of these runs and seeds."""
+
+    runs: dict[str, str]  # by their names in the figure
+    seeds: tuple[int, ...]
+    file: str  # that changes with what the figure shows
+
+
+# What a study has
+
+
+def analysed_runs(plan: Plan, tables: Mapping[str, Table]) -> list[str]:
+    """The study's runs in Table 6, whose classification and localisation are compared."""
+    ids = {run.id for run in plan.runs}
+    return [row.run for row in tables["table6"].rows if row.run in ids]
+
+
+def figures(plan: Plan, tables: Mapping[str, Table]) -> dict[str, Sources]:
+    """The figures that the study's runs suffice for, by name."""
+    ids = [run.id for run in plan.runs]
+    found = {}
+    if detectors := {name: run for name, run in FIGURE1.items() if run in ids}:
+        found["figure1"] = Sources(detectors, plan.seeds[:1], "model.pth")
+    rows = [row for row in tables["positives"].rows if row.run in ids]
+    if schemes := {row.key["Anchor assignment"]: row.run for row in rows}:
+        found["positives"] = Sources(schemes, plan.seeds, "model.pth")
+    swept = {row.run: row.run for name in ("table4", "table_m") for row in tables[name].rows}
+    if set(swept) <= set(ids):
+        found |= dict.fromkeys(("sweep_m", "alpha_beta"), Sources(swept, plan.seeds, AP))
+    return found
+
+
+def figure1_job(plan: Plan, sources: Sources) -> Figure1Job:
+    """What decides Figure 1."""
+    (seed,) = sources.seeds
+    return Figure1Job(detectors={name: plan.measuring_job(run, seed) for name, run in sources.runs.items()})
+
+
+def summary(plan: Plan) -> str:
+    """What the study is, in a sentence or two."""
+    states = [run.state for run in plan.all_runs.values()]
+    epochs = sum(run.epochs for run in plan.runs) * len(plan.seeds)
+    return (
+        f"{plan.name}: {len(plan.runs)} runs x seeds {list(plan.seeds)} = {len(plan.runs) * len(plan.seeds)} "
+        f"trainings, {epochs} epochs. Of the paper's {len(states)} runs {states.count('implemented')} are "
+        f"implemented, {states.count('not implemented')} not yet, {states.count('quoted')} only quoted "
+        "(`tood runs`)."
+    )
+
+
+# What jobs ask for, and how they are started
+
+
+def requests(of: Callable[[Any], Resources], on_gpu: bool) -> dict[str, Callable[[Any, int], int]]:
+    """The `resources:` of a rule whose jobs compute on models.
+
+    Args:
+        of: what the job with these wildcards asks for.
+        on_gpu: whether jobs ask for GPUs.
+
+    Returns:
+        functions of a job's wildcards and its attempt, from 1
+    """
+    return {
+        # A local call schedules by it only with `--resources gpu=N`.
+        "gpu": lambda wildcards, attempt: of(wildcards).gpus * of(wildcards).nodes if on_gpu else 0,
+        "nodes": lambda wildcards, attempt: of(wildcards).nodes,
+        # `threads` is clipped to the cores of the machine that submits.
+        "cpus_per_task": lambda wildcards, attempt: of(wildcards).threads * of(wildcards).gpus,
+        # A job that is started again may have run out of it.
+        "mem_mb": lambda wildcards, attempt: of(wildcards).mem_mb * min(attempt, 2),
+        "runtime": lambda wildcards, attempt: of(wildcards).runtime,
+    }
+
+
+def launcher(resources: Resources, on_gpu: bool) -> str:
+    """What starts a training script, for the shell: Python, or `torchrun` for one process on each GPU."""
+    if not on_gpu or resources.gpus * resources.nodes == 1:
+        return "python"
+    # Slurm announces the end of the time with SIGUSR1.
+    signals = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+    call = f"torchrun --nproc-per-node {resources.gpus} --signals-to-handle {signals} "
+    if resources.nodes == 1:
+        return call + "--standalone"
+    # The shell runs on the first of the nodes.
+    return call + (
+        f"--nnodes {resources.nodes} --rdzv-backend c10d --rdzv-id $SLURM_JOB_ID "
+        f"--rdzv-endpoint $(hostname):{_PORT}"
+    )
+
+
+# Before and after
+
+
+def require_folders(plan: Plan) -> None:
+    """Before Snakemake looks into the study's folders.
+
+    Raises:
+        ExperimentError: something else has the name of one of them.
+    """
+    _refuse(blocked_problem, plan)
+
+
+def begin(plan: Plan) -> FolderLock:
+    """Stop before any job that cannot end well, and leave word of which study this is.
+
+    Returns:
+        the lock of the study, to be kept while jobs run
+
+    Raises:
+        ExperimentError: a folder cannot be written, or the data is not what was checked.
+        Held: another call works on the study.
+    """
+    _refuse(writable_problem, plan)
+    paths = StudyPaths(plan.name)
+    lock = hold_study(paths.work)
+    if changed := changed_since_check(paths.manifest):
+        raise ExperimentError(
+            f"{changed} changed after the dataset was checked; remove {paths.manifest} to have it checked "
+            "again, and everything trained again on what it holds now"
+        )
+    save_study(plan)
+    return lock
+
+
+def require_device(device: str) -> None:
+    """Ask torch whether this machine has the device, in another process, as torch takes seconds to import.
+
+    Raises:
+        ExperimentError: there is no GPU for "cuda".
+    """
+    if device != "cuda":
+        return
+    program = "from tood.runtime.device import choose_device; choose_device('cuda')"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    if found.returncode:
+        raise ExperimentError(found.stderr.strip().splitlines()[-1])
+
+
+def render_what_is_there(plan: Plan, sources: Mapping[str, Sources]) -> bool:
+    """After a failure: tables and report from what is there, with what failed or is missing named.
+
+    Args:
+        plan: the study.
+        sources: its figures, as `figures` gives them.
+
+    Returns:
+        False where no training ever started: there is nothing to say, and results may be there from elsewhere
+    """
+    paths = StudyPaths(plan.name)
+    if not any(paths.runs.glob("*/*/state.json")):
+        return False
+    from tood.study.metrics import write_results  # here, as they import pandas
+    from tood.study.report import write_report
+
+    write_results(plan, COMPLEXITY)
+    pictures = {name: paths.figures / f"{name}.png" for name in sources}
+    shown = [name for name, picture in pictures.items() if up_to_date(picture, plan, sources[name])]
+    write_report(
+        paths.report,
+        plan.name,
+        tables=sorted(paths.tables.glob("*.md")),
+        figures=[pictures[name] for name in shown],
+        absent=[name for name in sources if name not in shown],
+    )
+    return True
+
+
+def up_to_date(picture: Path, plan: Plan, sources: Sources) -> bool:
+    """Whether a figure is there and shows its runs as they are now."""
+    statuses = [read_status(plan, run, seed) for run in sources.runs.values() for seed in sources.seeds]
+    files = [status.folder / sources.file for status in statuses]
+    if not all(path.is_file() for path in (picture, *files)):
+        return False
+    drawn = picture.stat().st_mtime
+    return all(status.state == "done" for status in statuses) and all(
+        path.stat().st_mtime <= drawn for path in files
+    )
+
+
+def _refuse(problem_of: Callable[[Path], str | None], plan: Plan) -> None:
+    paths = StudyPaths(plan.name)
+    for folder in (paths.results, paths.work):
+        if problem := problem_of(folder):
+            raise ExperimentError(problem)

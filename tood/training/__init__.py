@@ -1,1 +1,0 @@
-"""Building a declared run and training it."""
