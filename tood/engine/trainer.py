@@ -129,7 +129,7 @@ def train(
                     save(checkpoints)
                 if get_world_size() > 1:
                     barrier()  # where one process leaves early, torchrun ends the others
-                raise Interrupted(f"stopped by a signal at iteration {done} of {last}; call again to go on")
+                raise Interrupted(f"stopped after {done} of {last} iterations; start again to go on")
             head.set_progress(epoch, done / scheduled)
             rate = learning_rate(
                 done,
