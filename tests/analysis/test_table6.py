@@ -8,12 +8,12 @@ from helpers.initial_runs import draw_dataset, initial_run
 
 from tood.analysis import table6
 from tood.analysis.alignment import AlignmentOptions, instance_alignment, summarise
-from tood.evaluation.detection import dense_predictions
+from tood.evaluation.detection import dense_predictions, detect
 from tood.evaluation.trained_run import load_trained
 from tood.study.declarations import load_tables
 from tood.study.jobs import Execution
 
-CPU = Execution(device="cpu")
+CPU, CPU_DEVICE = Execution(device="cpu"), torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +40,17 @@ DETECTIONS = [
 
 
 def test_boxes_are_counted_on_the_evaluated_images_under_each_reading():
-    found = table6.count_readings(TRUTH, {"image_ids": [1], "detections": DETECTIONS})
+    unfiltered = [*DETECTIONS, box(1, 2, score=0.01), box(1, 100, score=0.01)]
+    found = table6.count_readings(TRUTH, {"image_ids": [1], "detections": DETECTIONS}, unfiltered)
     kinds = ("correct", "redundant", "error")
     counts = {reading: tuple(values[kind] for kind in kinds) for reading, values in found.items()}
     # Without classes the last one is redundant.
-    assert counts == {"default": (1, 1, 1), "class_aware=false": (1, 2, 1), "crowd=drop": (1, 1, 1)}
+    assert counts == {
+        "default": (1, 1, 1),
+        "class_aware=false": (1, 2, 1),
+        "crowd=drop": (1, 1, 1),
+        "score_thr=0": (1, 2, 1),
+    }
     assert found["default"]["ignored"] == 1
     assert found["crowd=drop"]["ignored"] == 0
     assert len(TRUTH["annotations"]) == 3
@@ -52,7 +58,7 @@ def test_boxes_are_counted_on_the_evaluated_images_under_each_reading():
 
 def test_the_alignment_is_that_of_each_image_under_each_reading(manifest):
     trained = load_trained(initial_run(manifest, "atss_af", images=5), CPU)
-    found = table6.measure_alignment(trained, "test", workers=0)
+    found = table6.measure(trained, "test", workers=0).alignment
     assert list(found) == [*table6.ALIGNMENT_READINGS, "confidence=classification"]
     parts = {"default": [], "confidence=classification": [], "iou_floor=0.5": []}
     for sample, levels in dense_predictions(
@@ -69,6 +75,19 @@ def test_the_alignment_is_that_of_each_image_under_each_reading(manifest):
         assert found[reading] == pytest.approx(summarise(images, AlignmentOptions()), nan_ok=True), reading
     # ATSS ranks by classification and centerness together.
     assert found["default"] != found["confidence=classification"]
+
+
+def test_detections_without_threshold_are_those_of_the_detector_itself(manifest):
+    """Its predictions with the changed test configuration, a hundred per image whatever their scores."""
+    trained = load_trained(initial_run(manifest, "tood_af", images=3), CPU)
+    found = table6.measure(trained, "test", workers=0).unfiltered
+    trained.model.bbox_head.test_cfg.update(table6.WITHOUT_THRESHOLD)
+    expected, image_ids = detect(
+        trained.model, trained.dataset, device=CPU_DEVICE, label="", batch_size=1, indices=range(3)
+    )
+    assert found == expected
+    assert len(found) == 3 * 100
+    assert {detection["image_id"] for detection in found} == set(image_ids)
 
 
 def test_the_table_has_the_default_reading_and_says_what_it_is_of(manifest, tmp_path):

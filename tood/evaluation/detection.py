@@ -9,6 +9,7 @@ import torch
 from mmdet.datasets import CocoDataset
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -51,22 +52,27 @@ def detect(
             samples = model(**model.data_preprocessor(batch), mode="predict")
             for sample in samples:
                 image_ids.append(sample.img_id)
-                found = sample.pred_instances.to("cpu")
-                corners = found.bboxes
-                boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
-                detections += [
-                    {
-                        "image_id": sample.img_id,
-                        "category_id": dataset.cat_ids[label_],
-                        "bbox": box,
-                        "score": score,
-                    }
-                    for box, score, label_ in zip(
-                        boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
-                    )
-                ]
+                detections += coco_results(sample.img_id, sample.pred_instances, dataset.cat_ids)
             progress.advance(len(samples))
     return detections, image_ids
+
+
+def coco_results(image_id: int, found: InstanceData, category_ids: Sequence[int]) -> list[dict]:
+    """Detections of one image in COCO's format for results.
+
+    Args:
+        image_id: of the image.
+        found: `bboxes` [K, 4] as (x1, y1, x2, y2) in original pixels, `scores` [K], `labels` [K].
+        category_ids: of each label.
+    """
+    corners = found.bboxes.cpu()
+    boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)  # [K, 4] (x, y, w, h)
+    return [
+        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
+        for box, score, label in zip(
+            boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+        )
+    ]
 
 
 def dense_predictions(

@@ -127,7 +127,7 @@ class DensePredictionMixin:
         cfg = self.test_cfg if cfg is None else cfg
         images = self.dense_by_feat(*outs, batch_img_metas=batch_img_metas, clip=cfg.get("clip", True))
         return [
-            _detect(levels, meta, cfg, rescale, with_nms)
+            select_detections(levels, meta, cfg, rescale, with_nms)
             for levels, meta in zip(images, batch_img_metas, strict=True)
         ]
 
@@ -193,7 +193,18 @@ class TorchvisionNMSMixin:
         return results
 
 
-def _detect(levels: list[DenseLevel], meta: dict, cfg: dict, rescale: bool, with_nms: bool) -> InstanceData:
+def select_detections(
+    levels: list[DenseLevel], meta: dict, cfg: dict, rescale: bool, with_nms: bool = True
+) -> InstanceData:
+    """Detections of one image from its dense predictions.
+
+    Args:
+        levels: of the image.
+        meta: with `scale_factor` (width, height), if `rescale`.
+        cfg: `test_cfg`, see `DensePredictionMixin`.
+        rescale: boxes in pixels of the original image.
+        with_nms: False keeps all candidates.
+    """
     candidates = [
         select_candidates(level, cfg["score_thr"], cfg.get("nms_pre", -1), cfg.get("nms_pre_by", "location"))
         for level in levels
