@@ -1,4 +1,4 @@
-"""RetinaNet, nine anchors a location assigned by IoU: mmdet's `retinanet_r50_fpn_1x_coco`."""
+"""RetinaNet, nine anchors per location, assigned by IoU: mmdet's `retinanet_r50_fpn_1x_coco`."""
 
 _base_ = "_base_/r50_fpn.py"
 

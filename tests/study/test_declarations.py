@@ -144,7 +144,7 @@ def test_the_table_of_positives_has_the_schemes_of_table_2():
 def test_anchors_of_table_2_are_those_of_its_configurations():
     for row in TABLES["table2"].rows:
         head = Config.fromfile(EXPERIMENTS / "configs" / RUNS[row.run].config).model.bbox_head
-        # A head without an anchor generator starts from points, one a location.
+        # A head without an anchor generator starts from points, one per location.
         anchors = head.get("anchor_generator", {"ratios": [1.0], "scales_per_octave": 1})
         assert row.key["#A"] == str(len(anchors["ratios"]) * anchors["scales_per_octave"]), row.run
 

@@ -1,7 +1,7 @@
 """What NMS leaves: counts of correct, redundant and error boxes of Table 6 (section 4.3).
 
 The paper counts correct boxes (IoU >= 0.5), redundant ones (IoU > 0.5) and errors (0.1 < IoU < 0.5)
-and leaves open what tells correct from redundant. Here that is COCO's own matching, so `correct` are
+and leaves open how correct and redundant differ. Here that is COCO's own matching, so `correct` are
 the true positives of AP50. For one image and class, by falling score, a box is the first of:
 
 * correct: IoU >= 0.5 with an instance not yet taken; it takes the one it overlaps most

@@ -32,7 +32,7 @@ class Described(Declaration):
 
 
 class Computing(Described):
-    """How each process of a job computes. A scale says it, and the process is told it."""
+    """How each process of a job computes. A scale sets it."""
 
     threads: Positive = 1
     workers: Annotated[int, Field(ge=0)] = 0  # processes that load images

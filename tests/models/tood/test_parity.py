@@ -279,7 +279,7 @@ def test_the_epoch_must_be_told():
 def test_one_anchor_a_location():
     config = head_config("anchor_free", 4)
     config["anchor_generator"]["ratios"] = [0.5, 1.0, 2.0]
-    with pytest.raises(ValueError, match="one anchor a location"):
+    with pytest.raises(ValueError, match="one anchor per location"):
         TOODHead(**config)
 
 

@@ -17,7 +17,7 @@ class ATSSQFLHead(ATSSHead):
 
     GFL without its distributions (Li et al., "Generalized Focal Loss", NeurIPS 2020): quality focal loss
     (its Eq. 3) with the IoU of the predicted box as target, and boxes weighted by the detached score of
-    their best class, as mmdet's `GFLHead` does, whose regression cannot be a single value a side.
+    their best class, as mmdet's `GFLHead` does, whose regression cannot be a single value per side.
     Configuration as `ATSSHead`, with mmdet's `QualityFocalLoss`; there is no `loss_centerness`.
     """
 

@@ -58,7 +58,7 @@ def depress(features: Tensor, ratio: float) -> Tensor:
 class MALHead(FreeAnchorHead):
     """FreeAnchor's selection against a depression of the strongest features; configuration as its.
 
-    The training loop tells the head its progress with `set_progress`; in testing nothing is depressed.
+    The training loop calls `set_progress`. In testing nothing is depressed.
     """
 
     progress: float | None = None

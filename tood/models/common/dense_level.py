@@ -11,7 +11,7 @@ from torch import Tensor
 class DenseLevel(NamedTuple):
     """Every anchor of one pyramid level of one image, in row-major order of the H x W grid.
 
-    Heads with several anchors a location have them all, those of a location together: read H*W below as
+    Heads with several anchors per location have them all, those of one location together: read H*W below as
     the number of anchors.
 
     Boxes and points are in pixels of the network's input image, boxes as (x1, y1, x2, y2).

@@ -50,7 +50,7 @@ def select_candidates(
 
 
 def name_objects(gt: InstanceData, num_classes: int) -> InstanceData:
-    """The objects with labels that tell them apart: `num_classes` + 1, + 2, ...
+    """The objects with a label of their own each: `num_classes` + 1, + 2, ...
 
     mmdet's targets then say which object a point serves; its background stays `num_classes`.
     """

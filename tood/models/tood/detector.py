@@ -1,4 +1,4 @@
-"""The detector that mmdet's Runner can tell the epoch."""
+"""The detector for mmdet's Runner, whose hook sets the epoch."""
 
 from mmdet.models.detectors import SingleStageDetector
 
@@ -7,8 +7,8 @@ from tood.models.common.registry import MODELS
 
 @MODELS.register_module()
 class TOOD(SingleStageDetector):
-    """Backbone, FPN and a `TOODHead`, which it tells the epoch."""
+    """Backbone, FPN and a `TOODHead`; it passes the epoch on."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the head which epoch, from 0, the coming losses belong to."""
+        """Set the epoch, from 0, that the next losses belong to."""
         self.bbox_head.set_epoch(epoch)

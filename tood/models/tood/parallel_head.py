@@ -12,7 +12,7 @@ from tood.models.tood.tood_head import TOODHead
 
 
 class ParallelHead(nn.Module):
-    """Two towers, one a task, as in Fig. 3(a); no centerness branch.
+    """Two towers, one per task, as in Fig. 3(a); no centerness branch.
 
     Args:
         num_classes, in_channels, feat_channels, conv_cfg, norm_cfg: as `THead`.

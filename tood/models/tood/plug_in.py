@@ -21,7 +21,7 @@ class THeadMixin(TorchvisionNMSMixin):
     aligned (Eq. 5) as logits, so that any loss on logits, and any test that takes their sigmoid, sees
     P^align. `stacked_convs` of the host counts the layers of the T-head's tower; the paper has 6.
 
-    A host with `bbox_coder` and one anchor a location needs nothing more. Others give `_decode` and
+    A host with `bbox_coder` and one anchor per location needs nothing more. Others give `_decode` and
     `_encode`; one whose predictions are no boxes (a distribution, as GFL's) sets `aligns_boxes = False`
     and `regression_channels`, and goes without Eq. 6.
     """

@@ -51,13 +51,13 @@ def centerness_target(points: Tensor, boxes: Tensor) -> Tensor:
 class TOODHead(DensePredictionMixin, BaseDenseHead):
     """T-head + TAL, anchor-free or anchor-based; keyword-compatible with mmdet's `TOODHead`.
 
-    The training loop tells the head the epoch with `set_epoch`: it decides between the ATSS warm-up of
-    the released code and TAL. With mmdet's Runner, detector `tood.TOOD` and `SetEpochInfoHook` do so.
+    The training loop calls `set_progress`: the epoch decides between the ATSS warm-up of the released code
+    and TAL. With mmdet's Runner, detector `tood.TOOD` and `SetEpochInfoHook` do so.
 
     Args:
         num_classes: of objects, without background.
         in_channels: of the pyramid features.
-        anchor_generator: mmdet configuration; one anchor a location.
+        anchor_generator: mmdet configuration with one anchor per location.
         bbox_coder: mmdet configuration, used if `anchor_type` is "anchor_based".
         loss_cls: its `beta` is gamma of Eq. 11, its `loss_weight` multiplies the loss.
         loss_bbox: mmdet configuration of Eq. 12's box loss.
@@ -72,7 +72,7 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         test_cfg: see `DensePredictionMixin`.
 
     Raises:
-        ValueError: more than one anchor a location, an unknown `anchor_type`, or no `bbox_coder` where the
+        ValueError: more than one anchor per location, an unknown `anchor_type`, or no `bbox_coder` where the
             head is anchor-based.
     """
 
@@ -103,7 +103,7 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         self.prior_generator = MMDET_TASK_UTILS.build(anchor_generator)
         if set(self.prior_generator.num_base_priors) != {1}:
             raise ValueError(
-                f"TOOD uses one anchor a location, anchor_generator gives "
+                f"TOOD uses one anchor per location, anchor_generator gives "
                 f"{self.prior_generator.num_base_priors}: set ratios=[1.0], scales_per_octave=1"
             )
         self.codec: DistanceCodec | DeltaCodec
