@@ -143,7 +143,7 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         self.predictor.init_weights()
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell which epoch, from 0, the coming losses belong to."""
+        """Set the epoch, from 0, that the next losses belong to."""
         self.epoch = epoch
 
     def set_progress(self, epoch: int, progress: float) -> None:
