@@ -391,7 +391,7 @@ def test_static_schemes_are_drawn_without_training(study, capsys):
     *found, written = capsys.readouterr().out.splitlines()
     assert written == "written to out/assignment.png"
     assert [line.split()[0] for line in found] == ["retinanet", "fovea", "fcos", "atss_af", "noisy_anchor"]
-    assert all(line.endswith("positives an object, untrained") for line in found)
+    assert all(line.endswith("positives per object, untrained") for line in found)
     counts = {line.split()[0]: float(line.split()[1]) for line in found}
     assert min(counts.values()) > 0
     assert counts["noisy_anchor"] <= 30
