@@ -32,7 +32,7 @@ COUNT_READINGS: dict[str, dict[str, Any]] = {
     "crowd=drop": {"crowd": "drop"},
 }
 # Detections for one more reading of the counts. Every class at every location would be 1.8 million boxes per
-# image of COCO, so NMS gets the `nms_pre` best pairs of location and class of each level, as in mmdet's heads.
+# image of COCO, so NMS gets the `nms_pre` best pairs of location and class per level, as in mmdet's heads.
 WITHOUT_THRESHOLD = {"score_thr": 0.0, "nms_pre_by": "pair"}
 
 

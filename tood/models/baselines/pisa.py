@@ -1,4 +1,4 @@
-"""PISA (Table 2): RetinaNet's positives weighted by their rank, as mmdet has it."""
+"""PISA (Table 2): RetinaNet's positives weighted by their rank; mmdet's head with our prediction path."""
 
 from mmdet.models.dense_heads import PISARetinaHead as MMDetPISAHead
 
