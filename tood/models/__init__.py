@@ -10,6 +10,7 @@ from tood.models.baselines.foveabox import FoveaHead
 from tood.models.baselines.freeanchor import FreeAnchorHead
 from tood.models.baselines.mal import MALHead
 from tood.models.baselines.noisy_anchor import NoisyAnchorHead, TopNAssigner
+from tood.models.baselines.ota import OTAHead
 from tood.models.baselines.paa import PAAHead
 from tood.models.baselines.pisa import PISARetinaHead
 from tood.models.baselines.retinanet import RetinaHead
@@ -38,6 +39,7 @@ __all__ = [
     "MALHead",
     "ModulatedDeformConv2d",
     "NoisyAnchorHead",
+    "OTAHead",
     "PAAHead",
     "PISARetinaHead",
     "ParallelHead",
