@@ -3,9 +3,8 @@
 import mmcv.ops
 import pytest
 import torch
-from mmcv.cnn import ConvModule
 from mmdet.models.backbones import ResNet
-from mmengine.model import BaseModule
+from mmdet.models.dense_heads import ATSSHead
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 from torch.nn.functional import grid_sample
@@ -98,35 +97,21 @@ def test_initial_weights_are_mmcvs(layer, theirs, groups):
         assert not module.conv_offset.bias.any()
 
 
-class Head(BaseModule):
-    """A tower as in mmdet's dense heads, with their rule for initial weights."""
-
-    def __init__(self, layer: str) -> None:
-        super().__init__(init_cfg=dict(type="Normal", layer="Conv2d", std=0.01))
-        options = dict(padding=1, norm_cfg=dict(type="GN", num_groups=32), bias=True)
-        self.tower = nn.ModuleList(
-            [
-                ConvModule(256, 256, 3, **options),
-                ConvModule(256, 256, 3, conv_cfg=dict(type=layer), **options),
-            ]
-        )
-
-
 @pytest.mark.parametrize(
     ("ours", "theirs", "std"),
-    [("tood.ModulatedDeformConv2d", "DCNv2", NARROW), ("tood.DeformConv2d", None, WIDE)],
+    [("tood.ModulatedDeformConv2d", "DCNv2", NARROW), ("tood.DeformConv2d", "DCN", WIDE)],
 )
 def test_initial_weights_in_a_tower_of_mmdets_heads(ours, theirs, std):
-    """The rule for `Conv2d` reaches the convolution of offsets alone; mmcv's DCN can have no bias."""
-    for layer in filter(None, (ours, theirs)):
-        head = Head(layer)
+    """Its rule for `Conv2d`, N(0, 0.01), does not reach the layer; offsets start at zero all the same."""
+    for layer in (ours, theirs):
+        anchors = dict(type="AnchorGenerator", ratios=[1.0], scales=[8], strides=[8, 16])
+        head = ATSSHead(5, 256, stacked_convs=1, conv_cfg=dict(type=layer), anchor_generator=anchors)
         head.init_weights()
-        plain, deformable = (module.conv for module in head.tower)
-        assert plain.weight.std().item() == pytest.approx(0.01, rel=0.02)
-        assert deformable.weight.std().item() == pytest.approx(std, rel=0.02)
-        assert deformable.conv_offset.weight.std().item() == pytest.approx(0.01, rel=0.02)
-        assert not deformable.bias.any()
-        assert not deformable.conv_offset.bias.any()
+        assert head.atss_reg.weight.std().item() == pytest.approx(0.01, rel=0.03)
+        for tower in (head.cls_convs, head.reg_convs):
+            assert tower[0].conv.weight.std().item() == pytest.approx(std, rel=0.02)
+            assert not tower[0].conv.conv_offset.weight.any()
+            assert not tower[0].conv.conv_offset.bias.any()
 
 
 def test_initial_weights_in_the_t_head():

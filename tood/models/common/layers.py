@@ -1,8 +1,9 @@
 """Layers that mmcv offers only as compiled operators, from torchvision.
 
-mmengine's initialisers draw the weights of `Conv2d` and of classes directly below it. These are not: a rule
-for `layer="Conv2d"` reaches the convolution that predicts the offsets and not the deformable one, as with
-mmcv's layers. A head that wants other weights draws them itself.
+mmengine's initialisers draw the weights of `Conv2d` and of classes directly below it. These layers are not
+among them, as mmcv's are not: a rule for `layer="Conv2d"` leaves their own weights as they are. It does reach
+the convolution that predicts the offsets, which mmdet's dense heads and `init_weights` set to zero again. A
+head that wants other weights draws them itself, as the T-head does.
 """
 
 import math
