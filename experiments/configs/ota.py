@@ -1,9 +1,9 @@
 """OTA with ResNet-50, with the constants of the authors' `ota.res50.fpn.coco.800size.1x` (40.7 AP there).
 
 As in that file: Detectron2's weights of MSRA, whose images are in BGR with a standard deviation of 1, and
-whose blocks have the stride in the first convolution; P6 from P5; towers whose convolutions have a bias beside
-their normalisation; the positives of the whole batch as the divisor. Different is the optimiser: there
-normalisation layers have no weight decay, which this suite has no setting for.
+whose blocks have the stride in the first convolution; P6 from P5; towers whose convolutions have a bias
+beside their normalisation; the positives of the whole batch as the divisor. Different is the optimiser:
+there normalisation layers have no weight decay, which this suite has no setting for.
 """
 
 _base_ = "_base_/r50_fpn.py"

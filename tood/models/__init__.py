@@ -16,6 +16,7 @@ from tood.models.baselines.ota import OTAHead
 from tood.models.baselines.paa import PAAHead
 from tood.models.baselines.pisa import PISARetinaHead
 from tood.models.baselines.retinanet import RetinaHead
+from tood.models.baselines.sapd import SAPDHead
 from tood.models.baselines.vfnet import VFNetHead
 from tood.models.common.box_coders import PointBBoxCoder
 from tood.models.common.dense_prediction import TorchvisionNMSMixin
@@ -52,6 +53,7 @@ __all__ = [
     "ParallelTALHead",
     "PointBBoxCoder",
     "RetinaHead",
+    "SAPDHead",
     "THead",
     "THeadFCOS",
     "THeadFovea",
