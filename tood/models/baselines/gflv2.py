@@ -70,5 +70,5 @@ class GFLV2Head(GFLHead):
         """Logits [B, C, H, W] of the joint score and distributions [B, 4 * (reg_max + 1), H, W]."""
         cls_logits, distributions = super().forward_single(x, scale)
         statistics = distribution_statistics(distributions, self.reg_max + 1, self.reg_topk)
-        quality_logits = self.reg_conf(statistics)  # [B, 1, H, W]
+        quality_logits = self.reg_conf(statistics.type_as(cls_logits))  # [B, 1, H, W]
         return product_logits(cls_logits, quality_logits), distributions

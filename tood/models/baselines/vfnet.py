@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from mmcv.cnn import ConvModule
 from mmdet.models.dense_heads import VFNetHead as MMDetVFNetHead
 from mmengine.structures import InstanceData
@@ -61,6 +62,13 @@ class VFNetHead(DensePredictionMixin, MMDetVFNetHead):
         )
         nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
         return layer
+
+    def forward_single(self, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        """Logits [B, C, H, W] and distances in pixels [B, 4, H, W]: first, in training alone, and refined."""
+        cls_logits, *distances = super().forward_single(x, *args)
+        # mmdet makes float32 of distances, which its loss cannot mix with scores in float64.
+        dtype = torch.promote_types(torch.float32, cls_logits.dtype)
+        return cls_logits, *(maps.to(dtype) for maps in distances)
 
     # mmdet's head loads what it finds and never misses a name, so that a wrong checkpoint would pass.
     _load_from_state_dict = nn.Module._load_from_state_dict
