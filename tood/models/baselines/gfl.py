@@ -16,9 +16,9 @@ class GFLHead(AnchorBoxesMixin, MMDetGFLHead):
 
     Li et al., "Generalized Focal Loss", NeurIPS 2020. Positives are those of ATSS.
 
-    The authors' code (implus/GFocal, `mmdet/models/anchor_heads/gfl_head.py`), which is older than mmdet's, has
-    two things otherwise: in the IoU that is the target score, boxes are one cell wider and higher than their
-    corners say; and box losses are divided by the sum of their weights even where it is below 1.
+    Two things are otherwise in the authors' code, which is older than mmdet's (implus/GFocal,
+    `mmdet/models/anchor_heads/gfl_head.py`): in the IoU that is the target, boxes are one cell wider and
+    higher than their corners say; and box losses are divided by the sum of their weights however small it is.
     """
 
     def _assign(self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict) -> Tensor:
