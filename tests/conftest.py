@@ -109,7 +109,10 @@ def torchvision_operators(monkeypatch) -> None:
         assert offset == 0  # a box's width is x2 - x1
         return torchvision.ops.nms(boxes, scores, iou_threshold)
 
-    def deform_conv2d(feature, offset, weight, stride, padding, dilation, groups, deform_groups):
+    def deform_conv2d(
+        feature, offset, weight, stride, padding, dilation, groups, deform_groups, bias=False, im2col_step=32
+    ):
+        assert not bias
         # torchvision reads both numbers of groups from the shapes
         _, per_group, *kernel = weight.shape
         assert per_group * groups == feature.shape[1]
@@ -126,6 +129,7 @@ def torchvision_operators(monkeypatch) -> None:
     monkeypatch.setattr(operators, "nms", nms, raising=False)
     monkeypatch.setattr(tood_head, "deform_conv2d", deform_conv2d)
     monkeypatch.setattr(mmcv.ops, "deform_conv2d", deform_conv2d)
+    monkeypatch.setattr(sys.modules["mmcv.ops.deform_conv"], "deform_conv2d", deform_conv2d)
     monkeypatch.setattr(
         sys.modules["mmcv.ops.modulated_deform_conv"], "modulated_deform_conv2d", modulated_deform_conv2d
     )

@@ -8,14 +8,19 @@ from tood.models.baselines.atss_qfl import ATSSQFLHead
 from tood.models.baselines.fcos import FCOSHead
 from tood.models.baselines.foveabox import FoveaHead
 from tood.models.baselines.freeanchor import FreeAnchorHead
+from tood.models.baselines.gfl import GFLHead
+from tood.models.baselines.gflv2 import GFLV2Head
 from tood.models.baselines.mal import MALHead
 from tood.models.baselines.noisy_anchor import NoisyAnchorHead, TopNAssigner
+from tood.models.baselines.ota import OTAHead
 from tood.models.baselines.paa import PAAHead
 from tood.models.baselines.pisa import PISARetinaHead
 from tood.models.baselines.retinanet import RetinaHead
+from tood.models.baselines.sapd import SAPDHead
+from tood.models.baselines.vfnet import VFNetHead
 from tood.models.common.box_coders import PointBBoxCoder
 from tood.models.common.dense_prediction import TorchvisionNMSMixin
-from tood.models.common.layers import ModulatedDeformConv2d
+from tood.models.common.layers import DeformConv2d, ModulatedDeformConv2d
 from tood.models.common.losses import FocalLoss
 from tood.models.tood.detector import TOOD
 from tood.models.tood.losses import LogDistanceGIoULoss
@@ -30,20 +35,25 @@ __all__ = [
     "TOOD",
     "ATSSHead",
     "ATSSQFLHead",
+    "DeformConv2d",
     "FCOSHead",
     "FocalLoss",
     "FoveaHead",
     "FreeAnchorHead",
+    "GFLHead",
+    "GFLV2Head",
     "LogDistanceGIoULoss",
     "MALHead",
     "ModulatedDeformConv2d",
     "NoisyAnchorHead",
+    "OTAHead",
     "PAAHead",
     "PISARetinaHead",
     "ParallelHead",
     "ParallelTALHead",
     "PointBBoxCoder",
     "RetinaHead",
+    "SAPDHead",
     "THead",
     "THeadFCOS",
     "THeadFovea",
@@ -51,4 +61,5 @@ __all__ = [
     "TOODHead",
     "TopNAssigner",
     "TorchvisionNMSMixin",
+    "VFNetHead",
 ]

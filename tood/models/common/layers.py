@@ -1,39 +1,45 @@
-"""Layers that mmcv offers only as compiled operators, from torchvision."""
+"""Layers that mmcv offers only as compiled operators, from torchvision.
 
+mmengine's initialisers draw the weights of `Conv2d` and of classes directly below it. These layers are not
+among them, as mmcv's are not: a rule for `layer="Conv2d"` leaves their own weights as they are. It does reach
+the convolution that predicts the offsets, which mmdet's dense heads and `init_weights` set to zero again. A
+head that wants other weights draws them itself, as the T-head does.
+"""
+
+import math
+from collections.abc import Mapping
 from typing import Any
 
-import torch
+import torchvision.ops
 from mmengine.model import constant_init
-from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
+from torch import Tensor, cat, nn
 
 from tood.models.common.registry import MODELS
 
 
 @MODELS.register_module()
-class ModulatedDeformConv2d(nn.Conv2d):
-    """Modulated deformable convolution (DCNv2) that predicts its own offsets and mask.
+class DeformConv2d(torchvision.ops.DeformConv2d):
+    """Deformable convolution (DCN) that predicts its own offsets.
 
-    Parameters and their order equal mmcv's `DCNv2` layer, so its checkpoints load; use it in mmdet
-    configurations as `conv_cfg=dict(type="tood.ModulatedDeformConv2d", deform_groups=...)`.
+    Parameters, their order and their initial weights equal those of mmcv's `DCN` layer, so its checkpoints
+    load; use it in mmdet configurations as `dcn=dict(type="tood.DeformConv2d", deform_groups=...)`.
 
     Args:
         deform_groups: groups of input channels that share an offset.
-        others: as `torch.nn.Conv2d`.
+        others: as `torchvision.ops.DeformConv2d`; mmcv's layer has no bias.
     """
 
-    # torch declares these for any number of dimensions.
-    kernel_size: tuple[int, int]
-    stride: tuple[int, int]
-    padding: str | tuple[int, int]
-    dilation: tuple[int, int]
+    maps_per_point = 2  # dy and dx
+    # What mmcv's `ConvModule` asks of a convolution
+    transposed = False
+    output_padding = (0, 0)
 
     def __init__(self, *args: Any, deform_groups: int = 1, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        points = deform_groups * self.kernel_size[0] * self.kernel_size[1]
+        self.deform_groups = deform_groups
         self.conv_offset = nn.Conv2d(
             self.in_channels,
-            3 * points,
+            self.maps_per_point * deform_groups * math.prod(self.kernel_size),
             self.kernel_size,
             stride=self.stride,
             padding=self.padding,
@@ -41,20 +47,61 @@ class ModulatedDeformConv2d(nn.Conv2d):
         )
         self.init_weights()
 
+    def reset_parameters(self) -> None:
+        """Draw the weights of the convolution itself."""
+        nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
     def init_weights(self) -> None:
-        """Start as an ordinary convolution with half its weight: no offset, mask 0.5."""
+        """Start as an ordinary convolution: no offset."""
         constant_init(self.conv_offset, 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] to [B, C_out, H', W']."""
+        return super().forward(x, self.conv_offset(x))
+
+
+@MODELS.register_module()
+class ModulatedDeformConv2d(DeformConv2d):
+    """Modulated deformable convolution (DCNv2): it weighs each point that it samples by a mask.
+
+    Equals mmcv's `DCNv2` layer; use it as `conv_cfg=dict(type="tood.ModulatedDeformConv2d", ...)`. It starts
+    as an ordinary convolution with half its weight: no offset, mask 0.5.
+
+    Args: as `DeformConv2d`.
+    """
+
+    maps_per_point = 3  # dy, dx and the mask
+
+    def reset_parameters(self) -> None:
+        """Draw the weights of the convolution itself; as in mmcv, `groups` do not widen their range."""
+        bound = 1 / math.sqrt(self.in_channels * math.prod(self.kernel_size))
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C_in, H, W] to [B, C_out, H', W']."""
         first, second, mask = self.conv_offset(x).chunk(3, dim=1)
-        return deform_conv2d(
-            x,
-            torch.cat([first, second], 1),
-            self.weight,
-            self.bias,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            mask=mask.sigmoid(),
-        )
+        return super(DeformConv2d, self).forward(x, cat([first, second], 1), mask.sigmoid())
+
+
+def rename_offsets(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of an early mmcv with today's names: `conv2_offset.weight` as `conv2.conv_offset.weight`.
+
+    A function, as no layer can do it while it loads: torch and mmengine give a layer only what begins with
+    its own name, so that mmcv's own renaming finds nothing any more.
+
+    Args:
+        state_dict: names to tensors; not modified, tensors are shared. Names without a convolution beside
+            them, and all others, pass unchanged.
+    """
+    renamed = {}
+    for name, tensor in state_dict.items():
+        layer, _, parameter = name.rpartition(".")
+        convolution = layer.removesuffix("_offset")
+        if convolution != layer and f"{convolution}.weight" in state_dict:
+            name = f"{convolution}.conv_offset.{parameter}"
+        renamed[name] = tensor
+    return renamed

@@ -1,0 +1,214 @@
+"""Detectors of GFL, GFLV2 and VarifocalNet as their files have them: hard images, gradients, recipes."""
+
+import pytest
+import torch
+from helpers.gradients import assert_same, collated, gradients, make_batch, plain_gradients
+from helpers.mmdet_heads import MMDET_CONFIGS
+from helpers.point_heads import SEVERAL, SIZE, configuration, hard_cases, objects
+from mmdet.structures import DetDataSample
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.structures import InstanceData
+
+from tood.engine.config import build_model
+from tood.engine.gradient import batch_gradient
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+# Three levels, as the scale `smoke` has them
+ANCHORS = dict(anchor_generator=dict(octave_base_scale=4, strides=[4, 8, 16]))
+POINTS = dict(strides=[4, 8, 16], regress_ranges=[[-1, 16], [16, 32], [32, 1e8]])
+NARROW = {"gfl": ANCHORS, "gflv2": ANCHORS, "vfnet": ANCHORS | POINTS}
+# Name: file, and the deformable layer of its backbone
+DETECTORS = {
+    "gfl": ("gfl", None),
+    "gfl with DCN": ("gfl", "DeformConv2d"),
+    "gflv2": ("gflv2", None),
+    "gflv2 with DCN": ("gflv2", "ModulatedDeformConv2d"),
+    "vfnet": ("vfnet", None),
+    "vfnet with DCN": ("vfnet", "ModulatedDeformConv2d"),  # in the last layer of its towers too
+}
+CROWD = objects([60, 10, 150, 70], [0, 90, 50, 120])
+RECIPES = {"gfl": "gfl/gfl_r50_fpn_1x_coco.py", "vfnet": "vfnet/vfnet_r50_fpn_1x_coco.py"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def detector(name: str):
+    """Of the scale `smoke`, with the initial weights of its file."""
+    file, layer = DETECTORS[name]
+    config = configuration(f"{file}.py", "smoke", NARROW[file])
+    config.model.backbone.zero_init_residual = (
+        False  # where blocks end with zeros, their weights do not learn yet
+    )
+    if layer is not None:
+        config.model.backbone.update(
+            depth=50,
+            dcn=dict(type=f"tood.{layer}", deform_groups=1, fallback_on_stride=False),
+            stage_with_dcn=(False, True, True),
+        )
+        config.model.neck.in_channels = [64, 128, 256]
+        if file == "vfnet":
+            config.model.bbox_head.dcn_on_last_conv = True
+    torch.manual_seed(0)
+    model = build_model(config)
+    model.init_weights()
+    return model
+
+
+def batch(*images: tuple[InstanceData, InstanceData]) -> dict:
+    """Random images with these objects and crowds."""
+    generator = torch.Generator().manual_seed(0)
+    inputs, samples = [], []
+    for gt, crowds in images:
+        sample = DetDataSample(metainfo=dict(img_shape=SIZE, ori_shape=SIZE, scale_factor=(1.0, 1.0)))
+        sample.gt_instances, sample.ignored_instances = gt, crowds
+        inputs.append(torch.randint(256, (3, *SIZE), generator=generator, dtype=torch.uint8))
+        samples.append(sample)
+    return dict(inputs=inputs, data_samples=samples)
+
+
+IMAGES = {name: [(gt, objects()), (SEVERAL, objects())] for name, gt in hard_cases().items()} | {
+    "all empty": [(objects(), objects())] * 2,
+    "crowds beside objects": [(SEVERAL, CROWD)] * 2,
+    "crowds alone": [(objects(), CROWD)] * 2,
+    "alone and tiny": [(hard_cases()["tiny"], objects())],
+    "alone and outside": [(hard_cases()["outside"], objects())],
+}
+
+
+@pytest.mark.parametrize("images", IMAGES.values(), ids=IMAGES)
+@pytest.mark.parametrize("name", ["gfl", "gflv2", "vfnet with DCN"])
+def test_hard_images(name, images):
+    """The loss is finite, and the gradient of every parameter; so are the boxes and scores after a step."""
+    model = detector(name).train()
+    data = model.data_preprocessor(batch(*images), training=True)
+    loss, _ = model.parse_losses(model(**data, mode="loss"))
+    loss.backward()
+    assert 0 < loss < 100
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            assert parameter.grad is not None, key
+            assert parameter.grad.isfinite().all(), key
+            parameter -= 0.01 * parameter.grad
+        model.eval()
+        model.bbox_head.test_cfg.update(score_thr=0.0)
+        for sample in model(**model.data_preprocessor(batch(*images)), mode="predict"):
+            assert len(sample.pred_instances) > 0
+            assert sample.pred_instances.bboxes.isfinite().all()
+            assert sample.pred_instances.scores.isfinite().all()
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_gradients_reach_every_parameter(name):
+    model = detector(name).train()
+    data = model.data_preprocessor(batch((SEVERAL, objects()), (objects(), CROWD)), training=True)
+    losses = model(**data, mode="loss")
+    model.parse_losses(losses)[0].backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.requires_grad
+        assert parameter.grad.abs().sum() > 0, key
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_crowds_are_no_objects(name):
+    model = detector(name).train()
+    losses = []
+    for crowds in (CROWD, objects()):
+        data = model.data_preprocessor(batch((SEVERAL, crowds)), training=True)
+        losses.append(model.parse_losses(model(**data, mode="loss"))[0].item())
+    assert losses[0] == losses[1] > 0
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("name", DETECTORS)
+def test_gradient_in_parts(name, at_once):
+    """As in one piece; batch normalisation is frozen, as the scale `paper` has it."""
+    found = []
+    for in_parts in (True, False):
+        model = detector(name)
+        model.backbone.norm_eval = True
+        model = model.double()
+        model.train()
+        if in_parts:
+            batch_gradient(model, collated(make_batch(4)), at_once)
+            found.append(gradients(model))
+        else:
+            found.append(plain_gradients(model, 4))
+    assert_same(*found)
+
+
+# Recipes
+
+
+def flat(config: dict, prefix: str = "") -> dict:
+    found = {}
+    for key, value in config.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_models_are_mmdets(name):
+    """Key by key. What mmdet's file leaves to its head's defaults is spelled out in ours."""
+    register_all_modules(init_default_scope=True)
+    ours = flat(configuration(f"{name}.py").model)
+    theirs = flat(Config.fromfile(MMDET_CONFIGS / RECIPES[name]).model)
+    different = {
+        key for key in ours.keys() | theirs.keys() if ours.get(key, "absent") != theirs.get(key, "absent")
+    }
+    expected = {"bbox_head.type", "bbox_head.num_classes", "test_cfg.nms_pre_by", "test_cfg.clip"}
+    # The weights are another file's business.
+    expected |= {"backbone.init_cfg", "backbone.init_cfg.type", "backbone.init_cfg.checkpoint"} & different
+    defaults = {
+        "bbox_head.norm_cfg.type",
+        "bbox_head.norm_cfg.num_groups",
+        "bbox_head.norm_cfg.requires_grad",
+    }
+    if name == "vfnet":
+        generator = configuration("vfnet.py").model.bbox_head.anchor_generator
+        assert generator == dict(
+            type="AnchorGenerator",
+            ratios=[1.0],
+            octave_base_scale=8,
+            scales_per_octave=1,
+            center_offset=0.0,
+            strides=[8, 16, 32, 64, 128],
+        )
+        defaults |= {f"bbox_head.anchor_generator.{key}" for key in generator}
+        # Of ours the defaults, and of mmdet's too
+        defaults |= {f"bbox_head.{key}" for key in ("center_sampling", "use_atss", "use_vfl")}
+    assert different == expected | defaults
+
+
+@pytest.mark.parametrize(
+    ("name", "warmup_factor", "bias_lr_mult", "bias_decay_mult"),
+    [("gfl", 1 / 3, 2, 0), ("gflv2", 0.001, 1, 1), ("vfnet", 0.1, 2, 0)],
+)
+def test_trained_as_by_the_authors(name, warmup_factor, bias_lr_mult, bias_decay_mult):
+    """Their files `gfl_r50_1x`, `gfocal_r50_fpn_1x` and `vfnet_r50_fpn_1x_coco`."""
+    config = configuration(f"{name}.py")
+    train = config.train
+    assert (train.lr, train.momentum, train.weight_decay, train.batch_size) == (0.01, 0.9, 1e-4, 16)
+    assert (train.warmup, train.warmup_iterations, train.grad_clip) == ("linear", 500, None)
+    assert train.warmup_factor == pytest.approx(warmup_factor)
+    assert (train.bias_lr_mult, train.bias_decay_mult) == (bias_lr_mult, bias_decay_mult)
+    test_cfg = config.model.test_cfg
+    assert (test_cfg.nms.iou_threshold, test_cfg.score_thr, test_cfg.nms_pre) == (0.6, 0.05, 1000)
+    assert config.model.train_cfg.assigner == dict(type="ATSSAssigner", topk=9)
+
+
+def test_gflv2_is_gfl_and_its_predictor():
+    ours, gfl = (flat(configuration(f"{name}.py").model) for name in ("gflv2", "gfl"))
+    different = {key: value for key, value in ours.items() if gfl.get(key) != value}
+    assert different == {
+        "bbox_head.type": "tood.GFLV2Head",
+        "bbox_head.reg_topk": 4,
+        "bbox_head.reg_channels": 64,
+    }
+    assert gfl.keys() <= ours.keys()
