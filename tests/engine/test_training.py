@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.optim import ConstantLR, LinearLR, MultiStepLR
 from mmengine.runner import set_random_seed
 from PIL import Image
+from torch import nn
 
 from tood.data.loading import SeededDataset, build_dataset, epoch_batches
 from tood.data.synthetic import CLASSES, DrawingSpec, generate
@@ -26,6 +27,7 @@ from tood.engine.trainer import load_model, train, weights_of
 from tood.evaluation.detection import AP_NAMES, coco_ap, dense_predictions, detect
 from tood.evaluation.trained_run import load_trained
 from tood.models.common.dense_level import DenseLevel
+from tood.models.common.layers import ModulatedDeformConv2d
 from tood.runtime import device
 from tood.runtime.device import choose_device
 from tood.runtime.failures import Diverged, Interrupted
@@ -863,3 +865,18 @@ def test_dense_predictions_and_objects_are_in_input_pixels(odd):
             assert len(level.scores) == len(level.boxes) == len(level.points) == math.prod(level.grid)
             assert level.grid[0] == math.ceil(sample.batch_input_shape[0] / level.stride)
     assert ids == [31, 5, 44]
+
+
+def test_biases_of_offsets_have_no_rate_of_their_own():
+    """As those of mmcv's deformable layers in mmengine; other biases have twice the rate and no decay."""
+    model = nn.ModuleDict({"dcn": ModulatedDeformConv2d(2, 2, 3, bias=True), "conv": nn.Conv2d(2, 2, 1)})
+    train_cfg = configured("fcos").train
+    assert (train_cfg.bias_lr_mult, train_cfg.bias_decay_mult) == (2.0, 0.0)
+    groups = loop.build_optimizer(model, train_cfg).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    plain, bias = (train_cfg.lr, train_cfg.weight_decay), (2 * train_cfg.lr, 0.0)
+    assert found.pop("conv.bias") == bias
+    assert found.pop("dcn.bias") == bias
+    assert set(found.values()) == {plain}
+    assert "dcn.conv_offset.bias" in found

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import torchvision.ops
 from mmcv.cnn.utils import flops_counter
 from mmdet.models.detectors import SingleStageDetector
 from torch import Tensor, nn
 
 from tood.engine.config import build_model, resolve
-from tood.models.common.layers import ModulatedDeformConv2d
+from tood.models.common.layers import DeformConv2d, ModulatedDeformConv2d
 from tood.models.tood.t_head import HeadMaps, THead
 from tood.models.tood.task_decomposition import TaskDecomposition
 from tood.study.plan import Plan
@@ -54,7 +55,8 @@ def complexity(model: SingleStageDetector, convention: str = "paper") -> Complex
     if convention == "paper":
         del counters[nn.GroupNorm]
     else:
-        counters[ModulatedDeformConv2d] = flops_counter.conv_flops_counter_hook
+        for layer in (DeformConv2d, ModulatedDeformConv2d, torchvision.ops.DeformConv2d):
+            counters[layer] = flops_counter.conv_flops_counter_hook
         counters[THead] = _count_sampling
     with torch.no_grad():
         features, trunk = _count(model, counters, lambda: model.extract_feat(image))

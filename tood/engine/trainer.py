@@ -31,6 +31,8 @@ LOG_INTERVAL = 50  # iterations; an epoch has at least one entry
 def build_optimizer(model: nn.Module, train_cfg: ConfigDict) -> torch.optim.Optimizer:
     """SGD with the learning rate and weight decay of biases apart where a run says so."""
     per_parameter = dict(bias_lr_mult=train_cfg.bias_lr_mult, bias_decay_mult=train_cfg.bias_decay_mult)
+    # Biases of offsets do not count, as mmengine has it for the deformable layers of mmcv.
+    offsets = dict(custom_keys=dict(conv_offset={}))
     wrapper = dict(
         optimizer=dict(
             type="SGD",
@@ -38,7 +40,7 @@ def build_optimizer(model: nn.Module, train_cfg: ConfigDict) -> torch.optim.Opti
             momentum=train_cfg.momentum,
             weight_decay=train_cfg.weight_decay,
         ),
-        paramwise_cfg=per_parameter if set(per_parameter.values()) != {1.0} else None,
+        paramwise_cfg=per_parameter | offsets if set(per_parameter.values()) != {1.0} else None,
     )
     return build_optim_wrapper(model, wrapper).optimizer
 
