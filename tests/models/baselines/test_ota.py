@@ -315,6 +315,17 @@ def test_a_point_between_two_objects_goes_to_the_one_of_its_class():
     assert found.tolist() == [0, 0, 1, 1, -1, -1]
 
 
+def test_no_loss_is_as_large_as_that_of_not_being_a_candidate():
+    """The only candidate predicts nothing like the object, and a point outside predicts it perfectly."""
+    gt = objects([0, 0, 32, 32], labels=[1])
+    points = torch.tensor([[16.0, 16], [40, 16], [48, 16], [56, 16]])
+    logits = torch.full((4, 3), -4.0)
+    logits[0, 1], logits[1, 1] = -1000.0, 4.0
+    boxes = torch.cat([torch.tensor([[15.0, 15, 17, 17]]), gt.bboxes[[0, 0, 0]]])
+    found = transport_assign(logits, boxes, points, torch.full((4,), 8.0), gt.bboxes, gt.labels, **OPTIONS)
+    assert found.tolist() == [0, -1, -1, -1]
+
+
 @pytest.mark.parametrize("case", hard_cases())
 def test_assignment_of_hard_cases(case, head):
     """Every point has an owner that is there, and an object that has candidates and room has a point."""

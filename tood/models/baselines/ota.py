@@ -246,7 +246,8 @@ class OTAHead(FCOSHead):
         self, *outs: list[Tensor], batch_gt_instances: list[InstanceData], batch_img_metas: list[dict]
     ) -> list[Positives]:
         """As in the loss; see `DensePredictionMixin`."""
-        return [of_assignment(image) for image in self._match(*outs[:2], batch_gt_instances)]
+        cls_scores, bbox_preds, _ = outs
+        return [of_assignment(image) for image in self._match(cls_scores, bbox_preds, batch_gt_instances)]
 
     def _rows_of_images(self, cls_scores: list[Tensor], bbox_preds: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits [B, A, C] and boxes [B, A, 4], pixels, of all points."""
