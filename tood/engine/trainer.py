@@ -32,7 +32,7 @@ def build_optimizer(model: nn.Module, train_cfg: ConfigDict) -> torch.optim.Opti
     """SGD with the learning rate and weight decay of biases apart where a run says so."""
     per_parameter = dict(bias_lr_mult=train_cfg.bias_lr_mult, bias_decay_mult=train_cfg.bias_decay_mult)
     # Biases of offsets do not count, as mmengine has it for the deformable layers of mmcv.
-    offsets = dict(custom_keys=dict(conv_offset={}))
+    offsets: dict = dict(custom_keys=dict(conv_offset={}))
     wrapper = dict(
         optimizer=dict(
             type="SGD",

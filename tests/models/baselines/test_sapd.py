@@ -32,16 +32,12 @@ from torchvision.ops import roi_align
 
 from tood.engine.config import build_model
 from tood.engine.gradient import batch_gradient
-from tood.models.baselines.sapd import (
+from tood.models.baselines.sapd import Pairs, centrality, positive_pairs, shrunk_cells, smallest_owner
+from tood.models.baselines.sapd_levels import (
     LevelSelection,
-    Pairs,
-    centrality,
     hard_level_weights,
     least_level,
     level_losses,
-    positive_pairs,
-    shrunk_cells,
-    smallest_owner,
     soft_level_weights,
 )
 from tood.models.common.positives import of_batch

@@ -40,7 +40,6 @@ Choices of this file, where the ports contradict each other or the paper, or say
   least 1.
 """
 
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -51,16 +50,20 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.structures.bbox import distance2bbox
 from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
-from torchvision.ops import box_area, roi_align
+from torch import Tensor
+from torchvision.ops import box_area
 
+from tood.models.baselines.sapd_levels import (
+    LevelSelection,
+    hard_level_weights,
+    least_level,
+    level_losses,
+    soft_level_weights,
+)
 from tood.models.common.dense_level import DenseLevel, grid_of
 from tood.models.common.dense_prediction import DensePredictionMixin
 from tood.models.common.positives import Positives
 from tood.models.common.registry import MODELS
-
-ROI_SIZE = 7  # cells of a RoI's side; three convolutions leave one of them
-ROI_SAMPLES = 2  # per side of a cell
 
 
 class Pairs(NamedTuple):
@@ -147,42 +150,6 @@ def positive_pairs(
     return Pairs(objects[inside], points[inside], weights[inside])
 
 
-def level_losses(losses: Tensor, objects: Tensor, levels: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Mean loss of each object on each level.
-
-    Args:
-        losses: [P] of pairs of an object and a point.
-        objects: [P].
-        levels: [P] of the points.
-        shape: numbers of objects G and of levels L.
-
-    Returns:
-        [G, L], infinite where the object has no pair
-    """
-    G, L = shape
-    place = objects * L + levels  # [P]
-    total = losses.new_zeros(G * L).index_add(0, place, losses)
-    number = losses.new_zeros(G * L).index_add(0, place, torch.ones_like(losses))
-    return (total / number).where(number > 0, torch.inf).view(G, L)
-
-
-def least_level(losses: Tensor) -> Tensor:
-    """[G] the level of least loss of losses [G, L], -1 where all are infinite."""
-    least, level = losses.min(1)
-    return level.where(least.isfinite(), -1)
-
-
-def hard_level_weights(level: Tensor, levels: int) -> Tensor:
-    """[G, levels] 1 for each object's level of `level` [G], of which -1 is none, and 0 for the others."""
-    return F.one_hot(level + 1, levels + 1)[:, 1:].float()
-
-
-def soft_level_weights(probabilities: Tensor, top: int) -> Tensor:
-    """[G, L] the `top` largest probabilities [G, L] of each object as they are, and 0 for the others."""
-    largest = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
-    return torch.zeros_like(probabilities).scatter(1, largest.indices, largest.values)
-
-
 def smallest_owner(pairs: Pairs, areas: Tensor, points: int) -> tuple[Tensor, Tensor]:
     """Give each point to the smallest object that has it; of equal ones, to the first.
 
@@ -205,41 +172,6 @@ def smallest_owner(pairs: Pairs, areas: Tensor, points: int) -> tuple[Tensor, Te
     weights = pairs.weights.new_zeros(points)
     weights[pairs.points[kept]] = pairs.weights[kept]
     return gt_index, weights
-
-
-class LevelSelection(nn.Module):
-    """Predicts from an object's features on all levels how much each level suits it.
-
-    Args:
-        in_channels: of the pyramid.
-        feat_channels: of the hidden layers.
-        strides: of the levels, pixels.
-    """
-
-    def __init__(self, in_channels: int, feat_channels: int, strides: list[int]) -> None:
-        super().__init__()
-        self.strides = strides
-        channels = [len(strides) * in_channels, feat_channels, feat_channels, feat_channels]
-        self.convs = nn.ModuleList(nn.Conv2d(*pair, 3) for pair in pairwise(channels))
-        self.fc = nn.Linear(feat_channels, len(strides))
-
-    def forward(self, features: list[Tensor], gt_boxes: list[Tensor]) -> Tensor:
-        """Logits [N, L] of the levels for all objects of the batch, one image after the other.
-
-        Args:
-            features: levels of [B, in_channels, H, W].
-            gt_boxes: [G, 4] of each image, pixels.
-        """
-        x = torch.cat(
-            [
-                roi_align(level, gt_boxes, ROI_SIZE, 1 / stride, ROI_SAMPLES, aligned=True)
-                for level, stride in zip(features, self.strides, strict=True)
-            ],
-            1,
-        )  # [N, L * in_channels, 7, 7]
-        for conv in self.convs:
-            x = conv(x).relu()  # 7 -> 5 -> 3 -> 1
-        return self.fc(x.flatten(1))
 
 
 @MODELS.register_module()
