@@ -53,10 +53,10 @@ def call(arguments: list[str], log: Path, fault: str | None, at: int, seconds: f
         globals()["_tee"] = tee
     gradient, count = loop.batch_gradient, 0
 
-    def faulty(model, share, images_at_once):
+    def faulty(*given):
         nonlocal count
         time.sleep(seconds)
-        batch = gradient(model, share, images_at_once)
+        batch = gradient(*given)
         if fault and count == at:
             globals()[fault](batch)
         count += 1
