@@ -20,10 +20,10 @@ import pandas as pd
 import pytest
 import torch
 from helpers.figures import likeness, pixels, rendered, text_of_pdf
-from helpers.scripts import script
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from tood.analysis.positive_curves import draw as draw_positives
 from tood.runtime.locks import hold_study
 from tood.study.declarations import load_runs, load_tables
 from tood.study.plan import load_scale
@@ -233,11 +233,11 @@ def test_the_figure_of_positives_shows_the_records_of_the_trainings(study, tmp_p
     assert outcome.returncode == 0, outcome.stdout
 
     curves = pd.DataFrame(records).drop(columns="objects").assign(scheme="ATSS", seed=0)
-    assert np.array_equal(pixels(drawn), rendered(script("positives").draw(curves), 200))
+    assert np.array_equal(pixels(drawn), rendered(draw_positives(curves), 200))
     shifted = curves.assign(positives=[2.0, 4.0, 7.9])
-    assert not np.array_equal(pixels(drawn), rendered(script("positives").draw(shifted), 200))
+    assert not np.array_equal(pixels(drawn), rendered(draw_positives(shifted), 200))
     text = text_of_pdf(drawn.with_suffix(".pdf")).splitlines()
-    assert {"ATSS", "positives of an object", "mean IoU of their predicted boxes"} <= set(text)
+    assert {"ATSS", "positives per object", "mean IoU of their predicted boxes"} <= set(text)
 
 
 class TablesOfPage(HTMLParser):
