@@ -21,8 +21,9 @@ env: $(INSTALLED)
 test: lint
 	@pytest -n 2
 
+# One thread per worker: with two each, two workers on two cores wait for each other.
 test-slow: $(INSTALLED)
-	@pytest -m slow
+	@OMP_NUM_THREADS=1 pytest -m slow -n 2
 
 lint: $(INSTALLED)
 	@ruff check
