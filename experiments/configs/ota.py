@@ -2,8 +2,7 @@
 
 As in that file: Detectron2's weights of MSRA, whose images are in BGR with a standard deviation of 1, and
 whose blocks have the stride in the first convolution; P6 from P5; towers whose convolutions have a bias
-beside their normalisation; the positives of the whole batch as the divisor. Different is the optimiser:
-there normalisation layers have no weight decay, which this suite has no setting for.
+beside their normalisation, which has no weight decay; the positives of the whole batch as the divisor.
 """
 
 _base_ = "_base_/r50_fpn.py"
@@ -41,4 +40,4 @@ model = dict(
     # The threshold holds for the geometric mean of score and IoU, and pairs of a point and a class compete.
     test_cfg=dict(nms_pre_by="pair"),
 )
-train = dict(warmup_iterations=1000)
+train = dict(warmup_iterations=1000, norm_decay_mult=0.0)

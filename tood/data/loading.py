@@ -4,7 +4,7 @@ import math
 import os
 import random
 import signal
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,13 @@ META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
 
 
 def build_dataset(
-    root: Path, annotations: str, images: str, classes: Sequence[str], size: Sequence[int], flip: float | None
+    root: Path,
+    annotations: str,
+    images: str,
+    classes: Sequence[str],
+    size: Sequence[int],
+    flip: float | None,
+    short_sides: Mapping[str, Sequence[int]] | None = None,
 ) -> CocoDataset:
     """mmdet's COCO dataset with its standard pipeline.
 
@@ -35,13 +41,18 @@ def build_dataset(
         size: upper limits of the (longer, shorter) side in pixels; the aspect ratio is kept.
         flip: probability of a horizontal flip in training; None makes a test dataset, which keeps images
             without objects. Annotations are resized with the images in both.
+        short_sides: in training, what the upper limit of the shorter side is drawn from for each image, as
+            `resizing` takes it; None is always that of `size`.
+
+    Raises:
+        ValueError: as `resizing`.
     """
     init_default_scope("mmdet")  # the pipeline names its transforms without a scope
     testing = flip is None
     pipeline = [
         dict(type="LoadImageFromFile"),
         dict(type="LoadAnnotations", with_bbox=True),
-        dict(type="Resize", scale=tuple(size), keep_ratio=True),
+        resizing(size, None if testing else short_sides),
     ]
     if testing:
         pipeline.append(dict(type="PackDetInputs", meta_keys=META_KEYS))
@@ -59,6 +70,30 @@ def build_dataset(
             pipeline=pipeline,
         )
     )
+
+
+def resizing(size: Sequence[int], short_sides: Mapping[str, Sequence[int]] | None) -> dict:
+    """mmdet's transform that resizes an image and keeps its aspect ratio.
+
+    Args:
+        size: upper limits of the (longer, shorter) side in pixels.
+        short_sides: `{"range": (low, high)}` draws the second limit from all whole numbers between and including
+            both, `{"choices": [...]}` draws one of these; papers write 640-800 for either. None or empty: no draw.
+
+    Raises:
+        ValueError: `short_sides` is none of these.
+    """
+    if not short_sides:
+        return dict(type="Resize", scale=tuple(size), keep_ratio=True)
+    ((kind, sides),) = short_sides.items() if len(short_sides) == 1 else (("", ()),)
+    if (kind, len(sides)) != ("range", 2) and (kind != "choices" or not sides):
+        raise ValueError(
+            f"input.train_short_sides is {dict(short_sides)}; it must be range=(low, high) or choices=[...]"
+        )
+    scales = [(size[0], side) for side in sides]
+    if kind == "range":
+        return dict(type="RandomResize", scale=scales, keep_ratio=True)
+    return dict(type="RandomChoiceResize", scales=scales, keep_ratio=True)
 
 
 class SeededDataset(Dataset):

@@ -14,6 +14,8 @@ from tood.study.paths import CONFIGS
 def resolve(settings: dict, categories: list[dict], weights: Path | None) -> Config:
     """The configuration of one run: its file, then the scale's changes, then the run's own options.
 
+    Where these change the input size, the shorter sides of training change in proportion.
+
     Args:
         settings: as `tood.study.plan.Plan.settings` returns them.
         categories: categories of the dataset; the model has as many classes.
@@ -21,9 +23,14 @@ def resolve(settings: dict, categories: list[dict], weights: Path | None) -> Con
     """
     run = settings["run"]
     config = Config.fromfile(CONFIGS / run["config"])
+    published = config.input.size
     config.merge_from_dict({key: settings[key] for key in ("model", "input", "train")})
     config.model.bbox_head.merge(settings["heads"].get(config.model.bbox_head.type, {}))
     config.merge_from_dict(run["options"])
+    if config.input.train_short_sides and config.input.size != published:
+        factor = config.input.size[1] / published[1]
+        ((kind, sides),) = config.input.train_short_sides.items()
+        config.input.train_short_sides = {kind: [round(side * factor) for side in sides]}
     config.model.bbox_head.num_classes = len(categories)
     config.model.backbone.init_cfg = (
         None if weights is None else dict(type="Pretrained", checkpoint=str(weights))

@@ -166,6 +166,7 @@ class _Call:
             config.classes,
             config.input.size,
             config.input.flip,
+            config.input.train_short_sides,
         )
         summary = train(
             model,

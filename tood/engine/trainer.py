@@ -29,8 +29,9 @@ LOG_INTERVAL = 50  # iterations; an epoch has at least one entry
 
 
 def build_optimizer(model: nn.Module, train_cfg: ConfigDict) -> torch.optim.Optimizer:
-    """SGD with the learning rate and weight decay of biases apart where a run says so."""
-    per_parameter = dict(bias_lr_mult=train_cfg.bias_lr_mult, bias_decay_mult=train_cfg.bias_decay_mult)
+    """SGD; a run may set the learning rate of biases apart, and the weight decay of these and of norms."""
+    multipliers = ("bias_lr_mult", "bias_decay_mult", "norm_decay_mult")
+    per_parameter: dict = {name: train_cfg[name] for name in multipliers}
     # Biases of offsets do not count, as mmengine has it for the deformable layers of mmcv.
     offsets: dict = dict(custom_keys=dict(conv_offset={}))
     wrapper = dict(

@@ -8,6 +8,9 @@ from mmengine.runner.checkpoint import get_external_models, get_torchvision_mode
 _OPEN_MMLAB = {
     "resnet50_caffe": "detectron2/resnet50_caffe",
     "resnet50_caffe_detectron": "detectron/resnet50_caffe",
+    "resnet101_caffe": "detectron2/resnet101_caffe",
+    "resnext101_32x4d": "resnext101_32x4d",
+    "resnext101_64x4d": "resnext101_64x4d",
 }
 
 

@@ -58,6 +58,14 @@ class TrainingChanges(Declaration):
     grad_clip: float | None = None
 
 
+class BackboneChanges(Declaration):
+    """What a scale changes for the runs with one backbone."""
+
+    model: dict[str, Any] = {}  # deviations from the scale's `model`
+    schedule: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the epochs, milestones as well
+    resources: Resources | None = None  # instead of the scale's
+
+
 class Scale(Declaration):
     """How large the study is: data, model sizes, seeds. A run means the same method at every scale."""
 
@@ -76,7 +84,7 @@ class Scale(Declaration):
     training: TrainingChanges = TrainingChanges()
     test_batch_size: Positive = 1
     resources: Resources = Resources()  # of one training
-    backbone_resources: dict[str, Resources] = {}  # instead of these, for runs with that backbone
+    backbones: dict[str, BackboneChanges] = {}  # by name, as runs have it
     evaluation: Resources = Resources()  # of one measurement on trained runs
 
 
@@ -123,9 +131,9 @@ class Plan:
         self.scale = load_scale(self.study.scale)
         self.all_runs: dict[str, Run] = load_runs()
         backbones = {run.backbone for run in self.all_runs.values()}
-        if unknown := sorted(set(self.scale.backbone_resources) - backbones):
+        if unknown := sorted(set(self.scale.backbones) - backbones):
             raise ExperimentError(
-                f"{SCALES / self.scale.name}.yaml: backbone_resources: no run has the backbone "
+                f"{SCALES / self.scale.name}.yaml: backbones: no run has the backbone "
                 f"{unknown[0]!r}; there are {', '.join(sorted(backbones))}"
             )
         texts = [_config_text(run.config) for run in self.all_runs.values() if run.implemented]
@@ -180,8 +188,17 @@ class Plan:
 
     def resources(self, run_id: str) -> Resources:
         """What the training of a run asks for."""
-        asked = self.scale.backbone_resources.get(self.all_runs[run_id].backbone, self.scale.resources)
+        asked = self._backbone(run_id).resources or self.scale.resources
         return asked.model_copy(update=self.study.model_dump(include=_RESOURCES, exclude_none=True))
+
+    def schedule(self, run_id: str) -> tuple[int, tuple[int, ...]]:
+        """Epochs of a run, and those after which its learning rate falls."""
+        run, share = self.all_runs[run_id], self._backbone(run_id).schedule
+        epochs, *milestones = (max(1, round(share * epoch)) for epoch in (run.epochs, *run.milestones))
+        return epochs, tuple(milestones)
+
+    def _backbone(self, run_id: str) -> BackboneChanges:
+        return self.scale.backbones.get(self.all_runs[run_id].backbone, BackboneChanges())
 
     def initial_weights(self, run_id: str) -> Path | None:
         """The file that the backbone of a run starts from; None if it starts at random."""
@@ -232,9 +249,11 @@ class Plan:
         # Those of other heads do not decide this training.
         heads = {head: change for head, change in scale.heads.items() if head in _config_text(run.config)}
         batch = {} if study.batch_size is None else {"batch_size": study.batch_size}
+        epochs, milestones = self.schedule(run_id)
         return {
-            "run": run.model_dump(include={"id", "config", "options", "epochs", "milestones"}, mode="json"),
-            "model": scale.model,
+            "run": run.model_dump(include={"id", "config", "options"}, mode="json")
+            | {"epochs": epochs, "milestones": list(milestones)},
+            "model": _merged(scale.model, self._backbone(run_id).model),
             "heads": heads,
             "input": scale.input.model_dump(mode="json", exclude_none=True),
             "train": scale.training.model_dump(exclude_none=True) | batch,
@@ -258,6 +277,10 @@ class Plan:
         """What a reader of the tables must know about how these numbers came about."""
         scale, study = self.scale, self.study
         notes = [f"Scale {scale.name}: {scale.description}"]
+        shortened = {name: changes.schedule for name, changes in scale.backbones.items() if changes.schedule < 1}
+        for share in sorted(set(shortened.values())):
+            names = ", ".join(name for name, other in shortened.items() if other == share)
+            notes.append(f"Runs with {names} train {share:.0%} of their epochs.")
         if study.data_root:
             notes.append(f"Data: {study.data_root.name} (COCO layout), not necessarily COCO 2017.")
         if self.weights == "random":

@@ -64,7 +64,7 @@ def figure1_job(plan: Plan, sources: Sources) -> Figure1Job:
 def summary(plan: Plan) -> str:
     """What the study is, in a sentence or two."""
     states = [run.state for run in plan.all_runs.values()]
-    epochs = sum(run.epochs for run in plan.runs) * len(plan.seeds)
+    epochs = sum(plan.schedule(run.id)[0] for run in plan.runs) * len(plan.seeds)
     return (
         f"{plan.name}: {len(plan.runs)} runs x seeds {list(plan.seeds)} = {len(plan.runs) * len(plan.seeds)} "
         f"trainings, {epochs} epochs. Of the paper's {len(states)} runs {states.count('implemented')} are "

@@ -37,7 +37,12 @@ model = dict(
         max_per_img=100,
     ),
 )
-input = dict(size=(1333, 800), flip=0.5)  # longer and shorter side at most, pixels
+input = dict(
+    size=(1333, 800),  # longer and shorter side at most, pixels
+    # What the second is drawn from in training: range=(low, high) or choices=[...]; empty: it is that of `size`
+    train_short_sides=dict(),
+    flip=0.5,
+)
 train = dict(
     batch_size=16,  # 4 GPUs x 4 images
     loss_group=None,  # images whose loss is evaluated together; None: the whole batch
@@ -46,6 +51,7 @@ train = dict(
     weight_decay=1e-4,
     bias_lr_mult=1.0,
     bias_decay_mult=1.0,
+    norm_decay_mult=1.0,
     warmup="linear",
     warmup_iterations=500,
     warmup_factor=0.001,
