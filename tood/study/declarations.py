@@ -69,6 +69,7 @@ class Row(Declaration):
     """One row of a table: its key columns, the run behind it and the paper's values."""
 
     key: dict[str, str]
+    details: dict[str, str] = {}  # further columns, which do not tell rows apart
     run: str
     paper: dict[str, float | None] = {}  # None where the paper prints no value
     footnote: str | None = None
@@ -81,12 +82,18 @@ class Table(Declaration):
     title: str
     caption: str
     keys: list[str]
+    details: list[str] = []
     metrics: dict[str, str]  # metric -> format of its numbers, such as .1f
     rows: list[Row]
 
     def label(self, row: Row) -> str:
         """The row's key columns in the table's order, such as `Anchor-free / TOOD`."""
         return " / ".join(row.key[column] for column in self.keys)
+
+    @property
+    def columns(self) -> list[str]:
+        """Those with words: keys, then details."""
+        return [*self.keys, *self.details]
 
     @property
     def printed(self) -> bool:
@@ -106,7 +113,8 @@ class Table(Declaration):
     @model_validator(mode="after")
     def _rows_fit(self) -> Self:
         for row in self.rows:
-            for field, columns in (("key", self.keys), ("paper", self.metrics if self.printed else ())):
+            paper = self.metrics if self.printed else ()
+            for field, columns in (("key", self.keys), ("details", self.details), ("paper", paper)):
                 if given := set(getattr(row, field)) ^ set(columns):
                     raise ValueError(
                         f"the row of {row.run} has missing or unknown columns {sorted(given)}; "

@@ -76,7 +76,7 @@ def build(
         seeds: seeds of the study.
 
     Returns:
-        One row per row of the table: keys, each metric measured and as in the paper, run and status. A metric
+        One row per row of the table: keys and details, each metric measured and as in the paper, run and status. A metric
         `M` is the mean over its seeds. `M_sd` is their sample standard deviation, a column that exists if a
         row has several seeds. `M_stale` says whether any of the values is stale, a column that exists if one
         is. `status` is `done` if every metric of the row is measured for each of `seeds` (or without a seed)
@@ -115,7 +115,7 @@ def build(
             status = "done"
         else:  # a training may be done while, for instance, its analysis is missing
             status = "pending" if state == "done" else state
-        return {**row.key, **values, "run": row.run, "status": status}
+        return {**row.key, **row.details, **values, "run": row.run, "status": status}
 
     frame = pd.DataFrame([values_of(row) for row in table.rows])
     deviations = [f"{metric}_sd" for metric in table.metrics]
@@ -127,7 +127,7 @@ def build(
 def to_markdown(table: Table, frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     """The table in Markdown; `notes` are facts about the study, such as its scale."""
     header, body, footnotes = _layout(table, frame, _markdown, "<sup>{}</sup>")
-    alignment = [":---"] * len(table.keys) + ["---:"] * (len(header) - len(table.keys))
+    alignment = [":---"] * len(table.columns) + ["---:"] * (len(header) - len(table.columns))
     lines = [f"| {' | '.join(cells)} |" for cells in (header, alignment, *body)]
     caption = f"**{table.title}.** {_markdown(table.caption)}"
     return "\n\n".join([caption, "\n".join(lines), *footnotes, *map(_markdown, notes)]) + "\n"
@@ -136,7 +136,7 @@ def to_markdown(table: Table, frame: pd.DataFrame, notes: Sequence[str] = ()) ->
 def to_latex(table: Table, frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     """The table as a LaTeX float that needs only the package booktabs; `notes` as in `to_markdown`."""
     header, body, footnotes = _layout(table, frame, _latex, r"\textsuperscript{{{}}}")
-    columns = "l" * len(table.keys) + "r" * (len(header) - len(table.keys))
+    columns = "l" * len(table.columns) + "r" * (len(header) - len(table.columns))
     lines = [f"{' & '.join(cells)} \\\\" for cells in (header, *body)]
     return "\n".join(
         [
@@ -175,12 +175,13 @@ def _layout(
     marks = {
         text: superscript.format(letter) for text, letter in zip(texts, string.ascii_letters, strict=False)
     }
-    header = [escape(name) for name in table.keys]
+    header = [escape(name) for name in table.columns]
     for metric in table.metrics:
         header += [escape(metric), "paper"] if table.printed else [escape(metric)]
     body = []
     for row, found in zip(table.rows, frame.to_dict("records"), strict=True):
-        cells = [escape(row.key[name]) for name in table.keys]
+        words = row.key | row.details
+        cells = [escape(words[name]) for name in table.columns]
         if row.footnote:
             cells[0] += marks[row.footnote]
         for metric, spec in table.metrics.items():
