@@ -108,9 +108,9 @@ def test_the_earlier_name_of_the_micro_batch_is_refused_in_a_call():
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("place", ["resources", "evaluation", "backbone_resources"])
+@pytest.mark.parametrize("place", ["resources", "evaluation", "backbones"])
 def test_the_earlier_name_of_the_micro_batch_is_refused_in_a_scale(monkeypatch, tmp_path, place):
-    entry = "{images_per_gpu: 4}" if place != "backbone_resources" else "{ResNet-50: {images_per_gpu: 4}}"
+    entry = "{images_per_gpu: 4}" if place != "backbones" else "{ResNet-50: {resources: {images_per_gpu: 4}}}"
     (tmp_path / "mine.yaml").write_text(f"extends: smoke\n{place}: {entry}\n")
     (tmp_path / "smoke.yaml").write_text((SCALES / "smoke.yaml").read_text())
     monkeypatch.setattr("tood.study.plan.SCALES", tmp_path)

@@ -9,7 +9,8 @@ import pytest
 
 from tood.study import plan as study
 from tood.study.declarations import ExperimentError, load_runs, select_runs
-from tood.study.plan import SCALES, Plan, Resources, load_scale, scale_names
+from tood.study.plan import SCALES, BackboneChanges, Plan, load_scale, scale_names
+from tood.study.workflow import summary
 
 IMPLEMENTED = [run.id for run in select_runs(None, load_runs())]
 
@@ -199,11 +200,37 @@ def test_a_larger_backbone_asks_for_more():
     assert plan.resources("tood_af") == plan.scale.resources
 
 
-def test_an_unknown_backbone_among_the_resources(monkeypatch):
-    scale = load_scale("paper").model_copy(update={"backbone_resources": {"ResNet-42": Resources()}})
+def test_an_unknown_backbone_in_a_scale(monkeypatch):
+    scale = load_scale("paper").model_copy(update={"backbones": {"ResNet-42": BackboneChanges()}})
     monkeypatch.setattr(study, "load_scale", lambda name: scale)
-    with pytest.raises(ExperimentError, match=r"paper.yaml: backbone_resources: .* 'ResNet-42'; there are"):
+    with pytest.raises(ExperimentError, match=r"paper.yaml: backbones: .* 'ResNet-42'; there are"):
         Plan({"scale": "paper"})
+
+
+def test_a_scale_changes_the_runs_of_one_backbone_alone(monkeypatch):
+    changes = BackboneChanges(model={"backbone": {"depth": 50}}, schedule=0.25)
+    scale = load_scale("smoke").model_copy(update={"backbones": {"ResNet-101": changes}})
+    monkeypatch.setattr(study, "load_scale", lambda name: scale)
+    changed, other = Plan({}).settings("tood_r101"), Plan({}).settings("tood_af")
+    assert (changed["run"]["epochs"], changed["run"]["milestones"]) == (6, [4, 6])  # of 24: 16, 22
+    assert changed["model"]["backbone"] == scale.model["backbone"] | {"depth": 50}
+    assert changed["model"]["neck"] == scale.model["neck"]
+    assert (other["run"]["epochs"], other["run"]["milestones"]) == (12, [8, 11])
+    assert other["model"] == scale.model
+    assert "Runs with ResNet-101 train 25% of their epochs." in Plan({}).notes()
+    assert "6 epochs" in summary(Plan({"runs": "tood_r101"}))
+
+
+def test_every_backbone_of_the_paper_trains_at_every_scale():
+    """At smoke and mini the blocks of its family, with deformable layers where it has some."""
+    for name in ("smoke", "mini"):
+        plan = Plan({"scale": name})
+        for run in plan.runs:
+            backbone = plan.settings(run.id)["model"]["backbone"]
+            bottlenecks = run.backbone not in ("ResNet-50", "ResNet-101")
+            assert backbone["depth"] == (50 if bottlenecks else 18)
+            assert ("groups" in backbone) == run.backbone.startswith("ResNeXt")
+            assert any(backbone.get("stage_with_dcn", ())) == run.backbone.endswith("DCN")
 
 
 def test_settings_hold_the_changes_of_a_runs_own_head_alone():

@@ -87,7 +87,7 @@ def test_a_job_asks_for_what_its_wildcards_say(on_gpu, gpus):
 
 def test_one_process_needs_no_launcher():
     for resources, on_gpu in ((Resources(), True), (Resources(gpus=4, nodes=2), False)):
-        assert workflow.launcher(resources, on_gpu) == "python"
+        assert workflow.launcher(resources, on_gpu) == workflow.PYTHON
 
 
 def test_several_processes_are_launched_on_each_node():
@@ -112,18 +112,18 @@ def test_a_file_in_the_place_of_a_folder_is_refused(empty):
 
 
 def test_a_study_begins_once_and_leaves_word_of_itself(empty):
-    lock = workflow.begin(PAIR)
+    lock = workflow.begin(PAIR, local=False)
     assert load_study("smoke").study == PAIR.study
     with pytest.raises(Held, match=f"process {os.getpid()} on .* works on this study"):
-        workflow.begin(PAIR)
+        workflow.begin(PAIR, local=False)
     lock.release()
-    workflow.begin(PAIR).release()
+    workflow.begin(PAIR, local=False).release()
 
 
 def test_data_that_changed_after_its_check_is_refused(empty, monkeypatch):
     monkeypatch.setattr(workflow, "changed_since_check", lambda manifest: Path("coco/1.png"))
     with pytest.raises(ExperimentError, match=r"1\.png changed after .* remove work/smoke/manifest\.json"):
-        workflow.begin(PAIR)
+        workflow.begin(PAIR, local=False)
 
 
 def test_a_gpu_is_required_only_where_the_study_wants_one(monkeypatch):

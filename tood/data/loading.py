@@ -77,8 +77,8 @@ def resizing(size: Sequence[int], short_sides: Mapping[str, Sequence[int]] | Non
 
     Args:
         size: upper limits of the (longer, shorter) side in pixels.
-        short_sides: `{"range": (low, high)}` draws the second limit from all whole numbers between and including
-            both, `{"choices": [...]}` draws one of these; papers write 640-800 for either. None or empty: no draw.
+        short_sides: `{"range": (low, high)}` draws the second limit from all whole numbers from low to high,
+            `{"choices": [...]}` draws one of these; papers write 640-800 for either. None or empty: no draw.
 
     Raises:
         ValueError: `short_sides` is none of these.

@@ -277,9 +277,9 @@ class Plan:
         """What a reader of the tables must know about how these numbers came about."""
         scale, study = self.scale, self.study
         notes = [f"Scale {scale.name}: {scale.description}"]
-        shortened = {name: changes.schedule for name, changes in scale.backbones.items() if changes.schedule < 1}
-        for share in sorted(set(shortened.values())):
-            names = ", ".join(name for name, other in shortened.items() if other == share)
+        shares = {name: changes.schedule for name, changes in scale.backbones.items()}
+        for share in sorted({share for share in shares.values() if share < 1}):
+            names = ", ".join(name for name, other in shares.items() if other == share)
             notes.append(f"Runs with {names} train {share:.0%} of their epochs.")
         if study.data_root:
             notes.append(f"Data: {study.data_root.name} (COCO layout), not necessarily COCO 2017.")

@@ -76,11 +76,11 @@ def build(
         seeds: seeds of the study.
 
     Returns:
-        One row per row of the table: keys and details, each metric measured and as in the paper, run and status. A metric
-        `M` is the mean over its seeds. `M_sd` is their sample standard deviation, a column that exists if a
-        row has several seeds. `M_stale` says whether any of the values is stale, a column that exists if one
-        is. `status` is `done` if every metric of the row is measured for each of `seeds` (or without a seed)
-        and none is stale, whatever the state of the run.
+        One row per row of the table: keys and details, each metric measured and as in the paper, run and
+        status. A metric `M` is the mean over its seeds. `M_sd` is their sample standard deviation, a column
+        that exists if a row has several seeds. `M_stale` says whether any of the values is stale, a column
+        that exists if one is. `status` is `done` if every metric of the row is measured for each of `seeds`
+        (or without a seed) and none is stale, whatever the state of the run.
     """
     if metrics.duplicated(["run", "seed", "metric"]).any():
         raise ValueError("metrics: a run has two values of one metric and seed; remove one of them")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from tood.data.validation import changed_since_check
 from tood.runtime.locks import FolderLock, hold_study
+from tood.runtime.preloaded import start_server
 from tood.study.declarations import ExperimentError, Table
 from tood.study.doctor import blocked_problem, writable_problem
 from tood.study.jobs import Figure1Job, Resources
@@ -20,7 +21,11 @@ from tood.study.status import read_status, save_study
 
 # The detectors of Figure 1 by their names in it, the baseline first.
 FIGURE1 = {"ATSS": "atss_af", "TOOD": "tood_af"}
+# How the shell of a rule starts a script that computes on models
+PYTHON = "python -m tood.runtime.preloaded"
 _PORT = 29400  # torchrun's own default
+# What the jobs of a study import
+_MODULES = ("tood.engine.job", "tood.evaluation.evaluate", "tood.analysis.table6", "tood.analysis.figure1")
 
 
 class Sources(NamedTuple):
@@ -101,7 +106,7 @@ def requests(of: Callable[[Any], Resources], on_gpu: bool) -> dict[str, Callable
 def launcher(resources: Resources, on_gpu: bool) -> str:
     """What starts a training script, for the shell: Python, or `torchrun` for one process on each GPU."""
     if not on_gpu or resources.gpus * resources.nodes == 1:
-        return "python"
+        return PYTHON
     # Slurm announces the end of the time with SIGUSR1.
     signals = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
     call = f"torchrun --nproc-per-node {resources.gpus} --signals-to-handle {signals} "
@@ -126,8 +131,12 @@ def require_folders(plan: Plan) -> None:
     _refuse(blocked_problem, plan)
 
 
-def begin(plan: Plan) -> FolderLock:
-    """Stop before any job that cannot end well, and leave word of which study this is.
+def begin(plan: Plan, local: bool) -> FolderLock:
+    """Stop before any job that cannot end well; say which study this is; preload what its jobs import.
+
+    Args:
+        plan: the study.
+        local: jobs run on this machine.
 
     Returns:
         the lock of the study, to be kept while jobs run
@@ -145,6 +154,8 @@ def begin(plan: Plan) -> FolderLock:
             "again, and everything trained again on what it holds now"
         )
     save_study(plan)
+    if local:
+        start_server(_MODULES)
     return lock
 
 

@@ -47,6 +47,6 @@ rule analyse_alignment:
     params:
         job=measuring(ALIGNMENT),
     shell:
-        "python workflow/scripts/analyse_alignment.py --job {params.job:q} "
+        "{study.PYTHON} workflow/scripts/analyse_alignment.py --job {params.job:q} "
         "--execution {resources.execution:q} --detections {input.detections} "
         "--output {output.alignment} --variants {output.variants} 2>&1 | tee {log}"

@@ -82,7 +82,7 @@ def before_work():
     """Stop before any job that cannot end well, and watch the jobs of a cluster."""
     global STUDY_LOCK
     try:
-        STUDY_LOCK = study.begin(PLAN)
+        STUDY_LOCK = study.begin(PLAN, local=workflow.local_exec)
         if (
             workflow.local_exec
         ):  # otherwise the device is in another machine than this one

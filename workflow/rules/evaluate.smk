@@ -21,5 +21,5 @@ rule evaluate:
     params:
         job=measuring(AP),
     shell:
-        "python workflow/scripts/evaluate.py --job {params.job:q} --execution {resources.execution:q} "
+        "{study.PYTHON} workflow/scripts/evaluate.py --job {params.job:q} --execution {resources.execution:q} "
         "--detections {output.detections} --output {output.ap} 2>&1 | tee {log}"

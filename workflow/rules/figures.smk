@@ -32,7 +32,7 @@ if "figure1" in SOURCES:
         params:
             job=study.figure1_job(PLAN, SOURCES["figure1"]).argument(),
         shell:
-            "python workflow/scripts/figure1.py --job {params.job:q} --execution {resources.execution:q} "
+            "{study.PYTHON} workflow/scripts/figure1.py --job {params.job:q} --execution {resources.execution:q} "
             "--png {output.png} --pdf {output.pdf} 2>&1 | tee {log}"
 
 

@@ -39,7 +39,7 @@ model = dict(
 )
 input = dict(
     size=(1333, 800),  # longer and shorter side at most, pixels
-    # What the second is drawn from in training: range=(low, high) or choices=[...]; empty: it is that of `size`
+    # What the second is drawn from in training: range=(low, high) or choices=[...]; empty: that of `size`
     train_short_sides=dict(),
     flip=0.5,
 )

@@ -1,0 +1,203 @@
+"""Run a script in a copy of a process that has imported torch and mmdet, which takes seconds, before.
+
+A call of the workflow starts one such process, `start_server`, and every job on this machine is a fork of it:
+
+    python -m tood.runtime.preloaded workflow/scripts/train.py --job ...
+
+The script behaves as if Python ran it: arguments, folder, environment, standard streams, signals and exit
+status. Where there is no such process, Python does run it. A fork cannot use a GPU that its parent looked at,
+so there is none where there are GPUs.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+ADDRESS = "TOOD_PRELOADED"  # environment variable: the server's socket
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+_BACKLOG = 64
+
+
+def start_server(modules: Sequence[str]) -> None:
+    """Start a process that imports modules and forks for each job; jobs find it by the environment.
+
+    It ends with this process, once the jobs that it started have ended. Where forking will not do (there are
+    GPUs, or this is no Linux), nothing is started.
+
+    Args:
+        modules: names of what the jobs import.
+    """
+    if not hasattr(os, "pidfd_open") or Path("/dev/nvidiactl").exists() or ADDRESS in os.environ:
+        return
+    address = Path(tempfile.mkdtemp(prefix="tood-")) / "jobs"
+    alive, _ = os.pipe()  # this process keeps the other end open until it ends
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(address))
+        listener.listen(_BACKLOG)  # jobs may call before the modules are there
+        subprocess.Popen(
+            [sys.executable, "-m", __name__, "--serve", str(listener.fileno()), str(alive), *modules],
+            pass_fds=(listener.fileno(), alive),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # where an import fails, jobs try it themselves and say so
+            start_new_session=True,  # the terminal's signals reach jobs by those who wait for them
+            # Threads would be lost in a fork. Jobs set their own number.
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    os.close(alive)
+    os.environ[ADDRESS] = str(address)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a script in a fork of the server, or here if there is none.
+
+    Args:
+        arguments: its path and its arguments.
+
+    Returns:
+        its exit status; 128 and the number of the signal that ended it
+    """
+    if (status := _run_there(arguments)) is not None:
+        return status
+    sys.argv[:] = arguments
+    sys.path[0] = str(Path(arguments[0]).parent)
+    runpy.run_path(arguments[0], run_name="__main__")
+    return 0
+
+
+def _run_there(arguments: Sequence[str]) -> int | None:
+    """The exit status; None if the server cannot be reached, and nothing was run."""
+    environment = dict(os.environ)
+    if (address := environment.pop(ADDRESS, None)) is None:
+        return None
+    job = {"arguments": list(arguments), "folder": os.getcwd(), "environment": environment}
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(address)
+            socket.send_fds(connection, [b"\n"], [0, 1, 2])
+            connection.sendall(json.dumps(job).encode() + b"\n")
+            answers = connection.makefile()
+            started = answers.readline()
+        except OSError:
+            started = ""
+        if not started:
+            return None
+        pid = int(started)
+        for number in _FORWARDED:
+            signal.signal(number, lambda received, frame: _send(pid, received))
+        return int(answers.readline() or 1)
+
+
+def _send(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def serve(listener: socket.socket, alive: int, modules: Sequence[str]) -> None:
+    """Fork for each job that calls, until the process that started this has ended and no job runs.
+
+    Args:
+        listener: where jobs call.
+        alive: end of a pipe whose other end that process holds.
+        modules: names of what is imported before.
+    """
+    for module in modules:
+        importlib.import_module(module)
+    gc.freeze()
+    waiting: dict[int, socket.socket] = {}  # by the pid of a job: who waits for it
+    calling = True
+    with selectors.DefaultSelector() as selector:
+        selector.register(listener, selectors.EVENT_READ)
+        selector.register(alive, selectors.EVENT_READ)
+        while calling or waiting:
+            for key, _ in selector.select():
+                if key.fileobj is listener:
+                    connection, _ = listener.accept()
+                    if pid := _fork(connection):
+                        waiting[pid] = connection
+                        selector.register(os.pidfd_open(pid), selectors.EVENT_READ, pid)
+                        selector.register(connection, selectors.EVENT_READ, pid)
+                    continue
+                selector.unregister(key.fileobj)
+                if key.fileobj == alive:
+                    calling = False
+                elif key.fileobj is waiting.get(key.data):  # who waited is gone
+                    _send(key.data, signal.SIGTERM)
+                else:  # the job has ended
+                    os.close(key.fd)
+                    with contextlib.suppress(KeyError):
+                        selector.unregister(waiting[key.data])
+                    _answer(waiting.pop(key.data), key.data)
+    shutil.rmtree(Path(listener.getsockname()).parent, ignore_errors=True)
+
+
+def _answer(connection: socket.socket, pid: int) -> None:
+    """Say how a job has ended."""
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with contextlib.suppress(OSError), connection:
+        connection.sendall(f"{status if status >= 0 else 128 - status}\n".encode())
+
+
+def _fork(connection: socket.socket) -> int | None:
+    """Start the job that calls, and return its pid; None if it went away."""
+    try:
+        _, streams, _, _ = socket.recv_fds(connection, 1, 3)
+        job = json.loads(connection.makefile().readline())
+    except (OSError, ValueError):
+        connection.close()
+        return None
+    pid = os.fork()
+    if pid == 0:
+        _become(job, streams)
+    for stream in streams:
+        os.close(stream)
+    connection.sendall(f"{pid}\n".encode())
+    return pid
+
+
+def _become(job: dict, streams: Sequence[int]) -> NoReturn:
+    """Run a job's script in this process, which is a fork, and end it."""
+    status = 1
+    try:
+        for stream, number in zip(streams, range(3), strict=True):
+            os.dup2(stream, number)
+            os.close(stream)
+        os.chdir(job["folder"])
+        os.environ.clear()
+        os.environ.update(job["environment"])
+        sys.argv[:] = job["arguments"]
+        sys.path[0] = str(Path(sys.argv[0]).parent)
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        status = 0
+    except SystemExit as exit:
+        if isinstance(exit.code, str):
+            print(exit.code, file=sys.stderr)
+        else:
+            status = exit.code or 0
+    except BaseException:
+        traceback.print_exc()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--serve":
+        serve(socket.socket(fileno=int(sys.argv[2])), int(sys.argv[3]), sys.argv[4:])
+    else:
+        sys.exit(run(sys.argv[1:]))
