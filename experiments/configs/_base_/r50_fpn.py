@@ -37,7 +37,12 @@ model = dict(
         max_per_img=100,
     ),
 )
-input = dict(size=(1333, 800), flip=0.5)  # longer and shorter side at most, pixels
+input = dict(
+    size=(1333, 800),  # longer and shorter side at most, pixels
+    # The shorter side in training where it is drawn: range=(lowest, highest) or choices=[...], pixels
+    train_short_sides=dict(),
+    flip=0.5,
+)
 train = dict(
     batch_size=16,  # 4 GPUs x 4 images
     loss_group=None,  # images whose loss is evaluated together; None: the whole batch
