@@ -22,4 +22,5 @@ model = dict(
             ignore_iof_thr=-1,
         )
     ),
+    test_cfg=dict(score_thr_on="confidence"),
 )

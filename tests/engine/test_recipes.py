@@ -80,6 +80,7 @@ FOVEA_OF_TABLE_1 = (
 PAA_HEAD = PLAIN_FOCAL_LOSS | {
     "bbox_head.type": ("tood.PAAHead", "PAAHead"),
     "bbox_head.score_voting": (ABSENT, True),
+    "test_cfg.score_thr_on": ("confidence", ABSENT),  # as mmdet's head, which has no such option
 }
 FREEANCHOR_HEAD = {  # the head ignores the class loss, for which RetinaNet's configuration is inherited
     "bbox_head.loss_cls.type": ("tood.FocalLoss", "CrossEntropyLoss"),

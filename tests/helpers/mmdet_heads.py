@@ -24,7 +24,8 @@ def narrow_mmdet_head(file: str, **changes: object) -> nn.Module:
     model = Config.fromfile(MMDET_CONFIGS / file).model
     narrow = dict(num_classes=len(CLASSES), in_channels=CHANNELS, feat_channels=CHANNELS, stacked_convs=2)
     model.bbox_head.merge(narrow | dict(norm_cfg=dict(type="GN", num_groups=4)) | changes)
-    return MODELS.build({**model.bbox_head, "train_cfg": model.train_cfg, "test_cfg": model.test_cfg})
+    settings = {key: model.get(key) for key in ("train_cfg", "test_cfg")}
+    return MODELS.build({**model.bbox_head, **settings})
 
 
 def doubled(gts: list[InstanceData]) -> list[InstanceData]:

@@ -18,7 +18,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
-from torchvision.ops import generalized_box_iou_loss
+from torchvision.ops import batched_nms, generalized_box_iou_loss
 
 from tood.engine.config import resolve
 from tood.engine.gradient import evaluate_loss
@@ -593,9 +593,81 @@ def test_without_iou_prediction_paa_ranks_by_the_score_alone(torchvision_operato
     assert_same_detections(found, expected)
 
 
-def test_paa_has_no_score_voting():
-    with pytest.raises(ValueError, match=r"tood\.PAAHead has no score voting: set score_voting=False"):
+def test_paa_takes_score_voting_from_the_test_configuration():
+    with pytest.raises(ValueError, match=r"set model\.test_cfg\.score_voting instead"):
         PAAHead(num_classes=5, in_channels=16, score_voting=True)
+
+
+def test_detections_with_score_voting_are_mmdets(torchvision_operators):
+    ours, theirs = our_head("paa_iou").eval(), their_head("paa_iou").eval()
+    assert theirs.with_score_voting
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    with torch.no_grad():
+        outs = theirs(features())
+        changes = dict(nms_pre=100, max_per_img=30)
+        cfg = ConfigDict({**theirs.test_cfg, **changes})
+        expected = theirs.predict_by_feat(*outs, batch_img_metas=METAS, cfg=cfg, rescale=True)
+        expected = [found[found.scores.argsort(descending=True)] for found in expected]  # it sorts by class
+        cfg = ConfigDict({**ours.test_cfg, **changes, "min_bbox_size": -1})
+        found = [
+            ours.predict_by_feat(*outs, batch_img_metas=METAS, cfg={**cfg, "score_voting": on}, rescale=True)
+            for on in (True, False)
+        ]
+    for voted, plain, theirs in zip(*found, expected, strict=True):
+        assert torch.equal(voted.scores, plain.scores)
+        area = (plain.bboxes[:, 2:] > plain.bboxes[:, :2]).all(1)
+        # A box without area overlaps nothing: mmdet divides by zero, here it stays.
+        assert theirs.bboxes[~area].isnan().all()
+        assert torch.equal(voted.bboxes[~area], plain.bboxes[~area])
+        assert_same_detections([voted[area]], [theirs[area]])
+        assert not torch.isclose(voted.bboxes[area], plain.bboxes[area], rtol=1e-3).all()
+
+
+def test_paa_is_tested_as_in_the_authors_code():
+    """Their rules, restated in loops: what enters NMS, and who votes."""
+    ours = our_head("paa_iou").eval()
+    limit, kept_at_most = 40, 15
+    cfg = ConfigDict(
+        {**ours.test_cfg, "score_thr_on": "score", "nms_pre_by": "confident_pair", "score_voting": True}
+        | {"nms_pre": limit, "max_per_img": kept_at_most, "score_thr": 0.5}
+    )
+    with torch.no_grad():
+        outs = ours(features())
+        found = ours.predict_by_feat(*outs, batch_img_metas=METAS, cfg=cfg)
+    priors = ours._priors(outs)
+    for b, meta_ in enumerate(METAS):
+        boxes, scores, labels = [], [], []
+        cut = 0
+        for anchors, (logits, deltas, iou_logits) in zip(priors, zip(*outs, strict=True), strict=True):
+            decoded = ours.bbox_coder.decode(anchors, deltas[b].flatten(1).T, max_shape=meta_["img_shape"])
+            pairs = []
+            for place, (row, iou) in enumerate(
+                zip(logits[b].flatten(1).T.sigmoid(), iou_logits[b].flatten().sigmoid(), strict=True)
+            ):
+                for label, score in enumerate(row):
+                    if score > 0.5:  # the score of the class alone
+                        pairs.append(((score * iou).sqrt().item(), place, label))
+            cut += len(pairs) > limit
+            for score, place, label in sorted(pairs, reverse=True)[:limit]:
+                width, height = (decoded[place, 2:] - decoded[place, :2]).tolist()
+                if width > 0 and height > 0:
+                    boxes.append(decoded[place])
+                    scores.append(score)
+                    labels.append(label)
+        assert cut
+        boxes, scores, labels = torch.stack(boxes), torch.tensor(scores), torch.tensor(labels)
+        order = batched_nms(boxes, scores, labels, 0.6)[:kept_at_most]
+        assert len(order) == kept_at_most
+        assert torch.equal(found[b].labels, labels[order])
+        torch.testing.assert_close(found[b].scores, scores[order])
+        for voted, number in zip(found[b].bboxes, order, strict=True):
+            sides, total = torch.zeros(4), 0.0
+            for box, score, label in zip(boxes, scores, labels, strict=True):
+                iou = bbox_overlaps(boxes[number][None], box[None]).item()
+                if label == labels[number] and iou > 0.01:
+                    weight = score.item() * math.exp(-((1 - iou) ** 2) / 0.025)
+                    sides, total = sides + weight * box, total + weight
+            torch.testing.assert_close(voted, sides / total, rtol=1e-4, atol=1e-3)
 
 
 def test_without_iou_prediction_paa_counts_boxes_alike():

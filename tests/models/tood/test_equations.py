@@ -289,3 +289,26 @@ def test_candidates_by_location_keep_every_class_and_by_pair_do_not():
     assert by_pair[1].tolist() == pytest.approx([0.9, 0.8])
     with pytest.raises(ValueError, match="nms_pre_by is 'box'"):
         select_candidates(level, 0.05, 2, "box")
+
+
+def test_candidates_by_score_and_by_confidence():
+    """Pairs (score, confidence) of one anchor each; the third has a score below the threshold alone."""
+    scores = torch.tensor([[0.9], [0.6], [0.04], [0.5], [0.3]])
+    confidence = torch.tensor([[0.3], [0.5], [0.2], [0.04], [0.6]])
+    boxes = torch.arange(20.0).view(5, 4)
+    level = DenseLevel(scores, confidence, boxes, boxes[:, :2], (1, 5), 8)
+
+    def kept(by: str, thr_on: str, nms_pre: int = 3) -> list[float]:
+        found = select_candidates(level, 0.05, nms_pre, by, thr_on)[1]
+        return sorted(found.tolist(), reverse=True)
+
+    assert kept("pair", "score") == pytest.approx([0.5, 0.3, 0.04])
+    assert kept("confident_pair", "score") == pytest.approx([0.6, 0.5, 0.3])
+    assert kept("confident_pair", "score", 2) == pytest.approx([0.6, 0.5])
+    assert kept("pair", "confidence") == pytest.approx([0.6, 0.5, 0.3])
+    assert kept("pair", "confidence", 2) == pytest.approx([0.5, 0.3])
+    assert kept("confident_pair", "confidence", 4) == pytest.approx([0.6, 0.5, 0.3, 0.2])
+    assert kept("location", "score", 4) == pytest.approx([0.6, 0.5, 0.3])
+    assert kept("location", "confidence", 4) == pytest.approx([0.6, 0.5, 0.3, 0.2])
+    with pytest.raises(ValueError, match="score_thr_on is 'iou'; it must be 'score' or 'confidence'"):
+        kept("pair", "iou")

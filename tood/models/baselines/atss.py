@@ -9,16 +9,30 @@ from torch import Tensor
 from tood.models.common.anchor_boxes import AnchorBoxesMixin, assign_inside, rows_of_anchors
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.registry import MODELS
+from tood.models.common.towers import TowersMixin
 
 
 @MODELS.register_module()
-class ATSSHead(AnchorBoxesMixin, MMDetATSSHead):
-    """Parallel head + ATSS (Tables 1, 2, 3 and 6); configuration as mmdet's `ATSSHead`.
+class ATSSHead(TowersMixin, AnchorBoxesMixin, MMDetATSSHead):
+    """Parallel head + ATSS (Tables 1, 2, 3, 5 and 6); configuration as mmdet's `ATSSHead`.
 
     `tood.PointBBoxCoder` makes it anchor-free and learns its unit from the anchor generator.
+
+    Args:
+        conv_bias, dcn_on_last_conv: as in the authors' code, see `TowersMixin`.
     """
 
-    def __init__(self, *args: Any, anchor_generator: dict, bbox_coder: dict, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        anchor_generator: dict,
+        bbox_coder: dict,
+        conv_bias: bool = False,
+        dcn_on_last_conv: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.conv_bias = conv_bias
+        self.dcn_on_last_conv = dcn_on_last_conv
         if bbox_coder["type"] == "tood.PointBBoxCoder":
             bbox_coder = {**bbox_coder, "anchor_scale": anchor_generator["octave_base_scale"]}
         super().__init__(*args, anchor_generator=anchor_generator, bbox_coder=bbox_coder, **kwargs)

@@ -8,11 +8,15 @@ from torch import Tensor
 from tood.models.common.dense_level import DenseLevel, grid_of
 from tood.models.common.dense_prediction import DensePredictionMixin, name_objects
 from tood.models.common.registry import MODELS
+from tood.models.common.towers import TowersMixin
 
 
 @MODELS.register_module()
-class FCOSHead(DensePredictionMixin, MMDetFCOSHead):
-    """Parallel head + FCOS; configuration as mmdet's `FCOSHead`."""
+class FCOSHead(TowersMixin, DensePredictionMixin, MMDetFCOSHead):
+    """Parallel head + FCOS; configuration as mmdet's `FCOSHead`.
+
+    With `dcn_on_last_conv` the initial weights are those of the authors' code, see `TowersMixin`.
+    """
 
     def _assign(self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict) -> Tensor:
         ranges = [

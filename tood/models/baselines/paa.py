@@ -1,4 +1,4 @@
-"""mmdet's PAA head with this package's prediction path, with and without IoU prediction (Table 2)."""
+"""mmdet's PAA head with this package's prediction path, with and without IoU prediction (Tables 2 and 5)."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ from tood.models.common.anchor_boxes import AnchorBoxesMixin, rows_of_anchors
 from tood.models.common.dense_level import DenseLevel, grid_of
 from tood.models.common.positives import Positives, of_assignment
 from tood.models.common.registry import MODELS
+from tood.models.common.towers import TowersMixin
 
 
 class EqualWeights(nn.Module):
@@ -33,15 +34,19 @@ class EqualWeights(nn.Module):
 
 
 @MODELS.register_module()
-class PAAHead(AnchorBoxesMixin, MMDetPAAHead):
+class PAAHead(TowersMixin, AnchorBoxesMixin, MMDetPAAHead):
     """Parallel head + PAA; configuration as mmdet's `PAAHead`.
+
+    The confidence is the geometric mean of the score and the IoU. mmdet's threshold is on it
+    (`test_cfg.score_thr_on="confidence"`), that of the authors' code on the score.
 
     Args:
         use_iou_pred: predict the IoU of each box and rank by the geometric mean of it and the score, as
             mmdet always does. Without it the branch, its loss and its factor are gone, and the box loss is a
             plain mean over the positives, as in the authors' code (kkhoot/PAA,
             `paa_core/modeling/rpn/paa/loss.py`); with it, IoUs weigh the boxes.
-        score_voting: not implemented here, as the numbers of Table 2 are without it.
+        conv_bias, dcn_on_last_conv: as in the authors' code, see `TowersMixin`.
+        score_voting: always False; `test_cfg.score_voting` says whether there is voting.
 
     Raises:
         ValueError: `score_voting` is set.
@@ -52,13 +57,21 @@ class PAAHead(AnchorBoxesMixin, MMDetPAAHead):
     assigns_by_prediction = True
 
     def __init__(
-        self, *args: Any, use_iou_pred: bool = True, score_voting: bool = False, **kwargs: Any
+        self,
+        *args: Any,
+        use_iou_pred: bool = True,
+        conv_bias: bool = False,
+        dcn_on_last_conv: bool = False,
+        score_voting: bool = False,
+        **kwargs: Any,
     ) -> None:
         if score_voting:
             raise ValueError(
-                "tood.PAAHead has no score voting: set score_voting=False, or use mmdet's PAAHead"
+                "bbox_head.score_voting of tood.PAAHead is set; set model.test_cfg.score_voting instead"
             )
         self.use_iou_pred = use_iou_pred
+        self.conv_bias = conv_bias
+        self.dcn_on_last_conv = dcn_on_last_conv
         super().__init__(*args, score_voting=False, **kwargs)
         if not use_iou_pred:
             self.loss_bbox = EqualWeights(self.loss_bbox)
@@ -123,5 +136,5 @@ class PAAHead(AnchorBoxesMixin, MMDetPAAHead):
         dense = super()._dense_level(level, outs[:2], priors)
         if not self.use_iou_pred:
             return dense
-        scores = (dense.scores * rows_of_anchors(outs[2], 1).sigmoid()).sqrt()  # [H*W, C] * [H*W, 1]
-        return dense._replace(scores=scores, confidence=scores)
+        iou = rows_of_anchors(outs[2], 1).sigmoid()  # [H*W, 1]
+        return dense._replace(confidence=(dense.scores * iou).sqrt())

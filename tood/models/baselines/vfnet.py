@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from mmcv.cnn import ConvModule
 from mmdet.models.dense_heads import VFNetHead as MMDetVFNetHead
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from tood.models.common.anchor_boxes import assign_inside
 from tood.models.common.dense_level import DenseLevel, grid_of
 from tood.models.common.dense_prediction import DensePredictionMixin
 from tood.models.common.registry import MODELS
+from tood.models.common.towers import deform_last
 
 
 @MODELS.register_module()
@@ -44,16 +44,8 @@ class VFNetHead(DensePredictionMixin, MMDetVFNetHead):
         self.vfnet_reg_refine_dconv = self._convolution_on_boxes()
         self.vfnet_cls_dconv = self._convolution_on_boxes()
         if self.dcn_on_last_conv:
-            for tower in (self.cls_convs, self.reg_convs):
-                tower[-1] = ConvModule(
-                    tower[-1].in_channels,
-                    self.feat_channels,
-                    3,
-                    padding=1,
-                    conv_cfg=dict(type="tood.ModulatedDeformConv2d"),
-                    norm_cfg=self.norm_cfg,
-                    bias=self.conv_bias,
-                )
+            deform_last(self.cls_convs)
+            deform_last(self.reg_convs)
 
     def _convolution_on_boxes(self) -> DeformConv2d:
         """As mmcv's `DeformConv2d`, initial weights included."""

@@ -13,39 +13,43 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.positives import Positives, of_assignment
+from tood.models.common.score_voting import vote
 
 
 def select_candidates(
-    level: DenseLevel, score_thr: float, nms_pre: int, by: str
+    level: DenseLevel, score_thr: float, nms_pre: int, by: str, thr_on: str = "score"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What one level sends to NMS.
 
     Args:
         level: all anchors of the level.
-        score_thr: classification scores must exceed it.
+        score_thr: what `thr_on` names must exceed it.
         nms_pre: how many to keep, -1 for all.
         by: "location" keeps the `nms_pre` anchors of highest confidence with all their classes, as the
-            paper's code does; "pair" the `nms_pre` (anchor, class) pairs of highest score, as mmdet 3 does.
+            paper's code does; "pair" the `nms_pre` (anchor, class) pairs of highest score, as mmdet 3 does;
+            "confident_pair" those of highest confidence, as the code of FCOS, ATSS and PAA does.
+        thr_on: "score", the classification score, or "confidence".
 
     Returns:
         boxes [K, 4], confidence [K], labels [K]
 
     Raises:
-        ValueError: unknown `by`.
+        ValueError: unknown `by` or `thr_on`.
     """
     scores, confidence, boxes = level.scores, level.confidence, level.boxes
-    if by == "location":
-        if 0 < nms_pre < len(boxes):
-            kept = confidence.amax(1).topk(nms_pre).indices
-            scores, confidence, boxes = scores[kept], confidence[kept], boxes[kept]
-        anchor, label = (scores > score_thr).nonzero(as_tuple=True)
-    elif by == "pair":
-        anchor, label = (scores > score_thr).nonzero(as_tuple=True)
-        if 0 < nms_pre < len(anchor):
-            kept = scores[anchor, label].sort(descending=True).indices[:nms_pre]
-            anchor, label = anchor[kept], label[kept]
-    else:
-        raise ValueError(f"test_cfg.nms_pre_by is {by!r}; it must be 'location' or 'pair'")
+    if thr_on not in ("score", "confidence"):
+        raise ValueError(f"test_cfg.score_thr_on is {thr_on!r}; it must be 'score' or 'confidence'")
+    if by not in ("location", "pair", "confident_pair"):
+        raise ValueError(f"test_cfg.nms_pre_by is {by!r}; it must be 'location', 'pair' or 'confident_pair'")
+    if by == "location" and 0 < nms_pre < len(boxes):
+        kept = confidence.amax(1).topk(nms_pre).indices
+        scores, confidence, boxes = scores[kept], confidence[kept], boxes[kept]
+    passes = (scores if thr_on == "score" else confidence) > score_thr  # [H*W, C]
+    anchor, label = passes.nonzero(as_tuple=True)
+    if by != "location" and 0 < nms_pre < len(anchor):
+        rank = scores if by == "pair" else confidence
+        kept = rank[anchor, label].sort(descending=True).indices[:nms_pre]
+        anchor, label = anchor[kept], label[kept]
     return boxes[anchor], confidence[anchor, label], label
 
 
@@ -62,9 +66,9 @@ class DensePredictionMixin:
     """Turns what a head's `forward` returns into dense levels and these into detections.
 
     A head implements `_dense_level`; `test_cfg` has mmdet's keys (`score_thr`, `nms_pre`, `nms`,
-    `max_per_img`, `min_bbox_size`) and two of this package: `nms_pre_by` (see `select_candidates`) and
-    `clip` (boxes clipped to the image before NMS; default True). NMS is torchvision's: no compiled mmcv
-    operator is called.
+    `max_per_img`, `min_bbox_size`) and four of this package: `nms_pre_by` and `score_thr_on` (see
+    `select_candidates`), `clip` (boxes clipped to the image before NMS; default True) and `score_voting`
+    (see `vote`; default False). NMS is torchvision's: no compiled mmcv operator is called.
 
     For `positives_by_feat` a head implements `_assign`, or `_positives` where its assignment is soft.
     """
@@ -206,7 +210,13 @@ def select_detections(
         with_nms: False keeps all candidates.
     """
     candidates = [
-        select_candidates(level, cfg["score_thr"], cfg.get("nms_pre", -1), cfg.get("nms_pre_by", "location"))
+        select_candidates(
+            level,
+            cfg["score_thr"],
+            cfg.get("nms_pre", -1),
+            cfg.get("nms_pre_by", "location"),
+            cfg.get("score_thr_on", "score"),
+        )
         for level in levels
     ]
     boxes, scores, labels = (torch.cat(parts) for parts in zip(*candidates, strict=True))
@@ -217,5 +227,8 @@ def select_detections(
         boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
     if with_nms:
         kept = batched_nms(boxes, scores, labels, cfg["nms"]["iou_threshold"])[: cfg["max_per_img"]]
-        boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+        found = boxes[kept]
+        if cfg.get("score_voting", False):
+            found = vote(found, labels[kept], boxes, scores, labels)
+        boxes, scores, labels = found, scores[kept], labels[kept]
     return InstanceData(bboxes=boxes, scores=scores, labels=labels)
