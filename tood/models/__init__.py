@@ -10,6 +10,7 @@ from tood.models.baselines.foveabox import FoveaHead
 from tood.models.baselines.freeanchor import FreeAnchorHead
 from tood.models.baselines.gfl import GFLHead
 from tood.models.baselines.gflv2 import GFLV2Head
+from tood.models.baselines.iqdet import IQDetHead
 from tood.models.baselines.mal import MALHead
 from tood.models.baselines.noisy_anchor import NoisyAnchorHead, TopNAssigner
 from tood.models.baselines.ota import OTAHead
@@ -42,6 +43,7 @@ __all__ = [
     "FreeAnchorHead",
     "GFLHead",
     "GFLV2Head",
+    "IQDetHead",
     "LogDistanceGIoULoss",
     "MALHead",
     "ModulatedDeformConv2d",

@@ -34,6 +34,12 @@ OUTSIDE = 1e6  # cost of a pair whose point is not a candidate of the object
 LOG_EPS = 1e-8  # added to supply and demand before their logarithm
 
 
+def inside(points: Tensor, boxes: Tensor) -> Tensor:
+    """[G, A] which points [A, 2] are inside of which boxes [G, 4], by more than a rounding error."""
+    corners, opposite = boxes[:, None, :2], boxes[:, None, 2:]  # [G, 1, 2]
+    return torch.cat([points - corners, opposite - points], -1).amin(-1) > IN_BOX
+
+
 def centre_prior(points: Tensor, strides: Tensor, gt_boxes: Tensor, radius: float) -> Tensor:
     """Which points are candidates of which objects: inside of the box and near its centre.
 
@@ -46,10 +52,9 @@ def centre_prior(points: Tensor, strides: Tensor, gt_boxes: Tensor, radius: floa
     Returns:
         [G, A] bool
     """
-    corners, opposite = gt_boxes[:, None, :2], gt_boxes[:, None, 2:]  # [G, 1, 2]
-    in_box = torch.cat([points - corners, opposite - points], -1).amin(-1) > IN_BOX  # [G, A]
-    offsets = (points - (corners + opposite) / 2).abs()  # [G, A, 2]
-    return in_box & (offsets < radius * strides[:, None]).all(-1)
+    centres = (gt_boxes[:, None, :2] + gt_boxes[:, None, 2:]) / 2  # [G, 1, 2]
+    offsets = (points - centres).abs()  # [G, A, 2]
+    return inside(points, gt_boxes) & (offsets < radius * strides[:, None]).all(-1)
 
 
 def classification_costs(
@@ -231,12 +236,19 @@ class OTAHead(FCOSHead):
             owner = gt_index[b, positive[b]]
             labels[b, positive[b]] = gt.labels[owner]
             gt_boxes[b, positive[b]] = gt.bboxes[owner].to(boxes)
-        boxes, gt_boxes, iou_logits = boxes[positive], gt_boxes[positive], iou_logits[positive]
-        ious = bbox_overlaps(boxes.detach(), gt_boxes, is_aligned=True)  # [P]
         divisor = reduce_mean(positive.sum().to(boxes)).clamp(min=1)
-        ones = torch.ones_like(ious)  # keep a graph where there is no positive
         return {
             "loss_cls": self.loss_cls(logits.flatten(0, 1), labels.flatten(), avg_factor=divisor),
+            **self._box_losses(boxes[positive], gt_boxes[positive], iou_logits[positive], divisor),
+        }
+
+    def _box_losses(
+        self, boxes: Tensor, gt_boxes: Tensor, iou_logits: Tensor, divisor: Tensor
+    ) -> dict[str, Tensor]:
+        """`loss_bbox` and `loss_iou` of positives: boxes [P, 4] and [P, 4], and logits [P] of their IoU."""
+        ious = bbox_overlaps(boxes.detach(), gt_boxes, is_aligned=True)  # [P]
+        ones = torch.ones_like(ious)  # keep a graph where there is no positive
+        return {
             "loss_bbox": self.loss_bbox(boxes, gt_boxes, ones, avg_factor=divisor),
             "loss_iou": self.loss_centerness(iou_logits, ious, avg_factor=divisor),
         }
