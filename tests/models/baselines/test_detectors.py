@@ -1,24 +1,35 @@
-"""Detectors of GFL, GFLV2 and VarifocalNet as their files have them: hard images, gradients, recipes."""
+"""Detectors of Table 5 as their files have them: hard images, gradients, recipes."""
 
 import pytest
 import torch
 from helpers.gradients import assert_same, collated, gradients, make_batch, plain_gradients
 from helpers.mmdet_heads import MMDET_CONFIGS
 from helpers.point_heads import SEVERAL, SIZE, configuration, hard_cases, objects
+from mmdet.registry import TASK_UTILS
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
+from mmengine.runner.checkpoint import get_external_models
 from mmengine.structures import InstanceData
 
 from tood.engine.config import build_model
 from tood.engine.gradient import batch_gradient
+from tood.study.paths import CONFIGS
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 # Three levels, as the scale `smoke` has them
 ANCHORS = dict(anchor_generator=dict(octave_base_scale=4, strides=[4, 8, 16]))
 POINTS = dict(strides=[4, 8, 16], regress_ranges=[[-1, 16], [16, 32], [32, 1e8]])
-NARROW = {"gfl": ANCHORS, "gflv2": ANCHORS, "vfnet": ANCHORS | POINTS}
-# Name: file, and the deformable layer of its backbone
+# By the method's name, with which a file's name begins
+NARROW = {
+    "gfl": ANCHORS,
+    "gflv2": ANCHORS,
+    "vfnet": ANCHORS | POINTS,
+    "atss": ANCHORS,
+    "paa": ANCHORS,
+    "fcos": POINTS,
+}
+# Name: file, and the deformable layer of its backbone if the file does not say so itself
 DETECTORS = {
     "gfl": ("gfl", None),
     "gfl with DCN": ("gfl", "DeformConv2d"),
@@ -26,6 +37,14 @@ DETECTORS = {
     "gflv2 with DCN": ("gflv2", "ModulatedDeformConv2d"),
     "vfnet": ("vfnet", None),
     "vfnet with DCN": ("vfnet", "ModulatedDeformConv2d"),  # in the last layer of its towers too
+    "atss_r101": ("atss_r101", None),
+    "atss_r101_dcn": ("atss_r101_dcn", None),
+    "atss_x101_64x4d_dcn": ("atss_x101_64x4d_dcn", None),
+    "paa_r101": ("paa_r101", None),
+    "paa_r101_dcn": ("paa_r101_dcn", None),
+    "paa_x101_64x4d_dcn": ("paa_x101_64x4d_dcn", None),
+    "fcos_imprv_r101": ("fcos_imprv_r101", None),
+    "fcos_imprv_r101 with DCN": ("fcos_imprv_r101", "ModulatedDeformConv2d"),  # in its towers too
 }
 CROWD = objects([60, 10, 150, 70], [0, 90, 50, 120])
 RECIPES = {"gfl": "gfl/gfl_r50_fpn_1x_coco.py", "vfnet": "vfnet/vfnet_r50_fpn_1x_coco.py"}
@@ -42,19 +61,21 @@ def one_thread():
 def detector(name: str):
     """Of the scale `smoke`, with the initial weights of its file."""
     file, layer = DETECTORS[name]
-    config = configuration(f"{file}.py", "smoke", NARROW[file])
-    config.model.backbone.zero_init_residual = (
-        False  # where blocks end with zeros, their weights do not learn yet
-    )
+    config = configuration(f"{file}.py", "smoke", NARROW[file.partition("_")[0]])
+    backbone = config.model.backbone
+    backbone.zero_init_residual = False  # where blocks end with zeros, their weights do not learn yet
     if layer is not None:
-        config.model.backbone.update(
-            depth=50,
-            dcn=dict(type=f"tood.{layer}", deform_groups=1, fallback_on_stride=False),
-            stage_with_dcn=(False, True, True),
-        )
-        config.model.neck.in_channels = [64, 128, 256]
-        if file == "vfnet":
+        backbone.dcn = dict(type=f"tood.{layer}", deform_groups=1, fallback_on_stride=False)
+        backbone.stage_with_dcn = (False, True, True, True)
+        if "dcn_on_last_conv" in config.model.bbox_head:
             config.model.bbox_head.dcn_on_last_conv = True
+    if "dcn" in backbone or backbone.type == "ResNeXt":
+        backbone.depth = 50
+        config.model.neck.in_channels = [64, 128, 256]
+    if "dcn" in backbone:
+        backbone.stage_with_dcn = backbone.stage_with_dcn[:3]
+    if backbone.type == "ResNeXt":
+        backbone.groups = 4
     torch.manual_seed(0)
     model = build_model(config)
     model.init_weights()
@@ -83,7 +104,17 @@ IMAGES = {name: [(gt, objects()), (SEVERAL, objects())] for name, gt in hard_cas
 
 
 @pytest.mark.parametrize("images", IMAGES.values(), ids=IMAGES)
-@pytest.mark.parametrize("name", ["gfl", "gflv2", "vfnet with DCN"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gfl",
+        "gflv2",
+        "vfnet with DCN",
+        "atss_x101_64x4d_dcn",
+        "paa_x101_64x4d_dcn",
+        "fcos_imprv_r101 with DCN",
+    ],
+)
 def test_hard_images(name, images):
     """The loss is finite, and the gradient of every parameter; so are the boxes and scores after a step."""
     model = detector(name).train()
@@ -97,7 +128,8 @@ def test_hard_images(name, images):
             assert parameter.grad.isfinite().all(), key
             parameter -= 0.01 * parameter.grad
         model.eval()
-        model.bbox_head.test_cfg.update(score_thr=0.0)
+        # FCOS's boxes may have lost their area by then.
+        model.bbox_head.test_cfg.update(score_thr=0.0, min_bbox_size=-1)
         for sample in model(**model.data_preprocessor(batch(*images)), mode="predict"):
             assert len(sample.pred_instances) > 0
             assert sample.pred_instances.bboxes.isfinite().all()
@@ -212,3 +244,133 @@ def test_gflv2_is_gfl_and_its_predictor():
         "bbox_head.reg_channels": 64,
     }
     assert gfl.keys() <= ours.keys()
+
+
+# ATSS, PAA and FCOS on larger backbones: the authors' files, restated
+
+
+MEANS = [102.9801, 115.9465, 122.7717]  # their `INPUT.PIXEL_MEAN`, of images in BGR with a deviation of 1
+# Of the model, what the file in front has otherwise than the other: ours
+CHANGES = {
+    ("atss_r101", "atss"): {
+        "data_preprocessor.mean": MEANS,
+        "data_preprocessor.std": [1.0, 1.0, 1.0],
+        "data_preprocessor.bgr_to_rgb": False,
+        "backbone.depth": 101,
+        "backbone.norm_cfg.requires_grad": False,  # FrozenBatchNorm2d
+        "backbone.style": "caffe",  # RESNETS.STRIDE_IN_1X1
+        "neck.relu_before_extra_convs": True,  # LastLevelP6P7
+        "bbox_head.conv_bias": True,
+        "bbox_head.anchor_generator.center_offset": 0.5,  # generate_anchors: "centered on stride / 2"
+        "test_cfg.nms_pre_by": "confident_pair",
+    },
+    ("fcos_imprv_r101", "fcos_imprv"): {
+        "data_preprocessor.mean": MEANS,
+        "backbone.depth": 101,
+        "test_cfg.nms_pre_by": "confident_pair",
+    },
+    ("paa_r101", "atss_r101"): {
+        "type": "PAA",
+        "bbox_head.type": "tood.PAAHead",
+        "bbox_head.use_iou_pred": True,
+        "bbox_head.reg_decoded_bbox": True,
+        "bbox_head.topk": 9,
+        "bbox_head.loss_bbox.loss_weight": 1.3,  # PAA.REG_LOSS_WEIGHT
+        "bbox_head.loss_centerness.loss_weight": 0.5,  # PAA.IOU_LOSS_WEIGHT
+        "train_cfg.assigner.type": "MaxIoUAssigner",
+        "train_cfg.assigner.topk": "absent",
+        "train_cfg.assigner.pos_iou_thr": 0.1,  # PAA.IOU_THRESHOLD
+        "train_cfg.assigner.neg_iou_thr": 0.1,
+        "train_cfg.assigner.min_pos_iou": 0,
+        "train_cfg.assigner.ignore_iof_thr": -1,
+        "test_cfg.score_thr_on": "score",
+        "test_cfg.score_voting": True,  # PAA.INFERENCE_SCORE_VOTING
+    },
+}
+DEFORMABLE = {
+    "backbone.dcn.type": "tood.ModulatedDeformConv2d",  # RESNETS.WITH_MODULATED_DCN
+    "backbone.dcn.deform_groups": 1,
+    "backbone.dcn.fallback_on_stride": False,
+    "bbox_head.dcn_on_last_conv": True,  # USE_DCN_IN_TOWER
+}
+for method in ("atss", "paa"):
+    CHANGES[f"{method}_r101_dcn", f"{method}_r101"] = DEFORMABLE | {
+        "backbone.stage_with_dcn": (False, True, True, True)
+    }
+    CHANGES[f"{method}_x101_64x4d", f"{method}_r101"] = {
+        "data_preprocessor.mean": [123.675, 116.28, 103.53],
+        "data_preprocessor.std": [58.395, 57.12, 57.375],
+        "data_preprocessor.bgr_to_rgb": True,
+        "backbone.type": "ResNeXt",
+        "backbone.groups": 64,
+        "backbone.base_width": 4,
+        "backbone.style": "pytorch",
+    }
+    CHANGES[f"{method}_x101_64x4d_dcn", f"{method}_x101_64x4d"] = DEFORMABLE | {
+        "backbone.stage_with_dcn": (False, False, True, True)
+    }
+LARGE = [name for name, _ in CHANGES]
+
+
+def changes(name: str, other: str) -> dict:
+    a, b = (flat(configuration(f"{file}.py").model) for file in (name, other))
+    return {
+        key: a.get(key, "absent")
+        for key in a.keys() | b.keys()
+        if a.get(key, "absent") != b.get(key, "absent")
+    }
+
+
+@pytest.mark.parametrize(("name", "other"), CHANGES)
+def test_models_on_larger_backbones(name, other):
+    assert changes(name, other) == CHANGES[name, other]
+
+
+def test_the_head_of_paa_is_that_of_its_other_runs():
+    expected = changes("paa", "atss") | {"test_cfg.score_thr_on": "score", "test_cfg.score_voting": True}
+    assert changes("paa_r101", "atss_r101") == expected
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_larger_backbones_are_trained_as_by_the_authors(name):
+    """Their files and `SOLVER` of their `defaults.py`, the same in all three repositories."""
+    config = configuration(f"{name}.py")
+    assert config.train == dict(
+        batch_size=16,
+        loss_group=None,  # reduced over all GPUs
+        lr=0.01,
+        momentum=0.9,
+        weight_decay=1e-4,
+        bias_lr_mult=2.0,
+        bias_decay_mult=0.0,
+        warmup="constant",
+        warmup_iterations=500,
+        warmup_factor=1 / 3,
+        grad_clip=None,
+    )
+    assert config.input == dict(size=(1333, 800), train_short_sides=dict(range=(640, 800)), flip=0.5)
+    test_cfg = config.model.test_cfg
+    assert (test_cfg.nms.iou_threshold, test_cfg.score_thr, test_cfg.nms_pre) == (0.6, 0.05, 1000)
+    assert test_cfg.max_per_img == 100
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_initial_weights_of_larger_backbones(name):
+    checkpoint = Config.fromfile(CONFIGS / f"{name}.py").model.backbone.init_cfg.checkpoint
+    assert checkpoint == (
+        "open-mmlab://resnext101_64x4d" if "x101" in name else "open-mmlab://detectron2/resnet101_caffe"
+    )
+    assert checkpoint.removeprefix("open-mmlab://") in get_external_models()
+
+
+def test_anchors_of_larger_backbones_are_in_the_middle_of_their_cells():
+    """As in the authors' code, whose sides count one pixel more: from 4 - 31.5 to 4 + 31.5 at the first."""
+    register_all_modules(init_default_scope=True)
+    generator = TASK_UTILS.build(configuration("atss_r101.py").model.bbox_head.anchor_generator)
+    first, *_ = generator.grid_priors([(2, 2)] * 5, device="cpu")
+    assert first.tolist() == [
+        [4 - 32, 4 - 32, 4 + 32, 4 + 32],
+        [12 - 32, 4 - 32, 12 + 32, 4 + 32],
+        [4 - 32, 12 - 32, 4 + 32, 12 + 32],
+        [12 - 32, 12 - 32, 12 + 32, 12 + 32],
+    ]
