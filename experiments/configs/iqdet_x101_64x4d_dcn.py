@@ -1,4 +1,4 @@
-"""IQDet, reconstructed, with ResNeXt-101-64x4d and deformable convolution: the backbone and recipe of OTA's row.
+"""IQDet, reconstructed, with deformable ResNeXt-101-64x4d: the backbone and recipe of OTA's row.
 
 Which layers IQDet deforms, what it starts from and its sizes are not public (docs/iqdet.md).
 """

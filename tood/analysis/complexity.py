@@ -7,7 +7,7 @@ T-head's 1x1 convolution in all but form.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -68,13 +68,14 @@ def complexity(model: SingleStageDetector, convention: str = "paper") -> Complex
     return Complexity(sum(head_counted) / 1e6, sum(counted) / 1e6, head / 1e9, (trunk + head) / 1e9)
 
 
-def of_runs(convention: str = "paper") -> Iterator[tuple[str, Complexity]]:
+def of_runs(convention: str = "paper", runs: Sequence[str] | None = None) -> Iterator[tuple[str, Complexity]]:
     """Every implemented run at its paper size; runs of the same model are counted once.
 
     Args:
         convention: as `complexity`.
+        runs: ids of those to count; all by default.
     """
-    plan, counted = Plan({"scale": "paper"}), {}
+    plan, counted = Plan({"scale": "paper", "runs": runs}), {}
     for run in plan.runs:
         config = resolve(plan.settings(run.id), COCO_CATEGORIES, None)
         parts = {key: value for key, value in config.model.items() if key not in ("train_cfg", "test_cfg")}
