@@ -62,6 +62,25 @@ def _parser() -> argparse.ArgumentParser:
     assign.add_argument("--output", type=Path, default=Path("assignment.png"), metavar="FILE")
     assign.set_defaults(action=_assign)
 
+    submission = commands.add_parser(
+        "submission", help="check a file for COCO's server against the list of its images"
+    )
+    submission.add_argument("file", type=Path, metavar="FILE", help="detections_SET_ALGORITHM_results.zip")
+    submission.add_argument(
+        "--images", type=Path, required=True, metavar="FILE", help="such as image_info_test-dev2017.json"
+    )
+    submission.set_defaults(action=_submission)
+
+    scores = commands.add_parser(
+        "scores", help="print the entry for experiments/server_scores.yaml from the server's answer"
+    )
+    scores.add_argument("file", type=Path, metavar="FILE", help="stdout.txt of COCO's server")
+    scores.add_argument("--run", required=True, metavar="RUN", help="whose detections were submitted")
+    scores.add_argument("--source", required=True, metavar="TEXT", help="which server, when, which file")
+    scores.add_argument("--name", default="paper", metavar="STUDY", help="study of the run; default: paper")
+    scores.add_argument("--seed", type=int, default=0, metavar="K", help="seed of the run; default: 0")
+    scores.set_defaults(action=_scores)
+
     show = commands.add_parser("show", help="show a run's state, results, provenance and files")
     show.add_argument("run", metavar="RUN", help="id such as tood_af; `tood runs` lists them")
     show.add_argument("--seed", type=int, metavar="K", help="show this seed only")
@@ -149,6 +168,32 @@ def _assign(options: argparse.Namespace) -> int:
         quality = f"mean IoU {one.iou:.3f}" if one.trained else "untrained"
         print(f"{one.scheme:20} {one.per_object:6.2f} positives per object, {quality}")
     print(f"written to {options.output}")
+    return 0
+
+
+def _submission(options: argparse.Namespace) -> int:
+    from tood.evaluation.submission import SubmissionError, check
+
+    try:
+        print(check(options.file, options.images))
+    except SubmissionError as error:
+        print(f"tood: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _scores(options: argparse.Namespace) -> int:
+    from tood.study.declarations import ExperimentError, load_runs
+    from tood.study.server_scores import entry
+
+    try:
+        text = options.file.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ExperimentError(f"{options.file}: cannot be read: {error.strerror}") from error
+    try:
+        print(entry(text, options.run, options.name, options.seed, options.source, load_runs()))
+    except ExperimentError as error:
+        raise ExperimentError(f"{options.file}: {error}") from None
     return 0
 
 

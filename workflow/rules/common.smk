@@ -72,6 +72,14 @@ def measuring(result):
     ).argument()
 
 
+def submissions():
+    """The files of `test_dev`, if this study can make them."""
+    try:
+        return study.submissions(PLAN, DECLARED_TABLES)
+    except ExperimentError as error:
+        raise WorkflowError(str(error)) from None
+
+
 def awaited_trainings():
     """Run and seed of the trainings that were submitted and have not been seen to end."""
     jobs = [job for job in workflow.scheduler.running if job.name == "train"]
