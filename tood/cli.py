@@ -36,6 +36,19 @@ def _parser() -> argparse.ArgumentParser:
     runs = commands.add_parser("runs", help="list every run with its state and its rows in tables")
     runs.set_defaults(action=_runs)
 
+    plan = commands.add_parser("plan", help="estimate GPU-hours and disk of runs before they are trained")
+    plan.add_argument(
+        "--tables", metavar="1,3,6", help="runs of these tables; default: every run of the paper"
+    )
+    plan.add_argument("--scale", default="paper", metavar="NAME", help="default: paper")
+    plan.add_argument(
+        "--gpu", metavar="NAME", help="such as A100; default: what trainings here ran on, or V100"
+    )
+    plan.add_argument(
+        "--gpus", type=_positive, default=1, metavar="K", help="GPUs that train at the same time; default: 1"
+    )
+    plan.set_defaults(action=_plan)
+
     doctor = commands.add_parser("doctor", help="check the environment, the data and this machine")
     doctor.add_argument(
         "--data-root", type=Path, metavar="PATH", help="folder of a dataset in the COCO layout"
@@ -99,15 +112,31 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--watch", action="store_true", help="repeat until every state is final")
     how.add_argument("--json", action="store_true", help="print JSON")
 
-    for command in (runs, doctor, show):
+    for command in (runs, plan, doctor, show):
         command.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)
 
 
 def _runs(options: argparse.Namespace) -> int:
     from tood.study.declarations import list_runs
 
     print(list_runs(as_json=options.json))
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    import json
+
+    from tood.study.estimate import describe, estimate
+
+    found = estimate(options.scale, options.tables, options.gpu, options.gpus)
+    print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else describe(found))
     return 0
 
 
