@@ -180,6 +180,18 @@ def test_a_figure_is_up_to_date_while_its_runs_are_done_and_older(empty, monkeyp
     assert not shown()
 
 
+def test_a_score_of_the_server_renders_the_tables_of_its_study_again(monkeypatch):
+    before = {name: workflow.published(Plan({"name": name} if name else {})) for name in ("", "mine")}
+    scores = {"smoke": {"tood_af": PAIR}}  # anything that can be dumped
+    monkeypatch.setattr(
+        workflow,
+        "load_scores",
+        lambda study, runs: {run: plan.study for run, plan in scores.get(study, {}).items()},
+    )
+    assert workflow.published(Plan({"name": "mine"})) == before["mine"]
+    assert workflow.published(Plan({})) != before[""]
+
+
 # Submissions to COCO's server
 
 

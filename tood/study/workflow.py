@@ -16,6 +16,9 @@ from tood.study.doctor import blocked_problem, writable_problem
 from tood.study.jobs import Figure1Job, Resources, SubmissionJob
 from tood.study.paths import AP, COMPLEXITY, StudyPaths
 from tood.study.plan import Plan
+from tood.study.provenance import digest
+from tood.study.references import load_references
+from tood.study.server_scores import load_scores
 from tood.study.status import read_status, save_study
 
 # The detectors of Figure 1 by their names in it, the baseline first.
@@ -97,6 +100,22 @@ def submission_job(plan: Plan, run_id: str, seed: int) -> SubmissionJob:
     """What decides the submission of a run; all test images are in it, whatever `val_images` says."""
     measuring = plan.measuring_job(run_id, seed, AP)  # whose detections come about in the same way
     return SubmissionJob(**measuring.model_dump(exclude={"images"}), test=cast(Split, plan.scale.test))
+
+
+def published(plan: Plan) -> str:
+    """Digest of the published values and of the server's scores that the study's tables show.
+
+    Raises:
+        ExperimentError: one of the two files is wrong.
+    """
+    references = load_references(plan.all_runs)
+    scores = load_scores(plan.name, plan.all_runs)
+    return digest(
+        {
+            "references": {run: [one.model_dump() for one in entries] for run, entries in references.items()},
+            "scores": {run: one.model_dump() for run, one in scores.items()},
+        }
+    )
 
 
 def summary(plan: Plan) -> str:

@@ -31,6 +31,7 @@ shell.prefix(f"set -euo pipefail; export PATH={Path(sys.executable).parent}:$PAT
 try:
     PLAN = Plan(config)
     DECLARED_TABLES = load_tables(runs=PLAN.all_runs)
+    PUBLISHED = study.published(PLAN)
     study.require_folders(PLAN)
 except ExperimentError as error:
     raise WorkflowError(str(error)) from None
