@@ -111,7 +111,7 @@ def build(
     def values_of(row: Row) -> dict:
         values: dict = {}
         reference = reference_on("val2017", references.get(row.run, ())) if table.printed else None
-        published = reference.metrics if reference else {}
+        published: dict = dict(reference.metrics) if reference else {}
         on_test_dev = table.paper_set == "test-dev2017" and row.run in scores
         served = scores[row.run].metrics if on_test_dev else {}
         for metric in table.metrics:
