@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tood.cli import main
 from tood.study import declarations, doctor
@@ -75,6 +77,53 @@ def test_doctor_with_an_unknown_scale(capsys):
     error = capsys.readouterr().err
     assert error.startswith("tood: ")
     assert "did you mean paper?" in error
+
+
+ANSWER = "overall performance\n" + "".join(
+    f" Average {kind} @[ IoU={iou:9} | area={area:>6} | maxDets={limit:>3} ] = 0.{100 + number}\n"
+    for number, (kind, iou, area, limit) in enumerate(
+        [
+            *(("Precision  (AP)", iou, "all", 100) for iou in ("0.50:0.95", "0.50", "0.75")),
+            *(("Precision  (AP)", "0.50:0.95", area, 100) for area in ("small", "medium", "large")),
+            *(("Recall     (AR)", "0.50:0.95", "all", limit) for limit in (1, 10, 100)),
+            *(("Recall     (AR)", "0.50:0.95", area, 100) for area in ("small", "medium", "large")),
+        ]
+    )
+)
+
+
+def test_scores_of_the_server(tmp_path, capsys):
+    (tmp_path / "stdout.txt").write_text(ANSWER)
+    call = ["scores", str(tmp_path / "stdout.txt"), "--run", "tood_r101", "--source", "a server, 2027"]
+    assert main(call) == 0
+    (found,) = yaml.safe_load(capsys.readouterr().out)
+    assert (found["run"], found["study"], found["source"]) == ("tood_r101", "paper", "a server, 2027")
+    assert list(found["metrics"].values()) == [round(10 + number / 10, 1) for number in range(12)]
+    (tmp_path / "stdout.txt").write_text(ANSWER.replace("0.1", "-1.0"))
+    assert main(call) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"tood: {tmp_path / 'stdout.txt'}: the text: -1 is what pycocotools prints")
+    assert main([*call[:1], "missing.txt", *call[2:]]) == 2
+    assert capsys.readouterr().err == "tood: missing.txt: cannot be read: No such file or directory\n"
+
+
+def test_submission_is_checked_without_torch(tmp_path, photographs, poison):
+    images = photographs / "annotations/image_info_test-dev2017.json"
+    image = json.loads(images.read_text())["images"][0]["id"]
+    path = tmp_path / "detections_test-dev2017_x_results.zip"
+    found = {"image_id": image, "category_id": 90, "bbox": [0, 0, 4.5, 3], "score": 0.5}
+    outcomes = []
+    for entry in (found, found | {"category_id": 0}):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(f"{path.stem}.json", json.dumps([entry]))
+        call = [sys.executable, "-m", "tood.cli", "submission", path, "--images", images]
+        environment = {"PYTHONPATH": f"{poison}:{REPOSITORY}", "PATH": ""}
+        outcomes.append(subprocess.run(call, env=environment, capture_output=True, text=True))
+    good, bad = outcomes
+    assert (good.returncode, good.stderr) == (0, "")
+    assert good.stdout.startswith(f"{path}: 1 detections on 1 of the 2 images of {images.name}")
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr.startswith(f"tood: {path}: detection 0: category_id 0 is not in {images.name}")
 
 
 def test_unknown_options_and_no_command(capsys):

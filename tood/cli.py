@@ -36,6 +36,19 @@ def _parser() -> argparse.ArgumentParser:
     runs = commands.add_parser("runs", help="list every run with its state and its rows in tables")
     runs.set_defaults(action=_runs)
 
+    plan = commands.add_parser("plan", help="estimate GPU-hours and disk of runs before they are trained")
+    plan.add_argument(
+        "--tables", metavar="1,3,6", help="runs of these tables; default: every run of the paper"
+    )
+    plan.add_argument("--scale", default="paper", metavar="NAME", help="default: paper")
+    plan.add_argument(
+        "--gpu", metavar="NAME", help="such as A100; default: what trainings here ran on, or V100"
+    )
+    plan.add_argument(
+        "--gpus", type=_positive, default=1, metavar="K", help="GPUs that train at the same time; default: 1"
+    )
+    plan.set_defaults(action=_plan)
+
     doctor = commands.add_parser("doctor", help="check the environment, the data and this machine")
     doctor.add_argument(
         "--data-root", type=Path, metavar="PATH", help="folder of a dataset in the COCO layout"
@@ -62,6 +75,25 @@ def _parser() -> argparse.ArgumentParser:
     assign.add_argument("--output", type=Path, default=Path("assignment.png"), metavar="FILE")
     assign.set_defaults(action=_assign)
 
+    submission = commands.add_parser(
+        "submission", help="check a file for COCO's server against the list of its images"
+    )
+    submission.add_argument("file", type=Path, metavar="FILE", help="detections_SET_ALGORITHM_results.zip")
+    submission.add_argument(
+        "--images", type=Path, required=True, metavar="FILE", help="such as image_info_test-dev2017.json"
+    )
+    submission.set_defaults(action=_submission)
+
+    scores = commands.add_parser(
+        "scores", help="print the entry for experiments/server_scores.yaml from the server's answer"
+    )
+    scores.add_argument("file", type=Path, metavar="FILE", help="stdout.txt of COCO's server")
+    scores.add_argument("--run", required=True, metavar="RUN", help="whose detections were submitted")
+    scores.add_argument("--source", required=True, metavar="TEXT", help="which server, when, which file")
+    scores.add_argument("--name", default="paper", metavar="STUDY", help="study of the run; default: paper")
+    scores.add_argument("--seed", type=int, default=0, metavar="K", help="seed of the run; default: 0")
+    scores.set_defaults(action=_scores)
+
     show = commands.add_parser("show", help="show a run's state, results, provenance and files")
     show.add_argument("run", metavar="RUN", help="id such as tood_af; `tood runs` lists them")
     show.add_argument("--seed", type=int, metavar="K", help="show this seed only")
@@ -80,15 +112,31 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--watch", action="store_true", help="repeat until every state is final")
     how.add_argument("--json", action="store_true", help="print JSON")
 
-    for command in (runs, doctor, show):
+    for command in (runs, plan, doctor, show):
         command.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)
 
 
 def _runs(options: argparse.Namespace) -> int:
     from tood.study.declarations import list_runs
 
     print(list_runs(as_json=options.json))
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    import json
+
+    from tood.study.estimate import describe, estimate
+
+    found = estimate(options.scale, options.tables, options.gpu, options.gpus)
+    print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else describe(found))
     return 0
 
 
@@ -149,6 +197,32 @@ def _assign(options: argparse.Namespace) -> int:
         quality = f"mean IoU {one.iou:.3f}" if one.trained else "untrained"
         print(f"{one.scheme:20} {one.per_object:6.2f} positives per object, {quality}")
     print(f"written to {options.output}")
+    return 0
+
+
+def _submission(options: argparse.Namespace) -> int:
+    from tood.evaluation.submission import SubmissionError, check
+
+    try:
+        print(check(options.file, options.images))
+    except SubmissionError as error:
+        print(f"tood: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _scores(options: argparse.Namespace) -> int:
+    from tood.study.declarations import ExperimentError, load_runs
+    from tood.study.server_scores import entry
+
+    try:
+        text = options.file.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ExperimentError(f"{options.file}: cannot be read: {error.strerror}") from error
+    try:
+        print(entry(text, options.run, options.name, options.seed, options.source, load_runs()))
+    except ExperimentError as error:
+        raise ExperimentError(f"{options.file}: {error}") from None
     return 0
 
 

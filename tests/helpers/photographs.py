@@ -97,7 +97,8 @@ _LEAST_SHARE = 0.5  # of an object's box; one that a section shows less of is no
 
 
 def write_photographs(root: Path) -> Path:
-    """Write the dataset at `root`: `train2017` holds the views as they are, `val2017` mirrored ones.
+    """Write the dataset at `root`: `train2017` holds the views as they are, `val2017` mirrored ones, and
+    `test2017` two without annotations.
 
     The first validation image is the flower, whose objects are large, the second the tower with the boats.
     """
@@ -129,7 +130,21 @@ def write_photographs(root: Path) -> Path:
                     }
                 )
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    _write_test_images(root, photographs)
     return root
+
+
+def _write_test_images(root: Path, photographs: dict[str, Image.Image]) -> None:
+    """A split without annotations, as COCO's test-dev: the flower, and an upright section of the tower."""
+    (root / "test2017").mkdir()
+    content = {"info": {}, "licenses": [], "categories": CATEGORIES, "images": []}
+    for index, (name, section) in enumerate([VIEWS[1], VIEWS[3]]):
+        picture = photographs[name].crop(section)
+        file = f"{2001 + index:012}.jpg"
+        picture.save(root / "test2017" / file, quality=95)
+        width, height = picture.size
+        content["images"].append({"id": 2001 + index, "file_name": file, "width": width, "height": height})
+    (root / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps(content))
 
 
 def visible(things: list[Thing], section: tuple[int, int, int, int]) -> list[Thing]:

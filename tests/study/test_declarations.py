@@ -212,6 +212,18 @@ def test_list_runs():
     assert records["mal_r101"]["state"] == "not implemented"
 
 
+def test_a_reconstruction_is_listed_as_one(tmp_path, monkeypatch):
+    changes = {"reconstruction": True, "title": "ATSS (reconstruction)", "implemented": True}
+    load(tmp_path, runs=spoilt(SMALL_RUNS, "runs", 0, **changes))
+    runs = load_runs(tmp_path / "runs.yaml")
+    assert runs["atss"].state == "implemented"  # it is trained like any other
+    tables = load_tables(tmp_path / "tables", runs)
+    monkeypatch.setattr("tood.study.declarations.load_runs", lambda: runs)
+    monkeypatch.setattr("tood.study.declarations.load_tables", lambda runs: tables)
+    assert "  implemented, reconstruction  Table 3: free / ATSS" in list_runs()
+    assert [run["reconstruction"] for run in json.loads(list_runs(as_json=True))] == [True, False]
+
+
 def test_reading_the_declarations_imports_nothing_heavy():
     program = (
         "import sys; from tood.study.declarations import *; load_tables();"
@@ -284,6 +296,12 @@ def test_small_declaration_is_valid(tmp_path):
         (("runs", 1), {"id": "atss"}, r"run 'atss' is declared twice; remove or rename one"),
         (("runs", 1), {"implemented": True}, r"iqdet: implemented and quoted exclude each other"),
         (("runs", 1), {"options": {"a.b": 1}}, r"iqdet: .*need a config; name a file under configs/"),
+        (
+            ("runs", 1),
+            {"title": "A reconstruction", "reconstruction": True},
+            r"iqdet: reconstruction and quoted exclude",
+        ),
+        (("runs", 0), {"reconstruction": True}, r"atss: the title of a reconstruction must say so; write"),
         ((), {"runs": None}, r"runs: Field required"),
     ],
 )

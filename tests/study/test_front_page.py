@@ -56,9 +56,9 @@ def test_means_over_seeds_beside_the_papers_values(results):
     text = results_part(results("mini", *records, ("tood_af", 0, "AP", 44.04)))
     found = tables(text)
     assert found["Table 3"] == [
-        ["Type", "Method", "Seeds", "AP", "paper", "AP50", "paper"],
-        ["Anchor-free", "ATSS", "3", "42.0 ± 2.6", "39.2", "58.0 ± 1.7", "57.4"],
-        ["Anchor-free", "TOOD", "1", "44.0", "42.5", "pending", "59.8"],
+        ["Type", "Method", "Seeds", "AP", "paper", "reference", "AP50", "paper"],
+        ["Anchor-free", "ATSS", "3", "42.0 ± 2.6", "39.2", "–", "58.0 ± 1.7", "57.4"],
+        ["Anchor-free", "TOOD", "1", "44.0", "42.5", "42.5<sup>1</sup>", "pending", "59.8"],
     ]
     assert "AP measured so far: 2 of the paper's 60 runs." in text.split("**Scale `mini`:**")[1]
     assert [row[0].split("<sup>")[0] for row in found["Table 2"][1:]] == ["ATSS"]

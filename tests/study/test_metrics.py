@@ -8,15 +8,16 @@ import pytest
 from helpers.losses import LOSSES, write_losses
 
 from tood.study.curves import positives_by_epoch
-from tood.study.declarations import load_runs, load_tables
+from tood.study.declarations import Run, load_runs, load_tables
 from tood.study.metrics import measured, positives, readings, remarks
 from tood.study.status import Result, Status
 
 RUNS = load_runs()
 
 
-def status(folder: Path, run: str = "tood_af", **fields) -> Status:
-    return replace(Status(run=RUNS[run], seed=3, folder=folder, state="done"), **fields)
+def status(folder: Path, run: str | Run = "tood_af", **fields) -> Status:
+    declared = RUNS[run] if isinstance(run, str) else run
+    return replace(Status(run=declared, seed=3, folder=folder, state="done"), **fields)
 
 
 def test_positives_by_epoch(tmp_path):
@@ -45,6 +46,15 @@ def test_first_and_last_epoch_go_into_the_table(tmp_path):
 
 def test_a_training_without_a_loss_log_has_no_positives(tmp_path):
     assert positives(tmp_path / "losses.jsonl") == []
+
+
+def test_a_reconstruction_is_explained_below_its_table(tmp_path):
+    run = RUNS["tood_af"].model_copy(update={"title": "TOOD, a reconstruction", "reconstruction": True})
+    found = remarks(load_tables()["table3"], [status(tmp_path, "atss_af"), status(tmp_path, run=run)])
+    assert found == [
+        "TOOD, a reconstruction: no code of its authors was published, so it was written from what is public "
+        "about it; its result is not a reproduction of theirs."
+    ]
 
 
 def test_every_value_carries_what_is_stale_of_it(tmp_path):

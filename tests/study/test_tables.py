@@ -108,6 +108,29 @@ def test_what_is_up_to_date_has_no_column_for_staleness():
     assert [name for name in build(TABLE, measured, {}, RUNS) if "stale" in name] == []
 
 
+RECONSTRUCTED = RUNS | {
+    "one": Run(id="one", title="One, a reconstruction", backbone="R", epochs=12, reconstruction=True)
+}
+
+
+def test_a_reconstruction_is_never_done():
+    complete = metrics(one=[FLOPS, ("AP50", 0, math.nan), ("#Boxes", 0, 1)])
+    frame = build(TABLE, complete, {"one": "done"}, RECONSTRUCTED)
+    assert frame["status"].to_list() == ["reconstruction", "pending", "quoted"]
+    assert frame["reconstruction"].to_list() == [True, False, False]
+    assert r"| PAA\* (reconstruction)<sup>a</sup> |" in to_markdown(TABLE, frame)
+    assert "| n/a | 57.4 |" in to_markdown(TABLE, frame)  # not defined, and measured
+    assert r"PAA* (reconstruction)\textsuperscript{a} &" in to_latex(TABLE, frame)
+
+
+def test_a_reconstruction_that_is_not_there_yet_is_pending_and_named():
+    frame = build(TABLE, metrics(), {"one": "failed"}, RECONSTRUCTED)
+    assert frame.loc[0, "status"] == "failed"
+    assert "(reconstruction)" in to_markdown(TABLE, frame).splitlines()[4]
+    complete = metrics(one=[FLOPS, ("AP50", 0, 1.0), ("#Boxes", 0, 1)]).assign(stale="code")
+    assert build(TABLE, complete, {"one": "done"}, RECONSTRUCTED).loc[0, "status"] == "stale"
+
+
 def test_nothing_measured():
     frame = build(TABLE, metrics(), {}, RUNS)
     assert frame["status"].to_list() == ["pending", "pending", "quoted"]

@@ -178,3 +178,64 @@ def test_a_figure_is_up_to_date_while_its_runs_are_done_and_older(empty, monkeyp
     assert not shown()
     models[0].unlink()
     assert not shown()
+
+
+def test_a_score_of_the_server_renders_the_tables_of_its_study_again(monkeypatch):
+    before = {name: workflow.published(Plan({"name": name} if name else {})) for name in ("", "mine")}
+    scores = {"smoke": {"tood_af": PAIR}}  # anything that can be dumped
+    monkeypatch.setattr(
+        workflow,
+        "load_scores",
+        lambda study, runs: {run: plan.study for run, plan in scores.get(study, {}).items()},
+    )
+    assert workflow.published(Plan({"name": "mine"})) == before["mine"]
+    assert workflow.published(Plan({})) != before[""]
+
+
+# Submissions to COCO's server
+
+
+def test_submissions_are_of_the_runs_that_are_named_and_of_all_seeds(photographs):
+    plan = Plan({"scale": "paper", "data_root": str(photographs), "runs": "tood_af,tal", "seeds": "0,3"})
+    assert [str(path) for path in workflow.submissions(plan, TABLES)] == [
+        f"work/paper/runs/{run}/seed{seed}/detections_test-dev2017_{run}_results.zip"
+        for run in ("tood_af", "tal")
+        for seed in (0, 3)
+    ]
+
+
+def test_submissions_are_of_table_5_where_no_run_is_named(photographs):
+    plan = Plan({"scale": "paper", "data_root": str(photographs)})
+    shown = [row.run for row in TABLES["table5"].rows if plan.all_runs[row.run].implemented]
+    others = [run for run in plan.runs if run.id not in shown]
+    plan.runs = [run.model_copy(update={"implemented": True}) for run in plan.all_runs.values()]
+    found = [path.parts[3] for path in workflow.submissions(plan, TABLES)]
+    assert found == [run.id for run in plan.runs if run.id in {row.run for row in TABLES["table5"].rows}]
+    plan.runs = others
+    with pytest.raises(ExperimentError, match=r"test_dev: no run of Table 5 .* with --config runs="):
+        workflow.submissions(plan, TABLES)
+
+
+def test_a_submission_has_all_test_images_and_decides_nothing_of_the_training():
+    plan = Plan({"scale": "paper", "name": "x", "val_images": 5, "runs": "tood_af"})
+    job = workflow.submission_job(plan, "tood_af", 0)
+    assert job.images is None
+    assert job.test == ("annotations/image_info_test-dev2017.json", "test2017")
+    assert job.settings == plan.settings("tood_af")
+    assert "test-dev" not in str(job.settings)
+    assert job == type(job).model_validate_json(job.argument())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"test_dev: scale 'smoke' has no split of test images; use --config scale=paper, or add `test`"),
+        (
+            {"scale": "paper"},
+            r"test_dev: data/coco/annotations/image_info_test-dev2017\.json is not there; COCO's",
+        ),
+    ],
+)
+def test_submissions_without_test_images(empty, options, message):
+    with pytest.raises(ExperimentError, match=message):
+        workflow.submissions(Plan(options), TABLES)

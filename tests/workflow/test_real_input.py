@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +22,7 @@ from tood.data.synthetic import DrawingSpec, generate
 from tood.data.validation import Split, check_dataset
 from tood.engine.config import resolve
 from tood.evaluation.detection import detect
+from tood.evaluation.submission import check, read
 from tood.study.plan import Plan
 
 PLAN = Plan({"scale": "paper", "name": "real", "weights": "random"})
@@ -47,6 +50,7 @@ class RealStudy(NamedTuple):
 
     path: Path
     data: Path
+    run: Callable[..., subprocess.CompletedProcess[str]]  # there
 
 
 @pytest.fixture(scope="module", params=["photographs", pytest.param("tiny_coco", marks=pytest.mark.slow)])
@@ -58,7 +62,7 @@ def real(new_workspace, request):
     limits = ("iterations=1", "batch_size=1", "val_images=2", "device=cpu")
     outcome = workspace.run("snakemake", "--cores", "all", "--config", *options, *limits)
     assert outcome.returncode == 0, outcome.stdout
-    return RealStudy(workspace.path, data)
+    return RealStudy(workspace.path, data, workspace.run)
 
 
 def test_row_of_the_table(real):
@@ -113,6 +117,23 @@ def test_figure_shows_one_of_the_images(real):
     text = text_of_pdf(figures / "figure1.pdf").splitlines()
     assert {"TOOD", "Result"} <= set(text)
     assert len([line for line in text if line.startswith(("Score (stride ", "IoU (stride "))]) == 2
+
+
+def test_submission_for_the_server(real):
+    """The workflow's own target, on the model that it trained; nothing is trained or evaluated again."""
+    if not (real.data / "test2017").is_dir():
+        pytest.skip("these images have no split without annotations")
+    options = ("scale=paper", "name=real", f"data_root={real.data}", "runs=tood_af", "weights=random")
+    limits = ("iterations=1", "batch_size=1", "val_images=2", "device=cpu")
+    before = (real.path / "work/real/runs/tood_af/seed0/model.pth").stat().st_mtime_ns
+    outcome = real.run("snakemake", "test_dev", "--cores", "all", "--config", *options, *limits)
+    assert outcome.returncode == 0, outcome.stdout
+    folder = real.path / "work/real/runs/tood_af/seed0"
+    assert (folder / "model.pth").stat().st_mtime_ns == before
+    path = folder / "detections_test-dev2017_tood_af_results.zip"
+    images = real.data / "annotations/image_info_test-dev2017.json"
+    assert " of the 2 images" in check(path, images)
+    assert f"{path.relative_to(real.path)}: {len(read(path))} detections" in outcome.stdout
 
 
 class EveryClass(nn.Module):

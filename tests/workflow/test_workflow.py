@@ -171,7 +171,11 @@ def test_tables(study, name):
     declared, frame = TABLES[name], table(study, name)
     columns = ("{}", "{}_paper") if declared.printed else ("{}",)
     metrics = [column.format(metric) for metric in declared.metrics for column in columns]
-    assert list(frame.columns) == [*declared.keys, *metrics, "run", "status"]
+    published = [name for name in frame.columns if name.endswith("_reference")]
+    assert published == (["AP_reference"] if declared.printed else [])
+    origin = [*(["paper_set"] if declared.printed else []), *(["reference_source"] if published else [])]
+    found = [name for name in frame.columns if name not in published]
+    assert found == [*declared.keys, *metrics, *origin, "run", "status"]
     assert list(frame["run"]) == [row.run for row in declared.rows]
     measured = pd.read_csv(study.path / "results/tiny/metrics.csv").set_index(["run", "metric"])["value"]
     for row, record in zip(declared.rows, frame.to_dict("records"), strict=True):

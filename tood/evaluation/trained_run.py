@@ -8,6 +8,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.models.detectors import SingleStageDetector
 
 from tood.data.loading import build_dataset
+from tood.data.validation import Split
 from tood.engine.config import build_model, resolve
 from tood.engine.trainer import load_model
 from tood.runtime.device import choose_device
@@ -17,7 +18,7 @@ from tood.study.jobs import Execution, MeasuringJob
 
 @dataclass
 class Trained:
-    """A model with its weights, and the validation images in its input size."""
+    """A model with its weights, and the images to measure it on, in its input size."""
 
     model: SingleStageDetector
     dataset: CocoDataset
@@ -26,8 +27,13 @@ class Trained:
     indices: range  # of the images to use
 
 
-def load_trained(job: MeasuringJob, execution: Execution) -> Trained:
-    """Build a run's model, load its weights, and open the validation split.
+def load_trained(job: MeasuringJob, execution: Execution, split: Split | None = None) -> Trained:
+    """Build a run's model, load its weights, and open a split.
+
+    Args:
+        job: what is measured.
+        execution: how it is computed.
+        split: images to measure on, with or without annotations; None takes the validation split.
 
     Raises:
         RuntimeError: the weights do not fit, or the device is not there.
@@ -38,10 +44,8 @@ def load_trained(job: MeasuringJob, execution: Execution) -> Trained:
     config = resolve(job.settings, manifest["categories"], None)
     model = build_model(config)
     load_model(job.model, model)
-    root, split = Path(manifest["root"]), job.settings["splits"]["val"]
-    dataset = build_dataset(
-        root, split["annotations"], split["images"], config.classes, config.input.size, None
-    )
+    root, chosen = Path(manifest["root"]), split or Split(**job.settings["splits"]["val"])
+    dataset = build_dataset(root, *chosen, config.classes, config.input.size, None)
     return Trained(
-        model, dataset, root / split["annotations"], device, indices=range(len(dataset))[: job.images]
+        model, dataset, root / chosen.annotations, device, indices=range(len(dataset))[: job.images]
     )

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -19,6 +19,8 @@ from tood.study.paths import EXPERIMENTS
 
 RUNS = EXPERIMENTS / "runs.yaml"
 TABLES = EXPERIMENTS / "tables"
+
+ImageSet = Literal["val2017", "test-dev2017"]  # of COCO; the paper calls the first one minival
 
 _Yaml = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is more than ten times as fast
 
@@ -49,6 +51,7 @@ class Run(Declaration):
     weights: str = "resnet50"  # initial weights of the backbone: file stem under weights/
     implemented: bool = False
     quoted: bool = False  # never trained, as no code was published
+    reconstruction: bool = False  # of a method whose code was not published: its result reproduces nothing
     source: str | None = None
 
     @property
@@ -60,6 +63,10 @@ class Run(Declaration):
     def _consistent(self) -> Self:
         if self.implemented and self.quoted:
             raise ValueError("implemented and quoted exclude each other; remove one")
+        if self.reconstruction and self.quoted:
+            raise ValueError("reconstruction and quoted exclude each other; remove one")
+        if self.reconstruction and "reconstruction" not in self.title.lower():
+            raise ValueError("the title of a reconstruction must say so; write reconstruction into it")
         if (self.implemented or self.options) and self.config is None:
             raise ValueError("implemented and options need a config; name a file under configs/")
         return self
@@ -72,6 +79,7 @@ class Row(Declaration):
     details: dict[str, str] = {}  # further columns, which do not tell rows apart
     run: str
     paper: dict[str, float | None] = {}  # None where the paper prints no value
+    paper_set: ImageSet | None = None  # of this row's values, where it is not that of the table
     footnote: str | None = None
 
 
@@ -84,6 +92,9 @@ class Table(Declaration):
     keys: list[str]
     details: list[str] = []
     metrics: dict[str, str]  # metric -> format of its numbers, such as .1f
+    paper_set: ImageSet | None = (
+        None  # images that the paper's values are of; None: it prints nothing or unsaid
+    )
     rows: list[Row]
 
     def label(self, row: Row) -> str:
@@ -211,8 +222,12 @@ def list_runs(as_json: bool = False) -> str:
     if as_json:
         declared = [{**run.model_dump(), "state": run.state, "cells": cells[run.id]} for run in runs.values()]
         return json.dumps(declared, indent=2, ensure_ascii=False)
-    rows = [(r.id, r.backbone, r.epochs, r.state, "; ".join(cells[r.id])) for r in runs.values()]
+    rows = [(r.id, r.backbone, r.epochs, _shown_state(r), "; ".join(cells[r.id])) for r in runs.values()]
     return aligned([("id", "backbone", "epochs", "state", "cells"), *rows])
+
+
+def _shown_state(run: Run) -> str:
+    return f"{run.state}, reconstruction" if run.reconstruction else run.state
 
 
 def read_mapping(path: Path) -> dict:

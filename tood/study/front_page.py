@@ -5,7 +5,7 @@ the paper appears with the rows and metrics that were measured. Other rows and m
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +14,8 @@ from tood.runtime.files import atomic_path
 from tood.study.declarations import Run, Table, load_runs, load_tables
 from tood.study.paths import COMPLEXITY, METRICS
 from tood.study.plan import load_scale
+from tood.study.references import Reference, load_references
+from tood.study.server_scores import ServerScores, load_scores
 from tood.study.tables import COLUMNS, build, read_complexity, to_markdown
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -49,14 +51,16 @@ def results_part(results: Path) -> str:
     """The results of `SCALES` in Markdown: per scale a description, the number of runs with AP, tables."""
     runs = load_runs()
     tables = [table for table in load_tables(runs=runs).values() if table.printed]
+    references = load_references(runs)
     parts = []
     for scale in SCALES:
+        scores = load_scores(scale, runs)
         metrics = kept(results, scale)
         with_ap = metrics.loc[(metrics["metric"] == "AP") & metrics["value"].notna(), "run"].nunique()
         description = load_scale(scale).description.strip().rstrip(".;")
         progress = f"AP measured so far: {with_ap} of the paper's {len(runs)} runs."
         parts.append(f"**Scale `{scale}`:** {description}. {progress}\n")
-        parts += [text for table in tables if (text := _table(table, metrics, runs))]
+        parts += [text for table in tables if (text := _table(table, metrics, runs, references, scores))]
     return "\n".join(parts)
 
 
@@ -77,7 +81,13 @@ def kept(results: Path, scale: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
 
 
-def _table(table: Table, metrics: pd.DataFrame, runs: Mapping[str, Run]) -> str | None:
+def _table(
+    table: Table,
+    metrics: pd.DataFrame,
+    runs: Mapping[str, Run],
+    references: Mapping[str, Sequence[Reference]],
+    scores: Mapping[str, ServerScores],
+) -> str | None:
     """The measured rows and metrics of a table with their number of seeds; None if nothing was measured."""
     of_table = metrics["metric"].isin(list(table.metrics)) & metrics["run"].isin([r.run for r in table.rows])
     measured = metrics[of_table & metrics["value"].notna()]  # a metric may be undefined
@@ -93,7 +103,7 @@ def _table(table: Table, metrics: pd.DataFrame, runs: Mapping[str, Run]) -> str 
             rows.append(row.model_copy(update={"key": key, "footnote": footnote}))
     keys = [*table.keys, "Seeds"] if measured["seed"].notna().any() else table.keys
     part = table.model_copy(update={"keys": keys, "metrics": shown, "rows": rows})
-    return to_markdown(part, build(part, metrics[of_table], {}, runs))
+    return to_markdown(part, build(part, metrics[of_table], {}, runs, (), references, scores))
 
 
 def _seeds(measured: pd.DataFrame) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from tood.data.validation import Split
 from tood.study.declarations import Declaration
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -101,6 +102,12 @@ class MeasuringJob(Described):
     def run(self) -> str:
         """Id of the run."""
         return self.settings["run"]["id"]
+
+
+class SubmissionJob(MeasuringJob):
+    """What decides a submission to COCO's server."""
+
+    test: Split  # images whose annotations the server keeps
 
 
 class Figure1Job(Described):

@@ -10,6 +10,8 @@ from tood.study.curves import positives_by_epoch
 from tood.study.declarations import Table, load_tables
 from tood.study.paths import RunPaths, StudyPaths
 from tood.study.plan import Plan
+from tood.study.references import load_references
+from tood.study.server_scores import load_scores
 from tood.study.status import STOPPED, Status, most_urgent, study_status
 from tood.study.tables import COLUMNS, build, read_complexity, write
 
@@ -33,8 +35,9 @@ def write_results(plan: Plan, complexity: Path) -> None:
     for status in statuses:
         states.setdefault(status.run.id, []).append(status.state)
     urgent = {run: most_urgent(found) for run, found in states.items()}
+    references, scores = load_references(plan.all_runs), load_scores(plan.name, plan.all_runs)
     for table in load_tables(runs=plan.all_runs).values():
-        frame = build(table, metrics, urgent, plan.all_runs, plan.seeds)
+        frame = build(table, metrics, urgent, plan.all_runs, plan.seeds, references, scores)
         write(table, frame, paths.tables, [*plan.notes(), *remarks(table, statuses)])
 
 
@@ -100,6 +103,12 @@ def remarks(table: Table, statuses: Iterable[Status]) -> list[str]:
         f"{status.run.id}, seed {status.seed}, {status.state}: {status.reason or 'no reason given'}"
         for status in concerned
         if status.state in STOPPED
+    ]
+    titles = dict.fromkeys(status.run.title for status in concerned if status.run.reconstruction)
+    lines += [
+        f"{title}: no code of its authors was published, so it was written from what is public about it; its "
+        "result is not a reproduction of theirs."
+        for title in titles
     ]
     changed: dict[str, list[str]] = {}
     for status in concerned:

@@ -67,6 +67,15 @@ class RunPaths:
         """COCO AP."""
         return self.folder / AP
 
+    def submission(self, images: str, algorithm: str) -> Path:
+        """Detections for COCO's server, under the name that it expects.
+
+        Args:
+            images: name of the set, such as "test-dev2017".
+            algorithm: name of the method, as the server shows it.
+        """
+        return self.folder / f"detections_{images}_{algorithm}_results.zip"
+
     @property
     def alignment(self) -> Path:
         """The columns of Table 6."""

@@ -10,6 +10,8 @@ import pandas as pd
 
 from tood.runtime.files import write_text
 from tood.study.declarations import Row, Run, Table
+from tood.study.references import Reference, reference_on
+from tood.study.server_scores import ServerScores
 
 COLUMNS = ["run", "seed", "metric", "value", "stale"]  # of metrics.csv
 # Columns of the complexity file as the tables name them
@@ -19,6 +21,7 @@ _COMPLEXITY = {
     "head_gflops": "Head FLOPs (G)",
     "gflops": "Full FLOPs (G)",
 }
+_SHORT = {"val2017": "val", "test-dev2017": "test-dev"}  # a set of images in headers and cells
 _DASH = "–"
 _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_|<>[]"})
 _LATEX = str.maketrans(
@@ -63,8 +66,10 @@ def build(
     states: Mapping[str, str],
     runs: Mapping[str, Run],
     seeds: Iterable[int] = (),
+    references: Mapping[str, Sequence[Reference]] | None = None,
+    scores: Mapping[str, ServerScores] | None = None,
 ) -> pd.DataFrame:
-    """The measured values of a table beside the paper's.
+    """The measured values of a table beside the paper's and others.
 
     Args:
         table: declaration of the table.
@@ -74,14 +79,22 @@ def build(
         states: state of each run.
         runs: all declared runs.
         seeds: seeds of the study.
+        references: published values of each run.
+        scores: of COCO's server for the study's runs, shown where the paper's values are of test-dev2017.
 
     Returns:
         One row per row of the table: keys and details, each metric measured and as in the paper, run and
         status. A metric `M` is the mean over its seeds. `M_sd` is their sample standard deviation, a column
         that exists if a row has several seeds. `M_stale` says whether any of the values is stale, a column
         that exists if one is. `status` is `done` if every metric of the row is measured for each of `seeds`
-        (or without a seed) and none is stale, whatever the state of the run.
+        (or without a seed) and none is stale, whatever the state of the run; `reconstruction` instead, if the
+        run is one.
+
+        These columns exist if a row has them: `M_test_dev`, the server's score; `M_reference`, the published
+        value on val2017, and `reference_source`; `reconstruction`. `paper_set` says which images the paper's
+        values are of, a column that exists if the table says it.
     """
+    references, scores = references or {}, scores or {}
     if metrics.duplicated(["run", "seed", "metric"]).any():
         raise ValueError("metrics: a run has two values of one metric and seed; remove one of them")
     groups = metrics.astype({"value": float}).groupby(["run", "metric"])["value"]
@@ -97,12 +110,18 @@ def build(
         return bool(found) and (found >= set(seeds) or any(map(pd.isna, found)))
 
     def values_of(row: Row) -> dict:
-        values = {}
+        values: dict = {}
+        reference = reference_on("val2017", references.get(row.run, ())) if table.printed else None
+        published: dict = dict(reference.metrics) if reference else {}
+        on_test_dev = table.paper_set == "test-dev2017" and row.run in scores
+        served = scores[row.run].metrics if on_test_dev else {}
         for metric in table.metrics:
             values[metric], values[f"{metric}_sd"] = measured.get((row.run, metric), nothing)
             if table.printed:
                 paper = row.paper[metric]
+                values[f"{metric}_test_dev"] = served.get(metric, math.nan)
                 values[f"{metric}_paper"] = math.nan if paper is None else paper
+                values[f"{metric}_reference"] = published.get(metric, math.nan)
             values[f"{metric}_stale"] = (row.run, metric) in stale
         outdated = any(values[f"{metric}_stale"] for metric in table.metrics)
         complete = all(covered(row.run, metric) for metric in table.metrics)
@@ -112,16 +131,21 @@ def build(
         elif outdated and state in ("pending", "done"):
             status = "stale"
         elif complete and not outdated:
-            status = "done"
+            status = "reconstruction" if runs[row.run].reconstruction else "done"
         else:  # a training may be done while, for instance, its analysis is missing
             status = "pending" if state == "done" else state
+        if table.paper_set:
+            values["paper_set"] = row.paper_set or table.paper_set
+        shows = any(not math.isnan(values.get(f"{metric}_reference", math.nan)) for metric in table.metrics)
+        values["reference_source"] = reference.described if reference and shows else None
+        values["reconstruction"] = runs[row.run].reconstruction
         return {**row.key, **row.details, **values, "run": row.run, "status": status}
 
     frame = pd.DataFrame([values_of(row) for row in table.rows])
-    deviations = [f"{metric}_sd" for metric in table.metrics]
-    empty = [name for name in deviations if frame[name].isna().all()]
-    empty += [name for name in (f"{metric}_stale" for metric in table.metrics) if not frame[name].any()]
-    return frame.drop(columns=empty)
+    optional = [f"{metric}_{part}" for metric in table.metrics for part in ("sd", "test_dev", "reference")]
+    empty = [name for name in (*optional, "reference_source") if name in frame and frame[name].isna().all()]
+    flags = [*(f"{metric}_stale" for metric in table.metrics), "reconstruction"]
+    return frame.drop(columns=[*empty, *(name for name in flags if not frame[name].any())])
 
 
 def to_markdown(table: Table, frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
@@ -170,34 +194,91 @@ def write(table: Table, frame: pd.DataFrame, directory: Path, notes: Sequence[st
 def _layout(
     table: Table, frame: pd.DataFrame, escape: Callable[[str], str], superscript: str
 ) -> tuple[list[str], list[list[str]], list[str]]:
-    """Header, body and footnotes, escaped. Rows with the same footnote share its mark."""
-    texts = dict.fromkeys(row.footnote for row in table.rows if row.footnote)
-    marks = {
-        text: superscript.format(letter) for text, letter in zip(texts, string.ascii_letters, strict=False)
-    }
-    header = [escape(name) for name in table.columns]
-    for metric in table.metrics:
-        header += [escape(metric), "paper"] if table.printed else [escape(metric)]
+    """Header, body, and what is said below, escaped.
+
+    Rows with the same footnote share its letter, and references of the same source share its number.
+    """
+    letters = _marks((row.footnote for row in table.rows), string.ascii_letters, superscript)
+    sources = frame["reference_source"].dropna() if "reference_source" in frame else ()
+    numbers = _marks(sources, range(1, len(table.rows) + 1), superscript)
+    columns = [column for metric in table.metrics for column in _columns(table, frame, metric)]
+    header = [escape(name) for name in [*table.columns, *(title for *_, title in columns)]]
     body = []
     for row, found in zip(table.rows, frame.to_dict("records"), strict=True):
         words = row.key | row.details
         cells = [escape(words[name]) for name in table.columns]
+        if found.get("reconstruction"):
+            cells[0] += " (reconstruction)"
         if row.footnote:
-            cells[0] += marks[row.footnote]
-        for metric, spec in table.metrics.items():
-            cells.append(escape(_measured(found, metric, spec)))
-            if table.printed:
-                paper = found[f"{metric}_paper"]
-                cells.append(escape(_DASH if math.isnan(paper) else format(paper, spec)))
+            cells[0] += letters[row.footnote]
+        for metric, part, _ in columns:
+            cell = escape(_cell(table, row, found, metric, part))
+            if part == "reference" and cell != escape(_DASH):
+                cell += numbers[found["reference_source"]]
+            cells.append(cell)
         body.append(cells)
-    return header, body, [f"{mark} {escape(text)}" for text, mark in marks.items()]
+    remarks = [f"{mark} {escape(text)}" for text, mark in letters.items()]
+    remarks += [f"{mark} {escape(f'Reference: {text}.')}" for text, mark in numbers.items()]
+    return header, body, [*remarks, *map(escape, _sets(table, columns))]
+
+
+def _marks(texts: Iterable[str | None], marks: Iterable[object], superscript: str) -> dict[str, str]:
+    """A mark for each of the texts that are different."""
+    different = dict.fromkeys(text for text in texts if text)
+    return {text: superscript.format(mark) for text, mark in zip(different, marks, strict=False)}
+
+
+def _columns(table: Table, frame: pd.DataFrame, metric: str) -> list[tuple[str, str, str]]:
+    """The columns of one metric: metric, part (empty for the measured value) and title.
+
+    Titles name the set of images where the columns of a table are not of the same one.
+    """
+    mixed = table.paper_set == "test-dev2017" and metric not in _COMPLEXITY.values()
+    parts = [("", metric, "val"), ("test_dev", metric, "test-dev"), ("paper", "paper", "test-dev")]
+    return [
+        (metric, part, f"{title} ({images})" if mixed else title)
+        for part, title, images in (*parts, ("reference", "reference", "val"))
+        if (f"{metric}_{part}" if part else metric) in frame
+    ]
+
+
+def _sets(table: Table, columns: Iterable[tuple[str, str, str]]) -> list[str]:
+    """Which images the columns are of, in one line; none if no column is of images."""
+    parts = {part for metric, part, _ in columns if metric not in _COMPLEXITY.values()}
+    if not parts or table.paper_set is None:
+        return []
+    others = {row.paper_set for row in table.rows} - {None, table.paper_set}
+    exceptions = "".join(f", {name} where a cell says so" for name in sorted(map(str, others)))
+    said = [
+        "measured values, the validation images of this study, which are COCO val2017 where it uses COCO",
+        f"paper, COCO {table.paper_set}{exceptions}",
+        *(["test-dev, what COCO's server said of these models"] if "test_dev" in parts else []),
+        *(
+            ["reference, COCO val2017, to be compared with the measured value"]
+            if "reference" in parts
+            else []
+        ),
+    ]
+    return [f"Images: {'; '.join(said)}."]
+
+
+def _cell(table: Table, row: Row, found: Mapping, metric: str, part: str) -> str:
+    """One cell of the body, without marks."""
+    spec = table.metrics[metric]
+    if not part:
+        return _measured(found, metric, spec)
+    value = found[f"{metric}_{part}"]
+    if math.isnan(value):
+        return "pending" if part == "test_dev" and found["status"] != "quoted" else _DASH
+    other = part == "paper" and row.paper_set not in (None, table.paper_set)
+    return format(value, spec) + (f" ({_SHORT[row.paper_set]})" if other and row.paper_set else "")
 
 
 def _measured(cells: Mapping, metric: str, spec: str) -> str:
     """The cell of one measured value, or the reason why there is none."""
     if math.isnan(cells[metric]):
         # Done without a value: the metric is not defined, such as APS without small objects.
-        return {"quoted": _DASH, "done": "n/a"}.get(cells["status"], cells["status"])
+        return {"quoted": _DASH, "done": "n/a", "reconstruction": "n/a"}.get(cells["status"], cells["status"])
     value = format(cells[metric], spec)
     deviation = cells.get(f"{metric}_sd", math.nan)
     if not math.isnan(deviation):

@@ -7,16 +7,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from tood.data.validation import changed_since_check
+from tood.data.validation import Split, changed_since_check
 from tood.runtime.locks import FolderLock, hold_study
 from tood.runtime.preloaded import start_server
 from tood.study.declarations import ExperimentError, Table
 from tood.study.doctor import blocked_problem, writable_problem
-from tood.study.jobs import Figure1Job, Resources
+from tood.study.jobs import Figure1Job, Resources, SubmissionJob
 from tood.study.paths import AP, COMPLEXITY, StudyPaths
 from tood.study.plan import Plan
+from tood.study.provenance import digest
+from tood.study.references import load_references
+from tood.study.server_scores import load_scores
 from tood.study.status import read_status, save_study
 
 # The detectors of Figure 1 by their names in it, the baseline first.
@@ -64,6 +67,60 @@ def figure1_job(plan: Plan, sources: Sources) -> Figure1Job:
     """What decides Figure 1."""
     (seed,) = sources.seeds
     return Figure1Job(detectors={name: plan.measuring_job(run, seed) for name, run in sources.runs.items()})
+
+
+def submitted_images(plan: Plan) -> str:
+    """Name of the set of the scale's test split, such as "test-dev2017"; empty where it has none."""
+    return Path(plan.scale.test.annotations).stem.removeprefix("image_info_") if plan.scale.test else ""
+
+
+def submissions(plan: Plan, tables: Mapping[str, Table]) -> list[Path]:
+    """The files for COCO's server that a call of `test_dev` makes.
+
+    They are of the runs that the call names, or without `runs` of those of Table 5.
+
+    Raises:
+        ExperimentError: there are no test images, or no such run.
+    """
+    if plan.scale.test is None:
+        raise ExperimentError(
+            f"test_dev: scale {plan.scale.name!r} has no split of test images; use --config scale=paper, or "
+            "add `test` to the scale"
+        )
+    for path in plan.scale.test:
+        if not (plan.data_root / path).exists():
+            raise ExperimentError(
+                f"test_dev: {plan.data_root / path} is not there; COCO's test2017.zip holds the images and "
+                "image_info_test2017.zip the file that lists them"
+            )
+    shown = {row.run for row in tables["table5"].rows}
+    chosen = [run.id for run in plan.runs if plan.study.runs or run.id in shown]
+    if not chosen:
+        raise ExperimentError("test_dev: no run of Table 5 can be trained; name others with --config runs=")
+    paths, images = StudyPaths(plan.name), submitted_images(plan)
+    return [paths.run(run, seed).submission(images, run) for run in chosen for seed in plan.seeds]
+
+
+def submission_job(plan: Plan, run_id: str, seed: int) -> SubmissionJob:
+    """What decides the submission of a run; all test images are in it, whatever `val_images` says."""
+    measuring = plan.measuring_job(run_id, seed, AP)  # whose detections come about in the same way
+    return SubmissionJob(**measuring.model_dump(exclude={"images"}), test=cast(Split, plan.scale.test))
+
+
+def published(plan: Plan) -> str:
+    """Digest of the published values and of the server's scores that the study's tables show.
+
+    Raises:
+        ExperimentError: one of the two files is wrong.
+    """
+    references = load_references(plan.all_runs)
+    scores = load_scores(plan.name, plan.all_runs)
+    return digest(
+        {
+            "references": {run: [one.model_dump() for one in entries] for run, entries in references.items()},
+            "scores": {run: one.model_dump() for run, one in scores.items()},
+        }
+    )
 
 
 def summary(plan: Plan) -> str:

@@ -31,6 +31,7 @@ shell.prefix(f"set -euo pipefail; export PATH={Path(sys.executable).parent}:$PAT
 try:
     PLAN = Plan(config)
     DECLARED_TABLES = load_tables(runs=PLAN.all_runs)
+    PUBLISHED = study.published(PLAN)
     study.require_folders(PLAN)
 except ExperimentError as error:
     raise WorkflowError(str(error)) from None
@@ -70,6 +71,14 @@ def measuring(result):
     return lambda wildcards: PLAN.measuring_job(
         wildcards.run, int(wildcards.seed), result
     ).argument()
+
+
+def submissions():
+    """The files of `test_dev`, if this study can make them."""
+    try:
+        return study.submissions(PLAN, DECLARED_TABLES)
+    except ExperimentError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def awaited_trainings():

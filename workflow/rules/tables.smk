@@ -28,6 +28,7 @@ rule tables:
     params:
         study=PLAN.study.model_dump_json(exclude_none=True),
         notes=PLAN.notes(),
+        published=PUBLISHED,
     shell:
         "python workflow/scripts/aggregate.py --study {params.study:q} --complexity {input.complexity} "
         "2>&1 | tee {log}"

@@ -1,0 +1,190 @@
+"""The file that COCO's server takes for images whose annotations it keeps, such as test-dev2017.
+
+A zip `detections_SET_ALGORITHM_results.zip` holds one JSON file of the same stem, in no folder. This is a
+list of detections in COCO's format for results. Their boxes are rounded to a tenth of a pixel, as COCO asks
+for to keep the file small. What does not fit the images is refused here: the server may answer with an AP of
+0, or not at all.
+"""
+
+import io
+import json
+import math
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tood.runtime.files import atomic_path
+
+MOST_PER_IMAGE = 100  # COCO counts no more
+NAME = re.compile(r"detections_[^_]+_.+_results")
+_KEYS = {"image_id", "category_id", "bbox", "score"}
+_ROUNDED = 0.1 + 1e-6  # pixels: corner and side of a box are each off by half of a tenth at most
+_NO_BOX = "write x, y, w, h of the box in pixels of the original image"
+
+
+class SubmissionError(RuntimeError):
+    """A submission or its images cannot be used; the message names the file, the place and a hint."""
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """Images without annotations, as `image_info_test-dev2017.json` lists them."""
+
+    path: Path
+    sizes: dict[int, tuple[int, int]]  # width and height in pixels by image id
+    files: tuple[str, ...]
+    categories: list[dict]  # {id, name} in the order of the file
+
+
+def read_image_info(path: Path) -> ImageInfo:
+    """Read a COCO file of images and categories; annotations are not needed.
+
+    Raises:
+        SubmissionError: it cannot be read, or an entry lacks something.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        images, categories = content["images"], content["categories"]
+        info = ImageInfo(
+            path=path,
+            sizes={image["id"]: (image["width"], image["height"]) for image in images},
+            files=tuple(image["file_name"] for image in images),
+            categories=[{"id": category["id"], "name": category["name"]} for category in categories],
+        )
+    except (OSError, ValueError) as error:
+        raise SubmissionError(f"{path}: cannot be read as JSON: {error}; fetch it again") from error
+    except (KeyError, TypeError) as error:
+        raise SubmissionError(
+            f"{path}: an entry lacks {error}; needed are `images` with id, file_name, width, height, and "
+            "`categories` with id, name, as in COCO's image_info files"
+        ) from error
+    if len(info.sizes) != len(images) or not images:
+        raise SubmissionError(f"{path}: images: {len(images)} entries with {len(info.sizes)} different ids")
+    return info
+
+
+def rounded(detections: Iterable[dict]) -> list[dict]:
+    """Detections with their boxes rounded to a tenth of a pixel; scores stay, as they decide the order."""
+    return [found | {"bbox": [round(side, 1) for side in found["bbox"]]} for found in detections]
+
+
+def validate(detections: Sequence[Any], info: ImageInfo, file: Path) -> None:
+    """Stop at the first detection that does not belong to the images.
+
+    Args:
+        detections: in COCO's format for results.
+        info: the images.
+        file: named in messages.
+
+    Raises:
+        SubmissionError: an unknown image or category, a number that is not finite, a box outside its image,
+            or more than `MOST_PER_IMAGE` on one image.
+    """
+    categories = {category["id"] for category in info.categories}
+    for number, found in enumerate(detections):
+        if problem := _problem(found, info, categories):
+            raise SubmissionError(f"{file}: detection {number}: {problem}")
+    counts = Counter(found["image_id"] for found in detections)
+    image, most = max(counts.items(), key=lambda item: item[1], default=(0, 0))
+    if most > MOST_PER_IMAGE:
+        raise SubmissionError(
+            f"{file}: image_id {image} has {most} detections; COCO counts {MOST_PER_IMAGE} per image, so "
+            "keep those with the highest scores"
+        )
+
+
+def _problem(found: Any, info: ImageInfo, categories: set[int]) -> str | None:
+    """What is wrong with one detection, and a hint; None if nothing is."""
+    if not isinstance(found, dict) or set(found) != _KEYS:
+        keys = sorted(found) if isinstance(found, dict) else type(found).__name__
+        return f"has {keys}; it must have exactly {', '.join(sorted(_KEYS))}"
+    image, category, bbox, score = (found[key] for key in ("image_id", "category_id", "bbox", "score"))
+    if type(image) is not int or image not in info.sizes:
+        return f"image_id {image!r} is not in {info.path.name}; detect on the images of that file"
+    if type(category) is not int or category not in categories:
+        return (
+            f"category_id {category!r} is not in {info.path.name}; write the ids of that file, "
+            f"{min(categories)} to {max(categories)} with the gaps that it has, and no labels from 0 on"
+        )
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_finite, bbox)):
+        return f"bbox {bbox!r} is not four finite numbers; {_NO_BOX}"
+    if not _is_finite(score) or not 0 <= score <= 1:
+        return f"score {score!r} is not a number from 0 to 1; write the confidence that NMS ranked by"
+    x, y, w, h = bbox
+    width, height = info.sizes[image]
+    if min(x, y) < -_ROUNDED or x + w > width + _ROUNDED or y + h > height + _ROUNDED or min(w, h) < 0:
+        return f"bbox {bbox} is not inside image_id {image} of {width} x {height} pixels; {_NO_BOX}"
+    return None
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def write(path: Path, detections: Iterable[dict], info: ImageInfo) -> int:
+    """Round, validate, and write a submission; the same detections make the same bytes.
+
+    Returns:
+        the number of detections
+
+    Raises:
+        SubmissionError: as `validate`; nothing is written then.
+    """
+    entries = rounded(detections)
+    validate(entries, info, path)
+    member = zipfile.ZipInfo(f"{path.stem}.json")  # with a fixed date
+    member.compress_type = zipfile.ZIP_DEFLATED
+    with (
+        atomic_path(path) as temporary,
+        zipfile.ZipFile(temporary, "w") as archive,
+        archive.open(member, "w", force_zip64=True) as raw,
+        io.TextIOWrapper(raw) as text,
+    ):
+        json.dump(entries, text, separators=(",", ":"))
+    return len(entries)
+
+
+def read(path: Path) -> list[dict]:
+    """The detections of a submission.
+
+    Raises:
+        SubmissionError: the file has another name or other content than the server expects.
+    """
+    if path.suffix != ".zip" or not NAME.fullmatch(path.stem):
+        raise SubmissionError(
+            f"{path}: must be called detections_SET_ALGORITHM_results.zip, as for the server"
+        )
+    expected = f"{path.stem}.json"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (names := archive.namelist()) != [expected]:
+                raise SubmissionError(f"{path}: holds {names}; it must hold {expected} alone, in no folder")
+            content = json.loads(archive.read(expected))
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise SubmissionError(f"{path}: cannot be read: {error}; write it again") from error
+    if not isinstance(content, list):
+        raise SubmissionError(f"{path}: {expected} is no list of detections")
+    return content
+
+
+def check(path: Path, images: Path) -> str:
+    """Validate a submission that is there, and describe it in a sentence.
+
+    Args:
+        path: the zip.
+        images: the file of its images.
+
+    Raises:
+        SubmissionError: as `read_image_info`, `read` and `validate`.
+    """
+    info, detections = read_image_info(images), read(path)
+    validate(detections, info, path)
+    seen = len({found["image_id"] for found in detections})
+    return (
+        f"{path}: {len(detections)} detections on {seen} of the {len(info.sizes)} images of {images.name}; "
+        "image ids, category ids, boxes, scores and numbers per image fit"
+    )

@@ -1,0 +1,380 @@
+"""What a study costs before it runs: GPU-hours and disk, and what these numbers rest on; without torch.
+
+The hours of a run are its epochs, times the hours of an epoch with ResNet-50 on one GPU, times the cost of
+its backbone. Hours of an epoch are what finished trainings of the study took, or else what others published
+(`experiments/planning.yaml`). Every estimate is a range.
+"""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from tood.runtime.files import read_json
+from tood.runtime.text import aligned, did_you_mean
+from tood.study.declarations import (
+    Declaration,
+    ExperimentError,
+    Run,
+    Table,
+    load_declared,
+    load_runs,
+    load_tables,
+    unknown_run,
+)
+from tood.study.paths import EXPERIMENTS, StudyPaths
+from tood.study.plan import Scale, load_scale
+
+PLANNING = EXPERIMENTS / "planning.yaml"
+_WEIGHT = 4  # bytes of a parameter
+_CHECKPOINTS = 3  # at the same time while the newest is written; each holds weights and momentum
+_FINAL = 2  # files of weights that a finished training leaves
+_DETECTION = 200  # bytes of one of at most 100 on an image
+_GIB = 2**30
+
+Span = tuple[float, float]  # from, to
+
+
+class _Throughput(Declaration):
+    gpu: str
+    images_per_second: Span
+    source: str
+
+
+class _Gpus(Declaration):
+    gigabytes_per_second: dict[str, float]
+    least_share: Annotated[float, Field(gt=0, le=1)]
+    source: str
+
+
+class _Backbone(Declaration):
+    time: Span
+    parameters_m: float
+
+
+class _Data(Declaration):
+    train_images: int
+    val_images: int
+    gigabytes: dict[str, float]
+    optional_gigabytes: dict[str, float]
+
+
+class _Claims(Declaration):
+    tables: list[str]
+    runs: list[str]
+
+
+class Planning(Declaration):
+    """Content of `experiments/planning.yaml`."""
+
+    claims: _Claims
+    throughput: _Throughput
+    gpus: _Gpus
+    backbones: dict[str, _Backbone]
+    time_source: str
+    data: _Data
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        spans = [self.throughput.images_per_second, *(one.time for one in self.backbones.values())]
+        if wrong := next((span for span in spans if not 0 < span[0] <= span[1]), None):
+            raise ValueError(f"{list(wrong)} is no range of positive numbers; write the smaller one first")
+        if self.throughput.gpu not in self.gpus.gigabytes_per_second:
+            raise ValueError(f"gpus: gigabytes_per_second lacks {self.throughput.gpu}; add it")
+        return self
+
+
+class Basis(NamedTuple):
+    """What hours rest on."""
+
+    device: str
+    epoch: Span  # hours of one epoch with ResNet-50 on one device
+    measured: dict[str, float]  # hours of the runs that were trained on it, the mean of their seeds
+    statement: str
+
+
+def load_planning(runs: Mapping[str, Run], tables: Mapping[str, Table], path: Path = PLANNING) -> Planning:
+    """The assumptions, checked against the declarations.
+
+    Raises:
+        ExperimentError: the file does not fit its schema, or names something that is not declared.
+    """
+    planning = load_declared(Planning, path)
+    if unknown := [name for name in planning.claims.tables if name not in tables]:
+        raise ExperimentError(f"{path}: claims: tables: {unknown[0]!r} is none of {', '.join(tables)}")
+    if unknown := [name for name in planning.claims.runs if name not in runs]:
+        raise ExperimentError(f"{path}: claims: runs: {unknown_run(unknown[0], runs)}")
+    if unknown := sorted({run.backbone for run in runs.values()} - set(planning.backbones)):
+        raise ExperimentError(f"{path}: backbones: no entry for {unknown[0]}; add its time and parameters")
+    return planning
+
+
+def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus: int = 1) -> dict[str, Any]:
+    """The cost of runs at a scale, with all of its seeds; JSON-ready.
+
+    Args:
+        scale: name.
+        tables: such as "1,3,6" or "table_m"; None takes every run of the paper.
+        gpu: model; None takes that of the finished trainings, or else the assumed one.
+        gpus: number of GPUs that train at the same time, each another run.
+
+    Returns:
+        `scale`, `seeds`, `gpus`, `device`, `measured` (run ids whose own time is known), `basis` (sentences).
+        Under `study`, the chosen runs, and under `claims`, the smallest set that tests the paper's claims:
+        `runs`, `not_yet` (those of them that cannot be trained yet), `epochs`, `by_backbone`, `gpu_hours`,
+        `days` (both are ranges, or None) and `disk_gib`.
+
+    Raises:
+        ExperimentError: an unknown scale, table or GPU.
+    """
+    runs = load_runs()
+    declared = load_tables(runs=runs)
+    planning = load_planning(runs, declared)
+    size = load_scale(scale)
+    basis = _basis(size, planning, runs, gpu)
+    names = list(runs) if tables is None else runs_of(table_names(tables, declared), declared)
+
+    def cost(some: Iterable[str]) -> dict[str, Any]:
+        chosen = [runs[name] for name in some if not runs[name].quoted]
+        hours = [None if basis is None else _hours(run, size, planning, basis) for run in chosen]
+        total, groups = _sum(hours), []
+        for backbone in dict.fromkeys(run.backbone for run in chosen):
+            of_it = [index for index, run in enumerate(chosen) if run.backbone == backbone]
+            groups.append(
+                {
+                    "backbone": backbone,
+                    "runs": len(of_it),
+                    "epochs": sum(chosen[index].epochs for index in of_it) * len(size.seeds),
+                    "gpu_hours": _sum([hours[index] for index in of_it]),
+                }
+            )
+        return {
+            "runs": [run.id for run in chosen],
+            "not_yet": [run.id for run in chosen if not run.implemented],
+            "epochs": sum(run.epochs for run in chosen) * len(size.seeds),
+            "by_backbone": groups,
+            "gpu_hours": total,
+            "days": _days(total, hours, gpus, len(size.seeds)),
+            "disk_gib": _disk(chosen, size, planning, gpus),
+        }
+
+    return {
+        "scale": scale,
+        "seeds": list(size.seeds),
+        "gpus": gpus,
+        "device": None if basis is None else basis.device,
+        "measured": [] if basis is None else list(basis.measured),
+        "basis": _statements(size, planning, basis),
+        "study": cost(names),
+        "claims": cost(claimed(planning, declared)),
+    }
+
+
+def table_names(text: str, tables: Mapping[str, Table]) -> list[str]:
+    """The names of tables such as "1,3,m" or "table1 table_m".
+
+    Raises:
+        ExperimentError: there is no such table.
+    """
+    names = []
+    for word in text.replace(",", " ").split():
+        found = [name for name in (word, f"table{word}", f"table_{word}") if name in tables]
+        if not found:
+            raise ExperimentError(
+                f"--tables {word}: no such table; {did_you_mean(word, tables)}there are {', '.join(tables)}"
+            )
+        names += found
+    return names
+
+
+def runs_of(names: Iterable[str], tables: Mapping[str, Table]) -> list[str]:
+    """The runs of these tables, each once, as several rows may share one."""
+    return list(dict.fromkeys(row.run for name in names for row in tables[name].rows))
+
+
+def claimed(planning: Planning, tables: Mapping[str, Table]) -> list[str]:
+    """The smallest set of runs that tests the paper's own claims."""
+    return list(dict.fromkeys([*runs_of(planning.claims.tables, tables), *planning.claims.runs]))
+
+
+def _basis(scale: Scale, planning: Planning, runs: Mapping[str, Run], gpu: str | None) -> Basis | None:
+    """What finished trainings took, or what is assumed; None where nothing is known."""
+    took = _finished(StudyPaths(scale.name))
+    devices = [device for device, _, _ in took]
+    if gpu is not None:
+        devices = [device for device in devices if gpu.casefold() in device.casefold()]
+    if devices:
+        device = statistics.mode(devices)
+        hours: dict[str, list[float]] = {}
+        for where, run, spent in took:
+            if where == device and run in runs:
+                hours.setdefault(run, []).append(spent)
+        means = {run: statistics.mean(spent) for run, spent in hours.items()}
+        costs = {run: _time(runs[run], scale, planning) for run in means}
+        epoch = (
+            min(spent / runs[run].epochs / costs[run][1] for run, spent in means.items()),
+            max(spent / runs[run].epochs / costs[run][0] for run, spent in means.items()),
+        )
+        statement = (
+            f"Measured: trainings of {len(means)} runs that finished on {device}, from their provenance.json "
+            f"in {StudyPaths(scale.name).runs}."
+        )
+        return Basis(device, epoch, means, statement)
+    known = planning.gpus.gigabytes_per_second
+    if gpu is not None and (matching := [name for name in known if name.casefold() == gpu.casefold()]):
+        device = matching[0]
+    elif gpu is None:
+        device = planning.throughput.gpu
+    else:
+        raise ExperimentError(
+            f"--gpu {gpu}: nothing was measured on it here, and no assumption is made for it; "
+            f"{did_you_mean(gpu, known)}there are {', '.join(known)}"
+        )
+    return None if scale.drawing else _assumed(device, planning)
+
+
+def _assumed(device: str, planning: Planning) -> Basis:
+    """Hours by the published throughput of one GPU and the ratio of another to it."""
+    base = planning.throughput
+    bandwidth = planning.gpus.gigabytes_per_second
+    faster = bandwidth[device] / bandwidth[base.gpu]
+    same = device == base.gpu
+    slowest = base.images_per_second[0] * (1 if same else faster * planning.gpus.least_share)
+    fastest = base.images_per_second[1] * faster
+    images = planning.data.train_images
+    statement = (
+        f"Assumed, not measured here: {slowest:.1f} to {fastest:.1f} images per second on one {device} with "
+        "ResNet-50."
+    )
+    if not same:
+        first, last = base.images_per_second
+        statement += f" {device}: {planning.gpus.source}. {base.gpu}: {first} to {last} images per second."
+    statement += f" Sources: {base.source}."
+    return Basis(device, (images / fastest / 3600, images / slowest / 3600), {}, statement)
+
+
+def _finished(paths: StudyPaths) -> list[tuple[str, str, float]]:
+    """Device, run and hours of one device, of each training that went through all of its epochs."""
+    found = []
+    for path in sorted(paths.runs.glob("*/*/provenance.json")):
+        content = read_json(path)
+        if content.get("seconds") is None or content["settings"].get("iterations"):
+            continue
+        hardware = content["hardware"]
+        names = hardware.get("gpu_names") or [hardware["device"]]
+        device = names[0] if hardware["gpus"] else f"CPU ({hardware['cpu']})"
+        found.append((device, content["run"], content["seconds"] / 3600 * max(1, hardware["gpus"])))
+    return found
+
+
+def _time(run: Run, scale: Scale, planning: Planning) -> Span:
+    """Cost of a run's backbone relative to ResNet-50; the narrow ones of the drawn scales all count alike."""
+    return (1.0, 1.0) if scale.drawing else planning.backbones[run.backbone].time
+
+
+def _hours(run: Run, scale: Scale, planning: Planning, basis: Basis) -> Span:
+    """Hours of one device for all seeds of a run."""
+    seeds = len(scale.seeds)
+    if run.id in basis.measured:
+        return (basis.measured[run.id] * seeds,) * 2
+    cost = _time(run, scale, planning)
+    return tuple(run.epochs * seeds * side * part for side, part in zip(basis.epoch, cost, strict=True))  # type: ignore[return-value]
+
+
+def _sum(hours: Sequence[Span | None]) -> Span | None:
+    known = [span for span in hours if span is not None]
+    if not known or len(known) < len(hours):
+        return None
+    return sum(span[0] for span in known), sum(span[1] for span in known)
+
+
+def _days(total: Span | None, hours: Sequence[Span | None], gpus: int, seeds: int) -> Span | None:
+    """Days on this many GPUs; one training stays on one GPU, so it takes no less than the longest."""
+    if total is None:
+        return None
+    longest = [max(span[side] for span in hours if span) / seeds for side in (0, 1)]
+    return max(total[0] / gpus, longest[0]) / 24, max(total[1] / gpus, longest[1]) / 24
+
+
+def _disk(runs: Sequence[Run], scale: Scale, planning: Planning, gpus: int) -> dict[str, float]:
+    """GiB by kind; empty where models and data are so small that it does not matter."""
+    if scale.drawing:
+        return {}
+    parameters = [planning.backbones[run.backbone].parameters_m * 1e6 for run in runs]
+    seeds, largest = len(scale.seeds), sorted(parameters, reverse=True)[:gpus]
+    initial = {
+        (run.weights, run.backbone.removesuffix("-DCN")): planning.backbones[run.backbone].parameters_m * 1e6
+        for run in runs
+    }
+    bytes_of = {
+        "weights of trained runs": _FINAL * _WEIGHT * sum(parameters) * seeds,
+        "initial weights of backbones, at most": _WEIGHT * sum(initial.values()),
+        f"checkpoints of {len(largest)} trainings at a time": 2 * _WEIGHT * _CHECKPOINTS * sum(largest),
+        "detections, at most": _DETECTION * 100 * planning.data.val_images * len(runs) * seeds,
+    }
+    found = {kind: size / _GIB for kind, size in bytes_of.items()}
+    return {**found, **{f"data: {name}": size for name, size in planning.data.gigabytes.items()}}
+
+
+def _statements(scale: Scale, planning: Planning, basis: Basis | None) -> list[str]:
+    """What the numbers rest on, one sentence or two each."""
+    if basis is None:
+        return [
+            f"Nothing is known of the time: no training of {scale.name} has finished here, and published "
+            "throughput is of the paper's models. Train one run, then ask again."
+        ]
+    if scale.drawing:
+        return [basis.statement, "Other runs: by their epochs, as if every model took the same time."]
+    return [
+        basis.statement,
+        f"Other backbones relative to ResNet-50: {planning.time_source}.",
+        "Not in the numbers: smaller training images than 1333 x 800, as with jitter from 480 on, which take "
+        "less; the second forward pass where micro_batch divides a batch; differences between heads; slow "
+        "loading of images; evaluation.",
+    ]
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    """The result of `estimate` for people."""
+    study, claims = found["study"], found["claims"]
+    unit = "hours" if found["device"] and found["device"].startswith("CPU") else "GPU-hours"
+    rows = [
+        (one["backbone"], one["runs"], one["epochs"], _span(one["gpu_hours"])) for one in study["by_backbone"]
+    ]
+    total = ("all", len(study["runs"]), study["epochs"], _span(study["gpu_hours"]))
+    table = aligned([("backbone", "runs", "epochs", unit), *rows, total], right=(1, 2, 3))
+    lines = [
+        f"scale {found['scale']}, seeds {', '.join(map(str, found['seeds']))}, "
+        f"{found['device'] or 'any device'}"
+    ]
+    lines += ["", table, ""]
+    if study["not_yet"]:
+        lines.append(f"Of these runs {len(study['not_yet'])} cannot be trained yet (`tood runs`).")
+    if study["days"]:
+        lines.append(f"{found['gpus']} at a time, one run on each: {_span(study['days'], 1)} days")
+    lines += [f"disk, {kind}: {_gib(size)}" for kind, size in study["disk_gib"].items()]
+    if study["disk_gib"]:
+        lines.append(f"disk in all: {_gib(sum(study['disk_gib'].values()))}")
+    lines += [
+        "",
+        f"The smallest set that tests the paper's own claims: {len(claims['runs'])} runs, "
+        f"{claims['epochs']:,} epochs, {_span(claims['gpu_hours'])} {unit}:",
+        f"  runs={','.join(claims['runs'])}",
+        "",
+        *found["basis"],
+    ]
+    return "\n".join(lines)
+
+
+def _span(span: Span | None, digits: int = 0) -> str:
+    """A range such as 1,460–1,690; one number where its ends are the same."""
+    if span is None:
+        return "unknown"
+    low, high = (f"{side:,.{digits}f}" if side >= 10 or digits else f"{side:.2g}" for side in span)
+    return low if low == high else f"{low}–{high}"
+
+
+def _gib(size: float) -> str:
+    return f"{size:,.1f} GiB"
