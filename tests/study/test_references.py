@@ -104,7 +104,8 @@ def test_the_reference_beside_ours_is_of_the_same_images():
     assert found.loc["ota_x101_64x4d_dcn", ["AP_reference", "reference_source"]].isna().all()
     assert not {"AP50_reference", "AP_test_dev"} & set(frame)  # no row has one
     text = to_markdown(table, frame)
-    assert cells(text, "Method")[3:7] == ["AP (val)", "paper (test-dev)", "reference (val)", "AP50 (val)"]
+    assert cells(text, "Method")[3:6] == table.details
+    assert cells(text, "Method")[6:10] == ["AP (val)", "paper (test-dev)", "reference (val)", "AP50 (val)"]
     assert "paper, COCO test-dev2017; reference, COCO val2017" in text
 
 

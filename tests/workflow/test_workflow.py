@@ -175,13 +175,13 @@ def test_tables(study, name):
     assert published == (["AP_reference"] if declared.printed else [])
     origin = [*(["paper_set"] if declared.printed else []), *(["reference_source"] if published else [])]
     found = [name for name in frame.columns if name not in published]
-    assert found == [*declared.keys, *metrics, *origin, "run", "status"]
+    reconstructed = ["reconstruction"] if any(RUNS[row.run].reconstruction for row in declared.rows) else []
+    assert found == [*declared.columns, *metrics, *origin, *reconstructed, "run", "status"]
     assert list(frame["run"]) == [row.run for row in declared.rows]
     measured = pd.read_csv(study.path / "results/tiny/metrics.csv").set_index(["run", "metric"])["value"]
     for row, record in zip(declared.rows, frame.to_dict("records"), strict=True):
-        assert {key: str(record[key]) for key in declared.keys} == row.key
-        untrained = "quoted" if RUNS[row.run].quoted else "pending"
-        assert record["status"] == ("done" if row.run in TRAINED else untrained)
+        assert {key: str(record[key]) for key in declared.columns} == row.key | row.details
+        assert record["status"] == ("done" if row.run in TRAINED else "pending")
         for metric in declared.metrics:
             if declared.printed:
                 paper = math.nan if row.paper[metric] is None else row.paper[metric]

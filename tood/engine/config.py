@@ -24,6 +24,9 @@ def resolve(settings: dict, categories: list[dict], weights: Path | None) -> Con
     run = settings["run"]
     config = Config.fromfile(CONFIGS / run["config"])
     published = config.input.size
+    # A head without normalisation may say None, which a scale's mapping cannot be merged into.
+    if config.model.bbox_head.get("norm_cfg", {}) is None:
+        del config.model.bbox_head["norm_cfg"]
     config.merge_from_dict({key: settings[key] for key in ("model", "input", "train")})
     config.model.bbox_head.merge(settings["heads"].get(config.model.bbox_head.type, {}))
     config.merge_from_dict(run["options"])

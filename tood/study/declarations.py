@@ -50,21 +50,16 @@ class Run(Declaration):
     options: dict[str, Any] = {}  # deviations from the config, by dotted keys
     weights: str = "resnet50"  # initial weights of the backbone: file stem under weights/
     implemented: bool = False
-    quoted: bool = False  # never trained, as no code was published
     reconstruction: bool = False  # of a method whose code was not published: its result reproduces nothing
     source: str | None = None
 
     @property
     def state(self) -> str:
-        """`implemented`, `not implemented` or `quoted`."""
-        return "quoted" if self.quoted else "implemented" if self.implemented else "not implemented"
+        """`implemented` or `not implemented`."""
+        return "implemented" if self.implemented else "not implemented"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.implemented and self.quoted:
-            raise ValueError("implemented and quoted exclude each other; remove one")
-        if self.reconstruction and self.quoted:
-            raise ValueError("reconstruction and quoted exclude each other; remove one")
         if self.reconstruction and "reconstruction" not in self.title.lower():
             raise ValueError("the title of a reconstruction must say so; write reconstruction into it")
         if (self.implemented or self.options) and self.config is None:
@@ -175,7 +170,7 @@ def load_tables(directory: Path = TABLES, runs: Mapping[str, Run] | None = None)
         tables[table.name] = table
     fed = {row.run for table in tables.values() for row in table.rows}
     for run in runs.values():
-        if run.id not in fed and not run.quoted:
+        if run.id not in fed:
             raise ExperimentError(
                 f"{directory}: run {run.id!r} feeds no row; name it in a table or remove the run"
             )

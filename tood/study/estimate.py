@@ -137,7 +137,7 @@ def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus
     names = list(runs) if tables is None else runs_of(table_names(tables, declared), declared)
 
     def cost(some: Iterable[str]) -> dict[str, Any]:
-        chosen = [runs[name] for name in some if not runs[name].quoted]
+        chosen = [runs[name] for name in some]
         hours = [None if basis is None else _hours(run, size, planning, basis) for run in chosen]
         total, groups = _sum(hours), []
         for backbone in dict.fromkeys(run.backbone for run in chosen):

@@ -126,9 +126,7 @@ def build(
         outdated = any(values[f"{metric}_stale"] for metric in table.metrics)
         complete = all(covered(row.run, metric) for metric in table.metrics)
         state = states.get(row.run, "pending")
-        if runs[row.run].quoted:
-            status = "quoted"
-        elif outdated and state in ("pending", "done"):
+        if outdated and state in ("pending", "done"):
             status = "stale"
         elif complete and not outdated:
             status = "reconstruction" if runs[row.run].reconstruction else "done"
@@ -269,7 +267,7 @@ def _cell(table: Table, row: Row, found: Mapping, metric: str, part: str) -> str
         return _measured(found, metric, spec)
     value = found[f"{metric}_{part}"]
     if math.isnan(value):
-        return "pending" if part == "test_dev" and found["status"] != "quoted" else _DASH
+        return "pending" if part == "test_dev" else _DASH
     other = part == "paper" and row.paper_set not in (None, table.paper_set)
     return format(value, spec) + (f" ({_SHORT[row.paper_set]})" if other and row.paper_set else "")
 
@@ -278,7 +276,7 @@ def _measured(cells: Mapping, metric: str, spec: str) -> str:
     """The cell of one measured value, or the reason why there is none."""
     if math.isnan(cells[metric]):
         # Done without a value: the metric is not defined, such as APS without small objects.
-        return {"quoted": _DASH, "done": "n/a", "reconstruction": "n/a"}.get(cells["status"], cells["status"])
+        return {"done": "n/a", "reconstruction": "n/a"}.get(cells["status"], cells["status"])
     value = format(cells[metric], spec)
     deviation = cells.get(f"{metric}_sd", math.nan)
     if not math.isnan(deviation):

@@ -125,12 +125,11 @@ def published(plan: Plan) -> str:
 
 def summary(plan: Plan) -> str:
     """What the study is, in a sentence or two."""
-    states = [run.state for run in plan.all_runs.values()]
+    implemented = sum(run.implemented for run in plan.all_runs.values())
     epochs = sum(plan.schedule(run.id)[0] for run in plan.runs) * len(plan.seeds)
     return (
         f"{plan.name}: {len(plan.runs)} runs x seeds {list(plan.seeds)} = {len(plan.runs) * len(plan.seeds)} "
-        f"trainings, {epochs} epochs. Of the paper's {len(states)} runs {states.count('implemented')} are "
-        f"implemented, {states.count('not implemented')} not yet, {states.count('quoted')} only quoted "
+        f"trainings, {epochs} epochs. Of the paper's {len(plan.all_runs)} runs {implemented} are implemented "
         "(`tood runs`)."
     )
 
