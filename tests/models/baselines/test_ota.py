@@ -168,6 +168,60 @@ def test_fifty_iterations_hold_the_supply():
     torch.testing.assert_close(plan.sum(1), supply, rtol=1e-6, atol=0)
 
 
+def plain_sinkhorn(cost, supply, demand, epsilon, iterations) -> torch.Tensor:
+    """Logarithms of sums in every step, as the authors' code has it."""
+    u, v = torch.ones_like(supply), torch.ones_like(demand)
+    for _ in range(iterations):
+        columns = ((u[:, None] + v - cost) / epsilon).logsumexp(0)
+        v = v + epsilon * ((demand + 1e-8).log() - columns)
+        rows = ((u[:, None] + v - cost) / epsilon).logsumexp(1)
+        u = u + epsilon * ((supply + 1e-8).log() - rows)
+    return (u[:, None] + v - cost) / epsilon
+
+
+def image_problem(case: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Costs as of an image, in float64: 20 objects with 1 to 30 candidates of 3000 points; a background."""
+    generator = torch.Generator().manual_seed(0)
+    cost = torch.rand(21, 3000, generator=generator, dtype=torch.float64) * (400 if case == "wide" else 20)
+    cost[:-1] += 1e6
+    candidates = torch.randint(1, 31, (20,), generator=generator).tolist()
+    for i, number in enumerate(candidates):
+        first = i * 7  # objects share points
+        cost[i, first : first + number] -= 1e6
+    supply = torch.tensor([max(number // 3, 1) for number in candidates], dtype=torch.float64)
+    background = 3000 - supply.sum(0, keepdim=True)
+    if case == "no background":
+        background = torch.zeros(1, dtype=torch.float64)
+    if case == "no candidates":
+        cost[3] += 1e6
+        cost[3, :30] -= 1e6
+    return cost, torch.cat([supply, background]), torch.ones(3000, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3, 9, 50])
+@pytest.mark.parametrize("case", ["ordinary", "wide", "no background", "no candidates"])
+def test_rescaled_plans_are_those_of_the_plain_iteration(case, iterations):
+    cost, supply, demand = image_problem(case)
+    found = sinkhorn(cost, supply, demand, 0.1, iterations)
+    expected = plain_sinkhorn(cost, supply, demand, 0.1, iterations)
+    # With a cost of a million, float64 has the logarithm to 1e-9.
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-7)
+    assert torch.equal(assign_by_plan(found), assign_by_plan(expected))
+
+
+def test_rescaled_plans_in_float32():
+    """As close to the plan of float64 as the plain iteration is, to a factor of 2."""
+    problem = image_problem("ordinary")
+    exact = plain_sinkhorn(*problem, 0.1, 50).exp()
+    problem = tuple(part.float() for part in problem)
+    found = sinkhorn(*problem, 0.1, 50)
+    error, plain_error = (
+        (plan.exp() - exact).abs().max() for plan in (found, plain_sinkhorn(*problem, 0.1, 50))
+    )
+    assert error < max(2 * plain_error, 1e-5)
+    assert torch.equal(assign_by_plan(found), assign_by_plan(exact.log()))
+
+
 def test_rows_are_compared_relative_to_their_largest_entry():
     """The background has most of every column; an object has its own best points all the same."""
     plan = torch.tensor([[0.30, 0.02, 0.01], [0.05, 0.20, 0.05], [0.65, 0.78, 0.94]])
