@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from tood.data.synthetic import DrawingSpec
 from tood.data.validation import Split
 from tood.runtime.text import did_you_mean
-from tood.study.code_digest import config_files, training_code
+from tood.study.code_digest import config_files, import_code, training_code
 from tood.study.declarations import (
     Declaration,
     ExperimentError,
@@ -28,6 +28,7 @@ from tood.study.declarations import (
 from tood.study.jobs import (
     Device,
     Execution,
+    ImportJob,
     MeasuringJob,
     Positive,
     Resources,
@@ -36,6 +37,7 @@ from tood.study.jobs import (
 )
 from tood.study.paths import ALIGNMENT, AP, CONFIGS, EXPERIMENTS, StudyPaths
 from tood.study.provenance import evaluation_digest
+from tood.study.released import RELEASED, Choice, ReleasedFile, choose_all
 
 SCALES = EXPERIMENTS / "scales"
 
@@ -95,14 +97,20 @@ class Study(Declaration):
     device: Device | None = None
     gpus: Positive | None = None  # that train one run together
     micro_batch: Positive | None = None  # images in one forward pass of a process
-    weights: Literal["imagenet", "random"] | None = None  # *
+    weights: Literal["imagenet", "random", "released"] | None = None  # *
     iterations: Positive | None = None  # * stop each training after this many
     batch_size: Positive | None = None  # *
     val_images: Positive | None = None  # * evaluate on the first images only, this many
+    # With weights=released
+    near: tuple[str, ...] | None = None  # files of another recipe that are taken all the same
+    released: Path | None = None  # declares the files instead of experiments/released.yaml
+    # For `snakemake download`
+    test2017: bool | None = None  # fetch the images of COCO's test set too
 
 
 # Those marked *
 _INCOMPARABLE = ("weights", "iterations", "batch_size", "val_images")
+_OF_TRAININGS = ("iterations", "batch_size", "gpus", "micro_batch")
 # What a call may change of the resources that a scale gives its trainings.
 _RESOURCES = set(Study.model_fields) & set(Resources.model_fields)
 
@@ -111,8 +119,8 @@ class Plan:
     """A validated study, ready for the workflow: names, paths, and the settings of each training.
 
     Args:
-        options: what the user passed with `--config`, values as Snakemake parses them; `runs` and `seeds`
-            may be one value, a list, or a comma-separated string.
+        options: what the user passed with `--config`, values as Snakemake parses them; `runs`, `seeds`
+            and `near` may be one value, a list, or a comma-separated string.
 
     Raises:
         ExperimentError: an unknown option, scale or run, or a value that does not fit.
@@ -134,13 +142,18 @@ class Plan:
                 f"{SCALES / self.scale.name}.yaml: heads: no configuration under experiments/configs has the "
                 f"head {unused[0]!r}; correct its spelling or remove it"
             )
-        named = list(self.study.runs) if self.study.runs else None
-        self.runs: list[Run] = select_runs(named, self.all_runs)
+        self.runs: list[Run] = select_runs(self.study.runs or None, self.all_runs)
         self.seeds = tuple(dict.fromkeys(self.study.seeds or self.scale.seeds))
+        self.choices: dict[str, Choice] = {}  # of released files, by run
+        if self.imports:
+            self._choose_released()
+        elif self.study.near or self.study.released:
+            raise ExperimentError("--config near, released: need weights=released; add it or remove them")
         changed = [key for key in _INCOMPARABLE if getattr(self.study, key) is not None]
-        if changed and self.study.name is None:
+        named = [key for key in changed if not (self.imports and key == "weights")]  # whose name is a default
+        if named and self.study.name is None:
             raise ExperimentError(
-                f"--config {' '.join(changed)}: numbers obtained so are not those of scale "
+                f"--config {' '.join(named)}: numbers obtained so are not those of scale "
                 f"{self.scale.name!r}; give the study a name for its results: --config name=NAME"
             )
         if self.study.name in scale_names() and (changed or self.study.name != self.scale.name):
@@ -156,7 +169,7 @@ class Plan:
     @property
     def name(self) -> str:
         """Of the results folder."""
-        return self.study.name or self.scale.name
+        return self.study.name or ("released" if self.imports else self.scale.name)
 
     @property
     def data_root(self) -> Path:
@@ -165,8 +178,18 @@ class Plan:
 
     @property
     def weights(self) -> str:
-        """What the backbone starts from: "imagenet" or "random"."""
+        """What backbones start from, "imagenet" or "random"; or "released": nothing is trained."""
         return self.study.weights or self.scale.weights
+
+    @property
+    def imports(self) -> bool:
+        """Whether the study takes released weights instead of training."""
+        return self.weights == "released"
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The parts of the dataset that the study uses."""
+        return ({} if self.imports else {"train": self.scale.train}) | {"val": self.scale.val}
 
     @property
     def device(self) -> Device:
@@ -184,8 +207,23 @@ class Plan:
         return asked.model_copy(update=self.study.model_dump(include=_RESOURCES, exclude_none=True))
 
     def initial_weights(self, run_id: str) -> Path | None:
-        """The file that the backbone of a run starts from; None if it starts at random."""
-        return None if self.weights == "random" else Path("weights", f"{self.all_runs[run_id].weights}.pth")
+        """The file that the backbone of a run starts from; None if it starts at random, or is not trained."""
+        return Path("weights", f"{self.all_runs[run_id].weights}.pth") if self.weights == "imagenet" else None
+
+    def released(self, run_id: str) -> ReleasedFile | None:
+        """The released weights that the study takes for a run."""
+        return self.choices[run_id].file if run_id in self.choices else None
+
+    def import_job(self, run_id: str, seed: int) -> ImportJob:
+        """What decides the weights of a run that is not trained."""
+        file = cast(ReleasedFile, self.released(run_id))
+        return ImportJob(
+            settings=self.settings(run_id),
+            seed=seed,
+            manifest=StudyPaths(self.name).manifest,
+            file=file.path,
+            code=self._codes[run_id],
+        )
 
     def training_job(self, run_id: str, seed: int) -> TrainingJob:
         """What decides the training of one of the study's runs."""
@@ -194,7 +232,7 @@ class Plan:
             seed=seed,
             manifest=StudyPaths(self.name).manifest,
             weights=self.initial_weights(run_id),
-            code=self._training_codes[run_id],
+            code=self._codes[run_id],
         )
 
     def training_execution(self, run_id: str, threads: int) -> Execution:
@@ -232,8 +270,10 @@ class Plan:
         # Those of other heads do not decide this training.
         heads = {head: change for head, change in scale.heads.items() if head in _config_text(run.config)}
         batch = {} if study.batch_size is None else {"batch_size": study.batch_size}
+        released = self.released(run_id)
         return {
-            "run": run.model_dump(include={"id", "config", "options", "epochs", "milestones"}, mode="json"),
+            "run": run.model_dump(include={"id", "config", "options", "epochs", "milestones"}, mode="json")
+            | {"options": self._options(run_id)},
             "model": scale.model,
             "heads": heads,
             "input": scale.input.model_dump(mode="json", exclude_none=True),
@@ -241,18 +281,40 @@ class Plan:
             "splits": {"train": scale.train._asdict(), "val": scale.val._asdict()},
             "weights": self.weights,
             "iterations": study.iterations,
+            **({"released": released.file} if released else {}),
         }
 
     # Snakemake asks for each job several times.
     @functools.cached_property
-    def _training_codes(self) -> dict[str, str]:
-        """Digest of the code that trains each run of the study."""
-        return {run.id: training_code(cast(str, run.config), run.options) for run in self.runs}
+    def _codes(self) -> dict[str, str]:
+        """Digest of the code that decides the weights of each run of the study."""
+        return {run.id: self.code(run.id) for run in self.runs}
 
-    @functools.cached_property
-    def _evaluations(self) -> dict[str, str]:
-        """Digest of how each result is measured."""
-        return {result: evaluation_digest(result, self.study.val_images) for result in (AP, ALIGNMENT)}
+    def code(self, run_id: str) -> str:
+        """Digest of the code, as it is now, that decides the weights of a run, which must be implemented."""
+        digest_of = import_code if self.imports else training_code
+        return digest_of(cast(str, self.all_runs[run_id].config), self._options(run_id))
+
+    def _options(self, run_id: str) -> dict[str, Any]:
+        """A run's deviations from its configuration, and those of the released file that is taken for it."""
+        released = self.released(run_id)
+        return self.all_runs[run_id].options | (released.options if released else {})
+
+    def _choose_released(self) -> None:
+        """Choose the file of each run, and leave out runs that have none."""
+        if self.scale.model or self.scale.heads:
+            raise ExperimentError(
+                f"--config weights=released: no released file fits the models of scale {self.scale.name!r}; "
+                "add scale=paper"
+            )
+        for key in _OF_TRAININGS:
+            if getattr(self.study, key) is not None:
+                raise ExperimentError(f"--config {key}: with weights=released nothing is trained; remove it")
+        if len(self.seeds) > 1:
+            raise ExperimentError("--config seeds: a released file is of one training; name one seed")
+        near, declaration = self.study.near or (), self.study.released or RELEASED
+        self.choices = choose_all(self.runs, self.all_runs, near, declaration)
+        self.runs = [run for run in self.runs if self.released(run.id)]
 
     def notes(self) -> list[str]:
         """What a reader of the tables must know about how these numbers came about."""
@@ -262,6 +324,8 @@ class Plan:
             notes.append(f"Data: {study.data_root.name} (COCO layout), not necessarily COCO 2017.")
         if self.weights == "random":
             notes.append("Backbones start from random weights, not from ImageNet's.")
+        if self.imports:
+            notes.append("Nothing was trained: the weights were released by others, as the footnotes say.")
         if study.iterations:
             notes.append(f"Every training was stopped after {study.iterations} iterations.")
         if study.batch_size:
@@ -325,7 +389,7 @@ def _merged(base: Any, change: Any) -> Any:
 
 def _parse_study(options: Mapping[str, Any]) -> Study:
     values = dict(options)
-    for key in ("runs", "seeds"):
+    for key in ("runs", "seeds", "near"):
         if isinstance(values.get(key), str):
             values[key] = [part for part in re.split(r"[,\s]+", values[key]) if part]
         elif values.get(key) is not None and not isinstance(values[key], list | tuple):
