@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from tood.cli import _parser
-from tood.study.declarations import load_runs
-from tood.study.plan import _INCOMPARABLE, Plan, Study, parse_options
+from tood.study.declarations import load_runs, parse_options
+from tood.study.plan import _INCOMPARABLE, Plan, Study
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"

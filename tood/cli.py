@@ -62,6 +62,21 @@ def _parser() -> argparse.ArgumentParser:
     assign.add_argument("--output", type=Path, default=Path("assignment.png"), metavar="FILE")
     assign.set_defaults(action=_assign)
 
+    take = commands.add_parser("import", help="take a file of released weights as the model of a run")
+    take.add_argument("file", type=Path, metavar="FILE", help="of mmdet or of the authors, in torch's format")
+    take.add_argument(
+        "--run", required=True, metavar="RUN", help="id such as tood_af; `tood runs` lists them"
+    )
+    take.add_argument("--near", action="store_true", help="also if it is declared as of another recipe")
+    take.add_argument(
+        "--config",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="options of the study, as for the workflow",
+    )
+    take.set_defaults(action=_import)
+
     show = commands.add_parser("show", help="show a run's state, results, provenance and files")
     show.add_argument("run", metavar="RUN", help="id such as tood_af; `tood runs` lists them")
     show.add_argument("--seed", type=int, metavar="K", help="show this seed only")
@@ -134,7 +149,8 @@ def _assign(options: argparse.Namespace) -> int:
     import warnings
 
     from tood.runtime.files import atomic_path
-    from tood.study.plan import Plan, parse_options
+    from tood.study.declarations import parse_options
+    from tood.study.plan import Plan
 
     plan = Plan({**parse_options(options.config), "runs": options.schemes})
     logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
@@ -149,6 +165,19 @@ def _assign(options: argparse.Namespace) -> int:
         quality = f"mean IoU {one.iou:.3f}" if one.trained else "untrained"
         print(f"{one.scheme:20} {one.per_object:6.2f} positives per object, {quality}")
     print(f"written to {options.output}")
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    import warnings
+
+    from tood.study.declarations import parse_options
+
+    given = parse_options(options.config)
+    warnings.simplefilter("ignore")  # warnings of the libraries about themselves
+    from tood.evaluation.importing import import_file
+
+    print(import_file(options.file, options.run, given, options.near))
     return 0
 
 

@@ -85,7 +85,7 @@ def test_seeds(given, seeds):
         ({"batch_size": -1, "name": "x"}, ["batch_size=-1"]),
         ({"val_images": "many", "name": "x"}, ["val_images='many'", "integer"]),
         ({"device": "gpu"}, ["device='gpu'", "'auto', 'cpu' or 'cuda'"]),
-        ({"weights": "coco", "name": "x"}, ["weights='coco'", "'imagenet' or 'random'"]),
+        ({"weights": "coco", "name": "x"}, ["weights='coco'", "'imagenet', 'random' or 'released'"]),
         ({"seeds": "0,one"}, ["seeds", "'one'", "integer"]),
         ({"seeds": -1}, ["seeds", "-1"]),
         ({"name": "a/b"}, ["name='a/b'"]),

@@ -207,6 +207,21 @@ def list_runs(as_json: bool = False) -> str:
     return aligned([("id", "backbone", "epochs", "state", "cells"), *rows])
 
 
+def parse_options(pairs: Iterable[str]) -> dict[str, Any]:
+    """`KEY=VALUE` words as the workflow's `--config` takes them, values read as YAML.
+
+    Raises:
+        ExperimentError: a word has no `=`.
+    """
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ExperimentError(f"--config {pair}: must be KEY=VALUE")
+        options[key] = yaml.safe_load(value)
+    return options
+
+
 def read_mapping(path: Path) -> dict:
     """The keys and values of a YAML file."""
     try:

@@ -5,11 +5,10 @@ Read at every workflow start, hence only yaml and pydantic.
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-import yaml
 from pydantic import Field, ValidationError
 
 from tood.data.synthetic import DrawingSpec
@@ -101,11 +100,9 @@ class Study(Declaration):
     iterations: Positive | None = None  # * stop each training after this many
     batch_size: Positive | None = None  # *
     val_images: Positive | None = None  # * evaluate on the first images only, this many
-    # With weights=released
-    near: tuple[str, ...] | None = None  # files of another recipe that are taken all the same
-    released: Path | None = None  # declares the files instead of experiments/released.yaml
-    # For `snakemake download`
-    test2017: bool | None = None  # fetch the images of COCO's test set too
+    near: tuple[str, ...] | None = None  # released files of another recipe that are taken all the same
+    released: Path | None = None  # declares released files instead of experiments/released.yaml
+    test2017: bool | None = None  # `snakemake download` fetches the images of COCO's test set too
 
 
 # Those marked *
@@ -148,7 +145,7 @@ class Plan:
         if self.imports:
             self._choose_released()
         elif self.study.near or self.study.released:
-            raise ExperimentError("--config near, released: need weights=released; add it or remove them")
+            raise ExperimentError("--config near, released: need weights=released; add it")
         changed = [key for key in _INCOMPARABLE if getattr(self.study, key) is not None]
         named = [key for key in changed if not (self.imports and key == "weights")]  # whose name is a default
         if named and self.study.name is None:
@@ -284,8 +281,7 @@ class Plan:
             **({"released": released.file} if released else {}),
         }
 
-    # Snakemake asks for each job several times.
-    @functools.cached_property
+    @functools.cached_property  # Snakemake asks for each job several times
     def _codes(self) -> dict[str, str]:
         """Digest of the code that decides the weights of each run of the study."""
         return {run.id: self.code(run.id) for run in self.runs}
@@ -294,6 +290,11 @@ class Plan:
         """Digest of the code, as it is now, that decides the weights of a run, which must be implemented."""
         digest_of = import_code if self.imports else training_code
         return digest_of(cast(str, self.all_runs[run_id].config), self._options(run_id))
+
+    @functools.cached_property
+    def _evaluations(self) -> dict[str, str]:
+        """Digest of how each result is measured."""
+        return {result: evaluation_digest(result, self.study.val_images) for result in (AP, ALIGNMENT)}
 
     def _options(self, run_id: str) -> dict[str, Any]:
         """A run's deviations from its configuration, and those of the released file that is taken for it."""
@@ -307,11 +308,9 @@ class Plan:
                 f"--config weights=released: no released file fits the models of scale {self.scale.name!r}; "
                 "add scale=paper"
             )
-        for key in _OF_TRAININGS:
-            if getattr(self.study, key) is not None:
-                raise ExperimentError(f"--config {key}: with weights=released nothing is trained; remove it")
-        if len(self.seeds) > 1:
-            raise ExperimentError("--config seeds: a released file is of one training; name one seed")
+        wrong = [key for key in _OF_TRAININGS if getattr(self.study, key) is not None]
+        if wrong := wrong or ["seeds"] * (len(self.seeds) > 1):
+            raise ExperimentError(f"--config {' '.join(wrong)}: weights=released trains nothing; omit it")
         near, declaration = self.study.near or (), self.study.released or RELEASED
         self.choices = choose_all(self.runs, self.all_runs, near, declaration)
         self.runs = [run for run in self.runs if self.released(run.id)]
@@ -340,21 +339,6 @@ class Plan:
 def _config_text(config: str) -> str:
     """A configuration and those it builds on, as they are written."""
     return "".join(path.read_text() for path in config_files(CONFIGS / config))
-
-
-def parse_options(pairs: Iterable[str]) -> dict[str, Any]:
-    """`KEY=VALUE` words as the workflow's `--config` takes them, values read as YAML.
-
-    Raises:
-        ExperimentError: a word has no `=`.
-    """
-    options = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ExperimentError(f"--config {pair}: must be KEY=VALUE")
-        options[key] = yaml.safe_load(value)
-    return options
 
 
 def scale_names() -> list[str]:

@@ -171,15 +171,14 @@ def choose_all(
         declaration: as for `load_released`.
 
     Raises:
-        ExperimentError: the declaration does not fit, no near file has one of the names, or no run has a file.
+        ExperimentError: the declaration does not fit, a name is of no near file, or no run has a file.
     """
     files = load_released(declaration, known)
     for name in near:
         if name not in files:
             others = [file.file for file in files.values() if file.near]
-            raise ExperimentError(
-                f"--config near={name}: unknown file; {did_you_mean(name, others)}near are {', '.join(others)}"
-            )
+            hint = f"{did_you_mean(name, others)}near are {', '.join(others)}"
+            raise ExperimentError(f"--config near={name}: unknown file; {hint}")
         if not files[name].near:
             raise ExperimentError(
                 f"--config near={name}: it is its run's own recipe; it needs not be named here"

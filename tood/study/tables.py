@@ -80,7 +80,7 @@ def build(
         `M` is the mean over its seeds. `M_sd` is their sample standard deviation, a column that exists if a
         row has several seeds. `M_stale` says whether any of the values is stale, a column that exists if one
         is. `status` is `done` if every metric of the row is measured for each of `seeds` (or without a seed)
-        and none is stale, whatever the state of the run.
+        and none is stale, whatever the state of the run; but `released` if it was not trained here.
     """
     if metrics.duplicated(["run", "seed", "metric"]).any():
         raise ValueError("metrics: a run has two values of one metric and seed; remove one of them")
@@ -109,12 +109,12 @@ def build(
         state = states.get(row.run, "pending")
         if runs[row.run].quoted:
             status = "quoted"
-        elif outdated and state in ("pending", "done"):
+        elif outdated and state in ("pending", "done", "released"):
             status = "stale"
         elif complete and not outdated:
-            status = "done"
+            status = "released" if state == "released" else "done"
         else:  # a training may be done while, for instance, its analysis is missing
-            status = "pending" if state == "done" else state
+            status = "pending" if state in ("done", "released") else state
         return {**row.key, **values, "run": row.run, "status": status}
 
     frame = pd.DataFrame([values_of(row) for row in table.rows])
@@ -196,7 +196,7 @@ def _measured(cells: Mapping, metric: str, spec: str) -> str:
     """The cell of one measured value, or the reason why there is none."""
     if math.isnan(cells[metric]):
         # Done without a value: the metric is not defined, such as APS without small objects.
-        return {"quoted": _DASH, "done": "n/a"}.get(cells["status"], cells["status"])
+        return {"quoted": _DASH, "done": "n/a", "released": "n/a"}.get(cells["status"], cells["status"])
     value = format(cells[metric], spec)
     deviation = cells.get(f"{metric}_sd", math.nan)
     if not math.isnan(deviation):

@@ -6,8 +6,7 @@ steps   generate_data (generated scales only) -> check_data
 """
 
 ANNOTATIONS = [
-    str(PLAN.data_root / split.annotations)
-    for split in PLAN.splits.values()
+    str(PLAN.data_root / split.annotations) for split in PLAN.splits.values()
 ]
 
 

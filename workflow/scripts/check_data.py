@@ -13,7 +13,7 @@ from tood.runtime.progress import Progress
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--splits", type=json.loads, required=True, help="val, and train where something is trained, as JSON")
+    parser.add_argument("--splits", type=json.loads, required=True, help="val, perhaps train, as JSON")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     splits = {name: Split(**split) for name, split in args.splits.items()}
