@@ -44,6 +44,10 @@ def at_once(monkeypatch):
     torch.set_num_threads(threads)
 
 
+def zoo_file(run: str):
+    return next(file for file in ZOO if file.run == run and not file.near)
+
+
 def our_config(file):
     settings = Plan({"scale": "paper", "runs": file.run}).settings(file.run)
     settings["run"]["options"] |= file.options
@@ -62,7 +66,7 @@ def slow_if_large(file):
     return pytest.param(file, marks=marks, id=f"{file.run}: {file.file}")
 
 
-@pytest.mark.parametrize("file", map(slow_if_large, ZOO))
+@pytest.mark.parametrize("file", [slow_if_large(file) for file in ZOO])
 def test_outputs_are_mmdets(file, tmp_path):
     """Of every file of the zoo that is declared for a run: written as it was published, and imported."""
     theirs = mmdet_model(zoo_config(file.file))
@@ -93,16 +97,11 @@ def test_input_and_test_settings_are_mmdets(file):
     assert ours.backbone.style == theirs.backbone.style
 
 
-@pytest.fixture(scope="module", params=["anchor_free", "anchor_based"])
+@pytest.fixture(scope="module", params=["tood_af", "tood_ab"])
 def tood(request):
-    """mmdet's TOOD, and the run that it is."""
-    names = {
-        "anchor_free": ("tood_r50_fpn_1x", "tood_af"),
-        "anchor_based": ("tood_r50_fpn_anchor", "tood_ab"),
-    }
-    start, run = names[request.param]
-    file = next(file for file in ZOO if file.file.startswith(start) and not file.near)
-    return mmdet_model(zoo_config(file.file)), run
+    """mmdet's TOOD, the run that it is, and our model of that run."""
+    file = zoo_file(request.param)
+    return mmdet_model(zoo_config(file.file)), request.param, build_model(our_config(file))
 
 
 CONTENTS = {
@@ -131,7 +130,7 @@ CONTENTS = {
 @pytest.mark.parametrize("content", CONTENTS)
 @pytest.mark.parametrize("old", [False, True], ids=["zip", "old container"])
 def test_every_form_of_a_file_is_read(tood, content, names, old, tmp_path):
-    model, run = tood
+    model, run, expected = tood
     saved = CONTENTS[content](model)
     key = "state_dict" if "state_dict" in saved else None
     if names == "the authors' names":
@@ -141,7 +140,6 @@ def test_every_form_of_a_file_is_read(tood, content, names, old, tmp_path):
     path = publish(saved, tmp_path, "any", old)
     state_dict, classes = read(path)
     assert tuple(classes) == CLASSES
-    expected = build_model(our_config(next(file for file in ZOO if file.run == run)))
     found = fitted(state_dict, expected, path, run)
     assert found.keys() == expected.state_dict().keys()
     theirs = model.state_dict()
@@ -154,7 +152,7 @@ def test_every_form_of_a_file_is_read(tood, content, names, old, tmp_path):
 
 
 def test_early_names_of_fcos(tmp_path):
-    file = next(file for file in ZOO if file.run == "fcos_imprv")
+    file = zoo_file("fcos_imprv")
     state_dict = mmdet_model(zoo_config(file.file)).state_dict()
     early = {name.replace("bbox_head.conv_", "bbox_head.fcos_"): t for name, t in state_dict.items()}
     assert "bbox_head.fcos_centerness.weight" in early
@@ -274,10 +272,6 @@ def here(workspace, monkeypatch):
     monkeypatch.chdir(workspace.path)
     write_json(StudyPaths("released").manifest, MANIFEST)
     return workspace.path
-
-
-def zoo_file(run: str):
-    return next(file for file in ZOO if file.run == run and not file.near)
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,8 @@ def _entries() -> dict[str, dict]:
     for metafile in MMDET_CONFIGS.glob("*/metafile.yml"):
         content = yaml.load(metafile.read_text(), Loader=yaml.CSafeLoader)
         for model in content["Models"] if isinstance(content, dict) else content:
-            found[model.get("Weights", "").rsplit("/", 1)[-1]] = model
+            if isinstance(address := model.get("Weights"), str):
+                found[address.rsplit("/", 1)[-1]] = model
     return found
 
 
