@@ -1,6 +1,7 @@
 """Weights that were released by others, as the model of a run: read, renamed, compared with it, written."""
 
 import logging
+import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from mmdet.datasets import CocoDataset
-from mmengine.logging.history_buffer import HistoryBuffer
 from torch import Tensor, nn
 
 from tood.engine.config import build_model, resolve
@@ -28,8 +28,8 @@ from tood.study.released import RELEASED, ReleasedFile, by_hand, load_released
 from tood.study.status import call_of, save_study
 
 _NAMED = 3  # tensors of each kind that a message names
-# What checkpoints of mmengine hold besides plain values and tensors
-_SAFE = [HistoryBuffer, np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in "fdlq"}]
+# Numbers of numpy, such as the best AP so far, which torch's safe reader does not know
+_SAFE = [np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in "fdlq"}]
 _SAFE += [np._core.multiarray._reconstruct, np._core.multiarray.scalar]
 
 
@@ -126,11 +126,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], Sequence[str]]:
         with torch.serialization.safe_globals(_SAFE):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        if named := re.search(r"Unsupported \w+: (?:GLOBAL )?(\S+)", str(error)):
+            raise ImportFailed(
+                f"{path}: holds {named.group(1)} besides weights, which reading would execute; if you trust "
+                "the file, strip it by mmdet's tools/model_converters/publish_model.py"
+            ) from error
         detail = " ".join(str(error).split("\n")[0].split())
-        raise ImportFailed(
-            f"{path}: cannot be read as weights ({type(error).__name__}: {detail}); fetch it again, or save "
-            "it anew with its state_dict alone"
-        ) from error
+        raise ImportFailed(f"{path}: cannot be read as weights ({detail}); fetch it again") from error
     found: Any = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not (isinstance(found, Mapping) and found and all(isinstance(v, Tensor) for v in found.values())):
         keys = ", ".join(map(str, list(found)[:5])) if isinstance(found, Mapping) else type(found).__name__

@@ -180,9 +180,7 @@ def choose_all(
             hint = f"{did_you_mean(name, others)}near are {', '.join(others)}"
             raise ExperimentError(f"--config near={name}: unknown file; {hint}")
         if not files[name].near:
-            raise ExperimentError(
-                f"--config near={name}: it is its run's own recipe; it needs not be named here"
-            )
+            raise ExperimentError(f"--config near={name}: it is its run's own recipe; leave it out here")
     choices = {run.id: choose(run.id, files.values(), near) for run in runs}
     if not any(choice.file for choice in choices.values()):
         why = "; ".join(f"{run}: {'; '.join(choice.remarks)}" for run, choice in choices.items())
