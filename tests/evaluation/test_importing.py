@@ -159,6 +159,16 @@ def test_early_names_of_fcos(tmp_path):
     assert all(torch.equal(found[name], tensor) for name, tensor in state_dict.items())
 
 
+def test_numbers_of_numpy_1(tmp_path):
+    path = tmp_path / "a.pth"
+    content = {"state_dict": {"a": torch.ones(2)}, "meta": {"best": np.float64(0.4), "all": np.ones(3)}}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    pickled = path.read_bytes()
+    assert b"numpy._core.multiarray\n" in pickled
+    path.write_bytes(pickled.replace(b"numpy._core.multiarray\n", b"numpy.core.multiarray\n"))
+    assert read(path)[0].keys() == {"a"}
+
+
 # Files that do not fit
 
 

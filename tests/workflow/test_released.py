@@ -67,7 +67,8 @@ def test_a_table_from_downloads(downloads):
         assert path.read_bytes() == (folder / name).read_bytes()
         assert json.loads(path.with_name(f"{name}.origin.json").read_text())["address"].endswith(name)
     assert fetched.returncode != 0
-    assert "/images.cocodataset.org/annotations/image_info_test2017.zip: the server answers 404" in fetched.stdout
+    lacking = "/images.cocodataset.org/annotations/image_info_test2017.zip: the server answers 404"
+    assert lacking in fetched.stdout
 
     assert done.returncode == 0, done.stdout
     assert "fetch https://drive.google.com/file/d/1G3W by hand and put it at" in done.stdout

@@ -28,9 +28,10 @@ from tood.study.released import RELEASED, ReleasedFile, by_hand, load_released
 from tood.study.status import call_of, save_study
 
 _NAMED = 3  # tensors of each kind that a message names
-# Numbers of numpy, such as the best AP so far, which torch's safe reader does not know
-_SAFE = [np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in "fdlq"}]
-_SAFE += [np._core.multiarray._reconstruct, np._core.multiarray.scalar]
+# Numbers of numpy, such as the best AP so far, which torch's reader does not know; numpy 1 had other names.
+_NUMPY: list[Any] = [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]]
+_SAFE = [*_NUMPY, *((each, f"numpy.core.multiarray.{each.__name__}") for each in _NUMPY)]
+_SAFE += [np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in "fdlq"}]
 
 
 class ImportFailed(RuntimeError):
