@@ -94,6 +94,21 @@ def _parser() -> argparse.ArgumentParser:
     scores.add_argument("--seed", type=int, default=0, metavar="K", help="seed of the run; default: 0")
     scores.set_defaults(action=_scores)
 
+    take = commands.add_parser("import", help="take a file of released weights as the model of a run")
+    take.add_argument("file", type=Path, metavar="FILE", help="of mmdet or of the authors, in torch's format")
+    take.add_argument(
+        "--run", required=True, metavar="RUN", help="id such as tood_af; `tood runs` lists them"
+    )
+    take.add_argument("--near", action="store_true", help="also if it is declared as of another recipe")
+    take.add_argument(
+        "--config",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="options of the study, as for the workflow",
+    )
+    take.set_defaults(action=_import)
+
     show = commands.add_parser("show", help="show a run's state, results, provenance and files")
     show.add_argument("run", metavar="RUN", help="id such as tood_af; `tood runs` lists them")
     show.add_argument("--seed", type=int, metavar="K", help="show this seed only")
@@ -182,7 +197,8 @@ def _assign(options: argparse.Namespace) -> int:
     import warnings
 
     from tood.runtime.files import atomic_path
-    from tood.study.plan import Plan, parse_options
+    from tood.study.declarations import parse_options
+    from tood.study.plan import Plan
 
     plan = Plan({**parse_options(options.config), "runs": options.schemes})
     logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
@@ -223,6 +239,19 @@ def _scores(options: argparse.Namespace) -> int:
         print(entry(text, options.run, options.name, options.seed, options.source, load_runs()))
     except ExperimentError as error:
         raise ExperimentError(f"{options.file}: {error}") from None
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    import warnings
+
+    from tood.study.declarations import parse_options
+
+    given = parse_options(options.config)
+    warnings.simplefilter("ignore")  # warnings of the libraries about themselves
+    from tood.evaluation.importing import import_file
+
+    print(import_file(options.file, options.run, given, options.near))
     return 0
 
 

@@ -22,7 +22,8 @@ from tood.data.synthetic import DrawingSpec, generate
 from tood.data.validation import check_dataset
 from tood.engine import trainer as loop
 from tood.study.jobs import Execution
-from tood.study.plan import Plan, load_scale
+from tood.study.plan import Plan
+from tood.study.scales import load_scale
 
 SCRIPT = SCRIPTS / "train.py"
 _script = script("train")

@@ -29,7 +29,7 @@ import psutil
 from cluster import Unavailable, one_node_slurm
 
 from tood.runtime.files import read_json
-from tood.study.plan import load_scale
+from tood.study.scales import load_scale
 
 REPOSITORY = Path(__file__).parents[2]
 PARTS = ("Snakefile", "workflow", "profiles", "slurm", "experiments", "environment.yml", "pyproject.toml")

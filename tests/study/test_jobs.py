@@ -9,8 +9,9 @@ from tood.study.code_digest import training_code
 from tood.study.declarations import ExperimentError
 from tood.study.jobs import Computing, Execution, Figure1Job, MeasuringJob, Resources, TrainingJob
 from tood.study.paths import ALIGNMENT, AP, StudyPaths
-from tood.study.plan import SCALES, Plan, Study
+from tood.study.plan import Plan, Study
 from tood.study.provenance import evaluation_digest
+from tood.study.scales import SCALES
 
 PAPER = Plan({"scale": "paper", "runs": "tood_af,atss_af", "val_images": 6, "name": "x"})
 
@@ -113,8 +114,8 @@ def test_the_earlier_name_of_the_micro_batch_is_refused_in_a_scale(monkeypatch, 
     entry = "{images_per_gpu: 4}" if place != "backbones" else "{ResNet-50: {resources: {images_per_gpu: 4}}}"
     (tmp_path / "mine.yaml").write_text(f"extends: smoke\n{place}: {entry}\n")
     (tmp_path / "smoke.yaml").write_text((SCALES / "smoke.yaml").read_text())
-    monkeypatch.setattr("tood.study.plan.SCALES", tmp_path)
-    monkeypatch.setattr("tood.study.plan.EXPERIMENTS", tmp_path / "experiments")
+    monkeypatch.setattr("tood.study.scales.SCALES", tmp_path)
+    monkeypatch.setattr("tood.study.scales.EXPERIMENTS", tmp_path / "experiments")
     with pytest.raises(ExperimentError, match=rf"mine\.yaml: {place}:.* called micro_batch now") as caught:
         Plan({"scale": "mine"})
     assert "\n" not in str(caught.value)

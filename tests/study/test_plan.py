@@ -9,7 +9,8 @@ import pytest
 
 from tood.study import plan as study
 from tood.study.declarations import ExperimentError, load_runs, select_runs
-from tood.study.plan import SCALES, BackboneChanges, Plan, load_scale, scale_names
+from tood.study.plan import Plan
+from tood.study.scales import SCALES, BackboneChanges, load_scale, scale_names
 from tood.study.workflow import summary
 
 IMPLEMENTED = [run.id for run in select_runs(None, load_runs())]
@@ -84,7 +85,7 @@ def test_seeds(given, seeds):
         ({"batch_size": -1, "name": "x"}, ["batch_size=-1"]),
         ({"val_images": "many", "name": "x"}, ["val_images='many'", "integer"]),
         ({"device": "gpu"}, ["device='gpu'", "'auto', 'cpu' or 'cuda'"]),
-        ({"weights": "coco", "name": "x"}, ["weights='coco'", "'imagenet' or 'random'"]),
+        ({"weights": "coco", "name": "x"}, ["weights='coco'", "'imagenet', 'random' or 'released'"]),
         ({"seeds": "0,one"}, ["seeds", "'one'", "integer"]),
         ({"seeds": -1}, ["seeds", "-1"]),
         ({"name": "a/b"}, ["name='a/b'"]),
@@ -250,5 +251,5 @@ def test_changes_of_a_head_that_no_configuration_has_are_refused(monkeypatch):
 def test_a_misspelt_key_of_a_scales_training_is_refused(monkeypatch, tmp_path):
     text = (SCALES / "smoke.yaml").read_text().replace("  lr: 0.04", "  learning_rate: 0.04")
     (tmp_path / "smoke.yaml").write_text(text)
-    monkeypatch.setattr("tood.study.plan.SCALES", tmp_path)
+    monkeypatch.setattr("tood.study.scales.SCALES", tmp_path)
     assert "training: learning_rate: unknown key" in refused()

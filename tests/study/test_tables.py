@@ -170,7 +170,10 @@ def test_latex():
     assert r"Method & Weight & FLOPs (G) & paper & AP$_{50}$ & paper & \#Boxes & paper \\" in text
     assert r"PAA*\textsuperscript{a} & ada & 100.74 & 104.87 & failed & 57.4 & failed & 30,261 \\" in text
     assert r"GFL$^\dagger$ & ada & pending & 104.87 & pending & -- & pending & 30,261 \\" in text
-    assert r"a$|$b\_c\textsuperscript{a} & \{\} & pending & 104.87 & pending & 57.4 & pending & 30,261 \\" in text
+    assert (
+        r"a$|$b\_c\textsuperscript{a} & \{\} & pending & 104.87 & pending & 57.4 & pending & 30,261 \\"
+        in text
+    )
     assert r"\par \textsuperscript{a} Has AP$_{75}$ $\pm$ 1." in text
     assert r"\par seed\_0 $\geq$ 50\%" in text
 

@@ -111,18 +111,18 @@ def test_a_file_in_the_place_of_a_folder_is_refused(empty):
 
 
 def test_a_study_begins_once_and_leaves_word_of_itself(empty):
-    lock = workflow.begin(PAIR, local=False)
+    lock = workflow.begin(PAIR, preload=False)
     assert load_study("smoke").study == PAIR.study
     with pytest.raises(Held, match=f"process {os.getpid()} on .* works on this study"):
-        workflow.begin(PAIR, local=False)
+        workflow.begin(PAIR, preload=False)
     lock.release()
-    workflow.begin(PAIR, local=False).release()
+    workflow.begin(PAIR, preload=False).release()
 
 
 def test_data_that_changed_after_its_check_is_refused(empty, monkeypatch):
     monkeypatch.setattr(workflow, "changed_since_check", lambda manifest: Path("coco/1.png"))
     with pytest.raises(ExperimentError, match=r"1\.png changed after .* remove work/smoke/manifest\.json"):
-        workflow.begin(PAIR, local=False)
+        workflow.begin(PAIR, preload=False)
 
 
 def test_a_gpu_is_required_only_where_the_study_wants_one(monkeypatch):

@@ -2,13 +2,12 @@
 
 import json
 import os
-import re
 import sys
-import urllib.error
 from pathlib import Path
 
 import pytest
 from helpers.scripts import script
+from helpers.server import serving
 
 from tood.data.synthetic import DrawingSpec, generate
 from tood.study.declarations import load_runs
@@ -151,27 +150,45 @@ def test_check_of_the_dataset(workspace, dataset, damage, file, parts):
 # The weights
 
 
+NAME = "resnet50-0676ba61.pth"  # of torchvision, by the hash of its content
+
+
 @pytest.mark.parametrize(
-    "error",
-    [urllib.error.URLError("no route to host"), RuntimeError('invalid hash value (expected "0676ba61")')],
-    ids=["no network", "another file"],
+    ("content", "part"),
+    [(None, "answers 404"), (b"another file", "its sha256 is")],
+    ids=["not there", "another file"],
 )
-def test_weights_that_cannot_be_fetched(monkeypatch, tmp_path, error):
+def test_weights_that_cannot_be_fetched(monkeypatch, tmp_path, content, part):
     fetch_weights = script("fetch_weights")
-
-    def fail(url, path, **options):
-        assert re.search(r"/resnet50-0676ba61\.pth$", url)
-        assert options["hash_prefix"] == "0676ba61"
-        Path(path).write_bytes(b"half")
-        raise error
-
-    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
     output = tmp_path / "weights" / "resnet50.pth"
     monkeypatch.setattr(sys, "argv", ["fetch_weights.py", "--name", "resnet50", "--output", str(output)])
-    with pytest.raises(SystemExit) as stopped:
-        fetch_weights.main()
+    with serving() as server:
+        if content is not None:
+            server.files[f"/download.pytorch.org/models/{NAME}"] = content
+        monkeypatch.setenv("TOOD_MIRROR", server.address)
+        with pytest.raises(SystemExit) as stopped:
+            fetch_weights.main()
     message = str(stopped.value)
-    for part in ("resnet50-0676ba61.pth", f"Put the file at {output}", "--config weights=random name=NAME"):
-        assert part in message
+    assert [path for path, _ in server.requests] == [f"/download.pytorch.org/models/{NAME}"]
+    for expected in (NAME, part, f"Put the file at {output}", "--config weights=random name=NAME"):
+        assert expected in message
     assert "\n" not in message
-    assert list(output.parent.iterdir()) == []
+    assert [path for path in output.parent.iterdir() if not path.name.startswith(".")] == []
+
+
+# Released weights
+
+
+def test_a_released_file_that_mmdets_metafiles_lack(monkeypatch, tmp_path):
+    released = '{"run": "tood_af", "file": "unheard_of-12345678.pth", "origin": "mmdet"}'
+    words = ["fetch_released.py", "--released", released, "--output", str(tmp_path / "a.pth")]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(
+        SystemExit, match=r"unheard_of-12345678\.pth: no metafile .* by hand, or name other runs"
+    ):
+        script("fetch_released").main()
+
+
+def test_released_weights_for_a_scale_of_its_own_models(kept):
+    parts = ["--config weights=released: no released file fits the models of scale 'smoke'", "scale=paper"]
+    assert_refused(kept, "--config", "weights=released", parts=parts)

@@ -17,8 +17,10 @@ from snakemake_executor_plugin_slurm.utils import set_gres_string
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 
 from tood.runtime.failures import StopRequest
+from tood.study.declarations import parse_options
 from tood.study.jobs import Execution, TrainingJob
-from tood.study.plan import Plan, load_scale, parse_options
+from tood.study.plan import Plan
+from tood.study.scales import load_scale
 
 REPOSITORY = Path(__file__).parents[2]
 SKIPPED = 77

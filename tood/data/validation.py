@@ -52,20 +52,20 @@ class _Listing:
 
 def check_dataset(
     root: Path,
-    train: Split,
+    train: Split | None,
     val: Split,
     *,
     expected_categories: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict:
-    """Checks both splits completely and returns a JSON-serialisable manifest.
+    """Checks the splits completely and returns a JSON-serialisable manifest.
 
     Args:
         root: folder of the dataset.
-        train: the training split.
+        train: the training split; None where nothing is trained, then the other is checked alone.
         val: the validation split; the same image ids may occur in both.
-        expected_categories: names that both files must list, in this order; None accepts any.
-        progress: takes (images decoded, images in both splits) after each image.
+        expected_categories: names that the files must list, in this order; None accepts any.
+        progress: takes (images decoded, images in all) after each image.
 
     Returns:
         `categories`, a list of {id, name} in the order of the file, and `splits`, which holds for `train` and
@@ -79,7 +79,7 @@ def check_dataset(
     root = Path(root)
     if not root.is_dir():
         raise _error(root, "data_root", "no such folder", LAYOUT_HINT)
-    splits = {"train": train, "val": val}
+    splits = {name: split for name, split in (("train", train), ("val", val)) if split is not None}
     for split in splits.values():
         if not (root / split.annotations).is_file():
             raise _error(root / split.annotations, "annotations", "no such file under data_root", LAYOUT_HINT)
@@ -98,7 +98,7 @@ def check_dataset(
                 progress(done, total)
         digests[name] = hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest()
     return {
-        "categories": listings["train"].categories,
+        "categories": listings["val"].categories,
         "splits": {
             name: {
                 "annotation_file": split.annotations,
@@ -245,7 +245,8 @@ def _check_categories(
     listings: dict[str, _Listing],
     expected: Sequence[str] | None,
 ) -> None:
-    train, val = listings["train"].categories, listings["val"].categories
+    val = listings["val"].categories
+    train = listings["train"].categories if "train" in listings else val
     val_file = root / splits["val"].annotations
     if train != val:
         ids = [[f"{c['id']} {c['name']}" for c in categories] for categories in (train, val)]
@@ -255,7 +256,7 @@ def _check_categories(
     if expected is not None and names != list(expected):
         problem = f"not the {len(expected)} expected: {_difference(expected, names)}"
         hint = "use the annotations of the configured dataset, or configure these categories"
-        raise _error(root / splits["train"].annotations, "categories", problem, hint)
+        raise _error(root / next(iter(splits.values())).annotations, "categories", problem, hint)
 
 
 def _difference(expected: Sequence[str], found: Sequence[str]) -> str:

@@ -1,9 +1,11 @@
-"""Weights of other TOOD implementations as ours."""
+"""Names of parameters in files that others released, as ours."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
+
+from tood.models.common.layers import rename_offsets
 
 # Parameter names inside the head: (mmdet 3 or the authors' release, this package). The authors' release
 # differs from mmdet only where it names convolutions one by one (la_conv1, cls_prob_conv1, ...).
@@ -22,6 +24,25 @@ _RENAMES = [
     (r"reg_offset_conv2\.", "predictor.alignment.offset.2."),
 ]
 _PREFIX = "bbox_head."
+# The last convolutions of FCOS and FoveaBox, as mmdet called them at first
+_EARLY_CONV = r"^(bbox_head\.)(?:fcos|fovea)_(cls|reg|centerness)\."
+
+
+def ours(state_dict: Mapping[str, Tensor], expected: Iterable[str]) -> dict[str, Tensor]:
+    """A state dict of mmdet, of any of its versions, or of the authors' release, renamed for a detector here.
+
+    Args:
+        state_dict: names to tensors; not modified, tensors are shared.
+        expected: names in the detector's own state dict, which tell whether it has a TOOD head.
+
+    Raises:
+        ValueError: it has one, and the state dict has none.
+    """
+    # The prefix is that of a model that was trained in parallel.
+    plain = rename_offsets({name.removeprefix("module."): tensor for name, tensor in state_dict.items()})
+    plain = {re.sub(_EARLY_CONV, r"\1conv_\2.", name): tensor for name, tensor in plain.items()}
+    is_tood = any(name.startswith(f"{_PREFIX}predictor.") for name in expected)
+    return convert(plain) if is_tood else plain
 
 
 def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

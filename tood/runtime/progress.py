@@ -12,24 +12,28 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Counts images towards a total and shows it on stderr; use as a context manager.
+    """Counts images, or anything else, towards a total and shows it on stderr; use as a context manager.
 
     Args:
         label: start of each line.
         total: number of images in all.
         bar: whether to draw a bar instead of printing lines; None draws one if stderr is a terminal.
         done: number of images counted before the start; the rate leaves them out.
+        unit: what is counted.
     """
 
-    def __init__(self, label: str, total: int, bar: bool | None = None, done: int = 0) -> None:
+    def __init__(
+        self, label: str, total: int, bar: bool | None = None, done: int = 0, unit: str = "images"
+    ) -> None:
         self.label, self.total, self.done, self.before = label, total, done, done
+        self.unit = unit
         self.start = self.last_line = time.monotonic()
         self.bar = None
         if sys.stderr.isatty() if bar is None else bar:
             self.bar = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                TextColumn("{task.completed}/{task.total} images  {task.fields[rate]:.1f}/s"),
+                TextColumn(f"{{task.completed}}/{{task.total}} {unit}  {{task.fields[rate]:.1f}}/s"),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[detail]}"),
                 console=Console(stderr=True),
@@ -66,7 +70,9 @@ class Progress:
             self.last_line = now
             left = timedelta(seconds=round(self.seconds_left))
             print(
-                f"{self.label}  {self.done}/{self.total} images  {self.rate:.1f} images/s  {left} left",
+                f"{self.label}  {self.done}/{self.total} {self.unit}",
+                f"{self.rate:.1f} {self.unit}/s",
+                f"{left} left",
                 detail,
                 sep="  ",
                 file=sys.stderr,

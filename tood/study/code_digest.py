@@ -44,6 +44,13 @@ def training_code(config: str, options: Mapping[str, Any]) -> str:
     return code_digest(training_files(config, options))
 
 
+def import_code(config: str, options: Mapping[str, Any]) -> str:
+    """Digest of all code that decides what becomes of released weights; arguments as `training_files`."""
+    return code_digest(
+        [*training_files(config, options), *import_closure(["tood.evaluation.importing"], ["evaluation"])]
+    )
+
+
 def evaluation_code(result: str) -> str:
     """Digest of all code that measures a result on a trained run.
 

@@ -19,14 +19,14 @@ from tood.runtime.text import aligned
 from tood.study.declarations import ExperimentError, cells_of, load_tables, unknown_run
 from tood.study.paths import AP
 from tood.study.plan import Plan
-from tood.study.status import STATES, Status, load_study, read_status, study_status
+from tood.study.status import STATES, Status, call_of, load_study, read_status, study_status
 
 SECONDS_BETWEEN_UPDATES = 3.0
 SECONDS_BETWEEN_LINES = 60.0  # in a log
 COLUMNS = ("run", "seed", "state", "epoch", "iteration", "images/s", "left", "AP", "device", "attempt")
 # A terminal may show the first rows only, so running ones come first.
 _FIRST = ("running", *(state for state in STATES if state != "running"))
-_STYLES = {"running": "cyan", "done": "green", "pending": "dim", "stale": "yellow"}
+_STYLES = {"running": "cyan", "done": "green", "released": "green", "pending": "dim", "stale": "yellow"}
 
 
 # One run
@@ -67,10 +67,15 @@ def _facts(status: Status, plan: Plan) -> dict:
         "state": status.state,
         "reason": status.reason,
     }
-    if status.state == "pending" and not status.results:
-        facts["trained by"] = command(plan, status.run.id, status.seed)
+    choice = plan.choices.get(status.run.id)
+    if choice and not choice.file:
+        facts["released"] = "; ".join(choice.remarks)
+    elif status.state == "pending" and not status.results:
+        call = call_of(plan, runs=status.run.id, seeds=status.seed)
+        facts["imported by" if plan.imports else "trained by"] = call
     if status.report:
-        facts["training"] = {key: value for key, value in status.report.items() if key not in facts}
+        report = {key: value for key, value in status.report.items() if key not in facts}
+        facts["import" if plan.imports else "training"] = report
     for name, result in status.results.items():
         facts[name] = {key: None if math.isnan(value) else value for key, value in result.metrics.items()}
         if result.stale:
@@ -80,12 +85,6 @@ def _facts(status: Status, plan: Plan) -> dict:
     files = sorted(path for path in status.folder.rglob("*") if path.is_file())
     facts["files"] = [str(path) for path in files if not path.name.startswith(".")]
     return {key: value for key, value in facts.items() if value not in ("", [])}
-
-
-def command(plan: Plan, run_id: str, seed: int) -> str:
-    """The call of the workflow that trains and evaluates a run."""
-    options = plan.study.model_dump(mode="json", exclude_none=True) | {"runs": run_id, "seeds": seed}
-    return "snakemake --cores all --config " + " ".join(f"{key}={value}" for key, value in options.items())
 
 
 def _lines(facts: dict, indent: str = "") -> str:
@@ -154,6 +153,8 @@ def summary(plan: Plan, statuses: Sequence[Status]) -> dict:
             continue
         if report.get("seconds"):
             per_epoch.append(report["seconds"] / epochs)
+        if plan.imports:
+            continue  # an import takes seconds
         if status.state in ("pending", "running", "interrupted") or status.training_stale:
             coming += epochs
     known = per_epoch or not coming

@@ -29,7 +29,7 @@ from tood.runtime.mmcv_operators import EXTENSION, UncompiledOperators
 from tood.study.paths import REPOSITORY
 
 if TYPE_CHECKING:
-    from tood.study.plan import Scale
+    from tood.study.scales import Scale
 
 WEIGHTS = Path("weights", "resnet50.pth")
 LEAST_FREE_GB = 20
@@ -201,7 +201,8 @@ def _version(name: str, installed: str | None, wanted: SpecifierSet) -> Finding:
 def _data(data_root: Path | None, scale_name: str | None) -> Iterator[Finding]:
     """The dataset of each scale, and the weights that some start from."""
     from tood.data.synthetic import SPEC_FILE
-    from tood.study.plan import Plan, load_scale, scale_names
+    from tood.study.plan import Plan
+    from tood.study.scales import load_scale, scale_names
 
     if scale_name:  # raises on an unknown scale, or one that takes no data_root
         Plan({"scale": scale_name, "data_root": data_root})
@@ -277,7 +278,7 @@ def _torch_and_gpus() -> Iterator[Finding]:
 
 
 def _no_gpu(cuda: str | None) -> Finding:
-    from tood.study.plan import load_scale, scale_names
+    from tood.study.scales import load_scale, scale_names
 
     scales = [load_scale(name) for name in scale_names()]
     on_cpu = ", ".join(scale.name for scale in scales if scale.device != "cuda")

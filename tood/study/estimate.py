@@ -25,7 +25,7 @@ from tood.study.declarations import (
     unknown_run,
 )
 from tood.study.paths import EXPERIMENTS, StudyPaths
-from tood.study.plan import Scale, load_scale
+from tood.study.scales import Scale, load_scale
 
 PLANNING = EXPERIMENTS / "planning.yaml"
 _WEIGHT = 4  # bytes of a parameter

@@ -13,8 +13,8 @@ import pandas as pd
 from tood.runtime.files import atomic_path
 from tood.study.declarations import Run, Table, load_runs, load_tables
 from tood.study.paths import COMPLEXITY, METRICS
-from tood.study.plan import load_scale
 from tood.study.references import Reference, load_references
+from tood.study.scales import load_scale
 from tood.study.server_scores import ServerScores, load_scores
 from tood.study.tables import COLUMNS, build, read_complexity, to_markdown
 

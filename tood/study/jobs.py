@@ -88,6 +88,21 @@ class TrainingJob(Described):
         return self.settings["run"]["id"]
 
 
+class ImportJob(Described):
+    """What decides the weights of a run that is not trained."""
+
+    settings: dict[str, Any]  # of the run, as for a training; `released` names the file
+    seed: int
+    manifest: Path  # of the checked dataset
+    file: Path  # of the released weights
+    code: str = ""  # digest of the code that reads them and of the model
+
+    @property
+    def run(self) -> str:
+        """Id of the run."""
+        return self.settings["run"]["id"]
+
+
 class MeasuringJob(Described):
     """What decides a measurement on a trained run."""
 

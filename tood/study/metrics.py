@@ -1,6 +1,6 @@
 """What the runs of a study measured, in one frame and in every table; nothing has to be complete."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +11,7 @@ from tood.study.declarations import Table, load_tables
 from tood.study.paths import RunPaths, StudyPaths
 from tood.study.plan import Plan
 from tood.study.references import load_references
+from tood.study.released import ReleasedFile
 from tood.study.server_scores import load_scores
 from tood.study.status import STOPPED, Status, most_urgent, study_status
 from tood.study.tables import COLUMNS, build, read_complexity, write
@@ -38,7 +39,47 @@ def write_results(plan: Plan, complexity: Path) -> None:
     references, scores = load_references(plan.all_runs), load_scores(plan.name, plan.all_runs)
     for table in load_tables(runs=plan.all_runs).values():
         frame = build(table, metrics, urgent, plan.all_runs, plan.seeds, references, scores)
-        write(table, frame, paths.tables, [*plan.notes(), *remarks(table, statuses)])
+        notes = [*plan.notes(), *remarks(table, statuses)]
+        if plan.imports:
+            frame["released"] = [file_of(row.run, statuses) for row in table.rows]
+            table, notes = with_origins(table, statuses), [*notes, *without_file(table, plan)]
+        write(table, frame, paths.tables, notes)
+
+
+def with_origins(table: Table, statuses: Iterable[Status]) -> Table:
+    """The table with a footnote at each row of released weights: their file, its hash, and what is stated."""
+    origins = {status.run.id: _origin(facts) for status in statuses if (facts := _facts(status))}
+    rows = [
+        row.model_copy(update={"footnote": " ".join(filter(None, (row.footnote, origins.get(row.run))))})
+        for row in table.rows
+    ]
+    return table.model_copy(update={"rows": rows})
+
+
+def file_of(run: str, statuses: Iterable[Status]) -> str:
+    """Name and sha256 of the released file that is the model of a run; empty if none is."""
+    found = [facts for status in statuses if status.run.id == run and (facts := _facts(status))]
+    return f"{found[0]['file']} {found[0]['sha256']}" if found else ""
+
+
+def without_file(table: Table, plan: Plan) -> list[str]:
+    """Why runs of this table have no released weights; one line each."""
+    choices = {row.run: plan.choices.get(row.run) for row in table.rows}
+    return [
+        f"{run}: {' '.join(choice.remarks)}" for run, choice in choices.items() if choice and not choice.file
+    ]
+
+
+def _facts(status: Status) -> Mapping | None:
+    """What is known of the released file that is the model of a run; None if none is."""
+    return status.provenance.get("released") if status.report.get("state") == "released" else None
+
+
+def _origin(facts: Mapping) -> str:
+    """Where released weights come from, as a footnote."""
+    released = ReleasedFile(**{key: facts[key] for key in facts if key in ReleasedFile.model_fields})
+    text = f"Released, not trained here: {released.file} of {released.from_whom}, sha256 {facts['sha256']}."
+    return " ".join(filter(None, (text, released.stated())))
 
 
 def measured(statuses: Iterable[Status]) -> pd.DataFrame:

@@ -109,6 +109,40 @@ def describe_training(
     """
     seconds = None if summary is None else summary["seconds"]
     return {
+        **_what_decides(settings, seed, config, manifest, code),
+        "hardware": {"device": device, "gpus": gpus, **_hardware(gpus)},
+        "host": socket.gethostname(),
+        "started": psutil.Process().create_time(),
+        "finished": None if summary is None else time.time(),
+        "seconds": seconds,
+        "gpu_hours": None if seconds is None else seconds * gpus / 3600,
+        "peak_memory_mb": None if summary is None else summary["peak_memory_mb"],
+        "attempts": None if summary is None else summary["attempt"],
+        "config": dict(config),
+    }
+
+
+def describe_import(
+    *, settings: Mapping, seed: int, config: Mapping, manifest: Mapping, code: str, released: Mapping
+) -> dict:
+    """The provenance of weights that were released by others, JSON-able.
+
+    Args:
+        settings, seed, config, manifest, code: as for `describe_training`.
+        released: what the file is: its name, bytes, sha256 and origin.
+    """
+    return {
+        **_what_decides(settings, seed, config, manifest, code),
+        "released": dict(released),
+        "host": socket.gethostname(),
+        "finished": time.time(),
+        "config": dict(config),
+    }
+
+
+def _what_decides(settings: Mapping, seed: int, config: Mapping, manifest: Mapping, code: str) -> dict:
+    """What a model was made with, and the digests of that."""
+    return {
         "run": settings["run"]["id"],
         "seed": seed,
         "digests": {"code": code, "settings": digest(settings), "data": data_digest(manifest)},
@@ -123,15 +157,6 @@ def describe_training(
         },
         "git": revision(),
         "packages": {"python": platform.python_version(), **_versions()},
-        "hardware": {"device": device, "gpus": gpus, **_hardware(gpus)},
-        "host": socket.gethostname(),
-        "started": psutil.Process().create_time(),
-        "finished": None if summary is None else time.time(),
-        "seconds": seconds,
-        "gpu_hours": None if seconds is None else seconds * gpus / 3600,
-        "peak_memory_mb": None if summary is None else summary["peak_memory_mb"],
-        "attempts": None if summary is None else summary["attempt"],
-        "config": dict(config),
     }
 
 

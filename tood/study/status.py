@@ -10,19 +10,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import cast
 
 from tood.runtime.files import read_json, write_json
 from tood.runtime.run_state import HEARTBEAT_TIMEOUT
 from tood.runtime.text import did_you_mean
-from tood.study.code_digest import training_code
 from tood.study.declarations import ExperimentError, Run
 from tood.study.paths import ALIGNMENT, AP, RunPaths, StudyPaths
-from tood.study.plan import Plan, scale_names
+from tood.study.plan import Plan
 from tood.study.provenance import data_digest, digest, evaluation_digest, is_stale
+from tood.study.scales import scale_names
 
 # A run of several seeds has the first of their states in this order, which needs attention most.
-STATES = ("failed", "oom", "diverged", "interrupted", "running", "stale", "pending", "done")
+STATES = ("failed", "oom", "diverged", "interrupted", "running", "stale", "pending", "done", "released")
+FINISHED = ("done", "released")  # trained here; trained by others
 STOPPED = ("failed", "oom", "diverged", "interrupted")
 MEASUREMENTS = (AP, ALIGNMENT)
 
@@ -67,7 +67,7 @@ class Status:
     @property
     def settled(self) -> bool:
         """Whether the state stays as it is until the workflow is called again."""
-        return self.state in ("failed", "oom", "diverged") or (self.state == "done" and bool(self.results))
+        return self.state in ("failed", "oom", "diverged") or (self.state in FINISHED and bool(self.results))
 
 
 def save_study(plan: Plan) -> None:
@@ -98,12 +98,18 @@ def load_study(name: str | None = None) -> Plan:
     return Plan(read_json(called[name]))
 
 
+def call_of(plan: Plan, **changes: object) -> str:
+    """The call of the workflow that does a study, or a part of it if options are changed."""
+    options = plan.study.model_dump(mode="json", exclude_none=True) | changes
+    words = (f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in options.items())
+    return f"snakemake --cores all --config {' '.join(words)}"
+
+
 def expected_digests(plan: Plan, run_id: str) -> dict[str, str]:
     """The digests that a training of the run would have now."""
-    run = plan.all_runs[run_id]
     manifest = StudyPaths(plan.name).manifest
     return {
-        "code": training_code(cast(str, run.config), run.options),  # an implemented run has one
+        "code": plan.code(run_id),
         "settings": digest(plan.settings(run_id)),
         "data": data_digest(read_json(manifest)) if manifest.is_file() else "unchecked",
     }
@@ -128,7 +134,7 @@ def read_status(plan: Plan, run_id: str, seed: int, now: float | None = None) ->
             metrics = {key: value for key, value in files[name].items() if key != "digests"}
             results[name] = Result(metrics, is_stale(files[name], {**expected, **evaluation}))
     # Weights without provenance are stale. A training that failed before it wrote any has only failed.
-    trained = provenance or report.get("state") == "done"
+    trained = provenance or report.get("state") in FINISHED
     state, reason = _reported(report, time.time() if now is None else now)
     if problems:
         state, reason = "failed", problems[0]

@@ -87,8 +87,8 @@ def build(
         status. A metric `M` is the mean over its seeds. `M_sd` is their sample standard deviation, a column
         that exists if a row has several seeds. `M_stale` says whether any of the values is stale, a column
         that exists if one is. `status` is `done` if every metric of the row is measured for each of `seeds`
-        (or without a seed) and none is stale, whatever the state of the run; `reconstruction` instead, if the
-        run is one.
+        (or without a seed) and none is stale, whatever the state of the run; `released` instead, if the
+        run was not trained here, and `reconstruction`, if it is one.
 
         These columns exist if a row has them: `M_test_dev`, the server's score; `M_reference`, the published
         value on val2017, and `reference_source`; `reconstruction`. `paper_set` says which images the paper's
@@ -126,12 +126,13 @@ def build(
         outdated = any(values[f"{metric}_stale"] for metric in table.metrics)
         complete = all(covered(row.run, metric) for metric in table.metrics)
         state = states.get(row.run, "pending")
-        if outdated and state in ("pending", "done"):
+        if outdated and state in ("pending", "done", "released"):
             status = "stale"
         elif complete and not outdated:
             status = "reconstruction" if runs[row.run].reconstruction else "done"
+            status = "released" if state == "released" else status
         else:  # a training may be done while, for instance, its analysis is missing
-            status = "pending" if state == "done" else state
+            status = "pending" if state in ("done", "released") else state
         if table.paper_set:
             values["paper_set"] = row.paper_set or table.paper_set
         shows = any(not math.isnan(values.get(f"{metric}_reference", math.nan)) for metric in table.metrics)
@@ -276,7 +277,8 @@ def _measured(cells: Mapping, metric: str, spec: str) -> str:
     """The cell of one measured value, or the reason why there is none."""
     if math.isnan(cells[metric]):
         # Done without a value: the metric is not defined, such as APS without small objects.
-        return {"done": "n/a", "reconstruction": "n/a"}.get(cells["status"], cells["status"])
+        complete = ("done", "reconstruction", "released")
+        return "n/a" if cells["status"] in complete else cells["status"]
     value = format(cells[metric], spec)
     deviation = cells.get(f"{metric}_sd", math.nan)
     if not math.isnan(deviation):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 from tood.data.validation import Split, changed_since_check
 from tood.runtime.locks import FolderLock, hold_study
 from tood.runtime.preloaded import start_server
+from tood.study.coco import load_archives
 from tood.study.declarations import ExperimentError, Table
 from tood.study.doctor import blocked_problem, writable_problem
 from tood.study.jobs import Figure1Job, Resources, SubmissionJob
@@ -20,7 +21,7 @@ from tood.study.plan import Plan
 from tood.study.provenance import digest
 from tood.study.references import load_references
 from tood.study.server_scores import load_scores
-from tood.study.status import read_status, save_study
+from tood.study.status import FINISHED, read_status, save_study
 
 # The detectors of Figure 1 by their names in it, the baseline first.
 FIGURE1 = {"ATSS": "atss_af", "TOOD": "tood_af"}
@@ -55,7 +56,8 @@ def figures(plan: Plan, tables: Mapping[str, Table]) -> dict[str, Sources]:
     if detectors := {name: run for name, run in FIGURE1.items() if run in ids}:
         found["figure1"] = Sources(detectors, plan.seeds[:1], "model.pth")
     rows = [row for row in tables["positives"].rows if row.run in ids]
-    if schemes := {row.key["Anchor assignment"]: row.run for row in rows}:
+    # Where nothing is trained, nothing is known of the positives.
+    if (schemes := {row.key["Anchor assignment"]: row.run for row in rows}) and not plan.imports:
         found["positives"] = Sources(schemes, plan.seeds, "model.pth")
     swept = {row.run: row.run for name in ("table4", "table_m") for row in tables[name].rows}
     if set(swept) <= set(ids):
@@ -123,8 +125,25 @@ def published(plan: Plan) -> str:
     )
 
 
+def archives(plan: Plan) -> list[str]:
+    """The archives of COCO that `snakemake download` fetches; none for a scale that draws its data.
+
+    A study that trains nothing needs no images for training.
+    """
+    if plan.scale.drawing:
+        return []
+    unused = set() if "train" in plan.splits else {plan.scale.train.images}
+    return [
+        name
+        for name, archive in load_archives().items()
+        if (plan.study.test2017 or not archive.optional) and not unused & set(archive.images)
+    ]
+
+
 def summary(plan: Plan) -> str:
     """What the study is, in a sentence or two."""
+    if plan.imports:
+        return _summary_of_released(plan)
     implemented = sum(run.implemented for run in plan.all_runs.values())
     epochs = sum(plan.schedule(run.id)[0] for run in plan.runs) * len(plan.seeds)
     return (
@@ -132,6 +151,19 @@ def summary(plan: Plan) -> str:
         f"trainings, {epochs} epochs. Of the paper's {len(plan.all_runs)} runs {implemented} are implemented "
         "(`tood runs`)."
     )
+
+
+def _summary_of_released(plan: Plan) -> str:
+    """Which runs have released weights, and what could be had by hand, a line each."""
+    without = [run for run, choice in plan.choices.items() if not choice.file]
+    lines = [
+        f"{plan.name}: released weights of {len(plan.runs)} runs, nothing is trained; {len(without)} runs "
+        "have none and stay pending."
+    ]
+    for run, choice in plan.choices.items():
+        taken = f"; {choice.file.file} is taken" if choice.file else ""
+        lines += [f"{run}: {remark}{taken}" for remark in choice.remarks if "by hand" in remark]
+    return "\n".join(lines)
 
 
 # What jobs ask for, and how they are started
@@ -187,12 +219,12 @@ def require_folders(plan: Plan) -> None:
     _refuse(blocked_problem, plan)
 
 
-def begin(plan: Plan, local: bool) -> FolderLock:
+def begin(plan: Plan, preload: bool) -> FolderLock:
     """Stop before any job that cannot end well; say which study this is; preload what its jobs import.
 
     Args:
         plan: the study.
-        local: jobs run on this machine.
+        preload: jobs compute on this machine, as forks of one process.
 
     Returns:
         the lock of the study, to be kept while jobs run
@@ -210,7 +242,7 @@ def begin(plan: Plan, local: bool) -> FolderLock:
             "again, and everything trained again on what it holds now"
         )
     save_study(plan)
-    if local:
+    if preload:
         start_server(_MODULES)
     return lock
 
@@ -265,7 +297,7 @@ def up_to_date(picture: Path, plan: Plan, sources: Sources) -> bool:
     if not all(path.is_file() for path in (picture, *files)):
         return False
     drawn = picture.stat().st_mtime
-    return all(status.state == "done" for status in statuses) and all(
+    return all(status.state in FINISHED for status in statuses) and all(
         path.stat().st_mtime <= drawn for path in files
     )
 

@@ -6,6 +6,7 @@ jobs ask for; `tood.study.jobs` describes them.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tood.study.declarations import ExperimentError, load_tables
 from tood.study.heartbeat import watch
 from tood.study.paths import ALIGNMENT, AP, COMPLEXITY, StudyPaths
 from tood.study.plan import Plan
+from tood.study.released import FOLDER as RELEASED
 
 # Jobs find the environment that Snakemake runs in, also where the PATH does not name it.
 shell.prefix(f"set -euo pipefail; export PATH={Path(sys.executable).parent}:$PATH; ")
@@ -91,10 +93,12 @@ def before_work():
     """Stop before any job that cannot end well, and watch the jobs of a cluster."""
     global STUDY_LOCK
     try:
-        STUDY_LOCK = study.begin(PLAN, local=workflow.local_exec)
-        if (
-            workflow.local_exec
-        ):  # otherwise the device is in another machine than this one
+        # Otherwise the device is in another machine than this one, or no job computes on it.
+        computes = workflow.local_exec and any(
+            "execution" in job.resources.keys() for job in workflow.dag.needrun_jobs()
+        )
+        STUDY_LOCK = study.begin(PLAN, preload=computes)
+        if computes:
             study.require_device(PLAN.device)
     except (ExperimentError, Held) as error:
         raise WorkflowError(str(error)) from None

@@ -6,8 +6,7 @@ steps   generate_data (generated scales only) -> check_data
 """
 
 ANNOTATIONS = [
-    str(PLAN.data_root / split.annotations)
-    for split in (PLAN.scale.train, PLAN.scale.val)
+    str(PLAN.data_root / split.annotations) for split in PLAN.splits.values()
 ]
 
 
@@ -40,7 +39,9 @@ rule check_data:
         **study.requests(lambda wildcards: EVALUATION, on_gpu=False),
     params:
         root=PLAN.data_root,
-        splits=json.dumps(PLAN.settings(RUNS[0])["splits"]),
+        splits=json.dumps(
+            {name: split._asdict() for name, split in PLAN.splits.items()}
+        ),
     shell:
         "python workflow/scripts/check_data.py --root {params.root:q} --splits {params.splits:q} "
         "--output {output} 2>&1 | tee {log}"

@@ -33,5 +33,5 @@ if PLAN.scale.test:
                 PLAN, wildcards.run, int(wildcards.seed)
             ).argument(),
         shell:
-            "python workflow/scripts/submission.py --job {params.job:q} --execution {resources.execution:q} "
+            "{study.PYTHON} workflow/scripts/submission.py --job {params.job:q} --execution {resources.execution:q} "
             "--output {output} 2>&1 | tee {log}"

@@ -1,4 +1,4 @@
-"""Train: one job per run and seed.
+"""Train: one job per run and seed; none where the study takes released weights.
 
 input   MANIFEST, initial weights
 output  model.pth; beside it, undeclared, so that Snakemake does not delete them when a job starts or fails:
@@ -6,35 +6,38 @@ output  model.pth; beside it, undeclared, so that Snakemake does not delete them
 steps   train
 """
 
+if not PLAN.imports:
 
-rule train:
-    input:
-        manifest=MANIFEST,
-        weights=lambda wildcards: PLAN.initial_weights(wildcards.run) or [],
-    output:
-        OF_RUN.model,
-    log:
-        f"{PATHS.logs}/train_{{run}}_seed{{seed}}.log",
-    threads: lambda wildcards: PLAN.resources(wildcards.run).threads
-    resources:
-        **study.requests(lambda wildcards: PLAN.resources(wildcards.run), PLAN.on_gpu),
-        # Present, it keeps the Slurm executor from starting a step of its own around STEP.
-        mpi="",
-        # How the training is computed, not what comes out. A change of a param would train again.
-        launcher=lambda wildcards: study.launcher(
-            PLAN.resources(wildcards.run), PLAN.on_gpu
-        ),
-        execution=lambda wildcards, threads: PLAN.training_execution(
-            wildcards.run, threads
-        ).argument(),
-        # Minutes before the time is up the trainer is told to save its state and to stop.
-        slurm_extra="--signal=USR1@120",
-    params:
-        job=lambda wildcards: PLAN.training_job(
-            wildcards.run, int(wildcards.seed)
-        ).argument(),
-        folder=subpath(output[0], parent=True),
-    shell:
-        f"{STEP}"
-        "{resources.launcher} workflow/scripts/train.py --job {params.job:q} "
-        "--execution {resources.execution:q} --folder {params.folder} --output {output} 2>&1 | tee {log}"
+    rule train:
+        input:
+            manifest=MANIFEST,
+            weights=lambda wildcards: PLAN.initial_weights(wildcards.run) or [],
+        output:
+            OF_RUN.model,
+        log:
+            f"{PATHS.logs}/train_{{run}}_seed{{seed}}.log",
+        threads: lambda wildcards: PLAN.resources(wildcards.run).threads
+        resources:
+            **study.requests(
+                lambda wildcards: PLAN.resources(wildcards.run), PLAN.on_gpu
+            ),
+            # Present, it keeps the Slurm executor from starting a step of its own around STEP.
+            mpi="",
+            # How the training is computed, not what comes out. A change of a param would train again.
+            launcher=lambda wildcards: study.launcher(
+                PLAN.resources(wildcards.run), PLAN.on_gpu
+            ),
+            execution=lambda wildcards, threads: PLAN.training_execution(
+                wildcards.run, threads
+            ).argument(),
+            # Minutes before the time is up the trainer is told to save its state and to stop.
+            slurm_extra="--signal=USR1@120",
+        params:
+            job=lambda wildcards: PLAN.training_job(
+                wildcards.run, int(wildcards.seed)
+            ).argument(),
+            folder=subpath(output[0], parent=True),
+        shell:
+            f"{STEP}"
+            "{resources.launcher} workflow/scripts/train.py --job {params.job:q} "
+            "--execution {resources.execution:q} --folder {params.folder} --output {output} 2>&1 | tee {log}"

@@ -4,10 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 from tood.engine.weights import address
-from tood.runtime.files import atomic_path
+from tood.runtime.download import DownloadError, Source, fetch
 
 
 def main() -> None:
@@ -17,9 +15,8 @@ def main() -> None:
     args = parser.parse_args()
     url, digest = address(args.name)
     try:
-        with atomic_path(args.output) as temporary:
-            torch.hub.download_url_to_file(url, str(temporary), hash_prefix=digest)
-    except (OSError, RuntimeError) as error:
+        fetch(Source(url, sha256=digest), args.output)
+    except DownloadError as error:
         sys.exit(
             f"weights: {Path(url).name} cannot be fetched ({error}). Put the file at {args.output} by hand, "
             "or start from random weights, which the tables will say: --config weights=random name=NAME"

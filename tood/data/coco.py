@@ -1,0 +1,138 @@
+"""COCO 2017 in a folder: which of its archives are there, and the others fetched and unpacked."""
+
+import shutil
+import sys
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tood.runtime.download import DownloadError, Source, fetch, require_space
+
+_IMAGE = ".jpg"
+
+
+class Archive(NamedTuple):
+    """An archive of COCO, and what it leaves in the folder."""
+
+    address: str
+    bytes: int
+    unpacked: int  # bytes of its content, about
+    md5: str
+    images: dict[str, int] = {}  # number of them by folder
+    files: tuple[str, ...] = ()  # others, such as annotations/instances_val2017.json
+    optional: bool = False  # fetched only where it is asked for
+
+    @property
+    def name(self) -> str:
+        """Of the file."""
+        return self.address.rsplit("/", 1)[-1]
+
+    def lacking(self, root: Path) -> str | None:
+        """What the folder lacks of this archive; None if nothing."""
+        for folder, number in self.images.items():
+            there = sum(1 for _ in (root / folder).glob(f"*{_IMAGE}"))
+            if there < number:
+                return f"{folder} has {there} of {number} images"
+        absent = [name for name in self.files if not (root / name).is_file()]
+        return f"no {', '.join(absent)}" if absent else None
+
+
+def download(root: Path, archives: Iterable[Archive]) -> None:
+    """Fetch and unpack what a folder lacks of COCO; a call that was cut off is resumed.
+
+    An archive is deleted once all of its content is there. `ARCHIVE.origin.json` stays. Files that are there
+    already are neither fetched again nor changed.
+
+    Args:
+        root: the dataset's folder.
+        archives: all that are wanted.
+
+    Raises:
+        DownloadError: an archive cannot be fetched or unpacked, or the disk is too small.
+    """
+    wanted = []
+    for archive in archives:
+        if lacking := archive.lacking(root):
+            wanted.append(archive)
+            _say(f"{root}: {lacking}; {archive.name} is needed")
+        else:
+            _say(f"{root}: the content of {archive.name} is there")
+    if wanted:
+        require_space(root, _needed(root, wanted), f"COCO, {', '.join(archive.name for archive in wanted)}")
+    for archive in wanted:
+        path = root / archive.name
+        fetch(Source(archive.address, md5=archive.md5), path)
+        unpack(path, root)
+        if lacking := archive.lacking(root):
+            raise DownloadError(f"{path}: unpacked, and yet {lacking}; it is another archive")
+        path.unlink()
+
+
+def _needed(root: Path, archives: Sequence[Archive]) -> int:
+    """Bytes that are still to be written: all contents, and the largest archive while it is unpacked."""
+    patterns = [pattern for a in archives for pattern in (f"{a.name}*", *(f"{name}/*" for name in a.images))]
+    there = sum(path.stat().st_size for pattern in patterns for path in root.glob(pattern))
+    unpacked = sum(archive.unpacked for archive in archives)
+    return max(unpacked + max(archive.bytes for archive in archives) - there, 0)
+
+
+def unpack(path: Path, root: Path) -> None:
+    """Unpack an archive whole, and see that every file of it is there.
+
+    Args:
+        path: the archive, of the kind zip.
+        root: folder that it goes to. A file of the right size there is taken as unpacked before.
+
+    Raises:
+        DownloadError: the archive is damaged, would write elsewhere, or another file is in the place of one
+            of its own; the archive stays.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            for member in members:
+                if not (root / member.filename).resolve().is_relative_to(root.resolve()):
+                    raise DownloadError(f"{path}: holds {member.filename}, which is outside of {root}")
+            absent = [member for member in members if not _is_there(root / member.filename, member, path)]
+            require_space(root, sum(member.file_size for member in absent), f"the content of {path.name}")
+            for member in absent:
+                _unpack_one(archive, member, root / member.filename)
+    except zipfile.BadZipFile as error:
+        raise DownloadError(f"{path}: damaged ({error}); delete it and call again") from error
+    lost = [member.filename for member in members if not _is_there(root / member.filename, member, path)]
+    if lost:
+        raise DownloadError(f"{root}: {len(lost)} files of {path.name} are missing, such as {lost[0]}")
+    _say(f"{path.name}: all of its {len(members)} files are in {root}")
+
+
+def _unpack_one(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> None:
+    """Write one file; it gets its name when it is whole, so its size tells whether it was unpacked before.
+
+    The disk is not waited for, which would take longer than everything else for 118,287 files.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.part")
+    try:
+        # Reading to the end compares the checksum of the member.
+        with archive.open(member) as packed, temporary.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_there(file: Path, member: zipfile.ZipInfo, archive: Path) -> bool:
+    if not file.exists():
+        return False
+    size = file.stat().st_size
+    if size != member.file_size:
+        raise DownloadError(
+            f"{file}: has {size} bytes, {archive.name} has {member.file_size} there; move it away and call "
+            "again"
+        )
+    return True
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
