@@ -12,6 +12,7 @@ import yaml
 from tood.cli import _parser
 from tood.study.declarations import load_runs, parse_options
 from tood.study.plan import _INCOMPARABLE, Plan, Study
+from tood.study.workflow import summary
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
