@@ -23,6 +23,7 @@ from tood.data.loading import build_dataset
 from tood.engine.checkpoint import Checkpoints
 from tood.engine.config import build_model, resolve
 from tood.engine.trainer import train, weights_of
+from tood.engine.weights import require_backbone
 from tood.runtime.device import choose_device, describe
 from tood.runtime.distributed import any_process, is_main, join, launched
 from tood.runtime.failures import (
@@ -157,6 +158,8 @@ class _Call:
             write_json(self.paths.provenance, origin())
         set_random_seed(seed)
         model = build_model(config)
+        if self.job.weights:
+            require_backbone(self.job.weights, model.backbone)
         model.init_weights()
         split = settings["splits"]["train"]
         dataset = build_dataset(

@@ -1,8 +1,11 @@
-"""Where the ImageNet weights of backbones are."""
+"""The ImageNet weights of backbones: where they are, and whether a file is of this backbone."""
 
 import re
+from pathlib import Path
 
+import torch
 from mmengine.runner.checkpoint import get_external_models, get_torchvision_models
+from torch import nn
 
 # Names that are not torchvision's: as mmdet's configurations call them, after open-mmlab://
 _OPEN_MMLAB = {
@@ -26,3 +29,32 @@ def address(name: str) -> tuple[str, str]:
         url = get_torchvision_models()[name]
     digest = re.search(r"-([0-9a-f]{8,})\.", url)
     return url, digest.group(1) if digest else ""
+
+
+def require_backbone(path: Path, backbone: nn.Module) -> None:
+    """Make sure that a file has every weight of a backbone; mmengine only logs those that it does not find.
+
+    Offsets of deformable layers and counters of batches are in no such file.
+
+    Args:
+        path: file of the initial weights.
+        backbone: built from the same configuration; not changed.
+
+    Raises:
+        RuntimeError: the file cannot be read, lacks weights, or has some of another shape.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        shapes = {name: tensor.shape for name, tensor in content.get("state_dict", content).items()}
+    except Exception as error:
+        raise RuntimeError(f"{path}: cannot be read as weights of a backbone: {error}") from error
+    wanted = {
+        name: tensor.shape
+        for name, tensor in backbone.state_dict().items()
+        if "conv_offset" not in name and not name.endswith("num_batches_tracked")
+    }
+    if wrong := [name for name, shape in wanted.items() if shapes.get(name) != shape]:
+        raise RuntimeError(
+            f"{path}: {len(wrong)} of the backbone's {len(wanted)} weights are absent or of another shape, "
+            f"such as {wrong[0]}; put the file of the run's `weights` there, or remove it to have it fetched"
+        )
