@@ -86,7 +86,7 @@ def test_outputs_are_mmdets(file, tmp_path):
 
 @pytest.mark.parametrize("file", ZOO, ids=lambda file: f"{file.run}: {file.file}")
 def test_input_and_test_settings_are_mmdets(file):
-    """What no tensor tells: colours, means, the threshold of NMS."""
+    """What no tensor tells: colours, means, anchors, the threshold of NMS."""
     ours, theirs = our_config(file).model, zoo_config(file.file).model
     for key in ("mean", "std", "bgr_to_rgb", "pad_size_divisor"):
         assert ours.data_preprocessor[key] == theirs.data_preprocessor[key], key
@@ -94,6 +94,9 @@ def test_input_and_test_settings_are_mmdets(file):
         assert ours.test_cfg[key] == theirs.test_cfg[key], key
     assert ours.test_cfg.nms.iou_threshold == theirs.test_cfg.nms.iou_threshold
     assert ours.backbone.style == theirs.backbone.style
+    anchors = [model.bbox_head.get("anchor_generator") for model in (ours, theirs)]
+    if all(anchors):
+        assert {"center_offset": 0.0} | dict(anchors[0]) == {"center_offset": 0.0} | dict(anchors[1])
 
 
 @pytest.fixture(scope="module", params=["tood_af", "tood_ab"])

@@ -105,3 +105,15 @@ def test_a_table_from_downloads(downloads):
     one = workspace.run("tood", "show", "tood_af")
     assert names["tood_af"] in one.stdout
     assert "sha256" in one.stdout
+
+
+def test_downloads_need_no_gpu(workspace, tmp_path):
+    """Of the machine that downloads: a login node has none, whatever the scale's jobs ask for."""
+    options = ("scale=paper", "runs=tood_af", "name=x", f"data_root={tmp_path / 'coco'}")
+    with serving() as server:
+        environment = {"TOOD_MIRROR": server.address, "CUDA_VISIBLE_DEVICES": ""}
+        outcome = workspace.run("snakemake", "download", "--cores", "1", "--config", *options, **environment)
+    assert outcome.returncode != 0
+    assert "needs a GPU" not in outcome.stdout
+    assert "weights: resnet50-0676ba61.pth cannot be fetched" in outcome.stdout
+    assert [path for path, _ in server.requests] == ["/download.pytorch.org/models/resnet50-0676ba61.pth"]
