@@ -47,6 +47,7 @@ rule analyse_alignment:
     params:
         job=measuring(ALIGNMENT),
     shell:
-        "{study.PYTHON} workflow/scripts/analyse_alignment.py --job {params.job:q} "
+        f"{study.PYTHON} "
+        "workflow/scripts/analyse_alignment.py --job {params.job:q} "
         "--execution {resources.execution:q} --detections {input.detections} "
         "--output {output.alignment} --variants {output.variants} 2>&1 | tee {log}"

@@ -21,5 +21,6 @@ rule evaluate:
     params:
         job=measuring(AP),
     shell:
-        "{study.PYTHON} workflow/scripts/evaluate.py --job {params.job:q} --execution {resources.execution:q} "
+        f"{study.PYTHON} "
+        "workflow/scripts/evaluate.py --job {params.job:q} --execution {resources.execution:q} "
         "--detections {output.detections} --output {output.ap} 2>&1 | tee {log}"

@@ -32,7 +32,8 @@ if "figure1" in SOURCES:
         params:
             job=study.figure1_job(PLAN, SOURCES["figure1"]).argument(),
         shell:
-            "{study.PYTHON} workflow/scripts/figure1.py --job {params.job:q} --execution {resources.execution:q} "
+            f"{study.PYTHON} "
+            "workflow/scripts/figure1.py --job {params.job:q} --execution {resources.execution:q} "
             "--png {output.png} --pdf {output.pdf} 2>&1 | tee {log}"
 
 

@@ -33,5 +33,6 @@ if PLAN.scale.test:
                 PLAN, wildcards.run, int(wildcards.seed)
             ).argument(),
         shell:
-            "{study.PYTHON} workflow/scripts/submission.py --job {params.job:q} --execution {resources.execution:q} "
+            f"{study.PYTHON} "
+            "workflow/scripts/submission.py --job {params.job:q} --execution {resources.execution:q} "
             "--output {output} 2>&1 | tee {log}"

@@ -74,5 +74,6 @@ if PLAN.imports:
             ).argument(),
             folder=subpath(output[0], parent=True),
         shell:
-            "{study.PYTHON} workflow/scripts/import_released.py --job {params.job:q} "
+            f"{study.PYTHON} "
+            "workflow/scripts/import_released.py --job {params.job:q} "
             "--released {resources.released:q} --folder {params.folder} --output {output} 2>&1 | tee {log}"
