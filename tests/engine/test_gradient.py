@@ -17,20 +17,15 @@ from helpers.gradients import (
     make_model,
     plain_gradients,
 )
+from helpers.runs import one_of_each_head
 
 from tood.engine.gradient import batch_gradient, require_separable
 from tood.runtime.failures import Diverged
-from tood.study.declarations import load_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-RUNS = [run for run in load_runs().values() if run.implemented]
+RUNS = one_of_each_head()
 # Warm-up, and after it.
 EPOCHS = (0, 4)
-
-
-def representatives() -> list[str]:
-    """One run for each configuration file, which names the head."""
-    return list({run.config: run.id for run in reversed(RUNS)}.values())
 
 
 def by_parts(run: str, epoch: int, images: int, at_once: int) -> tuple[dict, dict]:
@@ -47,13 +42,13 @@ def test_tood_in_parts(epoch, at_once):
     assert_same(*by_parts("tood_af", epoch, 16, at_once))
 
 
-@pytest.mark.parametrize("run", representatives())
+@pytest.mark.parametrize("run", RUNS)
 def test_every_head_in_parts(run):
     assert_same(*by_parts(run, 4, 4, 1))
 
 
 @pytest.mark.parametrize("at_once", [16, 3])
-@pytest.mark.parametrize("run", [run for run in representatives() if loss_group_of(run)])
+@pytest.mark.parametrize("run", [run for run in RUNS if loss_group_of(run)])
 def test_loss_groups_of_a_short_batch(run, at_once):
     """Nine images: the last group is smaller; with three at a time, passes cut across groups."""
     assert_same(*by_parts(run, 4, 9, at_once))
@@ -71,8 +66,8 @@ def test_the_group_matters():
 @pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize("epoch", EPOCHS)
-@pytest.mark.parametrize("run", [run.id for run in RUNS])
-def test_every_run_in_parts(run, epoch, at_once):
+@pytest.mark.parametrize("run", RUNS)
+def test_every_head_in_many_parts(run, epoch, at_once):
     assert_same(*by_parts(run, epoch, 16, at_once))
 
 
@@ -105,8 +100,8 @@ def test_loss_groups_on_two_processes(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
-def test_every_run_on_processes(tmp_path, processes):
-    on_processes(tmp_path, processes, [f"{run.id}:{epoch}:16" for run in RUNS for epoch in EPOCHS])
+def test_every_head_on_processes(tmp_path, processes):
+    on_processes(tmp_path, processes, [f"{run}:{epoch}:16" for run in RUNS for epoch in EPOCHS])
 
 
 def test_averaging_parts_is_another_gradient():

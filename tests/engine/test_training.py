@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.runs import one_of_each_head
 from mmengine.config import Config
 from mmengine.optim import ConstantLR, LinearLR, MultiStepLR
 from mmengine.runner import set_random_seed
@@ -589,8 +590,8 @@ def test_parts_are_refused_where_batch_normalisation_learns(training_images, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", RUNS)
-def test_every_run_goes_on_from_a_checkpoint(training_images, tmp_path, run):
+@pytest.mark.parametrize("run", [*one_of_each_head(), "tood_x101_64x4d_dcn"])
+def test_every_head_goes_on_from_a_checkpoint(training_images, tmp_path, run):
     """Heads included that keep something besides parameters."""
     config = configured(run, {"model.train_cfg.initial_epoch": 1} if run.startswith("tood") else {})
     expected, *_ = trained(training_images, tmp_path / "whole", config, iterations=8)

@@ -10,14 +10,12 @@ from helpers.scripts import script
 from helpers.server import serving
 
 from tood.data.synthetic import DrawingSpec, generate
-from tood.study.declarations import load_runs
 from tood.study.plan import Plan
 
 SPLITS = Plan({"scale": "paper"}).settings("tood_af")["splits"]
 TRAIN, VAL = (SPLITS[name]["annotations"] for name in ("train", "val"))
 FIRST_TRAIN, FIRST_VAL = "train2017/000000000001.png", "val2017/000001000001.png"
 ON_THE_CPU = ("scale=paper", "name=x", "weights=random", "device=cpu")
-NEVER_TRAINED = next(run.id for run in load_runs().values() if not run.implemented)
 
 
 @pytest.fixture
@@ -59,7 +57,6 @@ def assert_refused(workspace, *call: str, parts: list[str], **environment: str) 
     [
         (["scale=papr"], ["--config scale=papr", "did you mean paper?", "mini, paper, smoke"]),
         (["runs=tood_xf"], ["unknown run 'tood_xf'", "did you mean tood_af", "`tood runs` lists them"]),
-        ([f"runs={NEVER_TRAINED}"], [f"{NEVER_TRAINED!r} is", "cannot be trained", "leave it out"]),
         (["itertions=3"], ["--config itertions", "did you mean iterations?"]),
         (["scale=paper", "weights=random"], ["--config weights", "scale 'paper'", "--config name=NAME"]),
     ],

@@ -1,0 +1,24 @@
+"""Runs that stand for others in tests of what depends on the head alone."""
+
+from mmengine.config import Config
+
+from tood.study.declarations import load_runs
+from tood.study.paths import CONFIGS
+
+
+def one_of_each_head() -> list[str]:
+    """A run for each configuration with ResNet-50 and its options of the head; for other heads, one run.
+
+    Sweeps of a training's parameters, schedules and backbones are left out.
+    """
+    found: dict[tuple, str] = {}
+    heads = set()
+    for run in load_runs().values():
+        head = Config.fromfile(CONFIGS / run.config).model.bbox_head.type
+        options = tuple(key for key in run.options if "bbox_head" in key)
+        if run.backbone == "ResNet-50":
+            heads.add(head)
+            found.setdefault((run.config, options), run.id)
+        elif head not in heads:
+            found.setdefault((head,), run.id)
+    return list(found.values())
