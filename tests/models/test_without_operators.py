@@ -78,7 +78,8 @@ def batch(sizes=((64, 64), (50, 60))) -> dict:
         boxes = torch.tensor([[4.0, 6, 40, 50], [20, 10, 60, 33], [30, 30, 39, 38]])
         labels = torch.tensor([0, 4, 2])
         kept = slice(0, None if number == 0 else 0)
-        meta = dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0))
+        shapes = dict(img_shape=(height, width), ori_shape=(height, width))
+        meta = dict(img_id=number, scale_factor=(1.0, 1.0)) | shapes
         sample = DetDataSample(metainfo=meta)
         sample.gt_instances = InstanceData(bboxes=boxes[kept], labels=labels[kept])
         sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=labels[:0])
@@ -151,7 +152,7 @@ def test_losses_as_on_a_gpu(name, pretended_gpu):
 def test_predicting_with_suppression(name):
     model = build(name).eval()
     cfg = model.bbox_head.test_cfg
-    cfg.update(score_thr=0.0, max_per_img=100_000)
+    cfg.update(score_thr=0.0, max_per_img=100_000, score_voting=False)  # which moves boxes afterwards
     with torch.no_grad():
         for parameter in model.bbox_head.parameters():  # for boxes of many sizes, which overlap
             parameter += 0.1 * torch.randn_like(parameter)

@@ -21,6 +21,7 @@ from tood.study.declarations import parse_options
 from tood.study.jobs import Execution, TrainingJob
 from tood.study.plan import Plan
 from tood.study.scales import load_scale
+from tood.study.workflow import PYTHON
 
 REPOSITORY = Path(__file__).parents[2]
 SKIPPED = 77
@@ -143,15 +144,15 @@ def test_gpus_are_asked_for_where_the_study_wants_them(workspace, device, gpus):
 @pytest.mark.parametrize(
     ("options", "program", "execution"),
     [
-        ((), "python", Execution(device="cpu")),
-        (("micro_batch=2",), "python", Execution(device="cpu", micro_batch=2)),
+        ((), PYTHON, Execution(device="cpu")),
+        (("micro_batch=2",), PYTHON, Execution(device="cpu", micro_batch=2)),
         (
             ("device=cuda", "gpus=2", "micro_batch=4"),
             "torchrun --nproc-per-node 2 --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 "
             "--standalone",
             Execution(device="cuda", micro_batch=4),
         ),
-        (("scale=paper",), "python", Execution(device="cpu", threads=2, workers=4)),  # of two cores
+        (("scale=paper",), PYTHON, Execution(device="cpu", threads=2, workers=4)),  # of two cores
     ],
     ids=str,
 )

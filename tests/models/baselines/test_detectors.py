@@ -9,12 +9,10 @@ from mmdet.registry import TASK_UTILS
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
-from mmengine.runner.checkpoint import get_external_models
 from mmengine.structures import InstanceData
 
 from tood.engine.config import build_model
 from tood.engine.gradient import batch_gradient
-from tood.study.paths import CONFIGS
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 # Three levels, as the scale `smoke` has them
@@ -329,38 +327,6 @@ def test_models_on_larger_backbones(name, other):
 def test_the_head_of_paa_is_that_of_its_other_runs():
     expected = changes("paa", "atss") | {"test_cfg.score_thr_on": "score", "test_cfg.score_voting": True}
     assert changes("paa_r101", "atss_r101") == expected
-
-
-@pytest.mark.parametrize("name", LARGE)
-def test_larger_backbones_are_trained_as_by_the_authors(name):
-    """Their files and `SOLVER` of their `defaults.py`, the same in all three repositories."""
-    config = configuration(f"{name}.py")
-    assert config.train == dict(
-        batch_size=16,
-        loss_group=None,  # reduced over all GPUs
-        lr=0.01,
-        momentum=0.9,
-        weight_decay=1e-4,
-        bias_lr_mult=2.0,
-        bias_decay_mult=0.0,
-        warmup="constant",
-        warmup_iterations=500,
-        warmup_factor=1 / 3,
-        grad_clip=None,
-    )
-    assert config.input == dict(size=(1333, 800), train_short_sides=dict(range=(640, 800)), flip=0.5)
-    test_cfg = config.model.test_cfg
-    assert (test_cfg.nms.iou_threshold, test_cfg.score_thr, test_cfg.nms_pre) == (0.6, 0.05, 1000)
-    assert test_cfg.max_per_img == 100
-
-
-@pytest.mark.parametrize("name", LARGE)
-def test_initial_weights_of_larger_backbones(name):
-    checkpoint = Config.fromfile(CONFIGS / f"{name}.py").model.backbone.init_cfg.checkpoint
-    assert checkpoint == (
-        "open-mmlab://resnext101_64x4d" if "x101" in name else "open-mmlab://detectron2/resnet101_caffe"
-    )
-    assert checkpoint.removeprefix("open-mmlab://") in get_external_models()
 
 
 def test_anchors_of_larger_backbones_are_in_the_middle_of_their_cells():
