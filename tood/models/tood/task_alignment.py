@@ -1,21 +1,37 @@
-"""Task-aligned sample assignment: equation 9 and the normalisation of t to t-hat, as pure functions."""
+"""Task-aligned sample assignment: equation 9 and the normalisation of t to t-hat, as pure functions.
 
+A batch is assigned at once. Its G objects stand one after another, whichever images they are in, and each
+finds its anchors in a row of its own: [G, A] in all, of which a few rows exist at a time.
+"""
+
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor
 
 # An anchor belongs to an object only if its centre lies this far (pixels) inside each side of its box.
 CENTRE_MARGIN = 0.01
+# Object-anchor pairs that exist at a time. On a CPU a dozen tensors of this size stay in the cache.
+PAIRS_AT_ONCE = {"cpu": 2**18}
+PAIRS_AT_ONCE_ELSEWHERE = 2**24
 
 
-class Assignment(NamedTuple):
-    """Which object each of A anchors serves, and how well."""
+class Objects(NamedTuple):
+    """The objects of a batch, image after image."""
 
-    gt_index: Tensor  # [A] int64, index of the object, -1 for a negative anchor
-    metric: Tensor  # [A] t of the anchor with its object, 0 for negatives
-    iou: Tensor  # [A] u of the anchor with its object, 0 for negatives
+    boxes: Tensor  # [G, 4] (x1, y1, x2, y2), pixels
+    labels: Tensor  # [G] int64 in 0..C-1
+    images: Tensor  # [G] int64, index of the image
+
+
+class Matches(NamedTuple):
+    """The m anchors of largest t of each object; fewer columns where an image has fewer anchors."""
+
+    anchors: Tensor  # [G, m] int64, b * A + a for anchor a of image b
+    metric: Tensor  # [G, m] t
+    iou: Tensor  # [G, m] u
+    positive: Tensor  # [G, m] whether the anchor serves the object; no anchor serves two
 
 
 def alignment_metric(s: Tensor, u: Tensor, alpha: float, beta: float) -> Tensor:
@@ -24,30 +40,31 @@ def alignment_metric(s: Tensor, u: Tensor, alpha: float, beta: float) -> Tensor:
 
 
 @torch.no_grad()
-def task_aligned_assign(
-    scores: Tensor,
+def task_aligned_match(
+    scores: Sequence[Tensor],
     boxes: Tensor,
     centres: Tensor,
-    gt_boxes: Tensor,
-    gt_labels: Tensor,
+    inside: Tensor,
+    objects: Objects,
     *,
     alpha: float,
     beta: float,
     topk: int,
     conflict: str = "iou",
     centre_in_box: bool = True,
-) -> Assignment:
+) -> Matches:
     """The m anchors of largest t become the positives of each object (paper section 3.2.1).
 
     The released code, followed by default, drops those whose centre is outside the object after the m
-    were taken, and gives an anchor wanted by two objects to the one of larger IoU.
+    were taken, and gives an anchor wanted by two objects to the one of larger IoU. Nothing here waits for a
+    device: every shape follows from the number of objects and anchors.
 
     Args:
-        scores: [A, C] aligned classification scores.
-        boxes: [A, 4] aligned boxes (x1, y1, x2, y2), pixels.
+        scores: aligned classification scores, levels of [B, C, ...] with A anchors in all.
+        boxes: [B, 4, A] aligned boxes (x1, y1, x2, y2), pixels.
         centres: [A, 2] anchor centres (x, y), pixels.
-        gt_boxes: [G, 4], pixels; G may be 0.
-        gt_labels: [G] int64 in 0..C-1.
+        inside: [B, A] whether an anchor takes part.
+        objects: G of them; G may be 0.
         alpha: exponent of the score.
         beta: exponent of the IoU.
         topk: m, anchors taken for each object.
@@ -59,51 +76,100 @@ def task_aligned_assign(
     """
     if conflict not in ("iou", "area"):
         raise ValueError(f"conflict is {conflict!r}; it must be 'iou' or 'area'")
-    A, G = len(boxes), len(gt_boxes)
-    if A == 0 or G == 0:
-        nothing = scores.new_zeros(A)
-        return Assignment(gt_labels.new_full((A,), -1), nothing, nothing)
+    B, _, A = boxes.shape
+    m = min(topk, A)
+    rows = [level.flatten(2).flatten(0, 1) for level in scores]  # levels of [B*C, H*W]
+    C = scores[0].shape[1]
+    metric, iou, anchors = [boxes.new_zeros(0, m)], [boxes.new_zeros(0, m)], [objects.labels.new_zeros(0, m)]
+    for part in _parts(objects, max(1, PAIRS_AT_ONCE.get(boxes.device.type, PAIRS_AT_ONCE_ELSEWHERE) // A)):
+        own = part.images * C + part.labels  # [K] row of the object's class in its image
+        s = torch.cat([level.index_select(0, own) for level in rows], 1)  # [K, A]
+        u = box_rows_iou(boxes.index_select(0, part.images), part.boxes)  # [K, A]
+        t = alignment_metric(s, u, alpha, beta)  # [K, A]
+        t = t.masked_fill_(~inside.index_select(0, part.images), 0)
+        best = t.topk(m)
+        metric.append(best.values)
+        iou.append(u.gather(1, best.indices))
+        anchors.append(best.indices)
+    t, u, a = torch.cat(metric), torch.cat(iou), torch.cat(anchors)  # [G, m] each
 
-    u = bbox_overlaps(boxes, gt_boxes)  # [A, G]
-    t = alignment_metric(scores[:, gt_labels], u, alpha, beta)  # [A, G]
-    chosen = torch.zeros_like(t, dtype=torch.bool)
-    chosen.scatter_(0, t.topk(min(topk, A), dim=0).indices, True)
-    chosen &= t > 0
+    positive = t > 0
     if centre_in_box:
-        inner = torch.cat([centres[:, None] - gt_boxes[:, :2], gt_boxes[:, 2:] - centres[:, None]], -1)
-        chosen &= inner.amin(-1) > CENTRE_MARGIN  # [A, G] from [A, G, 4]
-
+        x1y1, x2y2 = objects.boxes[:, None].split(2, -1)  # [G, 1, 2] each
+        inner = torch.cat([centres[a] - x1y1, x2y2 - centres[a]], -1).amin(-1)  # [G, m]
+        positive &= inner > CENTRE_MARGIN
+    a = a + objects.images[:, None] * A
     if conflict == "iou":
         preference = u
     else:
-        preference = -((gt_boxes[:, 2:] - gt_boxes[:, :2]).prod(-1)).expand(A, G)
-    best = preference.masked_fill(~chosen, -torch.inf).argmax(1, keepdim=True)  # [A, 1]
-    positive = chosen.any(1)
-    return Assignment(
-        torch.where(positive, best.squeeze(1), -1),
-        t.gather(1, best).squeeze(1) * positive,
-        u.gather(1, best).squeeze(1) * positive,
-    )
+        preference = -((objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(-1, keepdim=True)).expand_as(u)
+    return Matches(a, t, u, _without_conflicts(a, positive, preference, B * A))
 
 
-def normalise_alignment(assignment: Assignment, num_gt: int) -> Tensor:
+def _parts(objects: Objects, most: int) -> Iterator[Objects]:
+    for start in range(0, len(objects.boxes), most):
+        yield Objects(*(field[start : start + most] for field in objects))
+
+
+def box_rows_iou(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+    """IoU of each object with a row of boxes, to the last bit that of mmdet's `bbox_overlaps`.
+
+    Args:
+        boxes: [K, 4, A], corner by corner.
+        gt_boxes: [K, 4].
+
+    Returns:
+        [K, A]
+    """
+    x1, y1, x2, y2 = boxes.unbind(1)  # [K, A] each
+    left, top, right, bottom = gt_boxes[..., None].unbind(1)  # [K, 1] each
+    width = (torch.minimum(x2, right) - torch.maximum(x1, left)).clamp_(min=0)
+    height = (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp_(min=0)
+    overlap = width.mul_(height)
+    union = ((x2 - x1) * (y2 - y1)).add_((right - left) * (bottom - top)).sub_(overlap)
+    return overlap.div_(union.clamp_(min=1e-6))
+
+
+def _without_conflicts(anchors: Tensor, wanted: Tensor, preference: Tensor, number: int) -> Tensor:
+    """Which wishes come true, if an anchor goes to the object of highest preference, the first of equals.
+
+    Args:
+        anchors: [G, m] in 0..number-1.
+        wanted: [G, m] whether the object wants the anchor.
+        preference: [G, m].
+        number: of anchors.
+    """
+    slot = torch.where(wanted, anchors, number)  # one slot more, for all that is not wanted
+    highest = preference.new_full((number + 1,), -torch.inf)
+    highest.scatter_reduce_(0, slot.flatten(), preference.flatten(), "amax")
+    wanted = wanted & (preference == highest[anchors])
+    owner = owners(anchors, wanted, number)
+    return wanted & (owner[anchors] == torch.arange(len(anchors), device=anchors.device)[:, None])
+
+
+def owners(anchors: Tensor, positive: Tensor, number: int) -> Tensor:
+    """The first object of which an anchor is a positive: [number] int64, -1 for none.
+
+    Args:
+        anchors: [G, m] in 0..number-1.
+        positive: [G, m].
+        number: of anchors.
+    """
+    G = len(anchors)
+    slot = torch.where(positive, anchors, number)  # [G, m]
+    index = torch.arange(G, device=anchors.device)[:, None].expand_as(anchors)
+    first = anchors.new_full((number + 1,), G).scatter_reduce_(0, slot.flatten(), index.flatten(), "amin")
+    return torch.where(first == G, -1, first)[:number]
+
+
+def normalise_alignment(matches: Matches) -> Tensor:
     """t-hat: t scaled so that its maximum within each object is the object's largest IoU.
 
     Both maxima run over the object's final positives, as in the released code; the paper (section 3.2.2)
     says "within each instance".
 
-    Args:
-        assignment: of A anchors.
-        num_gt: G.
-
     Returns:
-        [A], 0 for negatives
+        [G, m], 0 where `positive` is False
     """
-    gt_index, t, u = assignment
-    positive = gt_index >= 0
-    owner = gt_index[positive]
-    max_t = t.new_zeros(num_gt).scatter_reduce(0, owner, t[positive], "amax")
-    max_u = u.new_zeros(num_gt).scatter_reduce(0, owner, u[positive], "amax")
-    t_hat = torch.zeros_like(t)
-    t_hat[positive] = t[positive] / (max_t[owner] + 1e-7) * max_u[owner]
-    return t_hat
+    t, u = matches.metric * matches.positive, matches.iou * matches.positive
+    return t / (t.amax(1, keepdim=True) + 1e-7) * u.amax(1, keepdim=True)
