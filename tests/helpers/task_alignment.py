@@ -11,13 +11,13 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from tood.heads import TOODHead
+from tood.models.common.pairs import owners
 from tood.models.tood.losses import ScoreTargets
 from tood.models.tood.task_alignment import (
     CENTRE_MARGIN,
     Matches,
     Objects,
     normalise_alignment,
-    owners,
     task_aligned_match,
 )
 

@@ -22,6 +22,7 @@ from tood.models.common.dense_level import DenseLevel
 from tood.models.common.dense_prediction import select_candidates
 from tood.models.common.layers import ModulatedDeformConv2d
 from tood.models.common.losses import FocalLoss
+from tood.models.common.pairs import PAIRS_AT_ONCE, box_rows_iou, owners
 from tood.models.tood.losses import (
     SCORES_AT_ONCE,
     ScoreTargets,
@@ -33,11 +34,8 @@ from tood.models.tood.losses import (
 from tood.models.tood.spatial_alignment import align_boxes, align_scores, keep_valid
 from tood.models.tood.t_head import THead
 from tood.models.tood.task_alignment import (
-    PAIRS_AT_ONCE,
     Objects,
-    box_rows_iou,
     normalise_alignment,
-    owners,
     task_aligned_match,
 )
 from tood.models.tood.task_decomposition import TaskDecomposition

@@ -10,11 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tood.models.common.pairs import box_rows_iou, objects_at_once, without_conflicts
+
 # An anchor belongs to an object only if its centre lies this far (pixels) inside each side of its box.
 CENTRE_MARGIN = 0.01
-# Object-anchor pairs that exist at a time. On a CPU a dozen tensors of this size stay in the cache.
-PAIRS_AT_ONCE = {"cpu": 2**18}
-PAIRS_AT_ONCE_ELSEWHERE = 2**24
 
 
 class Objects(NamedTuple):
@@ -81,7 +80,7 @@ def task_aligned_match(
     rows = [level.flatten(2).flatten(0, 1) for level in scores]  # levels of [B*C, H*W]
     C = scores[0].shape[1]
     metric, iou, anchors = [boxes.new_zeros(0, m)], [boxes.new_zeros(0, m)], [objects.labels.new_zeros(0, m)]
-    for part in _parts(objects, max(1, PAIRS_AT_ONCE.get(boxes.device.type, PAIRS_AT_ONCE_ELSEWHERE) // A)):
+    for part in _parts(objects, objects_at_once(A, boxes.device)):
         own = part.images * C + part.labels  # [K] row of the object's class in its image
         s = torch.cat([level.index_select(0, own) for level in rows], 1)  # [K, A]
         u = box_rows_iou(boxes.index_select(0, part.images), part.boxes)  # [K, A]
@@ -103,63 +102,12 @@ def task_aligned_match(
         preference = u
     else:
         preference = -((objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(-1, keepdim=True)).expand_as(u)
-    return Matches(a, t, u, _without_conflicts(a, positive, preference, B * A))
+    return Matches(a, t, u, without_conflicts(a, positive, preference, B * A))
 
 
 def _parts(objects: Objects, most: int) -> Iterator[Objects]:
     for start in range(0, len(objects.boxes), most):
         yield Objects(*(field[start : start + most] for field in objects))
-
-
-def box_rows_iou(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
-    """IoU of each object with a row of boxes, to the last bit that of mmdet's `bbox_overlaps`.
-
-    Args:
-        boxes: [K, 4, A], corner by corner.
-        gt_boxes: [K, 4].
-
-    Returns:
-        [K, A]
-    """
-    x1, y1, x2, y2 = boxes.unbind(1)  # [K, A] each
-    left, top, right, bottom = gt_boxes[..., None].unbind(1)  # [K, 1] each
-    width = (torch.minimum(x2, right) - torch.maximum(x1, left)).clamp_(min=0)
-    height = (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp_(min=0)
-    overlap = width.mul_(height)
-    union = ((x2 - x1) * (y2 - y1)).add_((right - left) * (bottom - top)).sub_(overlap)
-    return overlap.div_(union.clamp_(min=1e-6))
-
-
-def _without_conflicts(anchors: Tensor, wanted: Tensor, preference: Tensor, number: int) -> Tensor:
-    """Which wishes come true, if an anchor goes to the object of highest preference, the first of equals.
-
-    Args:
-        anchors: [G, m] in 0..number-1.
-        wanted: [G, m] whether the object wants the anchor.
-        preference: [G, m].
-        number: of anchors.
-    """
-    slot = torch.where(wanted, anchors, number)  # one slot more, for all that is not wanted
-    highest = preference.new_full((number + 1,), -torch.inf)
-    highest.scatter_reduce_(0, slot.flatten(), preference.flatten(), "amax")
-    wanted = wanted & (preference == highest[anchors])
-    owner = owners(anchors, wanted, number)
-    return wanted & (owner[anchors] == torch.arange(len(anchors), device=anchors.device)[:, None])
-
-
-def owners(anchors: Tensor, positive: Tensor, number: int) -> Tensor:
-    """The first object of which an anchor is a positive: [number] int64, -1 for none.
-
-    Args:
-        anchors: [G, m] in 0..number-1.
-        positive: [G, m].
-        number: of anchors.
-    """
-    G = len(anchors)
-    slot = torch.where(positive, anchors, number)  # [G, m]
-    index = torch.arange(G, device=anchors.device)[:, None].expand_as(anchors)
-    first = anchors.new_full((number + 1,), G).scatter_reduce_(0, slot.flatten(), index.flatten(), "amin")
-    return torch.where(first == G, -1, first)[:number]
 
 
 def normalise_alignment(matches: Matches) -> Tensor:

@@ -16,11 +16,12 @@ from tood.models.common.anchor_boxes import assign_inside
 from tood.models.common.box_coders import DeltaCodec, DistanceCodec, anchor_centres
 from tood.models.common.dense_level import DenseLevel, grid_of
 from tood.models.common.dense_prediction import DensePredictionMixin
+from tood.models.common.pairs import owners
 from tood.models.common.registry import MODELS
 from tood.models.tood.losses import ScoreTargets, sum_of_focal_loss_with_prob, sum_of_task_aligned_focal_loss
 from tood.models.tood.spatial_alignment import align_boxes, align_scores, keep_valid
 from tood.models.tood.t_head import GROUP_NORM, Predictor, THead
-from tood.models.tood.task_alignment import Matches, Objects, normalise_alignment, owners, task_aligned_match
+from tood.models.tood.task_alignment import Matches, Objects, normalise_alignment, task_aligned_match
 
 
 class Targets(NamedTuple):
