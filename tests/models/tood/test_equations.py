@@ -32,7 +32,7 @@ from tood.models.tood.losses import (
     task_aligned_focal_loss,
 )
 from tood.models.tood.spatial_alignment import align_boxes, align_scores, keep_valid
-from tood.models.tood.t_head import THead
+from tood.models.tood.t_head import HeadMaps, THead
 from tood.models.tood.task_alignment import (
     Objects,
     normalise_alignment,
@@ -64,6 +64,36 @@ def test_task_decomposition_without_norm_keeps_its_bias():
     torch.nn.init.constant_(module.reduction.conv.bias, 3.0)
     inter = torch.zeros(1, 32, 2, 2, dtype=torch.float64)
     assert torch.equal(module(inter), torch.full((1, 16, 2, 2), 3.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("aligns_boxes", [True, False])
+@pytest.mark.parametrize("norm", [dict(type="GN", num_groups=4), None], ids=["GN", "bias"])
+def test_t_head_is_its_parts_on_the_layers_side_by_side(norm, aligns_boxes):
+    """Its sum of products against each part on X^inter, predictions and gradients."""
+    torch.manual_seed(0)
+    head = THead(3, 8, 16, 4, None, norm, aligns_boxes=aligns_boxes).double()
+    x = rand(2, 8, 5, 7).requires_grad_()
+    layers = [x]
+    for conv in head.tower:
+        layers.append(conv(layers[-1]))
+    inter = torch.cat(layers[1:], 1)  # [B, N*C, H, W]
+    parts = HeadMaps(
+        head.cls_conv(head.cls_decomposition(inter)),
+        head.reg_conv(head.reg_decomposition(inter)),
+        *head.alignment(inter),
+    )
+    found = head(x)
+    assert (found.offsets is None) == (parts.offsets is None) == (not aligns_boxes)
+    gradients = []
+    for maps in (found, parts):
+        total = sum((m * rand(*m.shape, seed=1)).sum() for m in maps if m is not None)
+        gradients.append(torch.autograd.grad(total, [x, *head.parameters()]))
+    for ours, theirs in zip(
+        (*filter(torch.is_tensor, found), *gradients[0]),
+        (*filter(torch.is_tensor, parts), *gradients[1]),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_paper_sized_t_head_has_the_parameters_table_1_implies():
