@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-# Pairs of object and anchor that exist at a time. On a CPU a dozen tensors of this size stay in the cache.
-PAIRS_AT_ONCE = {"cpu": 2**18}
+# Pairs of object and anchor that exist at a time. On a CPU fewer take more calls, and more leave the cache.
+PAIRS_AT_ONCE = {"cpu": 2**19}
 PAIRS_AT_ONCE_ELSEWHERE = 2**24
 
 
@@ -17,7 +17,7 @@ def box_rows_iou(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
     """IoU of each object with a row of boxes, to the last bit that of mmdet's `bbox_overlaps`.
 
     Args:
-        boxes: [K, 4, A], corner by corner.
+        boxes: [K, 4, A], corner by corner; or [1, 4, A], the same for all.
         gt_boxes: [K, 4].
 
     Returns:
@@ -28,7 +28,7 @@ def box_rows_iou(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
     width = (torch.minimum(x2, right) - torch.maximum(x1, left)).clamp_(min=0)
     height = (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp_(min=0)
     overlap = width.mul_(height)
-    union = ((x2 - x1) * (y2 - y1)).add_((right - left) * (bottom - top)).sub_(overlap)
+    union = ((x2 - x1) * (y2 - y1) + (right - left) * (bottom - top)).sub_(overlap)
     return overlap.div_(union.clamp_(min=1e-6))
 
 

@@ -3,8 +3,7 @@
 Equation 12 is a GIoU loss weighted by t-hat; mmdet's `GIoULoss` with `weight` is exactly that.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -73,8 +72,8 @@ def sum_of_task_aligned_focal_loss(
     Raises:
         RuntimeError: backward is called with `create_graph=True`; there is no second derivative.
     """
-    element = partial(task_aligned_focal_loss, gamma=gamma)
-    return _SumOverScores.apply(element, gamma, 1.0, targets, weights, *scores)
+    balance = torch.ones_like(targets.targets)
+    return _SumOverScores.apply(gamma, balance, 1.0, targets, weights, *scores)
 
 
 def sum_of_focal_loss_with_prob(
@@ -89,19 +88,26 @@ def sum_of_focal_loss_with_prob(
     Raises:
         RuntimeError: backward is called with `create_graph=True`; there is no second derivative.
     """
-    element = partial(focal_loss_with_prob, gamma=gamma, alpha=alpha)
-    return _SumOverScores.apply(element, gamma, 1 - alpha, targets, weights, *scores)
+    balance = alpha * targets.targets + (1 - alpha) * (1 - targets.targets)
+    return _SumOverScores.apply(gamma, balance, 1 - alpha, targets, weights, *scores)
 
 
 class _SumOverScores(torch.autograd.Function):
     """The sum of a loss over all scores; the gradient comes with the value, and backward scales it."""
 
     @staticmethod
-    def forward(ctx: Any, element: Callable, gamma: float, factor: float, *tensors: Any) -> Tensor:
-        targets, weights, *levels = tensors
+    def forward(
+        ctx: Any,
+        gamma: float,
+        balance: Tensor,
+        factor: float,
+        targets: ScoreTargets,
+        weights: Tensor,
+        *levels: Tensor,
+    ) -> Tensor:
         ctx.shapes = [level.shape for level in levels]
         with torch.autocast(levels[0].device.type, enabled=False):
-            total, gradient = _sum_and_gradient(element, gamma, factor, targets, weights, levels)
+            total, gradient = _sum_and_gradient(gamma, balance, factor, targets, weights, levels)
         ctx.save_for_backward(gradient)
         return total
 
@@ -118,26 +124,26 @@ class _SumOverScores(torch.autograd.Function):
 
 
 def _sum_and_gradient(
-    element: Callable[[Tensor, Tensor], Tensor],
     gamma: float,
+    balance: Tensor,
     factor: float,
     targets: ScoreTargets,
     weights: Tensor,
     levels: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """A loss summed over all scores, and its derivatives.
+    """|t - s|^gamma * BCE(s, t) times a factor and a weight, summed over all scores, and its derivatives.
 
-    Nearly all targets are 0. There the loss is factor * s^gamma * BCE(s, 0), and its derivative
+    Nearly all targets are 0, and there the loss is s^gamma * -log(1 - s), with the derivative
 
-        factor * s^(gamma - 1) * (s / (1 - s) - gamma * log(1 - s)).
+        s^(gamma - 1) * (s / (1 - s) - gamma * log(1 - s)).
 
-    One pass finds both, piece by piece, so that what lies between stays in the cache. The few positives
-    then get value and derivative of `element` instead. Logarithm and quotient have the bounds of torch's
-    binary cross-entropy.
+    One pass finds both for all scores, piece by piece, so that what lies between stays in the cache. The few
+    positives are corrected after. Logarithms and quotients have the bounds of torch's binary cross-entropy.
 
     Args:
-        element: the loss of scores [P] and targets [P].
-        gamma, factor: of the loss where the target is 0.
+        gamma: focusing parameter.
+        balance: [P] factor of the loss where the target is not 0.
+        factor: where it is.
         targets, weights: as in `sum_of_task_aligned_focal_loss`.
         levels: scores, [B, C, ...] each.
 
@@ -163,15 +169,14 @@ def _sum_and_gradient(
                 )
             )
 
-    s, position = _find(targets, levels)  # [P] each
-    with torch.enable_grad():
-        s = s.to(dtype).requires_grad_()
-        value = element(s, targets.targets.to(dtype))
-        (derivative,) = torch.autograd.grad(value.sum(), s)
+    s, places = _find(targets, levels)  # [P] each
+    s = s.to(dtype)
+    t = targets.targets.to(dtype)
     w = weights.flatten()[targets.anchors]
-    gradient[position] = (derivative * w).to(gradient)
-    instead = (value - element(s, torch.zeros_like(s))) * w
-    sums.append(torch.where(targets.positive, instead, 0).sum())
+    gradient[places] = (balance * w * _derivative(s, t, gamma)).to(gradient)
+    instead = balance * task_aligned_focal_loss(s, t, gamma)
+    instead -= factor * task_aligned_focal_loss(s, torch.zeros_like(s), gamma)
+    sums.append(torch.where(targets.positive, w * instead, 0).sum())
     return torch.stack(sums).sum(dtype=torch.float64).to(dtype), gradient
 
 
@@ -179,10 +184,22 @@ def _negative(s: Tensor, weights: Tensor, gamma: float, derivative: Tensor) -> T
     """The sum over one piece as if all targets were 0; its derivative goes into `derivative`."""
     log = s.neg().log1p_().clamp_(min=-100)  # log(1 - s)
     quotient = s / (1 - s).clamp_(min=1e-12)
-    base = s if gamma >= 1 else s.clamp(min=torch.finfo(s.dtype).tiny)
-    power = base.pow(gamma - 1).mul_(weights)
+    power = _power_less_one(s, gamma).mul_(weights)
     derivative.copy_(quotient.sub_(log, alpha=gamma).mul_(power))
     return -log.mul_(s).mul_(power).sum()
+
+
+def _derivative(s: Tensor, t: Tensor, gamma: float) -> Tensor:
+    """The derivative of `task_aligned_focal_loss` by the score, elementwise."""
+    difference = s - t
+    quotient = difference.abs() / (s * (1 - s)).clamp(min=1e-12)
+    power = _power_less_one(difference.abs(), gamma)
+    return difference.sign() * power * (gamma * binary_cross_entropy(s, t) + difference.abs() * quotient)
+
+
+def _power_less_one(x: Tensor, gamma: float) -> Tensor:
+    """x^(gamma - 1), but finite at x = 0, where it is multiplied by 0."""
+    return (x if gamma >= 1 else x.clamp(min=torch.finfo(x.dtype).tiny)).pow(gamma - 1)
 
 
 def _pieces(level: Tensor) -> Iterator[tuple[slice, slice]]:

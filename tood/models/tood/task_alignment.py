@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor
 
 from tood.models.common.pairs import box_rows_iou, objects_at_once, without_conflicts
@@ -55,8 +56,7 @@ def task_aligned_match(
     """The m anchors of largest t become the positives of each object (paper section 3.2.1).
 
     The released code, followed by default, drops those whose centre is outside the object after the m
-    were taken, and gives an anchor wanted by two objects to the one of larger IoU. Nothing here waits for a
-    device: every shape follows from the number of objects and anchors.
+    were taken, and gives an anchor wanted by two objects to the one of larger IoU.
 
     Args:
         scores: aligned classification scores, levels of [B, C, ...] with A anchors in all.
@@ -77,26 +77,21 @@ def task_aligned_match(
         raise ValueError(f"conflict is {conflict!r}; it must be 'iou' or 'area'")
     B, _, A = boxes.shape
     m = min(topk, A)
-    rows = [level.flatten(2).flatten(0, 1) for level in scores]  # levels of [B*C, H*W]
-    C = scores[0].shape[1]
-    metric, iou, anchors = [boxes.new_zeros(0, m)], [boxes.new_zeros(0, m)], [objects.labels.new_zeros(0, m)]
-    for part in _parts(objects, objects_at_once(A, boxes.device)):
-        own = part.images * C + part.labels  # [K] row of the object's class in its image
-        s = torch.cat([level.index_select(0, own) for level in rows], 1)  # [K, A]
-        u = box_rows_iou(boxes.index_select(0, part.images), part.boxes)  # [K, A]
-        t = alignment_metric(s, u, alpha, beta)  # [K, A]
-        t = t.masked_fill_(~inside.index_select(0, part.images), 0)
-        best = t.topk(m)
-        metric.append(best.values)
-        iou.append(u.gather(1, best.indices))
-        anchors.append(best.indices)
-    t, u, a = torch.cat(metric), torch.cat(iou), torch.cat(anchors)  # [G, m] each
+    sparse = boxes.device.type == "cpu" and beta > 0
+    metric = _sparse_metric if sparse else _dense_metric
+    metrics, found = [boxes.new_zeros(0, m)], [objects.labels.new_zeros(0, m)]
+    for part in _parts(objects, objects_at_once(A, boxes.device), across_images=not sparse):
+        best = metric(scores, boxes, inside, part, alpha, beta).topk(m)
+        metrics.append(best.values)
+        found.append(best.indices)
+    t, a = torch.cat(metrics), torch.cat(found)  # [G, m] each
+    gt_boxes = objects.boxes[:, None].expand(-1, m, -1)  # [G, m, 4]
+    u = bbox_overlaps(boxes[objects.images[:, None], :, a], gt_boxes, is_aligned=True)  # [G, m]
 
     positive = t > 0
     if centre_in_box:
-        x1y1, x2y2 = objects.boxes[:, None].split(2, -1)  # [G, 1, 2] each
-        inner = torch.cat([centres[a] - x1y1, x2y2 - centres[a]], -1).amin(-1)  # [G, m]
-        positive &= inner > CENTRE_MARGIN
+        inner = torch.cat([centres[a] - gt_boxes[..., :2], gt_boxes[..., 2:] - centres[a]], -1).amin(-1)
+        positive &= inner > CENTRE_MARGIN  # [G, m]
     a = a + objects.images[:, None] * A
     if conflict == "iou":
         preference = u
@@ -105,9 +100,45 @@ def task_aligned_match(
     return Matches(a, t, u, without_conflicts(a, positive, preference, B * A))
 
 
-def _parts(objects: Objects, most: int) -> Iterator[Objects]:
-    for start in range(0, len(objects.boxes), most):
-        yield Objects(*(field[start : start + most] for field in objects))
+def _parts(objects: Objects, most: int, across_images: bool) -> Iterator[Objects]:
+    """The objects, this many at a time at most, and of one image if not `across_images`."""
+    counts = [len(objects.images)] if across_images else objects.images.bincount().tolist()
+    for of_image in zip(*(field.split(counts) for field in objects), strict=True):
+        if len(of_image[0]):
+            yield from map(Objects, *(field.split(most) for field in of_image))
+
+
+def _dense_metric(
+    scores: Sequence[Tensor], boxes: Tensor, inside: Tensor, objects: Objects, alpha: float, beta: float
+) -> Tensor:
+    """t of K objects with all A anchors of their images, 0 for those that take no part: [K, A].
+
+    Nothing here waits for a device.
+    """
+    s = _score_rows(scores, objects.images, objects.labels)  # [K, A]
+    u = box_rows_iou(boxes.index_select(0, objects.images), objects.boxes)  # [K, A]
+    return alignment_metric(s, u, alpha, beta) * inside.index_select(0, objects.images)
+
+
+def _sparse_metric(
+    scores: Sequence[Tensor], boxes: Tensor, inside: Tensor, objects: Objects, alpha: float, beta: float
+) -> Tensor:
+    """The same for objects of one image and beta > 0: most pairs do not overlap, and their t is 0."""
+    b = int(objects.images[0])
+    u = box_rows_iou(boxes[b : b + 1], objects.boxes).mul_(inside[b].to(boxes))  # [K, A]
+    labels, row = objects.labels.unique(return_inverse=True)  # [L], [K]
+    s = _score_rows(scores, torch.full_like(labels, b), labels)  # [L, A]
+    pairs = u.flatten().nonzero().squeeze(1)  # [P] in a flat [K, A]
+    A = u.shape[1]
+    s = s.flatten()[row[pairs // A] * A + pairs % A]  # [P]
+    values = alignment_metric(s, u.flatten()[pairs], alpha, beta)
+    return values.new_zeros(u.numel()).index_copy_(0, pairs, values).view_as(u)
+
+
+def _score_rows(scores: Sequence[Tensor], images: Tensor, labels: Tensor) -> Tensor:
+    """The scores of these classes in these images, of all anchors: [K, A]."""
+    own = images * scores[0].shape[1] + labels
+    return torch.cat([level.flatten(2).flatten(0, 1).index_select(0, own) for level in scores], 1)
 
 
 def normalise_alignment(matches: Matches) -> Tensor:
