@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.tood-installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: all env test test-slow lint format doctor readme pins clean-env
+.PHONY: all env test test-slow bench lint format doctor readme pins clean-env
 .DEFAULT_GOAL := all
 
 all: $(INSTALLED)
@@ -24,6 +24,10 @@ test: lint
 # One thread per worker: with two each, two workers on two cores wait for each other.
 test-slow: $(INSTALLED)
 	@OMP_NUM_THREADS=1 pytest -m slow -n 2
+
+# Against others' code: benchmarks/results.json and docs/performance.md
+bench: $(INSTALLED)
+	@python -m benchmarks
 
 lint: $(INSTALLED)
 	@ruff check

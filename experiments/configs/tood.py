@@ -25,7 +25,7 @@ model = dict(
     ),
     train_cfg=dict(
         initial_epoch=4,
-        initial_assigner=dict(type="ATSSAssigner", topk=9),
+        initial_assigner=dict(type="tood.ATSSAssigner", topk=9),
         assigner=dict(topk=13),
         alpha=1.0,
         beta=6.0,

@@ -111,6 +111,7 @@ TOOD = {
     "bbox_head.loss_cls.use_sigmoid": (ABSENT, True),
     "bbox_head.loss_cls.activated": (ABSENT, True),
     "train_cfg.assigner.type": (ABSENT, "TaskAlignedAssigner"),
+    "train_cfg.initial_assigner.type": ("tood.ATSSAssigner", "ATSSAssigner"),  # the same, faster
     "train_cfg.debug": (ABSENT, False),
 }
 

@@ -52,6 +52,7 @@ OWN_HEAD = {
     "bbox_head.loss_cls.use_sigmoid": (ABSENT, True),
     "bbox_head.loss_cls.activated": (ABSENT, True),
     "train_cfg.assigner.type": (ABSENT, "TaskAlignedAssigner"),
+    "train_cfg.initial_assigner.type": ("tood.ATSSAssigner", "ATSSAssigner"),  # the same, faster
     "train_cfg.debug": (ABSENT, False),
 }
 ANCHOR_FREE = OWN_HEAD | {  # used by an anchor-based head only

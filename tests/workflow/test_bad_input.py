@@ -60,7 +60,7 @@ def assert_refused(workspace, *call: str, parts: list[str], **environment: str) 
         (["itertions=3"], ["--config itertions", "did you mean iterations?"]),
         (["scale=paper", "weights=random"], ["--config weights", "scale 'paper'", "--config name=NAME"]),
     ],
-    ids=["scale", "run", "run without code", "option", "other numbers without a name"],
+    ids=["scale", "run", "option", "other numbers without a name"],
 )
 def test_command_line(kept, options, parts):
     assert_refused(kept, "--config", *options, parts=parts)

@@ -2,13 +2,13 @@
 
 Table 1 follows the hook counter that mmcv had before it counted GroupNorm: multiply-adds of convolutions
 and their biases, ReLU, BatchNorm and pooling; trainable parameters only; an input of 1280 x 800. Nothing
-functional is counted, but for the product of layer attention and features (Eq. 2 and 4), which is the
-T-head's 1x1 convolution in all but form.
+functional is counted, but for the T-head's 1x1 convolutions over all its layers (Eq. 4, 7 and 8), which it
+computes as one product.
 """
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 import torchvision.ops
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from tood.engine.config import build_model, resolve
 from tood.models.common.layers import DeformConv2d, ModulatedDeformConv2d
 from tood.models.tood.t_head import HeadMaps, THead
-from tood.models.tood.task_decomposition import TaskDecomposition
 from tood.study.plan import Plan
 
 INPUT = (800, 1280)  # height, width
@@ -51,13 +50,13 @@ def complexity(model: SingleStageDetector, convention: str = "paper") -> Complex
         raise ValueError(f"convention is {convention!r}; there are {', '.join(CONVENTIONS)}")
     image = torch.zeros(1, 3, *INPUT, device="meta")
     model.eval()
-    counters = flops_counter.get_modules_mapping() | {TaskDecomposition: _count_reduction}
+    counters = flops_counter.get_modules_mapping() | {THead: _count_product}
     if convention == "paper":
         del counters[nn.GroupNorm]
     else:
         for layer in (DeformConv2d, ModulatedDeformConv2d, torchvision.ops.DeformConv2d):
             counters[layer] = flops_counter.conv_flops_counter_hook
-        counters[THead] = _count_sampling
+        counters[THead] = _count_product_and_sampling
     with torch.no_grad():
         features, trunk = _count(model, counters, lambda: model.extract_feat(image))
         _, head = _count(model, counters, lambda: model.bbox_head(features))
@@ -108,12 +107,17 @@ def _count(model: nn.Module, counters: dict, run: Callable) -> tuple:
             del module.__flops__
 
 
-def _count_reduction(module: _Counted, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    inter = inputs[0]  # [B, N * C, H, W]
-    module.__flops__ += inter.numel() * output.shape[1]
+def _count_product(module: _Counted, inputs: tuple[Tensor, ...], output: HeadMaps) -> None:
+    """Multiply-adds of the 1x1 convolutions, and the biases of those that have some."""
+    head = cast(THead, module)
+    positions = output.cls_logits[:, 0].numel()
+    weights = [head.cls_decomposition.reduction.conv.weight, head.reg_decomposition.reduction.conv.weight]
+    weights.append(head.alignment.kernel())
+    module.__flops__ += positions * (sum(weight.numel() for weight in weights) + len(weights[-1]))
 
 
-def _count_sampling(module: _Counted, inputs: tuple[Tensor, ...], output: HeadMaps) -> None:
+def _count_product_and_sampling(module: _Counted, inputs: tuple[Tensor, ...], output: HeadMaps) -> None:
+    _count_product(module, inputs, output)
     if output.offsets is not None:
         values = output.offsets.numel() // 2
         module.__flops__ += 4 * values  # four neighbours each

@@ -19,6 +19,7 @@ from tood.models.baselines.pisa import PISARetinaHead
 from tood.models.baselines.retinanet import RetinaHead
 from tood.models.baselines.sapd import SAPDHead
 from tood.models.baselines.vfnet import VFNetHead
+from tood.models.common.atss_assigner import ATSSAssigner
 from tood.models.common.box_coders import PointBBoxCoder
 from tood.models.common.dense_prediction import TorchvisionNMSMixin
 from tood.models.common.layers import DeformConv2d, ModulatedDeformConv2d
@@ -34,6 +35,7 @@ from tood.models.tood.tood_head import TOODHead
 
 __all__ = [
     "TOOD",
+    "ATSSAssigner",
     "ATSSHead",
     "ATSSQFLHead",
     "DeformConv2d",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.figures import likeness, pixels
+from helpers.task_alignment import dense_targets
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
@@ -222,18 +223,10 @@ def test_positives_of_tal_are_its_targets(run, progress):
     head = the_model(run).bbox_head
     scores, boxes = outs = images(at(the_model(run), progress))
     found = positives_of(head, outs)
-    grids = [tuple(x.shape[-2:]) for x in scores]
-    priors = head.prior_generator.grid_priors(grids, device="cpu")
-    strides = (4, 8, 16)
-    flat_scores = torch.cat([x.flatten(2) for x in scores], 2).transpose(1, 2).detach()
-    flat_boxes = torch.cat([x.flatten(2) * s for x, s in zip(boxes, strides, strict=True)], 2).transpose(1, 2)
-    targets = [
-        head._targets(flat_scores[b], flat_boxes[b].detach(), priors, grids, GTS[b], METAS[b])
-        for b in range(2)
-    ]
-    assert_labels(found, torch.stack([t.labels for t in targets]), head.num_classes)
-    for positives, target, gt in zip(found, targets, GTS, strict=True):
-        assert torch.equal(target.boxes[positives.anchors], gt.bboxes[positives.objects])
+    targets = dense_targets(head, scores, boxes, GTS, METAS)
+    assert_labels(found, targets.labels, head.num_classes)
+    for positives, boxes, gt in zip(found, targets.boxes, GTS, strict=True):
+        assert torch.equal(boxes[positives.anchors], gt.bboxes[positives.objects])
 
 
 @pytest.mark.parametrize(("run", "bag"), [("freeanchor", 50), ("mal", 40)])

@@ -3,9 +3,18 @@
 import mmcv.ops
 import pytest
 import torch
+from helpers.task_alignment import (
+    assign_one,
+    dense,
+    restated_assign,
+    restated_t_hat,
+    t_hat_of,
+    target_map,
+)
 from mmdet.models.losses import QualityFocalLoss
 from mmdet.models.losses.focal_loss import py_focal_loss_with_prob
 from mmdet.models.utils import sigmoid_geometric_mean
+from mmdet.structures.bbox import bbox_overlaps
 from torch.nn.functional import grid_sample
 
 from tood.models.common.box_coders import PointBBoxCoder
@@ -13,10 +22,23 @@ from tood.models.common.dense_level import DenseLevel
 from tood.models.common.dense_prediction import select_candidates
 from tood.models.common.layers import ModulatedDeformConv2d
 from tood.models.common.losses import FocalLoss
-from tood.models.tood.losses import focal_loss_with_prob, task_aligned_focal_loss
+from tood.models.common.pairs import PAIRS_AT_ONCE, box_rows_iou, owners
+from tood.models.tood import task_alignment
+from tood.models.tood.losses import (
+    SCORES_AT_ONCE,
+    ScoreTargets,
+    focal_loss_with_prob,
+    sum_of_focal_loss_with_prob,
+    sum_of_task_aligned_focal_loss,
+    task_aligned_focal_loss,
+)
 from tood.models.tood.spatial_alignment import align_boxes, align_scores, keep_valid
-from tood.models.tood.t_head import THead
-from tood.models.tood.task_alignment import normalise_alignment, task_aligned_assign
+from tood.models.tood.t_head import HeadMaps, THead
+from tood.models.tood.task_alignment import (
+    Objects,
+    normalise_alignment,
+    task_aligned_match,
+)
 from tood.models.tood.task_decomposition import TaskDecomposition
 from tood.models.tood.tood_head import centerness_target
 
@@ -43,6 +65,36 @@ def test_task_decomposition_without_norm_keeps_its_bias():
     torch.nn.init.constant_(module.reduction.conv.bias, 3.0)
     inter = torch.zeros(1, 32, 2, 2, dtype=torch.float64)
     assert torch.equal(module(inter), torch.full((1, 16, 2, 2), 3.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("aligns_boxes", [True, False])
+@pytest.mark.parametrize("norm", [dict(type="GN", num_groups=4), None], ids=["GN", "bias"])
+def test_t_head_is_its_parts_on_the_layers_side_by_side(norm, aligns_boxes):
+    """Its sum of products against each part on X^inter, predictions and gradients."""
+    torch.manual_seed(0)
+    head = THead(3, 8, 16, 4, None, norm, aligns_boxes=aligns_boxes).double()
+    x = rand(2, 8, 5, 7).requires_grad_()
+    layers = [x]
+    for conv in head.tower:
+        layers.append(conv(layers[-1]))
+    inter = torch.cat(layers[1:], 1)  # [B, N*C, H, W]
+    parts = HeadMaps(
+        head.cls_conv(head.cls_decomposition(inter)),
+        head.reg_conv(head.reg_decomposition(inter)),
+        *head.alignment(inter),
+    )
+    found = head(x)
+    assert (found.offsets is None) == (parts.offsets is None) == (not aligns_boxes)
+    gradients = []
+    for maps in (found, parts):
+        total = sum((m * rand(*m.shape, seed=1)).sum() for m in maps if m is not None)
+        gradients.append(torch.autograd.grad(total, [x, *head.parameters()]))
+    for ours, theirs in zip(
+        (*filter(torch.is_tensor, found), *gradients[0]),
+        (*filter(torch.is_tensor, parts), *gradients[1]),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_paper_sized_t_head_has_the_parameters_table_1_implies():
@@ -123,7 +175,7 @@ def grid_case():
 
 def assign(**options):
     settings = dict(alpha=1.0, beta=6.0, topk=13) | options
-    return task_aligned_assign(*grid_case(), **settings)
+    return assign_one(*grid_case(), **settings)
 
 
 def test_anchor_wanted_by_two_objects_goes_to_the_larger_iou_or_by_option_to_the_smaller_area():
@@ -131,10 +183,10 @@ def test_anchor_wanted_by_two_objects_goes_to_the_larger_iou_or_by_option_to_the
     boxes[0] = gt_boxes[1]  # anchor 0 sits in both and predicts the large object exactly
     options = dict(alpha=1.0, beta=6.0, topk=13)
     arguments = (scores, boxes, centres, gt_boxes, labels)
-    assert task_aligned_assign(*arguments, **options).gt_index[0] == 1
-    assert task_aligned_assign(*arguments, **options, conflict="area").gt_index[0] == 0
+    assert assign_one(*arguments, **options).gt_index[0] == 1
+    assert assign_one(*arguments, **options, conflict="area").gt_index[0] == 0
     with pytest.raises(ValueError, match="conflict is 'size'"):
-        task_aligned_assign(*arguments, **options, conflict="size")
+        assign_one(*arguments, **options, conflict="size")
 
 
 def test_centre_outside_its_object_is_negative_unless_asked():
@@ -157,13 +209,13 @@ def test_at_most_m_positives_an_object_taken_before_the_centre_condition():
         gt_boxes[0],
         0.9,
     )  # best for object 0, but its centre lies outside: the slot is wasted
-    found = task_aligned_assign(scores, boxes, centres, gt_boxes[:1], labels[:1], alpha=1.0, beta=6.0, topk=1)
+    found = assign_one(scores, boxes, centres, gt_boxes[:1], labels[:1], alpha=1.0, beta=6.0, topk=1)
     assert (found.gt_index == -1).all()
 
 
 def test_t_hat_peaks_at_the_largest_iou_of_each_object():
     assignment = assign()
-    t_hat = normalise_alignment(assignment, 2)
+    t_hat = t_hat_of(*grid_case(), alpha=1.0, beta=6.0, topk=13)
     for gt in (0, 1):
         mine = assignment.gt_index == gt
         assert t_hat[mine].max() == pytest.approx(
@@ -177,9 +229,97 @@ def test_t_hat_peaks_at_the_largest_iou_of_each_object():
 def test_no_objects_no_positives():
     scores, boxes, centres, _, _ = grid_case()
     none = torch.zeros(0, dtype=torch.long)
-    found = task_aligned_assign(scores, boxes, centres, torch.zeros(0, 4), none, alpha=1, beta=6, topk=13)
-    assert (found.gt_index == -1).all()
-    assert (normalise_alignment(found, 0) == 0).all()
+    arguments = (scores, boxes, centres, torch.zeros(0, 4), none)
+    assert (assign_one(*arguments, alpha=1, beta=6, topk=13).gt_index == -1).all()
+    assert (t_hat_of(*arguments, alpha=1, beta=6, topk=13) == 0).all()
+
+
+def crowd(dtype=torch.float32, steps=None, anchors=(8, 9), counts=(0, 5, 1, 30)):
+    """A batch with B images: scores in two levels, boxes, centres, anchors that take part, objects.
+
+    With `steps`, scores and corners are multiples of 1 / steps of their range: t and u are often equal.
+    """
+    generator = torch.Generator().manual_seed(0)
+    B, A, C, side = len(counts), anchors[0] * anchors[1], 3, 100.0
+
+    def uniform(*shape):
+        values = torch.rand(*shape, generator=generator, dtype=dtype)
+        return values if steps is None else (values * steps).round() / steps
+
+    def corners(*shape):
+        centre, half = uniform(*shape, 2) * side, (uniform(*shape, 2) + 0.1) * side / 4
+        return torch.cat([centre - half, centre + half], -1)
+
+    scores, boxes, centres = uniform(B, C, A), corners(B, A).transpose(1, 2), uniform(A, 2) * side
+    inside = torch.ones(B, A, dtype=torch.bool)
+    inside[1, A // 2 :] = False
+    images = torch.arange(B).repeat_interleave(torch.tensor(counts))
+    labels = torch.randint(C, (len(images),), generator=generator)
+    objects = Objects(corners(len(images)), labels, images)
+    return [scores[..., : A // 3], scores[..., A // 3 :]], boxes, centres, inside, objects
+
+
+@pytest.mark.parametrize("pairs", [1, 200, 2**18])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("steps", [None, 4], ids=["", "ties"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict(conflict="area"),
+        dict(centre_in_box=False),
+        dict(alpha=0.5, beta=2.0),
+        dict(beta=0.0),
+        dict(topk=100),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("device", ["cpu", "another"])
+def test_a_batch_is_assigned_as_its_images_are_in_full(device, options, steps, dtype, pairs, monkeypatch):
+    """Whichever objects are computed together, and as on another device, where all pairs are."""
+    if device == "another":
+        monkeypatch.setattr(task_alignment, "_sparse_metric", task_alignment._dense_metric)
+    monkeypatch.setitem(PAIRS_AT_ONCE, "cpu", pairs)
+    options = dict(alpha=1.0, beta=6.0, topk=13) | options
+    if steps and options["beta"] == 0:
+        pytest.skip(
+            "t of a pair without overlap is a score of few values: which come first is torch's choice"
+        )
+    scores, boxes, centres, inside, objects = crowd(dtype, steps)
+    if steps:
+        inside[:] = True  # which of equal t comes first depends on how many anchors there are
+    B, A = inside.shape
+    matches = task_aligned_match(scores, boxes, centres, inside, objects, **options)
+    owner = owners(matches.anchors, matches.positive, B * A).view(B, A)
+    found = [dense(matches, v, B * A).view(B, A) for v in (matches.metric, matches.iou)]
+    t_hat = dense(matches, normalise_alignment(matches), B * A).view(B, A)
+    assert matches.positive.any()
+    for b in range(B):
+        kept, mine = inside[b], (objects.images == b).nonzero().squeeze(1)
+        expected = restated_assign(
+            torch.cat(scores, 2)[b].T[kept],
+            boxes[b].T[kept],
+            centres[kept],
+            objects.boxes[mine],
+            objects.labels[mine],
+            **options,
+        )
+        first = int(mine[0]) if len(mine) else 0
+        assert torch.equal(owner[b][kept], expected.gt_index + first * (expected.gt_index >= 0))
+        assert (owner[b][~kept] == -1).all()
+        assert torch.equal(found[1][b][kept], expected.iou)
+        # The last bit of torch's power depends on where in its tensor a number is.
+        rounding = dict(rtol=8 * torch.finfo(dtype).eps, atol=0)
+        torch.testing.assert_close(found[0][b][kept], expected.metric, **rounding)
+        torch.testing.assert_close(t_hat[b][kept], restated_t_hat(expected, len(mine)), **rounding)
+
+
+def test_rows_of_iou_are_those_of_mmdet():
+    _, boxes, _, _, objects = crowd(anchors=(50, 60))
+    boxes[:, 2:, ::7] = boxes[:, :2, ::7]  # nothing but a point
+    found = box_rows_iou(boxes[objects.images], objects.boxes)
+    for row, image, gt in zip(found, objects.images, objects.boxes, strict=True):
+        assert torch.equal(row, bbox_overlaps(boxes[image].T, gt[None]).squeeze(1))
 
 
 # Equations 10 to 12
@@ -200,6 +340,84 @@ def test_warm_up_focal_loss_equals_mmdet():
     ours = focal_loss_with_prob(scores, target.double(), 2.0, 0.25)
     theirs = py_focal_loss_with_prob(scores, target, reduction="none")
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+
+
+def sparse_case(dtype=torch.float32, levels=((4, 5), (2, 3))):
+    """Scores of a batch in levels, targets of which two entries are to be ignored, weights of the anchors."""
+    B, C, A = 3, 4, sum(h * w for h, w in levels)
+    scores = [rand(B, C, h, w, seed=h).mul(3).sigmoid().to(dtype) for h, w in levels]
+    scores[0][0, 0, 0, :3] = torch.tensor([0.0, 1.0, 1.0], dtype=dtype)
+    anchors = torch.tensor([1, 0, A - 1, 2 * A + 7, 2 * A - 2, 1, 5])
+    positive = torch.tensor([True] * 5 + [False] * 2)
+    targets = torch.tensor([0.7, 0.2, 1.0, 0.4, 0.9, 0.5, 0.5], dtype=dtype)
+    weights = torch.ones(B, A, dtype=dtype)
+    weights[1, 15:], weights[0, 1] = 0, 2.5
+    return scores, ScoreTargets(anchors, torch.tensor([0, 0, 3, 1, 2, 3, 1]), targets, positive), weights
+
+
+SUMS = {
+    "aligned": (sum_of_task_aligned_focal_loss, task_aligned_focal_loss, dict(gamma=2.0)),
+    "aligned, gamma 1.5": (sum_of_task_aligned_focal_loss, task_aligned_focal_loss, dict(gamma=1.5)),
+    "aligned, gamma 0": (sum_of_task_aligned_focal_loss, task_aligned_focal_loss, dict(gamma=0.0)),
+    "warm-up": (sum_of_focal_loss_with_prob, focal_loss_with_prob, dict(gamma=2.0, alpha=0.25)),
+}
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 50, 2**18])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", SUMS)
+def test_sums_over_scores_are_those_of_the_elementwise_losses(case, dtype, at_once, monkeypatch):
+    """Value and gradient, saturated scores included, whichever scores are computed together."""
+    monkeypatch.setitem(SCORES_AT_ONCE, "cpu", at_once)
+    total, element, options = SUMS[case]
+    scores, targets, weights = sparse_case(dtype)
+    scores = [level.requires_grad_() for level in scores]
+    found = total(scores, targets, weights, **options)
+    gradients = torch.autograd.grad(3 * found, scores)
+    flat = torch.cat([level.flatten(2) for level in scores], 2).transpose(1, 2).double()  # [B, A, C]
+    losses = element(flat, target_map(targets, flat.shape).double(), **options) * weights[..., None].double()
+    expected = torch.autograd.grad(3 * losses.sum(), scores)
+    rtol = 1e-6 if dtype == torch.float32 else 1e-8  # torch's bound of 1e-12 is a float32
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), losses.sum(), rtol=rtol, atol=0)
+    for mine, theirs in zip(gradients, expected, strict=True):
+        assert mine.isfinite().all()
+        torch.testing.assert_close(mine, theirs, rtol=rtol, atol=0)
+
+
+def test_sums_over_scores_of_half_precision_are_computed_in_full():
+    scores, targets, weights = sparse_case()
+    halves = [level.bfloat16().requires_grad_() for level in scores]
+    fulls = [level.detach().float().requires_grad_() for level in halves]
+    found = sum_of_task_aligned_focal_loss(halves, targets, weights.bfloat16(), 2.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = sum_of_task_aligned_focal_loss(fulls, targets, weights, 2.0)
+    assert found.dtype == expected.dtype == torch.float32
+    assert found == expected
+    for mine, theirs in zip(
+        torch.autograd.grad(found, halves), torch.autograd.grad(expected, fulls), strict=True
+    ):
+        assert torch.equal(mine, theirs.bfloat16())
+
+
+def test_sums_over_scores_may_be_differentiated_again_and_again_but_not_twice():
+    scores, targets, weights = sparse_case(torch.float64)
+    scores = [level.requires_grad_() for level in scores]
+    total = sum_of_task_aligned_focal_loss(scores, targets, weights, 2.0)
+    first = torch.autograd.grad(total, scores, retain_graph=True)
+    again = torch.autograd.grad(total, scores, retain_graph=True)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    with pytest.raises(RuntimeError, match="no second derivative: call backward without create_graph"):
+        torch.autograd.grad(total, scores, create_graph=True)
+
+
+def test_without_positives_all_scores_are_negatives():
+    scores, _, weights = sparse_case()
+    none = torch.zeros(0, dtype=torch.long)
+    targets = ScoreTargets(none, none, torch.zeros(0), none.bool())
+    flat = torch.cat([level.flatten(2) for level in scores], 2)  # [B, C, A]
+    expected = (task_aligned_focal_loss(flat, torch.zeros_like(flat), 2.0) * weights[:, None]).sum()
+    torch.testing.assert_close(sum_of_task_aligned_focal_loss(scores, targets, weights, 2.0), expected)
 
 
 def test_focal_loss_by_hand():

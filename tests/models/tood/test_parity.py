@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.task_alignment import dense_targets
 from mmdet.models.dense_heads import TOODHead as MMDetTOODHead
 from mmengine import ConfigDict, MessageHub
 from mmengine.structures import InstanceData
@@ -187,14 +188,13 @@ def test_assignment(case, phase):
     _, labels, weights, targets, t_hat = theirs.get_targets(
         flat_scores, flat_boxes, anchors, flags, [g.clone() for g in gts], metas
     )
-    priors = ours.prior_generator.grid_priors(grids, dtype=torch.float64, device="cpu")
+    mine = dense_targets(ours, scores, boxes, gts, metas)
     for b in range(2):
-        mine = ours._targets(flat_scores[b], flat_boxes[b], priors, grids, gts[b], metas[b])
-        assert torch.equal(mine.labels, torch.cat([level[b] for level in labels]))
-        assert torch.equal(mine.cls_weights, torch.cat([level[b] for level in weights]).double())
-        assert torch.equal(mine.boxes, torch.cat([level[b] for level in targets]).double())
+        assert torch.equal(mine.labels[b], torch.cat([level[b] for level in labels]))
+        assert torch.equal(mine.weights[b], torch.cat([level[b] for level in weights]).double())
+        assert torch.equal(mine.boxes[b], torch.cat([level[b] for level in targets]).double())
         torch.testing.assert_close(
-            mine.cls_targets, torch.cat([level[b] for level in t_hat]), rtol=1e-9, atol=1e-15
+            mine.scores[b], torch.cat([level[b] for level in t_hat]), rtol=1e-9, atol=1e-15
         )
 
 

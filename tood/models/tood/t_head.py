@@ -1,6 +1,6 @@
 """The task-aligned head (T-head): equations 1 to 4, 7 and 8 of the paper, without targets or losses."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +94,24 @@ class AlignmentMaps(nn.Module):
         """[B, in_channels, H, W] to M's logits [B, 1, H, W] and O [B, 8, H, W]."""
         return self.probability(inter), None if self.offset is None else self.offset(inter)
 
+    def kernel(self) -> Tensor:
+        """Weights of all 1x1 reductions, one after another: [hidden, in_channels]."""
+        return torch.cat([reduce.weight.flatten(1) for reduce, _ in self._branches()])
+
+    def finish(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`forward` from the product of kernel and features on: [B, hidden, H, W] to M's logits and O."""
+        maps: list[Tensor] = []
+        branches = self._branches()
+        for (reduce, rest), part in zip(branches, hidden.chunk(len(branches), 1), strict=True):
+            bias = cast(Tensor, reduce.bias)
+            maps.append(rest(part + bias.view(1, -1, 1, 1)))
+        return maps[0], maps[1] if self.offset is not None else None
+
+    def _branches(self) -> list[tuple[nn.Conv2d, nn.Module]]:
+        """The 1x1 reduction of each map, and what comes after it."""
+        maps = [self.probability] if self.offset is None else [self.probability, self.offset]
+        return [(cast(nn.Conv2d, branch[0]), branch[1:]) for branch in maps]
+
 
 class THead(nn.Module):
     """A single tower of N layers whose features two task-aligned predictors share.
@@ -145,12 +163,37 @@ class THead(nn.Module):
         for conv in self.tower:  # Eq. 1
             x = conv(x)
             layers.append(x)
-        inter = torch.cat(layers, 1)  # [B, N*C, H, W]
-        pooled = F.adaptive_avg_pool2d(inter, 1)
-        prob_logits, offsets = self.alignment(inter)
+        pooled = torch.cat([F.adaptive_avg_pool2d(layer, 1) for layer in layers], 1)  # [B, N*C, 1, 1]
+        # The 1x1 convolutions over the interactive features (Eq. 4, 7 and 8) are one product, which reads
+        # each layer once and needs no copy of all layers side by side.
+        kernels = [
+            self.cls_decomposition.kernel(pooled),
+            self.reg_decomposition.kernel(pooled),
+            self.alignment.kernel().expand(len(x), -1, -1),
+        ]
+        product = product_with_layers(torch.cat(kernels, 1), layers)
+        cls, reg, hidden = product.split_with_sizes([kernel.shape[1] for kernel in kernels], 1)
+        prob_logits, offsets = self.alignment.finish(hidden)
         return HeadMaps(
-            self.cls_conv(self.cls_decomposition(inter, pooled)),
-            self.reg_conv(self.reg_decomposition(inter, pooled)),
+            self.cls_conv(self.cls_decomposition.finish(cls)),
+            self.reg_conv(self.reg_decomposition.finish(reg)),
             prob_logits,
             offsets,
         )
+
+
+def product_with_layers(kernel: Tensor, layers: list[Tensor]) -> Tensor:
+    """A 1x1 convolution over layers side by side, as a sum of products, one for each layer.
+
+    Args:
+        kernel: [B, O, N * C], own weights for each image.
+        layers: N of [B, C, H, W].
+
+    Returns:
+        [B, O, H, W]
+    """
+    first, *others = zip(kernel.chunk(len(layers), 2), layers, strict=True)
+    total = torch.bmm(first[0], first[1].flatten(2))  # [B, O, H*W]
+    for part, layer in others:
+        total = total.baddbmm_(part, layer.flatten(2))
+    return total.unflatten(2, layers[0].shape[2:])

@@ -1,21 +1,37 @@
-"""Task-aligned sample assignment: equation 9 and the normalisation of t to t-hat, as pure functions."""
+"""Task-aligned sample assignment: equation 9 and the normalisation of t to t-hat, as pure functions.
 
+A batch is assigned at once. Its G objects stand one after another, whichever images they are in, and each
+finds its anchors in a row of its own: [G, A] in all, of which a few rows exist at a time.
+"""
+
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor
 
+from tood.models.common.pairs import box_rows_iou, objects_at_once, without_conflicts
+
 # An anchor belongs to an object only if its centre lies this far (pixels) inside each side of its box.
 CENTRE_MARGIN = 0.01
 
 
-class Assignment(NamedTuple):
-    """Which object each of A anchors serves, and how well."""
+class Objects(NamedTuple):
+    """The objects of a batch, image after image."""
 
-    gt_index: Tensor  # [A] int64, index of the object, -1 for a negative anchor
-    metric: Tensor  # [A] t of the anchor with its object, 0 for negatives
-    iou: Tensor  # [A] u of the anchor with its object, 0 for negatives
+    boxes: Tensor  # [G, 4] (x1, y1, x2, y2), pixels
+    labels: Tensor  # [G] int64 in 0..C-1
+    images: Tensor  # [G] int64, index of the image
+
+
+class Matches(NamedTuple):
+    """The m anchors of largest t of each object; fewer columns where an image has fewer anchors."""
+
+    anchors: Tensor  # [G, m] int64, b * A + a for anchor a of image b
+    metric: Tensor  # [G, m] t
+    iou: Tensor  # [G, m] u
+    positive: Tensor  # [G, m] whether the anchor serves the object; no anchor serves two
 
 
 def alignment_metric(s: Tensor, u: Tensor, alpha: float, beta: float) -> Tensor:
@@ -24,30 +40,30 @@ def alignment_metric(s: Tensor, u: Tensor, alpha: float, beta: float) -> Tensor:
 
 
 @torch.no_grad()
-def task_aligned_assign(
-    scores: Tensor,
+def task_aligned_match(
+    scores: Sequence[Tensor],
     boxes: Tensor,
     centres: Tensor,
-    gt_boxes: Tensor,
-    gt_labels: Tensor,
+    inside: Tensor,
+    objects: Objects,
     *,
     alpha: float,
     beta: float,
     topk: int,
     conflict: str = "iou",
     centre_in_box: bool = True,
-) -> Assignment:
+) -> Matches:
     """The m anchors of largest t become the positives of each object (paper section 3.2.1).
 
     The released code, followed by default, drops those whose centre is outside the object after the m
     were taken, and gives an anchor wanted by two objects to the one of larger IoU.
 
     Args:
-        scores: [A, C] aligned classification scores.
-        boxes: [A, 4] aligned boxes (x1, y1, x2, y2), pixels.
+        scores: aligned classification scores, levels of [B, C, ...] with A anchors in all.
+        boxes: [B, 4, A] aligned boxes (x1, y1, x2, y2), pixels.
         centres: [A, 2] anchor centres (x, y), pixels.
-        gt_boxes: [G, 4], pixels; G may be 0.
-        gt_labels: [G] int64 in 0..C-1.
+        inside: [B, A] whether an anchor takes part.
+        objects: G of them; G may be 0.
         alpha: exponent of the score.
         beta: exponent of the IoU.
         topk: m, anchors taken for each object.
@@ -59,51 +75,80 @@ def task_aligned_assign(
     """
     if conflict not in ("iou", "area"):
         raise ValueError(f"conflict is {conflict!r}; it must be 'iou' or 'area'")
-    A, G = len(boxes), len(gt_boxes)
-    if A == 0 or G == 0:
-        nothing = scores.new_zeros(A)
-        return Assignment(gt_labels.new_full((A,), -1), nothing, nothing)
+    B, _, A = boxes.shape
+    m = min(topk, A)
+    sparse = boxes.device.type == "cpu" and beta > 0
+    metric = _sparse_metric if sparse else _dense_metric
+    metrics, found = [boxes.new_zeros(0, m)], [objects.labels.new_zeros(0, m)]
+    for part in _parts(objects, objects_at_once(A, boxes.device), across_images=not sparse):
+        best = metric(scores, boxes, inside, part, alpha, beta).topk(m)
+        metrics.append(best.values)
+        found.append(best.indices)
+    t, a = torch.cat(metrics), torch.cat(found)  # [G, m] each
+    gt_boxes = objects.boxes[:, None].expand(-1, m, -1)  # [G, m, 4]
+    u = bbox_overlaps(boxes[objects.images[:, None], :, a], gt_boxes, is_aligned=True)  # [G, m]
 
-    u = bbox_overlaps(boxes, gt_boxes)  # [A, G]
-    t = alignment_metric(scores[:, gt_labels], u, alpha, beta)  # [A, G]
-    chosen = torch.zeros_like(t, dtype=torch.bool)
-    chosen.scatter_(0, t.topk(min(topk, A), dim=0).indices, True)
-    chosen &= t > 0
+    positive = t > 0
     if centre_in_box:
-        inner = torch.cat([centres[:, None] - gt_boxes[:, :2], gt_boxes[:, 2:] - centres[:, None]], -1)
-        chosen &= inner.amin(-1) > CENTRE_MARGIN  # [A, G] from [A, G, 4]
-
+        inner = torch.cat([centres[a] - gt_boxes[..., :2], gt_boxes[..., 2:] - centres[a]], -1).amin(-1)
+        positive &= inner > CENTRE_MARGIN  # [G, m]
+    a = a + objects.images[:, None] * A
     if conflict == "iou":
         preference = u
     else:
-        preference = -((gt_boxes[:, 2:] - gt_boxes[:, :2]).prod(-1)).expand(A, G)
-    best = preference.masked_fill(~chosen, -torch.inf).argmax(1, keepdim=True)  # [A, 1]
-    positive = chosen.any(1)
-    return Assignment(
-        torch.where(positive, best.squeeze(1), -1),
-        t.gather(1, best).squeeze(1) * positive,
-        u.gather(1, best).squeeze(1) * positive,
-    )
+        preference = -((objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(-1, keepdim=True)).expand_as(u)
+    return Matches(a, t, u, without_conflicts(a, positive, preference, B * A))
 
 
-def normalise_alignment(assignment: Assignment, num_gt: int) -> Tensor:
+def _parts(objects: Objects, most: int, across_images: bool) -> Iterator[Objects]:
+    """The objects, this many at a time at most, and of one image if not `across_images`."""
+    counts = [len(objects.images)] if across_images else objects.images.bincount().tolist()
+    for of_image in zip(*(field.split(counts) for field in objects), strict=True):
+        if len(of_image[0]):
+            yield from map(Objects, *(field.split(most) for field in of_image))
+
+
+def _dense_metric(
+    scores: Sequence[Tensor], boxes: Tensor, inside: Tensor, objects: Objects, alpha: float, beta: float
+) -> Tensor:
+    """t of K objects with all A anchors of their images, 0 for those that take no part: [K, A].
+
+    Nothing here waits for a device.
+    """
+    s = _score_rows(scores, objects.images, objects.labels)  # [K, A]
+    u = box_rows_iou(boxes.index_select(0, objects.images), objects.boxes)  # [K, A]
+    return alignment_metric(s, u, alpha, beta) * inside.index_select(0, objects.images)
+
+
+def _sparse_metric(
+    scores: Sequence[Tensor], boxes: Tensor, inside: Tensor, objects: Objects, alpha: float, beta: float
+) -> Tensor:
+    """The same for objects of one image and beta > 0: most pairs do not overlap, and their t is 0."""
+    b = int(objects.images[0])
+    u = box_rows_iou(boxes[b : b + 1], objects.boxes).mul_(inside[b].to(boxes))  # [K, A]
+    labels, row = objects.labels.unique(return_inverse=True)  # [L], [K]
+    s = _score_rows(scores, torch.full_like(labels, b), labels)  # [L, A]
+    pairs = u.flatten().nonzero().squeeze(1)  # [P] in a flat [K, A]
+    A = u.shape[1]
+    s = s.flatten()[row[pairs // A] * A + pairs % A]  # [P]
+    values = alignment_metric(s, u.flatten()[pairs], alpha, beta)
+    return values.new_zeros(u.numel()).index_copy_(0, pairs, values).view_as(u)
+
+
+def _score_rows(scores: Sequence[Tensor], images: Tensor, labels: Tensor) -> Tensor:
+    """The scores of these classes in these images, of all anchors: [K, A]."""
+    own = images * scores[0].shape[1] + labels
+    return torch.cat([level.flatten(2).flatten(0, 1).index_select(0, own) for level in scores], 1)
+
+
+def normalise_alignment(matches: Matches) -> Tensor:
     """t-hat: t scaled so that its maximum within each object is the object's largest IoU.
 
     Both maxima run over the object's final positives, as in the released code; the paper (section 3.2.2)
     says "within each instance".
 
-    Args:
-        assignment: of A anchors.
-        num_gt: G.
-
     Returns:
-        [A], 0 for negatives
+        [G, m], 0 where `positive` is False
     """
-    gt_index, t, u = assignment
-    positive = gt_index >= 0
-    owner = gt_index[positive]
-    max_t = t.new_zeros(num_gt).scatter_reduce(0, owner, t[positive], "amax")
-    max_u = u.new_zeros(num_gt).scatter_reduce(0, owner, u[positive], "amax")
-    t_hat = torch.zeros_like(t)
-    t_hat[positive] = t[positive] / (max_t[owner] + 1e-7) * max_u[owner]
-    return t_hat
+    t, u = matches.metric * matches.positive, matches.iou * matches.positive
+    return t / (t.amax(1, keepdim=True) + 1e-7) * u.amax(1, keepdim=True)

@@ -43,6 +43,8 @@ class TaskDecomposition(nn.Module):
     def forward(self, inter: Tensor, pooled: Tensor | None = None) -> Tensor:
         """Task-specific features, relu(conv_1(X^task)) of Eq. 4.
 
+        The T-head calls `kernel` and `finish` instead, with all products of X^inter as one between them.
+
         Args:
             inter: X^inter, [B, N * C, H, W].
             pooled: its average over H and W, [B, N * C, 1, 1]; computed here if not given.
@@ -52,15 +54,26 @@ class TaskDecomposition(nn.Module):
         """
         if pooled is None:
             pooled = F.adaptive_avg_pool2d(inter, 1)
+        task = torch.bmm(self.kernel(pooled), inter.flatten(2))  # [B, C, H*W]
+        return self.finish(task.unflatten(2, inter.shape[2:]))
+
+    def kernel(self, pooled: Tensor) -> Tensor:
+        """Weights that make task-specific features of interactive ones, before norm: [B, C, N * C].
+
+        Args:
+            pooled: X^inter averaged over H and W, [B, N * C, 1, 1].
+        """
         w = self.attention(pooled)  # [B, N, 1, 1]
         B, N = w.shape[:2]
-        conv = self.reduction.conv
-        C = conv.out_channels
-        kernel = w.view(B, 1, N, 1) * conv.weight.view(1, C, N, -1)  # [B, C, N, C]
-        task = torch.bmm(kernel.view(B, C, -1), inter.flatten(2))  # [B, C, H*W]
-        task = task.view(B, C, *inter.shape[2:])  # [B, C, H, W]
-        if conv.bias is not None:
-            task = task + conv.bias.view(1, C, 1, 1)
+        weight = self.reduction.conv.weight  # [C, N * C, 1, 1]
+        C = len(weight)
+        return (w.view(B, 1, N, 1) * weight.view(1, C, N, -1)).flatten(2)
+
+    def finish(self, task: Tensor) -> Tensor:
+        """What follows the product of kernel and features: bias, norm and relu of [B, C, H, W]."""
+        bias = self.reduction.conv.bias
+        if bias is not None:
+            task = task + bias.view(1, -1, 1, 1)
         if self.reduction.with_norm:
             task = self.reduction.norm(task)
         return self.reduction.activate(task)

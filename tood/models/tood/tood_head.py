@@ -1,9 +1,9 @@
 """TOOD's head in mmdet: T-head predictions, trained by task alignment learning after an ATSS warm-up."""
 
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from mmcv.cnn import Scale
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.registry import MODELS as MMDET_MODELS
@@ -16,21 +16,21 @@ from tood.models.common.anchor_boxes import assign_inside
 from tood.models.common.box_coders import DeltaCodec, DistanceCodec, anchor_centres
 from tood.models.common.dense_level import DenseLevel, grid_of
 from tood.models.common.dense_prediction import DensePredictionMixin
+from tood.models.common.pairs import owners
 from tood.models.common.registry import MODELS
-from tood.models.tood.losses import focal_loss_with_prob, task_aligned_focal_loss
+from tood.models.tood.losses import ScoreTargets, sum_of_focal_loss_with_prob, sum_of_task_aligned_focal_loss
 from tood.models.tood.spatial_alignment import align_boxes, align_scores, keep_valid
 from tood.models.tood.t_head import GROUP_NORM, Predictor, THead
-from tood.models.tood.task_alignment import normalise_alignment, task_aligned_assign
+from tood.models.tood.task_alignment import Matches, Objects, normalise_alignment, task_aligned_match
 
 
 class Targets(NamedTuple):
-    """What A anchors of one image are to learn."""
+    """What a batch of B images and A anchors is to learn; entries of P that are not positive are ignored."""
 
-    labels: Tensor  # [A] int64, num_classes for negatives
-    cls_targets: Tensor  # [A] target score of the label: t-hat, or 1 in the warm-up; 0 for negatives
-    cls_weights: Tensor  # [A] 0 in the padding outside the image
-    boxes: Tensor  # [A, 4] pixels, zeros for negatives
-    box_weights: Tensor  # [A] t-hat, or the centerness in the warm-up; 0 for negatives
+    scores: ScoreTargets  # of P: t-hat, or 1 in the warm-up
+    boxes: Tensor  # [P, 4] pixels
+    box_weights: Tensor  # [P] t-hat, or the centerness in the warm-up; 0 where not positive
+    anchor_weights: Tensor  # [B, A] of the classification loss; 0 in the padding outside an image
 
 
 class LossTerm(NamedTuple):
@@ -45,6 +45,17 @@ def centerness_target(points: Tensor, boxes: Tensor) -> Tensor:
     before, after = points - boxes[:, :2], boxes[:, 2:] - points  # [A, (x, y)]
     ratio = torch.minimum(before, after) / torch.maximum(before, after)
     return ratio.prod(-1).sqrt()
+
+
+def objects_of(gts: list[InstanceData], boxes: Tensor) -> Objects:
+    """The objects of a batch, in the type and on the device of `boxes`."""
+    counts = [len(gt.labels) for gt in gts]
+    images = torch.tensor([b for b, count in enumerate(counts) for _ in range(count)], dtype=torch.long)
+    return Objects(
+        torch.cat([gt.bboxes for gt in gts]).to(boxes),
+        torch.cat([gt.labels for gt in gts]).to(boxes.device),
+        images.to(boxes.device),
+    )
 
 
 @MODELS.register_module()
@@ -67,7 +78,7 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         keep_inverted: keep boxes that Eq. 6 turned inside out, as the code of the paper did.
         train_cfg: `initial_epoch` (epochs of warm-up; the paper's wording is 0), `initial_assigner`,
             `assigner.topk` (m), `alpha`, `beta` (Eq. 9), `allowed_border`, `pos_weight`; and of this
-            package `conflict` and `centre_in_box` (see `task_aligned_assign`) and `normaliser_min` (a
+            package `conflict` and `centre_in_box` (see `task_aligned_match`) and `normaliser_min` (a
             smaller sum of t-hat is raised to it; default 1 as in mmdet).
         test_cfg: see `DensePredictionMixin`.
 
@@ -218,104 +229,116 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         Raises:
             RuntimeError: the epoch was never set.
         """
-        warming_up = self.warming_up
-        grids = [grid_of(level) for level in scores]
-        priors = self.prior_generator.grid_priors(grids, dtype=boxes[0].dtype, device=boxes[0].device)
         strides = [stride[0] for stride in self.prior_generator.strides]
-        flat_scores = torch.cat([level.flatten(2) for level in scores], 2).transpose(1, 2)  # [B, A, C]
-        flat_boxes = torch.cat(
+        pixels = torch.cat(
             [level.flatten(2) * stride for level, stride in zip(boxes, strides, strict=True)], 2
-        ).transpose(1, 2)  # [B, A, 4]
-        targets = [
-            self._targets(flat_scores[b].detach(), flat_boxes[b].detach(), priors, grids, gt, meta)
-            for b, (gt, meta) in enumerate(zip(batch_gt_instances, batch_img_metas, strict=True))
-        ]
-        labels, cls_targets, cls_weights, gt_boxes, box_weights = (
-            torch.stack(parts) for parts in zip(*targets, strict=True)
-        )  # [B, A], [B, A], [B, A], [B, A, 4], [B, A]
-
-        target_map = F.one_hot(labels, self.num_classes + 1)[..., :-1] * cls_targets[..., None]
-        if warming_up:
+        )  # [B, 4, A]
+        targets = self._targets(scores, pixels, batch_gt_instances, batch_img_metas)
+        anchors, _, score_targets, positive = targets.scores  # [P] each
+        if self.warming_up:
             loss = self.initial_loss_cls
-            element = focal_loss_with_prob(flat_scores, target_map, loss["gamma"], loss["alpha"])
+            loss_cls = sum_of_focal_loss_with_prob(
+                scores, targets.scores, targets.anchor_weights, loss["gamma"], loss["alpha"]
+            )
         else:
             loss = self.loss_cls
-            element = task_aligned_focal_loss(flat_scores, target_map, loss["beta"])
-        positive = labels < self.num_classes
+            loss_cls = sum_of_task_aligned_focal_loss(
+                scores, targets.scores, targets.anchor_weights, loss["beta"]
+            )
+        A = pixels.shape[2]
+        predicted = pixels[anchors // A, :, anchors % A]  # [P, 4]
+        loss_bbox = self.loss_bbox(
+            # Without a loss and without a gradient where not positive, whatever was predicted
+            torch.where(positive[:, None], predicted, targets.boxes),
+            targets.boxes,
+            weight=targets.box_weights,
+            reduction_override="sum",
+        )
         return {
-            "loss_cls": LossTerm(
-                (element * cls_weights[..., None]).sum() * loss["loss_weight"], cls_targets.sum()
-            ),
-            "loss_bbox": LossTerm(
-                self.loss_bbox(
-                    flat_boxes[positive],
-                    gt_boxes[positive],
-                    weight=box_weights[positive],
-                    reduction_override="sum",
-                ),
-                box_weights.sum(),
-            ),
+            "loss_cls": LossTerm(loss_cls * loss["loss_weight"], score_targets.sum()),
+            "loss_bbox": LossTerm(loss_bbox, targets.box_weights.sum()),
         }
 
+    @torch.no_grad()
     def _targets(
-        self,
-        scores: Tensor,
-        boxes: Tensor,
-        priors: list[Tensor],
-        grids: list[tuple[int, int]],
-        gt: InstanceData,
-        meta: dict,
+        self, scores: list[Tensor], boxes: Tensor, gts: list[InstanceData], metas: list[dict]
     ) -> Targets:
-        """Targets of one image for its detached predictions [A, C] and [A, 4], pixels."""
-        inside = self._inside(grids, priors, meta)
-        gt_index, quality = self._match(scores, boxes, priors, inside, gt)
-        positive = gt_index >= 0
-        owner = gt_index[positive]
-        labels = torch.full_like(gt_index, self.num_classes)
-        labels[positive] = gt.labels[owner]
-        gt_boxes = torch.zeros_like(boxes)
-        gt_boxes[positive] = gt.bboxes[owner].to(boxes)
-        cls_weights = inside.to(scores.dtype)
-        if self.train_cfg["pos_weight"] > 0:
-            cls_weights[positive] = self.train_cfg["pos_weight"]
+        """Targets for predictions: levels of [B, C, H, W], and [B, 4, A] in pixels."""
+        grids = [grid_of(level) for level in scores]
+        priors = self.prior_generator.grid_priors(grids, dtype=boxes.dtype, device=boxes.device)
+        inside = torch.stack([self._inside(grids, priors, meta) for meta in metas])  # [B, A]
+        objects = objects_of(gts, boxes)
         if self.warming_up:
-            centres = anchor_centres(torch.cat(priors))
-            box_weights = quality.clone()
-            box_weights[positive] = centerness_target(centres[positive], gt_boxes[positive])
-            return Targets(labels, positive.to(scores.dtype), cls_weights, gt_boxes, box_weights)
-        return Targets(labels, quality, cls_weights, gt_boxes, quality)
+            of_scores, gt_boxes = self._warm_up_targets(priors, inside, gts, objects)
+            centres = anchor_centres(torch.cat(priors))[of_scores.anchors % inside.shape[1]]  # [P, 2]
+            box_weights = centerness_target(centres, gt_boxes)
+        else:
+            of_scores, gt_boxes = self._aligned_targets(scores, boxes, priors, inside, objects)
+            box_weights = of_scores.targets
+        weights = inside.to(scores[0].dtype)
+        if self.train_cfg["pos_weight"] > 0:
+            positive = owners(of_scores.anchors[:, None], of_scores.positive[:, None], inside.numel()) >= 0
+            weights = torch.where(positive.view_as(inside), self.train_cfg["pos_weight"], weights)
+        return Targets(of_scores, gt_boxes, box_weights, weights)
+
+    def _aligned_targets(
+        self, scores: list[Tensor], boxes: Tensor, priors: list[Tensor], inside: Tensor, objects: Objects
+    ) -> tuple[ScoreTargets, Tensor]:
+        """TAL's targets of scores and boxes [P, 4]: m entries for each object."""
+        matches = self._match(scores, boxes, priors, inside, objects)
+        m = matches.anchors.shape[1]
+        of_scores = ScoreTargets(
+            matches.anchors.flatten(),
+            objects.labels.repeat_interleave(m),
+            normalise_alignment(matches).flatten(),
+            matches.positive.flatten(),
+        )
+        return of_scores, objects.boxes.repeat_interleave(m, 0)
+
+    def _warm_up_targets(
+        self, priors: list[Tensor], inside: Tensor, gts: list[InstanceData], objects: Objects
+    ) -> tuple[ScoreTargets, Tensor]:
+        """Targets of scores and boxes [P, 4] by the initial assigner: one entry for each positive."""
+        before = [0, *accumulate(len(gt.labels) for gt in gts)]  # objects of the images before
+        gt_index = torch.stack(
+            [
+                assign_inside(self.initial_assigner, priors, inside[b], gt, by_level=True)
+                for b, gt in enumerate(gts)
+            ]
+        )  # [B, A], object of the image
+        image, anchor = (gt_index >= 0).nonzero(as_tuple=True)  # [P] each
+        owner = gt_index[image, anchor] + gt_index.new_tensor(before)[image]
+        positive = torch.ones_like(owner, dtype=torch.bool)
+        of_scores = ScoreTargets(
+            image * inside.shape[1] + anchor, objects.labels[owner], positive.to(objects.boxes), positive
+        )
+        return of_scores, objects.boxes[owner]
 
     def _match(
-        self, scores: Tensor, boxes: Tensor, priors: list[Tensor], inside: Tensor, gt: InstanceData
-    ) -> tuple[Tensor, Tensor]:
-        """Object of each anchor, -1 for negatives, and t-hat (zeros in the warm-up), both [A]."""
+        self, scores: list[Tensor], boxes: Tensor, priors: list[Tensor], inside: Tensor, objects: Objects
+    ) -> Matches:
         cfg = self.train_cfg
-        quality = scores.new_zeros(len(scores))
-        if self.warming_up:
-            return assign_inside(self.initial_assigner, priors, inside, gt, by_level=True), quality
-        assignment = task_aligned_assign(
-            scores[inside],
-            boxes[inside],
-            anchor_centres(torch.cat(priors)[inside]),
-            gt.bboxes.to(boxes),
-            gt.labels,
+        return task_aligned_match(
+            [level.detach() for level in scores],
+            boxes.detach(),
+            anchor_centres(torch.cat(priors)),
+            inside,
+            objects,
             alpha=cfg["alpha"],
             beta=cfg["beta"],
             topk=cfg["assigner"]["topk"],
             conflict=cfg.get("conflict", "iou"),
             centre_in_box=cfg.get("centre_in_box", True),
         )
-        gt_index = torch.full_like(inside, -1, dtype=torch.long)
-        gt_index[inside] = assignment.gt_index
-        quality[inside] = normalise_alignment(assignment, len(gt.labels))
-        return gt_index, quality
 
     def _assign(self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict) -> Tensor:
-        scores, boxes = (
-            torch.cat([getattr(level, name) for level in levels]) for name in ("scores", "boxes")
-        )
-        inside = self._inside([level.grid for level in levels], priors, meta)
-        return self._match(scores, boxes, priors, inside, gt)[0]
+        inside = self._inside([level.grid for level in levels], priors, meta)  # [A]
+        if self.warming_up:
+            return assign_inside(self.initial_assigner, priors, inside, gt, by_level=True)
+        scores = [level.scores.T[None] for level in levels]  # [1, C, H*W] each
+        boxes = torch.cat([level.boxes for level in levels]).T[None]  # [1, 4, A]
+        matches = self._match(scores, boxes, priors, inside[None], objects_of([gt], boxes))
+        return owners(matches.anchors, matches.positive, len(inside))
 
     def _dense_level(self, level: int, outs: tuple[Tensor, ...], priors: Tensor) -> DenseLevel:
         scores, boxes = outs

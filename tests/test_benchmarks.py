@@ -1,0 +1,121 @@
+"""The benchmarks at tiny sizes: outputs agree, files are written. No time is judged."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import __main__ as program
+from benchmarks.inputs import grids, predictions
+from benchmarks.measure import peak_memory
+from benchmarks.report import BEGIN, END, merge, put_table, table
+from benchmarks.suite import Pair
+
+REPOSITORY = Path(__file__).parents[1]
+SIZE = (96, 160)
+
+
+@pytest.fixture
+def page(tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text(f"# Before\n\n{BEGIN}old\n{END}\nafter\n")
+    return path
+
+
+def test_all_benchmarks_compare_outputs_and_write_results_and_table(tmp_path, page):
+    results = tmp_path / "results.json"
+    program.main(["--size", "tiny", "--seconds", "0", "--results", str(results), "--page", str(page)])
+    found = json.loads(results.read_text())
+    names = [result["name"] for result in found]
+    assert len(set(names)) == len(names)
+    for prefix in ("loss/aligned/", "loss/warm-up/", "targets/", "t_head"):
+        assert any(name.startswith(prefix) for name in names)
+    for result in found:
+        ours, peer = result["ours"], result["peer"]
+        assert 0 < ours["fastest_s"] <= ours["median_s"] <= ours["slowest_s"]
+        assert (peer is None) == (result["ratio"] is None) == (result["skipped"] is not None)
+        if peer is not None:
+            assert result["ratio"] == pytest.approx(peer["median_s"] / ours["median_s"])
+        assert result["floor_s"] > 0
+        assert result["machine"]["threads"] == torch.get_num_threads()
+    assert all(result["peer"] for result in found if "mmdet" in result["peer_name"])
+    text = page.read_text()
+    assert text == f"# Before\n\n{BEGIN}\n{table(found)}{END}\nafter\n"
+    assert all(result["title"] in text for result in found)
+
+
+def test_a_peer_that_is_not_installed_is_left_out_with_the_reason(tmp_path, page, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ultralytics.utils.tal", None)
+    monkeypatch.setitem(sys.modules, "ultralytics", None)
+    results = tmp_path / "results.json"
+    arguments = ["--size", "tiny", "--seconds", "0", "--only", "targets/"]
+    program.main([*arguments, "--results", str(results), "--page", str(page)])
+    found = json.loads(results.read_text())
+    assert found
+    assert all(result["skipped"] == "not installed" and result["peer"] is None for result in found)
+    assert "Ultralytics TaskAlignedAssigner: not installed" in page.read_text()
+
+
+def test_outputs_that_differ_are_not_timed(monkeypatch):
+    timed = []
+
+    def compare(ours, peer):
+        assert ours == peer
+
+    pair = Pair(lambda: timed.append("ours"), lambda: 1, compare, bytes=1)
+    benchmark = next(iter(program.suite(**program.SIZES["tiny"])))._replace(build=lambda device: pair)
+    with pytest.raises(AssertionError):
+        program.measure(benchmark, 0, (1.0, 1.0), torch.device("cpu"))
+    assert timed == ["ours"]
+
+
+def test_results_of_other_benchmarks_and_devices_are_kept(tmp_path):
+    path = tmp_path / "results.json"
+
+    def result(name, device, value):
+        return {"name": name, "machine": {"device": device}, "value": value}
+
+    merge(path, [result("a", "CPU", 1), result("b", "CPU", 2), result("a", "card", 3)])
+    merge(path, [result("a", "CPU", 4)])
+    found = json.loads(path.read_text())
+    assert sorted((r["name"], r["machine"]["device"], r["value"]) for r in found) == [
+        ("a", "CPU", 4),
+        ("a", "card", 3),
+        ("b", "CPU", 2),
+    ]
+
+
+def test_a_page_without_marks_is_refused(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Performance\n")
+    with pytest.raises(ValueError, match=r"page\.md needs the lines"):
+        put_table(page, [])
+
+
+def test_the_page_shows_the_results_that_are_kept():
+    kept = json.loads((REPOSITORY / "benchmarks/results.json").read_text())
+    text = (REPOSITORY / "docs/performance.md").read_text()
+    assert text.split(BEGIN)[1].split(END)[0] == f"\n{table(kept)}"
+
+
+def test_inputs_are_like_those_of_a_trained_head():
+    device = torch.device("cpu")
+    found, again = (predictions(2, 20, SIZE, device) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(found.scores, again.scores, strict=True))
+    scores = torch.cat([level.flatten() for level in found.scores])
+    assert scores.min() > 0
+    assert 0 < (scores > 0.05).float().mean() < 0.05
+    assert [len(gt.labels) for gt in found.gts] == [20, 20]
+    for gt in found.gts:
+        assert (gt.bboxes[:, 2:] > gt.bboxes[:, :2]).all()
+        assert (gt.bboxes[:, 2:] <= torch.tensor(SIZE[::-1]) + 1e-3).all()
+    assert [tuple(level.shape[2:]) for level in found.boxes] == grids(SIZE)
+    assert all((level[:, 2:] > level[:, :2]).all() for level in found.boxes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is known on Linux alone")
+def test_peak_memory_is_that_of_the_call():
+    found = peak_memory(lambda: torch.ones(25_000_000).sum(), torch.device("cpu"))
+    assert found == pytest.approx(100, rel=0.1)

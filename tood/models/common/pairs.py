@@ -1,0 +1,64 @@
+"""Objects against anchors, row by row: each object has a row of anchors, and few rows exist at a time."""
+
+import torch
+from torch import Tensor
+
+# Pairs of object and anchor that exist at a time. On a CPU fewer take more calls, and more leave the cache.
+PAIRS_AT_ONCE = {"cpu": 2**19}
+PAIRS_AT_ONCE_ELSEWHERE = 2**24
+
+
+def objects_at_once(anchors: int, device: torch.device) -> int:
+    """How many objects to compare with all anchors at a time, at least one."""
+    return max(1, PAIRS_AT_ONCE.get(device.type, PAIRS_AT_ONCE_ELSEWHERE) // max(1, anchors))
+
+
+def box_rows_iou(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+    """IoU of each object with a row of boxes, to the last bit that of mmdet's `bbox_overlaps`.
+
+    Args:
+        boxes: [K, 4, A], corner by corner; or [1, 4, A], the same for all.
+        gt_boxes: [K, 4].
+
+    Returns:
+        [K, A]
+    """
+    x1, y1, x2, y2 = boxes.unbind(1)  # [K, A] each
+    left, top, right, bottom = gt_boxes[..., None].unbind(1)  # [K, 1] each
+    width = (torch.minimum(x2, right) - torch.maximum(x1, left)).clamp_(min=0)
+    height = (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp_(min=0)
+    overlap = width.mul_(height)
+    union = ((x2 - x1) * (y2 - y1) + (right - left) * (bottom - top)).sub_(overlap)
+    return overlap.div_(union.clamp_(min=1e-6))
+
+
+def without_conflicts(anchors: Tensor, wanted: Tensor, preference: Tensor, number: int) -> Tensor:
+    """Which wishes come true, if an anchor goes to the object of highest preference, the first of equals.
+
+    Args:
+        anchors: [G, m] in 0..number-1.
+        wanted: [G, m] whether the object wants the anchor.
+        preference: [G, m].
+        number: of anchors.
+    """
+    slot = torch.where(wanted, anchors, number)  # one slot more, for all that is not wanted
+    highest = preference.new_full((number + 1,), -torch.inf)
+    highest.scatter_reduce_(0, slot.flatten(), preference.flatten(), "amax")
+    wanted = wanted & (preference == highest[anchors])
+    owner = owners(anchors, wanted, number)
+    return wanted & (owner[anchors] == torch.arange(len(anchors), device=anchors.device)[:, None])
+
+
+def owners(anchors: Tensor, positive: Tensor, number: int) -> Tensor:
+    """The first object of which an anchor is a positive: [number] int64, -1 for none.
+
+    Args:
+        anchors: [G, m] in 0..number-1.
+        positive: [G, m].
+        number: of anchors.
+    """
+    G = len(anchors)
+    slot = torch.where(positive, anchors, number)  # [G, m]
+    index = torch.arange(G, device=anchors.device)[:, None].expand_as(anchors)
+    first = anchors.new_full((number + 1,), G).scatter_reduce_(0, slot.flatten(), index.flatten(), "amin")
+    return torch.where(first == G, -1, first)[:number]
