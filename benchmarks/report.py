@@ -83,7 +83,7 @@ def _time(measured: dict[str, Any] | None) -> str:
 
 
 def _memory(measured: dict[str, Any] | None) -> str:
-    return f"{measured['peak_mb']:.0f} MB" if measured and measured["peak_mb"] is not None else NOTHING
+    return f"{round(measured['peak_mb'])} MB" if measured and measured["peak_mb"] is not None else NOTHING
 
 
 def put_table(page: Path, results: list[dict[str, Any]]) -> None:
