@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--size", choices=SIZES, default="full", help="of images and batches")
     parser.add_argument(
-        "--seconds", type=float, default=20, help="for each benchmark, after which no repeat begins"
+        "--seconds", type=float, default=10, help="for each benchmark, after which no repeat begins"
     )
     parser.add_argument("--results", type=Path, default=FOLDER / "results.json")
     parser.add_argument(
