@@ -1,6 +1,7 @@
 """A table from downloads: files of a server on this machine, through the whole workflow."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -39,7 +40,9 @@ def downloads(new_workspace, photographs, tmp_path_factory):
     declared.append({"run": "tood_ab", "file": "TOOD_ab.pth", "origin": "authors", "drive": "1G3W"})
     (workspace.path / "mine.yaml").write_text(yaml.safe_dump({"files": declared}))
     options = ("scale=paper", "weights=released", "released=mine.yaml", "name=downloads", "val_images=2")
-    options = (*options, f"data_root={photographs}", "device=cpu")
+    images = shutil.copytree(photographs, tmp_path_factory.mktemp("images") / "coco")
+    (images / "annotations/image_info_test-dev2017.json").unlink()  # so that something is to be fetched
+    options = (*options, f"data_root={images}", "device=cpu")
     with serving() as server:
         server.files = served
         server.cuts = {path: [1_000_000] for path in served}
