@@ -18,12 +18,15 @@ all: $(INSTALLED)
 
 env: $(INSTALLED)
 
-test: lint
-	@pytest -n 2
+# One thread per worker: with two each, two workers on two cores wait for each other. `worksteal` gives a worker
+# whole modules, so that what the tests of a module share is made once.
+PYTEST := OMP_NUM_THREADS=1 pytest -n 2 --dist worksteal
 
-# One thread per worker: with two each, two workers on two cores wait for each other.
+test: lint
+	@$(PYTEST)
+
 test-slow: $(INSTALLED)
-	@OMP_NUM_THREADS=1 pytest -m slow -n 2
+	@$(PYTEST) -m slow
 
 # Against others' code: benchmarks/results.json and docs/performance.md
 bench: $(INSTALLED)
