@@ -5,13 +5,19 @@ import torch
 from tood.analysis.alignment import (
     AlignmentOptions,
     InstanceAlignment,
-    instance_alignment,
     instance_pools,
     summarise,
 )
+from tood.analysis.alignment import instance_alignment as all_readings
 
 DEFAULT = AlignmentOptions()
 SQUARE = torch.tensor([[0.0, 0.0, 100.0, 100.0]])
+
+
+def instance_alignment(*image):
+    """Of one image under one reading, which comes last."""
+    *tensors, options = image
+    return all_readings(*tensors, {"": options})[""]
 
 
 def boxes_with_iou(ious: list[float]) -> torch.Tensor:

@@ -5,6 +5,7 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
+from helpers.coco_results import near_annotations, random_dataset
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -57,44 +58,6 @@ def reference(gt: dict, detections: list[dict], class_aware: bool = True) -> tup
     matched = np.concatenate([image["dtMatches"][0] for image in images]) > 0
     ignored = np.concatenate([image["dtIgnore"][0] for image in images]).astype(bool)
     return int((matched & ~ignored).sum()), int(ignored.sum()), len(matched)
-
-
-def random_dataset(seed: int, images: int = 30, crowded: bool = False) -> tuple[dict, list[dict]]:
-    """Annotations with crowds, and boxes around them, with ties of score and of IoU."""
-    rng = np.random.default_rng(seed)
-    annotations, detections = [], []
-    for image in range(1, images + 1):
-        corners = rng.integers(0, 40, (rng.integers(0, 9), 2))
-        sizes = rng.integers(4, 40, corners.shape)
-        boxes = np.hstack([corners, sizes])
-        for box in boxes:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image,
-                    "category_id": int(rng.integers(1, 4)),
-                    "bbox": box.tolist(),
-                    "area": int(box[2] * box[3]),
-                    "iscrowd": int(rng.random() < 0.2),
-                }
-            )
-        for _ in range(rng.integers(100, 400) if crowded else rng.integers(0, 60)):
-            base = boxes[rng.integers(len(boxes))] if len(boxes) else np.array([5, 5, 20, 20])
-            box = base + rng.integers(-4, 5, 4)
-            detections.append(
-                {
-                    "image_id": image,
-                    "category_id": int(rng.integers(1, 4)),
-                    "bbox": [*box[:2].tolist(), *np.maximum(box[2:], 1).tolist()],
-                    "score": round(float(rng.random()), 1),
-                }
-            )
-    gt = {
-        "images": [{"id": i} for i in range(1, images + 1)],
-        "categories": [{"id": i} for i in (1, 2, 3)],
-        "annotations": annotations,
-    }
-    return gt, detections
 
 
 def test_duplicate_is_redundant():
@@ -220,23 +183,7 @@ def test_more_boxes_never_lower_correct(seed):
 @pytest.mark.parametrize("split", ["val2017", "train2017"])
 def test_counts_equal_pycocotools_on_real_annotations(real_images, split):
     gt = json.loads((real_images / f"annotations/instances_{split}.json").read_text())
-    rng = np.random.default_rng(0)
-    categories = sorted({a["category_id"] for a in gt["annotations"]})
-    detections = []
-    for annotation in gt["annotations"]:
-        x, y, w, h = annotation["bbox"]
-        for _ in range(4):
-            dx, dy, dw, dh = rng.normal(0, 0.2, 4)
-            # Every tenth box is of another class.
-            category = annotation["category_id"] if rng.random() > 0.1 else rng.choice(categories)
-            detections.append(
-                {
-                    "image_id": annotation["image_id"],
-                    "category_id": int(category),
-                    "bbox": [x + dx * w, y + dy * h, w * np.exp(dw), h * np.exp(dh)],
-                    "score": float(rng.random()),
-                }
-            )
+    detections = near_annotations(gt)
     counts = count_boxes(gt, detections, DEFAULT)
     assert (counts["correct"], counts["ignored"], sum(counts.values())) == reference(gt, detections)
     assert min(counts.values()) > 0

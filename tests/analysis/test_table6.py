@@ -9,9 +9,10 @@ from helpers.initial_runs import draw_dataset, initial_run
 from tood.analysis import table6
 from tood.analysis.alignment import AlignmentOptions, instance_alignment, summarise
 from tood.evaluation.detection import dense_predictions, detect
-from tood.evaluation.trained_run import load_trained
+from tood.evaluation.evaluate import evaluate
+from tood.evaluation.trained_run import Trained, load_trained
 from tood.study.declarations import load_tables
-from tood.study.jobs import Execution
+from tood.study.jobs import AnalysisJob, Execution
 
 CPU, CPU_DEVICE = Execution(device="cpu"), torch.device("cpu")
 
@@ -39,6 +40,16 @@ DETECTIONS = [
 ]
 
 
+def statistics(trained: Trained, images: int) -> table6.Statistics:
+    """Of the first images."""
+    found = table6.Statistics(trained)
+    for image in dense_predictions(
+        trained.model, trained.dataset, device=CPU_DEVICE, label="", indices=range(images)
+    ):
+        found.add(*image)
+    return found
+
+
 def test_boxes_are_counted_on_the_evaluated_images_under_each_reading():
     unfiltered = [*DETECTIONS, box(1, 2, score=0.01), box(1, 100, score=0.01)]
     found = table6.count_readings(TRUTH, {"image_ids": [1], "detections": DETECTIONS}, unfiltered)
@@ -58,7 +69,7 @@ def test_boxes_are_counted_on_the_evaluated_images_under_each_reading():
 
 def test_the_alignment_is_that_of_each_image_under_each_reading(manifest):
     trained = load_trained(initial_run(manifest, "atss_af", images=5), CPU)
-    found = table6.measure(trained, "test", workers=0).alignment
+    found = statistics(trained, 5).alignment()
     assert list(found) == [*table6.ALIGNMENT_READINGS, "confidence=classification"]
     parts = {"default": [], "confidence=classification": [], "iou_floor=0.5": []}
     for sample, levels in dense_predictions(
@@ -70,7 +81,7 @@ def test_the_alignment_is_that_of_each_image_under_each_reading(manifest):
         for reading, ranked_by in zip(parts, ("confidence", "scores", "confidence"), strict=True):
             options = AlignmentOptions(iou_floor=0.5 if reading == "iou_floor=0.5" else 0.0)
             image = (cat[ranked_by], cat["boxes"], cat["points"], gt.bboxes.float(), gt.labels, options)
-            parts[reading].append(instance_alignment(*image))
+            parts[reading].append(instance_alignment(*image[:-1], {"": image[-1]})[""])
     for reading, images in parts.items():
         assert found[reading] == pytest.approx(summarise(images, AlignmentOptions()), nan_ok=True), reading
     # ATSS ranks by classification and centerness together.
@@ -80,7 +91,7 @@ def test_the_alignment_is_that_of_each_image_under_each_reading(manifest):
 def test_detections_without_threshold_are_those_of_the_detector_itself(manifest):
     """Its predictions with the changed test configuration, a hundred per image whatever their scores."""
     trained = load_trained(initial_run(manifest, "tood_af", images=3), CPU)
-    found = table6.measure(trained, "test", workers=0).unfiltered
+    found = statistics(trained, 3).unfiltered
     trained.model.bbox_head.test_cfg.update(table6.WITHOUT_THRESHOLD)
     expected, image_ids = detect(
         trained.model, trained.dataset, device=CPU_DEVICE, label="", batch_size=1, indices=range(3)
@@ -90,16 +101,27 @@ def test_detections_without_threshold_are_those_of_the_detector_itself(manifest)
     assert {detection["image_id"] for detection in found} == set(image_ids)
 
 
-def test_the_table_has_the_default_reading_and_says_what_it_is_of(manifest, tmp_path):
-    job = initial_run(manifest, "tood_af", images=2, evaluation="how")
-    ids = [image["id"] for image in json.loads(load_trained(job, CPU).annotations.read_text())["images"]][:2]
-    (tmp_path / "detections.json").write_text(json.dumps({"image_ids": ids, "detections": []}))
-    table6.analyse(job, CPU, *(tmp_path / f"{name}.json" for name in ("detections", "alignment", "variants")))
-    metrics = json.loads((tmp_path / "alignment.json").read_text())
-    variants = json.loads((tmp_path / "variants.json").read_text())
-    assert metrics.pop("digests") == {"code": "tood_af", "evaluation": "how"}
+def test_one_pass_gives_what_the_evaluation_gives_and_the_table(manifest, tmp_path):
+    """In batches that the images fill unevenly; the table has the default reading, and says what it is of."""
+    measured = initial_run(manifest, "tood_af", images=5, batch_size=3, evaluation="how")
+    measured.settings["model"] = measured.settings["model"] | {"test_cfg": {"score_thr": 0.0}}
+    job = AnalysisJob(**measured.model_dump(), analysis="in which way")
+    names = ("detections", "ap", "alignment", "variants")
+    files = {name: tmp_path / f"{name}.json" for name in names}
+    table6.analyse(job, CPU, *files.values())
+    evaluate(measured, CPU, tmp_path / "apart.json", tmp_path / "apart_ap.json")
+    for name, apart in (("detections", "apart"), ("ap", "apart_ap")):
+        assert files[name].read_bytes() == (tmp_path / f"{apart}.json").read_bytes()
+
+    metrics, variants = (json.loads(files[name].read_text()) for name in ("alignment", "variants"))
+    assert metrics.pop("digests") == {"code": "tood_af", "evaluation": "in which way"}
     assert set(metrics) == {name for name in load_tables()["table6"].metrics if not name.startswith("AP")}
     before, after = (variants[key]["default"] for key in ("before NMS", "after NMS"))
     assert (metrics["PCC (top-50)"], metrics["IoU (top-10)"]) == (before["pcc"], before["iou"])
+    expected = statistics(load_trained(job, CPU), 5).alignment()
+    for reading, values in variants["before NMS"].items():  # convolutions of a batch round otherwise
+        assert values == pytest.approx(expected[reading], abs=1e-2, nan_ok=True), reading
+    found = sum(metrics[f"#{kind}"] for kind in ("Correct boxes", "Redundant boxes", "Error boxes"))
+    assert 0 < found <= len(json.loads(files["detections"].read_text())["detections"])
     for kind in ("correct", "redundant", "error"):
-        assert metrics[f"#{kind.capitalize()} boxes"] == after[kind] == 0
+        assert metrics[f"#{kind.capitalize()} boxes"] == after[kind]

@@ -875,6 +875,24 @@ def test_dense_predictions_and_objects_are_in_input_pixels(odd):
     assert ids == [31, 5, 44]
 
 
+def test_dense_predictions_do_not_depend_on_what_an_image_is_batched_with(odd):
+    """Larger images pad it; where nothing of the padding reaches an anchor, its prediction is the same."""
+    model = initialised(configured("tood_af", categories=ODD))
+    dataset = odd_dataset(odd, None, size=(160, 120))
+    alone, batched = (
+        list(dense_predictions(model, dataset, device=CPU, label="test", batch_size=size))
+        for size in (1, len(dataset))
+    )
+    shapes = {tuple(sample.pad_shape) for sample, _ in alone}
+    assert len(shapes) > 1
+    for (_, own), (sample, padded) in zip(alone, batched, strict=True):
+        assert [level.grid for level in padded] == [level.grid for level in own]
+        assert all(torch.equal(a.points, b.points) for a, b in zip(padded, own, strict=True))
+        if tuple(sample.pad_shape) == tuple(sample.batch_input_shape):
+            for a, b in zip(padded, own, strict=True):
+                torch.testing.assert_close(a.scores, b.scores, rtol=1e-4, atol=1e-6)
+
+
 def test_biases_of_offsets_have_no_rate_of_their_own():
     """As those of mmcv's deformable layers in mmengine; other biases have twice the rate and no decay."""
     model = nn.ModuleDict({"dcn": ModulatedDeformConv2d(2, 2, 3, bias=True), "conv": nn.Conv2d(2, 2, 1)})

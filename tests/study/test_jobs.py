@@ -20,8 +20,9 @@ PAPER = Plan({"scale": "paper", "runs": "tood_af,atss_af", "val_images": 6, "nam
     "described",
     [
         PAPER.training_job("tood_af", 3),
-        PAPER.measuring_job("atss_af", 0, AP),
-        Figure1Job(detectors={"TOOD": PAPER.measuring_job("tood_af", 1)}),
+        PAPER.measuring_job("atss_af", 0),
+        PAPER.analysis_job("atss_af", 0),
+        Figure1Job(detectors={"TOOD": PAPER.figure_job("tood_af", 1)}),
         Execution(device="cuda", threads=3, micro_batch=2, wait=False, checkpoint_minutes=0.5),
     ],
     ids=lambda described: type(described).__name__,
@@ -65,21 +66,21 @@ CHANGES = [{"device": "cpu"}, {"device": "cuda", "gpus": 4}, {"micro_batch": 1}]
 def test_how_it_is_computed_is_no_part_of_a_job(change):
     plan = Plan({"scale": "paper", **change})
     assert plan.training_job("tood_af", 0) == Plan({"scale": "paper"}).training_job("tood_af", 0)
-    for result in (AP, ALIGNMENT, None):
-        jobs = [p.measuring_job("tood_af", 0, result) for p in (plan, Plan({"scale": "paper"}))]
-        assert jobs[0] == jobs[1]
+    other = Plan({"scale": "paper"})
+    for kind in ("measuring_job", "analysis_job", "figure_job"):
+        assert getattr(plan, kind)("tood_af", 0) == getattr(other, kind)("tood_af", 0)
 
 
 def test_a_measuring_job_is_of_one_trained_model():
-    job = PAPER.measuring_job("tood_af", 1, ALIGNMENT)
+    job = PAPER.analysis_job("tood_af", 1)
     assert job.model == StudyPaths("x").run("tood_af", 1).model
     assert (job.images, job.batch_size) == (6, 1)
-    assert job.evaluation == evaluation_digest(ALIGNMENT, 6)
+    assert (job.evaluation, job.analysis) == (evaluation_digest(AP, 6), evaluation_digest(ALIGNMENT, 6))
     smoke = Plan({})
-    batched, figure = smoke.measuring_job("tood_af", 0, AP), smoke.measuring_job("tood_af", 0)
+    batched, figure = smoke.measuring_job("tood_af", 0), smoke.figure_job("tood_af", 0)
     assert batched.batch_size == smoke.scale.test_batch_size > 1
     assert (figure.batch_size, figure.evaluation) == (1, "")
-    assert isinstance(batched, MeasuringJob)
+    assert type(batched) is type(figure) is MeasuringJob
 
 
 def test_an_execution_is_as_the_scale_and_the_call_say():

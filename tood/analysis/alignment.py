@@ -7,13 +7,14 @@ level competes, without score threshold, and an anchor belongs to the instance i
 The other readings are options, so that the table can be given under each of them.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
+from scipy.stats import pearsonr, rankdata
 from torch import Tensor
 from torchvision.ops import box_iou
 
@@ -76,18 +77,9 @@ def instance_pools(
         IoU of every instance and box [G, A], and membership, boolean [G, A]. Of instances that an
         anchor's box overlaps equally, the first owns it.
     """
-    # A pair without any area has no IoU; nan would win every argmax below.
-    ious = box_iou(gt_boxes, boxes).nan_to_num()  # [G, A]
-    pools = ious >= 0.5 if options.iou_floor == 0.5 else ious > options.iou_floor  # [G, A]
-    if options.ownership == "iou":
-        for label in gt_labels.unique():
-            rivals = (gt_labels == label).nonzero().squeeze(1)  # [R]
-            owner = ious[rivals].argmax(dim=0)  # [A]
-            pools[rivals] &= owner == torch.arange(len(rivals), device=owner.device)[:, None]
-    elif options.ownership == "centre":
-        corners = gt_boxes[:, None]  # [G, 1, 4]
-        pools &= ((points > corners[..., :2]) & (points < corners[..., 2:])).all(dim=2)
-    return ious, pools
+    ious = _ious(gt_boxes, boxes)
+    rights = _rights(ious, points, gt_boxes, gt_labels, options.ownership)
+    return ious, rights & _overlapping(ious, options.iou_floor)
 
 
 def instance_alignment(
@@ -96,9 +88,9 @@ def instance_alignment(
     points: Tensor,
     gt_boxes: Tensor,
     gt_labels: Tensor,
-    options: AlignmentOptions,
-) -> InstanceAlignment:
-    """Measure every instance of one image (Table 6, columns PCC and IoU).
+    readings: Mapping[str, AlignmentOptions],
+) -> dict[str, InstanceAlignment]:
+    """Measure every instance of one image (Table 6, columns PCC and IoU) under each reading.
 
     An instance's anchors are ranked by confidence in its class, equal ones by anchor index. PCC is
     Pearson's correlation of the ranks of confidence and of IoU over the first `top_pcc` (ties share
@@ -110,27 +102,38 @@ def instance_alignment(
         points: [A, 2] anchor centres (x, y), pixels.
         gt_boxes: [G, 4] instances without crowds, pixels; G may be 0.
         gt_labels: [G] integer columns of `confidence`.
-        options: the reading of the paper.
+        readings: of the paper, by name; what they share is computed once.
 
     Raises:
         IndexError: a label is no column of `confidence`.
     """
-    if not options.class_aware:
-        confidence = confidence.amax(dim=1, keepdim=True)  # [A, 1]
-        gt_labels = torch.zeros_like(gt_labels)
-    ious, pools = instance_pools(boxes, points, gt_boxes, gt_labels, options)
-    pcc = np.full(len(gt_boxes), np.nan)
-    iou = np.full(len(gt_boxes), np.nan)
-    for g, label in enumerate(gt_labels.tolist()):
-        pool = pools[g].nonzero().squeeze(1)  # [P]
-        scores = confidence[pool, label]  # [P]
-        top = _most_confident(scores, max(options.top_pcc, options.top_iou))
-        s = scores[top].double().cpu().numpy()
-        u = ious[g, pool[top]].double().cpu().numpy()
-        pcc[g] = _pearson(s[: options.top_pcc], u[: options.top_pcc], options.correlation)
-        if len(u):
-            iou[g] = u[: options.top_iou].mean()
-    return InstanceAlignment(pcc, iou, pools.sum(dim=1).cpu().numpy())
+    ious = _ious(gt_boxes, boxes)
+
+    @functools.cache
+    def ranks_by(class_aware: bool) -> tuple[Tensor, Tensor]:
+        """[G, A] confidence in each instance's class, and [G] which instances compete."""
+        if class_aware:
+            return confidence[:, gt_labels].T, gt_labels
+        return confidence.amax(dim=1).expand(len(gt_boxes), -1), torch.zeros_like(gt_labels)
+
+    @functools.cache
+    def rights(ownership: str, class_aware: bool) -> Tensor:
+        return _rights(ious, points, gt_boxes, ranks_by(class_aware)[1], ownership)
+
+    @functools.cache
+    def ranked(options: AlignmentOptions) -> _Ranked:
+        pools = rights(options.ownership, options.class_aware) & _overlapping(ious, options.iou_floor)
+        own, _ = ranks_by(options.class_aware)
+        return _most_confident(own, ious, pools, max(options.top_pcc, options.top_iou))
+
+    found = {}
+    for name, options in readings.items():
+        # The other two fields do not decide which anchors are ranked.
+        best = ranked(replace(options, correlation="rank", empty_pools="zero"))
+        found[name] = InstanceAlignment(
+            _correlation(best, options), _mean_iou(best, options.top_iou), best.pool_size
+        )
+    return found
 
 
 def summarise(images: Sequence[InstanceAlignment], options: AlignmentOptions) -> dict[str, float]:
@@ -157,23 +160,85 @@ def summarise(images: Sequence[InstanceAlignment], options: AlignmentOptions) ->
     }
 
 
-def _most_confident(scores: Tensor, k: int) -> Tensor:
-    """Indices [min(k, P)] of the highest of [P] scores, falling, equal ones by index."""
-    candidates = torch.arange(len(scores), device=scores.device)
-    if len(scores) > k:
+class _Ranked(NamedTuple):
+    """The most confident anchors of each of G instances, falling; nan behind the last of a small pool."""
+
+    scores: np.ndarray  # [G, K]
+    ious: np.ndarray  # [G, K]
+    pool_size: np.ndarray  # [G]
+
+
+def _ious(gt_boxes: Tensor, boxes: Tensor) -> Tensor:
+    # A pair without any area has no IoU; nan would win every argmax.
+    return box_iou(gt_boxes, boxes).nan_to_num()  # [G, A]
+
+
+def _overlapping(ious: Tensor, floor: float) -> Tensor:
+    return ious >= floor if floor == 0.5 else ious > floor  # [G, A]
+
+
+def _rights(ious: Tensor, points: Tensor, gt_boxes: Tensor, gt_labels: Tensor, ownership: str) -> Tensor:
+    """Which anchors an instance may have, boolean [G, A], however small their overlap."""
+    if ownership == "centre":
+        corners = gt_boxes[:, None]  # [G, 1, 4]
+        return ((points > corners[..., :2]) & (points < corners[..., 2:])).all(dim=2)  # [G, A]
+    rights = torch.ones_like(ious, dtype=torch.bool)
+    if ownership == "iou":
+        for label in gt_labels.unique():
+            rivals = (gt_labels == label).nonzero().squeeze(1)  # [R]
+            if len(rivals) > 1:
+                best = ious[rivals] == ious[rivals].amax(dim=0)  # [R, A]
+                first = best.cumsum(dim=0, dtype=torch.int32) == 1  # of equal ones
+                rights[rivals] = best & first
+    return rights
+
+
+def _most_confident(confidence: Tensor, ious: Tensor, pools: Tensor, k: int) -> _Ranked:
+    """The first k anchors of each pool by falling confidence, equal ones by index.
+
+    Args:
+        confidence: [G, A] of each anchor in each instance's class.
+        ious: [G, A].
+        pools: [G, A], boolean.
+        k: number of anchors.
+    """
+    pool_size = pools.sum(dim=1).cpu().numpy()
+    scores, overlaps = (np.full((len(pools), k), np.nan) for _ in range(2))
+    if pools.any():
+        within = confidence.where(pools, -torch.inf)  # [G, A]
         # topk alone may return any of several equal scores; its last value only bounds the sort.
-        candidates = candidates[scores >= scores.topk(k).values[-1]]
-    order = scores[candidates].sort(descending=True, stable=True).indices[:k]
-    return candidates[order]
+        least = within.topk(min(k, within.shape[1])).values[:, -1:]  # [G, 1]
+        instance, anchor = (pools & (within >= least)).nonzero(as_tuple=True)
+        s, u = (values[instance, anchor].double().cpu().numpy() for values in (confidence, ious))
+        row = instance.cpu().numpy()
+        order = np.lexsort((-s, row))  # stable, and anchors are in order
+        s, u, row = s[order], u[order], row[order]
+        place = np.arange(len(row)) - np.searchsorted(row, row)  # within the instance
+        kept = place < k
+        scores[row[kept], place[kept]], overlaps[row[kept], place[kept]] = s[kept], u[kept]
+    return _Ranked(scores, overlaps, pool_size)
 
 
-def _pearson(x: np.ndarray, y: np.ndarray, correlation: str) -> float:
-    """Correlate two vectors; nan where it is undefined."""
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return np.nan
-    if correlation == "rank":
-        x, y = rankdata(x), rankdata(y)
-    return np.corrcoef(x, y)[0, 1]
+def _correlation(best: _Ranked, options: AlignmentOptions) -> np.ndarray:
+    """[G] Pearson's correlation of scores and IoUs; nan where it is undefined."""
+    found = np.full(len(best.scores), np.nan)
+    sizes = np.minimum(best.pool_size, options.top_pcc)
+    for size in np.unique(sizes[sizes > 1]):  # most have the largest
+        rows = np.flatnonzero(sizes == size)
+        x, y = best.scores[rows, :size], best.ious[rows, :size]
+        varied = (np.ptp(x, axis=1) > 0) & (np.ptp(y, axis=1) > 0)
+        x, y = x[varied], y[varied]
+        if options.correlation == "rank":
+            x, y = rankdata(x, axis=1), rankdata(y, axis=1)
+        found[rows[varied]] = pearsonr(x, y, axis=1).statistic
+    return found
+
+
+def _mean_iou(best: _Ranked, top: int) -> np.ndarray:
+    """[G] mean IoU of the first anchors; nan where there is none."""
+    ious = best.ious[:, :top]
+    count = np.minimum(best.pool_size, top)
+    return np.divide(np.nansum(ious, axis=1), count, out=np.full(len(ious), np.nan), where=count > 0)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -2,17 +2,20 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from mmdet.structures import DetDataSample
 
 from tood.analysis.alignment import AlignmentOptions, InstanceAlignment, instance_alignment, summarise
 from tood.analysis.box_counts import CountOptions, count_boxes
-from tood.evaluation.detection import coco_results, dense_predictions
+from tood.evaluation.detection import coco_results
+from tood.evaluation.evaluate import evaluate_trained
 from tood.evaluation.trained_run import Trained, load_trained
+from tood.models.common.dense_level import DenseLevel
 from tood.models.common.dense_prediction import select_detections
 from tood.runtime.files import read_json, write_json
-from tood.study.jobs import Execution, MeasuringJob
+from tood.study.jobs import AnalysisJob, Execution
 from tood.study.provenance import measured_digests
 
 # The default reading of the paper's definitions, then one change at a time.
@@ -36,20 +39,65 @@ COUNT_READINGS: dict[str, dict[str, Any]] = {
 WITHOUT_THRESHOLD = {"score_thr": 0.0, "nms_pre_by": "pair"}
 
 
-class Measured(NamedTuple):
-    """What one pass over the images gives."""
+class Statistics:
+    """What one pass over the images gives, image by image.
 
-    alignment: dict[str, dict[str, float]]  # by reading, what `summarise` gives
-    unfiltered: list[dict]  # detections without score threshold, as COCO results
+    PCC and IoU are under each reading, and by classification score alone, without centerness.
+
+    Args:
+        trained: the detector and its images.
+    """
+
+    BY_SCORE = "confidence=classification"
+
+    def __init__(self, trained: Trained) -> None:
+        self.unfiltered: list[dict] = []  # detections without score threshold, as COCO results
+        self._category_ids = trained.dataset.cat_ids
+        self._test_cfg = {**trained.model.bbox_head.test_cfg, **WITHOUT_THRESHOLD}
+        self._options = {
+            name: replace(AlignmentOptions(), **change) for name, change in ALIGNMENT_READINGS.items()
+        }
+        self._found: dict[str, list[InstanceAlignment]] = {
+            name: [] for name in [*self._options, self.BY_SCORE]
+        }
+
+    def add(self, sample: DetDataSample, levels: list[DenseLevel]) -> None:
+        """Take one image; an `Observer` of the pass."""
+        confidence, boxes, points = (
+            torch.cat([getattr(level, name) for level in levels]).cpu()
+            for name in ("confidence", "boxes", "points")
+        )  # [A, C], [A, 4], [A, 2]
+        objects = sample.gt_instances.cpu()
+        image = boxes, points, objects.bboxes.to(boxes), objects.labels
+        aligned = instance_alignment(confidence, *image, self._options)
+        if all(level.confidence is level.scores for level in levels):
+            aligned[self.BY_SCORE] = aligned["default"]
+        else:
+            scores = torch.cat([level.scores for level in levels]).cpu()  # [A, C]
+            aligned |= instance_alignment(scores, *image, {self.BY_SCORE: self._options["default"]})
+        for name, instances in aligned.items():
+            self._found[name].append(instances)
+        detections = select_detections(levels, sample.metainfo, self._test_cfg, rescale=True)
+        self.unfiltered += coco_results(sample.img_id, detections, self._category_ids)
+
+    def alignment(self) -> dict[str, dict[str, float]]:
+        """What `summarise` gives under each reading."""
+        default = self._options["default"]
+        return {
+            name: summarise(images, self._options.get(name, default)) for name, images in self._found.items()
+        }
 
 
-def analyse(job: MeasuringJob, execution: Execution, detections: Path, output: Path, variants: Path) -> None:
-    """Measure the columns of Table 6, and the same under other readings of the paper's definitions.
+def analyse(
+    job: AnalysisJob, execution: Execution, detections: Path, ap: Path, output: Path, variants: Path
+) -> None:
+    """Evaluate, and in the same pass measure Table 6, and the same under other readings of its definitions.
 
     Args:
         job: what is measured.
         execution: how it is computed.
-        detections: as `tood.evaluation.evaluate` wrote them.
+        detections: written, as by `tood.evaluation.evaluate`.
+        ap: written, as by `tood.evaluation.evaluate`.
         output: written; the columns of the table, and `digests`.
         variants: written; every reading of what holds before NMS and after.
 
@@ -57,8 +105,10 @@ def analyse(job: MeasuringJob, execution: Execution, detections: Path, output: P
         RuntimeError: as `load_trained`.
     """
     trained = load_trained(job, execution)
-    before, unfiltered = measure(trained, f"analyse {job.run}", execution.workers)
-    after = count_readings(read_json(trained.annotations), read_json(detections), unfiltered)
+    statistics = Statistics(trained)
+    evaluated = evaluate_trained(trained, job, execution, detections, ap, statistics.add)
+    before = statistics.alignment()
+    after = count_readings(read_json(trained.annotations), evaluated, statistics.unfiltered)
     write_json(
         output,
         {
@@ -67,51 +117,10 @@ def analyse(job: MeasuringJob, execution: Execution, detections: Path, output: P
             "#Correct boxes": after["default"]["correct"],
             "#Redundant boxes": after["default"]["redundant"],
             "#Error boxes": after["default"]["error"],
-            "digests": measured_digests(job.model, job.evaluation),
+            "digests": measured_digests(job.model, job.analysis),
         },
     )
     write_json(variants, {"before NMS": before, "after NMS": after})
-
-
-def measure(trained: Trained, label: str, workers: int) -> Measured:
-    """PCC and IoU under each reading, and by classification score alone (no centerness); detections.
-
-    Args:
-        trained: the detector and its images.
-        label: shown with the progress.
-        workers: processes that load images.
-    """
-    options = {name: replace(AlignmentOptions(), **change) for name, change in ALIGNMENT_READINGS.items()}
-    by_score = "confidence=classification"
-    found: dict[str, list[InstanceAlignment]] = {name: [] for name in [*options, by_score]}
-    unfiltered = []
-    cfg = {**trained.model.bbox_head.test_cfg, **WITHOUT_THRESHOLD}
-    for sample, levels in dense_predictions(
-        trained.model,
-        trained.dataset,
-        device=trained.device,
-        label=label,
-        workers=workers,
-        indices=trained.indices,
-    ):
-        confidence, scores, boxes, points = (
-            torch.cat(parts).cpu()
-            for parts in zip(
-                *((level.confidence, level.scores, level.boxes, level.points) for level in levels),
-                strict=True,
-            )
-        )  # [A, C], [A, C], [A, 4], [A, 2]
-        objects = sample.gt_instances.cpu()
-        gt = objects.bboxes.to(boxes), objects.labels
-        for name, option in options.items():
-            found[name].append(instance_alignment(confidence, boxes, points, *gt, option))
-        found[by_score].append(instance_alignment(scores, boxes, points, *gt, options["default"]))
-        detections = select_detections(levels, sample.metainfo, cfg, rescale=True)
-        unfiltered += coco_results(sample.img_id, detections, trained.dataset.cat_ids)
-    alignment = {
-        name: summarise(parts, options.get(name, options["default"])) for name, parts in found.items()
-    }
-    return Measured(alignment, unfiltered)
 
 
 def count_readings(truth: dict, evaluated: dict, unfiltered: list[dict]) -> dict[str, dict[str, int]]:

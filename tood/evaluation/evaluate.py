@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from tood.evaluation.detection import coco_ap, detect
-from tood.evaluation.trained_run import load_trained
+from tood.evaluation.detection import Observer, coco_ap, detect
+from tood.evaluation.trained_run import Trained, load_trained
 from tood.runtime.files import write_json
 from tood.study.jobs import Execution, MeasuringJob
 from tood.study.provenance import measured_digests
@@ -21,7 +21,18 @@ def evaluate(job: MeasuringJob, execution: Execution, detections: Path, output: 
     Raises:
         RuntimeError: as `load_trained`.
     """
-    trained = load_trained(job, execution)
+    evaluate_trained(load_trained(job, execution), job, execution, detections, output)
+
+
+def evaluate_trained(
+    trained: Trained,
+    job: MeasuringJob,
+    execution: Execution,
+    detections: Path,
+    output: Path,
+    observe: Observer | None = None,
+) -> dict:
+    """As `evaluate`, with an observer of the pass; returns what it wrote to `detections`."""
     found, image_ids = detect(
         trained.model,
         trained.dataset,
@@ -30,7 +41,10 @@ def evaluate(job: MeasuringJob, execution: Execution, detections: Path, output: 
         batch_size=job.batch_size,
         workers=execution.workers,
         indices=trained.indices,
+        observe=observe,
     )
-    write_json(detections, {"image_ids": image_ids, "detections": found})
+    evaluated = {"image_ids": image_ids, "detections": found}
+    write_json(detections, evaluated)
     digests = measured_digests(job.model, job.evaluation)
     write_json(output, {**coco_ap(trained.annotations, found, image_ids), "digests": digests})
+    return evaluated

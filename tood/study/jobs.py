@@ -111,12 +111,18 @@ class MeasuringJob(Described):
     manifest: Path  # of the checked dataset
     images: Positive | None = None  # only the first validation images, this many; None: all
     batch_size: Positive = 1
-    evaluation: str = ""  # digest of how this is measured
+    evaluation: str = ""  # digest of how AP is measured
 
     @property
     def run(self) -> str:
         """Id of the run."""
         return self.settings["run"]["id"]
+
+
+class AnalysisJob(MeasuringJob):
+    """What decides a measurement that Table 6 is of, too."""
+
+    analysis: str = ""  # digest of how Table 6 is measured; `evaluation` is of AP
 
 
 class SubmissionJob(MeasuringJob):

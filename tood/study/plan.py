@@ -22,6 +22,7 @@ from tood.study.declarations import (
     select_runs,
 )
 from tood.study.jobs import (
+    AnalysisJob,
     Device,
     Execution,
     ImportJob,
@@ -201,25 +202,26 @@ class Plan:
         """How the training of a run is computed, on this many threads for each process."""
         return Execution.of(self.resources(run_id), self.device, threads)
 
-    def measuring_job(self, run_id: str, seed: int, result: str | None = None) -> MeasuringJob:
-        """What decides a measurement on a trained run.
-
-        Args:
-            run_id: of one of the study's runs.
-            seed: of its training.
-            result: name of the file that is written, `AP` or `ALIGNMENT` of `tood.study.paths`; None for a
-                figure, which carries no digests.
-        """
+    def measuring_job(self, run_id: str, seed: int) -> MeasuringJob:
+        """What decides the AP of a trained run."""
         paths = StudyPaths(self.name)
-        images = self.study.val_images
         return MeasuringJob(
             settings=self.settings(run_id),
             model=paths.run(run_id, seed).model,
             manifest=paths.manifest,
-            images=images,
-            batch_size=self.scale.test_batch_size if result == AP else 1,
-            evaluation="" if result is None else self._evaluations[result],
+            images=self.study.val_images,
+            batch_size=self.scale.test_batch_size,
+            evaluation=self._evaluations[AP],
         )
+
+    def analysis_job(self, run_id: str, seed: int) -> AnalysisJob:
+        """What decides the AP of a trained run and its columns of Table 6."""
+        measuring = self.measuring_job(run_id, seed).model_dump()
+        return AnalysisJob(**measuring, analysis=self._evaluations[ALIGNMENT])
+
+    def figure_job(self, run_id: str, seed: int) -> MeasuringJob:
+        """What decides a figure of a trained run; it carries no digest."""
+        return self.measuring_job(run_id, seed).model_copy(update={"batch_size": 1, "evaluation": ""})
 
     def measuring_execution(self, threads: int) -> Execution:
         """How a measurement is computed, on this many threads."""

@@ -27,7 +27,7 @@ from tood.study.paths import REPOSITORY
 
 PACKAGES = (
     *("torch", "torchvision", "onedl-mmcv", "onedl-mmdetection", "onedl-mmengine"),
-    *("numpy", "pycocotools", "snakemake"),
+    *("numpy", "pycocotools", "faster-coco-eval", "snakemake"),
 )
 
 

@@ -68,7 +68,7 @@ def figures(plan: Plan, tables: Mapping[str, Table]) -> dict[str, Sources]:
 def figure1_job(plan: Plan, sources: Sources) -> Figure1Job:
     """What decides Figure 1."""
     (seed,) = sources.seeds
-    return Figure1Job(detectors={name: plan.measuring_job(run, seed) for name, run in sources.runs.items()})
+    return Figure1Job(detectors={name: plan.figure_job(run, seed) for name, run in sources.runs.items()})
 
 
 def submitted_images(plan: Plan) -> str:
@@ -105,7 +105,7 @@ def submissions(plan: Plan, tables: Mapping[str, Table]) -> list[Path]:
 
 def submission_job(plan: Plan, run_id: str, seed: int) -> SubmissionJob:
     """What decides the submission of a run; all test images are in it, whatever `val_images` says."""
-    measuring = plan.measuring_job(run_id, seed, AP)  # whose detections come about in the same way
+    measuring = plan.measuring_job(run_id, seed)  # whose detections come about in the same way
     return SubmissionJob(**measuring.model_dump(exclude={"images"}), test=cast(Split, plan.scale.test))
 
 

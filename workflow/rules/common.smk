@@ -23,7 +23,7 @@ from tood.study import workflow as study
 from tood.study.code_digest import code_digest, import_closure, training_files
 from tood.study.declarations import ExperimentError, load_tables
 from tood.study.heartbeat import watch
-from tood.study.paths import ALIGNMENT, AP, COMPLEXITY, StudyPaths
+from tood.study.paths import COMPLEXITY, StudyPaths
 from tood.study.plan import Plan
 from tood.study.released import FOLDER as RELEASED
 
@@ -66,13 +66,6 @@ wildcard_constraints:
 def of_all_runs(pattern, runs=RUNS, seeds=PLAN.seeds):
     """The files of every run and seed."""
     return expand(pattern, run=runs, seed=seeds)
-
-
-def measuring(result):
-    """What decides a measurement, as JSON; a change of it measures again."""
-    return lambda wildcards: PLAN.measuring_job(
-        wildcards.run, int(wildcards.seed), result
-    ).argument()
 
 
 def submissions():

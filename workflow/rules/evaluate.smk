@@ -1,26 +1,64 @@
-"""Evaluate: COCO AP of each trained run.
+"""Evaluate: COCO AP of each trained run; for the runs of Table 6, in the same pass, their alignment.
 
 input   model.pth, MANIFEST
 output  detections.json (COCO results), ap.json
-steps   evaluate
+        of Table 6: alignment.json; alignment_variants.json with other readings of the paper's definitions
+steps   evaluate, or evaluate_and_analyse
 """
 
+ONLY_EVALUATED = [run for run in RUNS if run not in ANALYSED]
 
-rule evaluate:
-    input:
-        model=OF_RUN.model,
-        manifest=MANIFEST,
-    output:
-        detections=OF_RUN.detections,
-        ap=OF_RUN.ap,
-    log:
-        f"{PATHS.logs}/evaluate_{{run}}_seed{{seed}}.log",
-    threads: EVALUATION.threads
-    resources:
-        **MEASURING,
-    params:
-        job=measuring(AP),
-    shell:
-        f"{study.PYTHON} "
-        "workflow/scripts/evaluate.py --job {params.job:q} --execution {resources.execution:q} "
-        "--detections {output.detections} --output {output.ap} 2>&1 | tee {log}"
+
+if ONLY_EVALUATED:
+
+    rule evaluate:
+        input:
+            model=OF_RUN.model,
+            manifest=MANIFEST,
+        output:
+            detections=OF_RUN.detections,
+            ap=OF_RUN.ap,
+        log:
+            f"{PATHS.logs}/evaluate_{{run}}_seed{{seed}}.log",
+        wildcard_constraints:
+            run="|".join(ONLY_EVALUATED),
+        threads: EVALUATION.threads
+        resources:
+            **MEASURING,
+        params:
+            job=lambda wildcards: PLAN.measuring_job(
+                wildcards.run, int(wildcards.seed)
+            ).argument(),
+        shell:
+            f"{study.PYTHON} "
+            "workflow/scripts/evaluate.py --job {params.job:q} --execution {resources.execution:q} "
+            "--detections {output.detections} --output {output.ap} 2>&1 | tee {log}"
+
+
+if ANALYSED:
+
+    rule evaluate_and_analyse:
+        input:
+            model=OF_RUN.model,
+            manifest=MANIFEST,
+        output:
+            detections=OF_RUN.detections,
+            ap=OF_RUN.ap,
+            alignment=OF_RUN.alignment,
+            variants=OF_RUN.alignment_variants,
+        log:
+            f"{PATHS.logs}/evaluate_{{run}}_seed{{seed}}.log",
+        wildcard_constraints:
+            run="|".join(ANALYSED),
+        threads: EVALUATION.threads
+        resources:
+            **MEASURING,
+        params:
+            job=lambda wildcards: PLAN.analysis_job(
+                wildcards.run, int(wildcards.seed)
+            ).argument(),
+        shell:
+            f"{study.PYTHON} "
+            "workflow/scripts/evaluate_and_analyse.py --job {params.job:q} "
+            "--execution {resources.execution:q} --detections {output.detections} --ap {output.ap} "
+            "--output {output.alignment} --variants {output.variants} 2>&1 | tee {log}"

@@ -505,6 +505,25 @@ def test_candidates_by_location_keep_every_class_and_by_pair_do_not():
         select_candidates(level, 0.05, 2, "box")
 
 
+@pytest.mark.parametrize(
+    ("by", "thr_on"), [("pair", "score"), ("confident_pair", "score"), ("pair", "confidence")]
+)
+@pytest.mark.parametrize("score_thr", [0.0, 0.3])
+def test_candidates_are_the_first_of_all_pairs_in_a_stable_order(by, thr_on, score_thr):
+    scores = torch.rand(300, 7, generator=torch.Generator().manual_seed(0)).mul(20).round() / 20  # with ties
+    confidence = (scores.flip(0) * scores * 20).round() / 20
+    boxes = torch.arange(1200.0).view(300, 4)
+    level = DenseLevel(scores, confidence, boxes, boxes[:, :2], (1, 300), 8)
+    rank, passes = scores if by == "pair" else confidence, scores if thr_on == "score" else confidence
+    pairs = [(anchor, c) for anchor in range(300) for c in range(7) if passes[anchor, c] > score_thr]
+    for nms_pre in (1, 40, 299, 600):
+        assert len(pairs) > nms_pre
+        first = sorted(pairs, key=lambda pair: -rank[pair])[:nms_pre]
+        found_boxes, found, labels = select_candidates(level, score_thr, nms_pre, by, thr_on)
+        assert list(zip((found_boxes[:, 0] / 4).tolist(), labels.tolist(), strict=True)) == first
+        assert found.tolist() == [confidence[pair] for pair in first]
+
+
 def test_candidates_by_score_and_by_confidence():
     """Pairs (score, confidence) of one anchor each; the third has a score below the threshold alone."""
     scores = torch.tensor([[0.9], [0.6], [0.04], [0.5], [0.3]])

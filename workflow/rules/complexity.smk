@@ -1,0 +1,30 @@
+"""Complexity: Table 1, the size of the models.
+
+input   nothing but the configurations
+output  COMPLEXITY: parameters and FLOPs, always of the paper-sized models
+steps   complexity
+"""
+
+IMPLEMENTED = [run for run in PLAN.all_runs.values() if run.implemented]
+
+
+rule complexity:
+    output:
+        COMPLEXITY,
+    log:
+        "work/logs/complexity.log",
+    localrule: True
+    params:
+        code=code_digest(
+            [
+                *import_closure(["tood.analysis.complexity"], rooms=["analysis"]),
+                *(
+                    path
+                    for run in IMPLEMENTED
+                    for path in training_files(run.config, run.options)
+                ),
+            ]
+        ),
+        runs=[run.model_dump_json() for run in IMPLEMENTED],
+    shell:
+        "tood complexity --output {output} 2>&1 | tee {log}"
