@@ -10,13 +10,16 @@ from typing import Any
 import torch
 
 from benchmarks.measure import alternate, best_rates, machine
+from benchmarks.pair import Benchmark
 from benchmarks.report import merge, put_table
-from benchmarks.suite import Benchmark, suite
+from benchmarks.suite import suite
 
 FOLDER = Path(__file__).parent
 SIZES: dict[str, dict[str, Any]] = {
-    "full": dict(size=(800, 1344), batches={4: [7, 30, 100, 500], 16: [7, 30, 100]}, crowd=1000),
-    "tiny": dict(size=(96, 160), batches={2: [3, 20]}, crowd=40),
+    "full": dict(
+        size=(800, 1344), batches={4: [7, 30, 100, 500], 16: [7, 30, 100]}, crowd=1000, evaluated=5000
+    ),
+    "tiny": dict(size=(96, 160), batches={2: [3, 20]}, crowd=40, evaluated=20),
 }
 
 
@@ -39,6 +42,8 @@ def measure(benchmark: Benchmark, seconds: float, rates: tuple[float, float], de
         "peer": peer and peer._asdict(),
         "ratio": peer and peer.median_s / ours.median_s,
         "target": benchmark.target,
+        "images_per_second": pair.images / ours.median_s if pair.images else None,
+        "target_images_per_second": benchmark.images_per_second,
         "floor": benchmark.floor,
         "floor_s": pair.flops / rates[0] + pair.bytes / rates[1],
         "machine": machine(device),

@@ -61,8 +61,8 @@ def _row(result: dict[str, Any]) -> str:
         result["peer_name"] if peer else f"{result['peer_name']}: {result['skipped']}",
         _time(ours),
         _time(peer),
-        _number(result["ratio"], ".2f"),
-        _number(result["target"], "g"),
+        _numbers((result["ratio"], ".2f"), (result.get("images_per_second"), ".0f")),
+        _numbers((result["target"], "g"), (result.get("target_images_per_second"), "g")),
         _memory(ours),
         _memory(peer),
         f"{1000 * floor:.3g} ms",
@@ -71,8 +71,14 @@ def _row(result: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
-def _number(value: float | None, form: str) -> str:
-    return NOTHING if value is None else format(value, form)
+def _numbers(ratio: tuple[float | None, str], images_per_second: tuple[float | None, str]) -> str:
+    """A ratio, a rate or both, each with its form."""
+    shown = [
+        format(value, form) + unit
+        for (value, form), unit in ((ratio, ""), (images_per_second, " images/s"))
+        if value is not None
+    ]
+    return ", ".join(shown) or NOTHING
 
 
 def _time(measured: dict[str, Any] | None) -> str:

@@ -2,9 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
 
 import torch
 import torchvision
@@ -14,44 +13,26 @@ from mmengine import ConfigDict, MessageHub
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.evaluation import coco_ap, statistics
 from benchmarks.inputs import CLASSES, STRIDES, features, predictions
+from benchmarks.pair import FLOAT, Benchmark, Pair
 from tood.evaluation.released import convert
 from tood.heads import TOODHead
 
 WARM_UP_EPOCHS = 4
 CHANNELS = 256
-FLOAT = 4  # bytes
 
 
-class Pair(NamedTuple):
-    """Two functions that do the same, ready to run."""
-
-    ours: Callable[[], Any]
-    peer: Callable[[], Any] | None
-    compare: Callable[[Any, Any], None]  # what they return; raises AssertionError
-    flops: float = 0  # that are needed
-    bytes: float = 0  # that have to be read or written
-    skipped: str | None = None  # why there is no peer
-
-
-class Benchmark(NamedTuple):
-    """One line of the table."""
-
-    name: str
-    title: str
-    peer_name: str
-    target: float | None  # of the ratio peer / ours
-    floor: str  # what the least time is reckoned from
-    build: Callable[[torch.device], Pair]
-
-
-def suite(size: tuple[int, int], batches: dict[int, list[int]], crowd: int) -> Iterator[Benchmark]:
+def suite(
+    size: tuple[int, int], batches: dict[int, list[int]], crowd: int, evaluated: int
+) -> Iterator[Benchmark]:
     """All benchmarks.
 
     Args:
         size: height and width of the images.
         batches: for each number of images, the numbers of objects per image.
         crowd: objects per image whose memory alone is of interest.
+        evaluated: images whose AP is computed.
     """
     once = "scores read, gradient written"
     for phase, target in (("aligned", 3.0), ("warm-up", 2.0)):
@@ -90,6 +71,24 @@ def suite(size: tuple[int, int], batches: dict[int, list[int]], crowd: int) -> I
         1.3,
         "arithmetic at the rate of a matrix product",
         partial(_t_head, size),
+    )
+    yield Benchmark(
+        "statistics",
+        "PCC, IoU and boxes without threshold of Table 6 under all readings, 8 images of 7 objects",
+        "none",
+        None,
+        "scores read",
+        partial(statistics, size),
+        images_per_second=20,
+    )
+    yield Benchmark(
+        "coco_ap",
+        f"COCO AP of {evaluated} images with 100 detections each, files read",
+        "pycocotools",
+        None,
+        "none",
+        partial(coco_ap, evaluated),
+        images_per_second=500,
     )
 
 

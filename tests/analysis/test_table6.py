@@ -42,7 +42,7 @@ DETECTIONS = [
 
 def statistics(trained: Trained, images: int) -> table6.Statistics:
     """Of the first images."""
-    found = table6.Statistics(trained)
+    found = table6.Statistics(trained.model.bbox_head.test_cfg, trained.dataset.cat_ids)
     for image in dense_predictions(
         trained.model, trained.dataset, device=CPU_DEVICE, label="", indices=range(images)
     ):

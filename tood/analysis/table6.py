@@ -1,5 +1,6 @@
 """Table 6: how well classification and localisation of a trained run agree, before NMS and after."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from tood.analysis.alignment import AlignmentOptions, InstanceAlignment, instanc
 from tood.analysis.box_counts import CountOptions, count_boxes
 from tood.evaluation.detection import coco_results
 from tood.evaluation.evaluate import evaluate_trained
-from tood.evaluation.trained_run import Trained, load_trained
+from tood.evaluation.trained_run import load_trained
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.dense_prediction import select_detections
 from tood.runtime.files import read_json, write_json
@@ -45,15 +46,16 @@ class Statistics:
     PCC and IoU are under each reading, and by classification score alone, without centerness.
 
     Args:
-        trained: the detector and its images.
+        test_cfg: of the detector, see `DensePredictionMixin`.
+        category_ids: of the images, by label.
     """
 
     BY_SCORE = "confidence=classification"
 
-    def __init__(self, trained: Trained) -> None:
+    def __init__(self, test_cfg: Mapping[str, Any], category_ids: Sequence[int]) -> None:
         self.unfiltered: list[dict] = []  # detections without score threshold, as COCO results
-        self._category_ids = trained.dataset.cat_ids
-        self._test_cfg = {**trained.model.bbox_head.test_cfg, **WITHOUT_THRESHOLD}
+        self._category_ids = category_ids
+        self._test_cfg = {**test_cfg, **WITHOUT_THRESHOLD}
         self._options = {
             name: replace(AlignmentOptions(), **change) for name, change in ALIGNMENT_READINGS.items()
         }
@@ -105,7 +107,7 @@ def analyse(
         RuntimeError: as `load_trained`.
     """
     trained = load_trained(job, execution)
-    statistics = Statistics(trained)
+    statistics = Statistics(trained.model.bbox_head.test_cfg, trained.dataset.cat_ids)
     evaluated = evaluate_trained(trained, job, execution, detections, ap, statistics.add)
     before = statistics.alignment()
     after = count_readings(read_json(trained.annotations), evaluated, statistics.unfiltered)

@@ -44,14 +44,14 @@ def select_candidates(
     if by == "location" and 0 < nms_pre < len(boxes):
         kept = confidence.amax(1).topk(nms_pre).indices
         scores, confidence, boxes = scores[kept], confidence[kept], boxes[kept]
-    passes = (scores if thr_on == "score" else confidence) > score_thr  # [H*W, C]
-    rank = scores if by == "pair" else confidence
-    too_many = by != "location" and 0 < nms_pre < passes.count_nonzero()
-    if too_many and nms_pre < len(boxes):
-        # So many anchors have a pair of at least this rank; without a threshold most pairs are below.
-        passes &= rank >= rank.where(passes, -torch.inf).amax(1).topk(nms_pre).values[-1]
+    limited, rank = scores if thr_on == "score" else confidence, scores if by == "pair" else confidence
+    passes = limited > score_thr  # [H*W, C]
+    if by != "location" and 0 < nms_pre < len(boxes):
+        # As many anchors have a pair of at least this rank; without a threshold most pairs are below.
+        best = (rank if rank is limited else rank.where(passes, -torch.inf)).amax(1)  # [H*W]
+        passes &= rank >= best.topk(nms_pre).values[-1]
     anchor, label = passes.nonzero(as_tuple=True)
-    if too_many:
+    if by != "location" and 0 < nms_pre <= len(anchor):
         kept = rank[anchor, label].sort(descending=True, stable=True).indices[:nms_pre]
         anchor, label = anchor[kept], label[kept]
     return boxes[anchor], confidence[anchor, label], label
