@@ -8,11 +8,13 @@ digest as it is.
 import ast
 import functools
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tood.study.paths import ALIGNMENT, AP, CONFIGS, PACKAGE
+
+T = TypeVar("T")
 
 # Each training depends on all of these rooms.
 TRAINING_ROOMS = ("engine", "data")
@@ -81,14 +83,15 @@ def import_closure(names: Iterable[str], rooms: Collection[str]) -> list[Path]:
     """
     registered = _registered()
     found: set[Path] = set()
-    waiting = list(names)
+    seen: set[str] = set()
+    waiting = {name for name in names if name.startswith(_OWN)}
     while waiting:
-        word = waiting.pop()
+        seen.add(word := waiting.pop())
         path = registered.get(word) or _module_file(word)
         if path is None or path in found or path.relative_to(PACKAGE).parts[0] not in rooms:
             continue
         found.add(path)
-        waiting += _read(path).words
+        waiting |= _read(path).own_words - seen
     return sorted(found)
 
 
@@ -99,10 +102,11 @@ def code_digest(paths: Iterable[Path]) -> str:
     """
     hashed = hashlib.sha256()
     for path in paths:
-        hashed.update(path.name.encode() + _meaning(path.read_text(encoding="utf-8")))
+        hashed.update(path.name.encode() + _unless_changed(_meaning, path))
     return hashed.hexdigest()[:12]
 
 
+_OWN = "tood."  # begins every name of a module or of a registered class of the package
 _ARITHMETIC = (ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.Constant)
 
 
@@ -134,13 +138,22 @@ class _Source:
             elif isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == ["_base_"]:
                 bases = ast.literal_eval(node.value)
                 self.bases += [bases] if isinstance(bases, str) else bases
-
-
-_parsed = functools.cache(_Source)  # many runs read the same files
+        self.own_words = {word for word in self.words if word.startswith(_OWN)}
 
 
 def _read(path: Path) -> _Source:
-    return _parsed(path.read_text(encoding="utf-8"))
+    return _unless_changed(_Source, path)
+
+
+def _unless_changed(function: Callable[[str], T], path: Path) -> T:
+    """What a function makes of a file's text; many runs read the same files."""
+    state = path.stat()
+    return _of_text(function, path, (state.st_mtime_ns, state.st_size))
+
+
+@functools.cache
+def _of_text(function: Callable[[str], Any], path: Path, state: tuple[int, int]) -> Any:
+    return function(path.read_text(encoding="utf-8"))
 
 
 def _config_words(config: Path) -> set[str]:
@@ -240,7 +253,6 @@ def _strings(value: Any) -> set[str]:
     return {text for entry in entries for text in _strings(entry)}
 
 
-@functools.cache  # many runs read the same files
 def _meaning(source: str) -> bytes:
     """Python source without its docstrings, comments, formatting, and annotations of functions."""
     tree = ast.parse(source)
