@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.evaluation import coco_ap, statistics
 from benchmarks.inputs import CLASSES, STRIDES, features, predictions
+from benchmarks.loader import loader
 from benchmarks.pair import FLOAT, Benchmark, Pair
 from tood.evaluation.released import convert
 from tood.heads import TOODHead
@@ -89,6 +90,14 @@ def suite(
         "none",
         partial(coco_ap, evaluated),
         images_per_second=500,
+    )
+    yield Benchmark(
+        "loader",
+        f"one process of the loader, photographs of 640 x 480 to {size[0]} x {size[1]}",
+        "none",
+        None,
+        "pixels written",
+        partial(loader, size),
     )
 
 

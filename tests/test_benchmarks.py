@@ -30,7 +30,7 @@ def test_all_benchmarks_compare_outputs_and_write_results_and_table(tmp_path, pa
     found = json.loads(results.read_text())
     names = [result["name"] for result in found]
     assert len(set(names)) == len(names)
-    for prefix in ("loss/aligned/", "loss/warm-up/", "targets/", "t_head", "statistics", "coco_ap"):
+    for prefix in ("loss/aligned/", "loss/warm-up/", "targets/", "t_head", "statistics", "coco_ap", "loader"):
         assert any(name.startswith(prefix) for name in names)
     for result in found:
         ours, peer = result["ours"], result["peer"]
@@ -42,7 +42,7 @@ def test_all_benchmarks_compare_outputs_and_write_results_and_table(tmp_path, pa
         assert result["machine"]["threads"] == torch.get_num_threads()
     assert all(result["peer"] for result in found if "mmdet" in result["peer_name"])
     rates = {result["name"] for result in found if result["images_per_second"]}
-    assert rates == {"statistics", "coco_ap"}
+    assert rates == {"statistics", "coco_ap", "loader"}
     text = page.read_text()
     assert text == f"# Before\n\n{BEGIN}\n{table(found)}{END}\nafter\n"
     assert all(result["title"] in text for result in found)

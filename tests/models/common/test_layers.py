@@ -3,12 +3,14 @@
 import mmcv.ops
 import pytest
 import torch
+import torchvision.ops
 from mmdet.models.backbones import ResNet
 from mmdet.models.dense_heads import ATSSHead
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 from torch.nn.functional import grid_sample
 
+from tood.models.common.deformable import deform_conv2d
 from tood.models.common.layers import DeformConv2d, ModulatedDeformConv2d, rename_offsets
 from tood.models.tood.t_head import THead
 
@@ -50,6 +52,21 @@ def test_equals_mmcv(layer, theirs, options, torchvision_operators):
         results.append([out, x.grad, *(parameter.grad for parameter in module.parameters())])
     for a, b in zip(*results, strict=True):
         assert b.abs().sum() > 0
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(1, 6), (6, 1), (5, 7)], ids=str)
+@pytest.mark.parametrize("masked", [False, True], ids=["", "mask"])
+def test_points_outside_count_as_in_torchvision(size, masked):
+    offset, weight, bias = rand(2, 36, *size) * 4, rand(4, 3, 3, 3), rand(4)
+    mask = rand(2, 18, *size).sigmoid() if masked else None
+    results = []
+    for function in (deform_conv2d, torchvision.ops.deform_conv2d):
+        leaves = [t.clone().requires_grad_() for t in (rand(2, 6, *size), offset, weight, bias)]
+        out = function(*leaves, (1, 1), (1, 1), (1, 1), mask)
+        (out * rand(*out.shape, seed=1)).sum().backward()
+        results.append([out, *(leaf.grad for leaf in leaves)])
+    for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 

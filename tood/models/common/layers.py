@@ -14,6 +14,7 @@ import torchvision.ops
 from mmengine.model import constant_init
 from torch import Tensor, cat, nn
 
+from tood.models.common.deformable import deform_conv2d
 from tood.models.common.registry import MODELS
 
 
@@ -59,7 +60,11 @@ class DeformConv2d(torchvision.ops.DeformConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] to [B, C_out, H', W']."""
-        return super().forward(x, self.conv_offset(x))
+        return self._convolve(x, self.conv_offset(x))
+
+    def _convolve(self, x: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
+        how = self.stride, self.padding, self.dilation
+        return deform_conv2d(x, offset, self.weight, self.bias, *how, mask)
 
 
 @MODELS.register_module()
@@ -84,7 +89,7 @@ class ModulatedDeformConv2d(DeformConv2d):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] to [B, C_out, H', W']."""
         first, second, mask = self.conv_offset(x).chunk(3, dim=1)
-        return super(DeformConv2d, self).forward(x, cat([first, second], 1), mask.sigmoid())
+        return self._convolve(x, cat([first, second], 1), mask.sigmoid())
 
 
 def rename_offsets(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

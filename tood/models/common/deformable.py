@@ -1,0 +1,66 @@
+"""Deformable convolution as a function."""
+
+import torch
+import torch.nn.functional as F
+import torchvision.ops
+from torch import Tensor
+
+
+def deform_conv2d(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    mask: Tensor | None = None,
+) -> Tensor:
+    """`torchvision.ops.deform_conv2d` (Dai et al., ICCV 2017; with a mask Zhu et al., CVPR 2019).
+
+    On a GPU it is torchvision's kernel. On a CPU that takes five to ten times as long as to sample all points
+    by `grid_sample` and to multiply them by the weights, which is what happens here.
+
+    Args:
+        x: [B, C_in, H, W].
+        offset: [B, 2 * D * K, H', W'], dy and dx in pixels of x, for each of D groups of channels and each of
+            the K points of the kernel.
+        weight: [C_out, C_in / groups, rows, columns].
+        bias: [C_out].
+        stride, padding, dilation: vertically and horizontally.
+        mask: [B, D * K, H', W'], factors of what is sampled.
+
+    Returns:
+        [B, C_out, H', W']
+    """
+    if x.is_cuda:
+        return torchvision.ops.deform_conv2d(x, offset, weight, bias, stride, padding, dilation, mask)
+    batch, channels, height, width = x.shape
+    rows, columns = weight.shape[2:]
+    points, out = rows * columns, offset.shape[-2:]
+    groups = channels // weight.shape[1]
+    shares = batch * offset.shape[1] // (2 * points)  # images times groups of channels that share offsets
+    own = offset.view(shares, points, 2, *out)
+
+    def positions(axis: int) -> Tensor:
+        """Coordinates of the points along an axis [shares, K, H', W'], in (-1, 1) within x."""
+        of_kernel = torch.arange((rows, columns)[axis], device=x.device) * dilation[axis] - padding[axis]
+        of_point = of_kernel.repeat_interleave(columns) if axis == 0 else of_kernel.repeat(rows)  # [K]
+        of_place = torch.arange(out[axis], device=x.device) * stride[axis]
+        place = of_place.view(-1, 1) if axis == 0 else of_place  # [H', 1] or [W']
+        pixels = own[:, :, axis] + (of_point.view(-1, 1, 1) + place)
+        return (2 * pixels + 1) / (height, width)[axis] - 1
+
+    grid = torch.stack([positions(1), positions(0)], -1)  # [shares, K, H', W', 2]
+    sampled = F.grid_sample(
+        x.reshape(shares, -1, height, width),
+        grid.view(shares, points * out[0], out[1], 2),
+        padding_mode="zeros",
+        align_corners=False,
+    ).view(shares, -1, points, *out)  # [shares, C_in / D, K, H', W']
+    if mask is not None:
+        sampled = sampled * mask.reshape(shares, 1, points, *out)
+    of_group = sampled.view(batch, groups, -1, out.numel())  # [B, groups, C_in / groups * K, H' * W']
+    summed = weight.view(groups, weight.shape[0] // groups, -1) @ of_group
+    summed = summed.view(batch, -1, *out)  # [B, C_out, H', W']
+    return summed if bias is None else summed + bias.view(1, -1, 1, 1)
