@@ -40,6 +40,7 @@ def build_optimizer(model: nn.Module, train_cfg: ConfigDict) -> torch.optim.Opti
             lr=train_cfg.lr,
             momentum=train_cfg.momentum,
             weight_decay=train_cfg.weight_decay,
+            fused=True,
         ),
         paramwise_cfg=per_parameter | offsets if set(per_parameter.values()) != {1.0} else None,
     )
