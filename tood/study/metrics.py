@@ -6,6 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from tood.runtime.files import atomic_path
+from tood.study.claims import load_claims
+from tood.study.claims_table import write_claims
 from tood.study.curves import positives_by_epoch
 from tood.study.declarations import Table, load_tables
 from tood.study.paths import RunPaths, StudyPaths
@@ -20,7 +22,7 @@ READINGS = ["run", "seed", "reading", "metric", "value"]
 
 
 def write_results(plan: Plan, complexity: Path) -> None:
-    """Write `metrics.csv`, `table6_readings.csv` and every table from what there is.
+    """Write `metrics.csv`, `table6_readings.csv`, every table and that of the claims from what there is.
 
     Args:
         plan: the study.
@@ -37,13 +39,15 @@ def write_results(plan: Plan, complexity: Path) -> None:
         states.setdefault(status.run.id, []).append(status.state)
     urgent = {run: most_urgent(found) for run, found in states.items()}
     references, scores = load_references(plan.all_runs), load_scores(plan.name, plan.all_runs)
-    for table in load_tables(runs=plan.all_runs).values():
+    tables = load_tables(runs=plan.all_runs)
+    for table in tables.values():
         frame = build(table, metrics, urgent, plan.all_runs, plan.seeds, references, scores)
         notes = [*plan.notes(), *remarks(table, statuses)]
         if plan.imports:
             frame["released"] = [file_of(row.run, statuses) for row in table.rows]
             table, notes = with_origins(table, statuses), [*notes, *without_file(table, plan)]
         write(table, frame, paths.tables, notes)
+    write_claims(load_claims(plan.all_runs, tables), metrics, tables, paths.tables, plan.notes())
 
 
 def with_origins(table: Table, statuses: Iterable[Status]) -> Table:

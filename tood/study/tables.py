@@ -1,7 +1,6 @@
 """The paper's tables with measured values beside its own, as data frame, CSV, Markdown and LaTeX."""
 
 import math
-import re
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import pandas as pd
 
 from tood.runtime.files import write_text
 from tood.study.declarations import Row, Run, Table
+from tood.study.markup import latex, latex_table, markdown, markdown_table
 from tood.study.references import Reference, reference_on
 from tood.study.server_scores import ServerScores
 
@@ -23,26 +23,6 @@ _COMPLEXITY = {
 }
 _SHORT = {"val2017": "val", "test-dev2017": "test-dev"}  # a set of images in headers and cells
 _DASH = "–"
-_MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_|<>[]"})
-_LATEX = str.maketrans(
-    {character: f"\\{character}" for character in "%_&#${}"}
-    | {character: f"${character}$" for character in "<>|"}
-    | {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "α": r"$\alpha$",
-        "β": r"$\beta$",
-        "Σ": r"$\Sigma$",
-        "²": r"$^2$",
-        "±": r"$\pm$",
-        "×": r"$\times$",
-        "≤": r"$\leq$",
-        "≥": r"$\geq$",
-        "†": r"$^\dagger$",
-        "–": "--",
-    }
-)
 
 
 def read_complexity(path: Path) -> pd.DataFrame:
@@ -149,38 +129,16 @@ def build(
 
 def to_markdown(table: Table, frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     """The table in Markdown; `notes` are facts about the study, such as its scale."""
-    header, body, footnotes = _layout(table, frame, _markdown, "<sup>{}</sup>")
-    alignment = [":---"] * len(table.columns) + ["---:"] * (len(header) - len(table.columns))
-    lines = [f"| {' | '.join(cells)} |" for cells in (header, alignment, *body)]
-    caption = f"**{table.title}.** {_markdown(table.caption)}"
-    return "\n\n".join([caption, "\n".join(lines), *footnotes, *map(_markdown, notes)]) + "\n"
+    header, body, footnotes = _layout(table, frame, markdown, "<sup>{}</sup>")
+    caption = f"**{table.title}.** {markdown(table.caption)}"
+    return markdown_table(caption, header, body, len(table.columns), [*footnotes, *map(markdown, notes)])
 
 
 def to_latex(table: Table, frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     """The table as a LaTeX float that needs only the package booktabs; `notes` as in `to_markdown`."""
-    header, body, footnotes = _layout(table, frame, _latex, r"\textsuperscript{{{}}}")
-    columns = "l" * len(table.columns) + "r" * (len(header) - len(table.columns))
-    lines = [f"{' & '.join(cells)} \\\\" for cells in (header, *body)]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_latex(table.caption)}}}",
-            rf"\label{{tab:{table.name}}}",
-            r"\footnotesize",
-            r"\setlength{\tabcolsep}{3pt}",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            lines[0],
-            r"\midrule",
-            *lines[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-            *(rf"\par {remark}" for remark in (*footnotes, *map(_latex, notes))),
-            r"\end{table}",
-            "",
-        ]
-    )
+    header, body, footnotes = _layout(table, frame, latex, r"\textsuperscript{{{}}}")
+    below = [*footnotes, *map(latex, notes)]
+    return latex_table(table.name, latex(table.caption), header, body, len(table.columns), below)
 
 
 def write(table: Table, frame: pd.DataFrame, directory: Path, notes: Sequence[str] = ()) -> None:
@@ -284,11 +242,3 @@ def _measured(cells: Mapping, metric: str, spec: str) -> str:
     if not math.isnan(deviation):
         value = f"{value} ± {format(deviation, spec)}"
     return f"{value} (stale)" if cells.get(f"{metric}_stale") else value
-
-
-def _markdown(text: str) -> str:
-    return text.translate(_MARKDOWN)
-
-
-def _latex(text: str) -> str:
-    return re.sub(r"\bAP(50|75|S|M|L)\b", r"AP$_{\1}$", text.translate(_LATEX))

@@ -20,6 +20,7 @@ if problem := environment_problem():  # before an import can fail less clearly
 
 from tood.runtime.failures import Held
 from tood.study import workflow as study
+from tood.study.claims import load_claims
 from tood.study.code_digest import code_digest, import_closure, training_files
 from tood.study.declarations import ExperimentError, load_tables
 from tood.study.heartbeat import watch
@@ -33,6 +34,7 @@ shell.prefix(f"set -euo pipefail; export PATH={Path(sys.executable).parent}:$PAT
 try:
     PLAN = Plan(config)
     DECLARED_TABLES = load_tables(runs=PLAN.all_runs)
+    CLAIMS = load_claims(PLAN.all_runs, DECLARED_TABLES)
     PUBLISHED = study.published(PLAN)
     study.require_folders(PLAN)
 except ExperimentError as error:

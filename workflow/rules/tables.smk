@@ -1,4 +1,4 @@
-"""Tables: the paper's six and the sweep of m, ours beside the paper's.
+"""Tables: the paper's claims judged, its six tables and the sweep of m, ours beside the paper's.
 
 input   ap.json and alignment.json of every run and seed, COMPLEXITY
 output  RESULTS/metrics.csv (run, seed, metric, value, stale), RESULTS/tables/*.{csv,md,tex},
@@ -8,7 +8,7 @@ steps   tables
 
 TABLES = expand(
     f"{PATHS.tables}/{{table}}.{{format}}",
-    table=DECLARED_TABLES,
+    table=["claims", *DECLARED_TABLES],
     format=["csv", "md", "tex"],
 )
 
@@ -29,6 +29,7 @@ rule tables:
         study=PLAN.study.model_dump_json(exclude_none=True),
         notes=PLAN.notes(),
         published=PUBLISHED,
+        claims=[claim.model_dump_json() for claim in CLAIMS],
     shell:
         "python workflow/scripts/aggregate.py --study {params.study:q} --complexity {input.complexity} "
         "2>&1 | tee {log}"

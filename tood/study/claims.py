@@ -1,0 +1,90 @@
+"""The paper's claims, as `experiments/claims.yaml` declares them. Each start of the workflow reads them."""
+
+from collections.abc import Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from tood.study.declarations import Declaration, ExperimentError, Run, Table, load_declared, unknown_run
+from tood.study.paths import EXPERIMENTS
+
+CLAIMS = EXPERIMENTS / "claims.yaml"
+
+
+class Best(Declaration):
+    """A run above each of others."""
+
+    run: str
+    of: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class Claim(Declaration):
+    """A statement of the paper as a comparison: a contrast, the best of several runs, or runs alike."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    claim: str
+    section: Annotated[str, BeforeValidator(str)]  # 4.1 is a number in YAML
+    table: str  # whose printed values give the paper's effect
+    metric: str
+    contrast: dict[str, float] | None = None
+    best: Best | None = None
+    alike: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
+    within: Annotated[float, Field(gt=0)] | None = None  # margin of `alike`
+    printed: float | None = None  # the paper's effect, where the table does not print the values
+    why: str | None = None  # where `within` comes from, if not from the paper
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if sum(kind is not None for kind in (self.contrast, self.best, self.alike)) != 1:
+            raise ValueError("write exactly one of contrast, best and alike")
+        if (self.within is None) != (self.alike is None):
+            raise ValueError("within belongs to alike, which needs it; give both or neither")
+        return self
+
+    @property
+    def contrasts(self) -> list[dict[str, float]]:
+        """Weights by run, of every contrast that the claim needs."""
+        if self.contrast:
+            return [self.contrast]
+        if self.best:
+            return [{self.best.run: 1, other: -1} for other in self.best.of]
+        return [{one: 1, other: -1} for one, other in combinations(self.alike or (), 2)]
+
+    @property
+    def runs(self) -> list[str]:
+        """Every run that the claim rests on."""
+        return list(dict.fromkeys(run for weights in self.contrasts for run in weights))
+
+
+class _Claims(Declaration):
+    claims: list[Claim]
+
+
+def load_claims(runs: Mapping[str, Run], tables: Mapping[str, Table], path: Path = CLAIMS) -> list[Claim]:
+    """The claims, checked against runs and tables.
+
+    Raises:
+        ExperimentError: the file does not fit the schema, or names what there is not.
+    """
+    claims = load_declared(_Claims, path).claims
+    ids = [claim.id for claim in claims]
+    for claim in claims:
+        place = f"{path}: claims: {claim.id}:"
+        if ids.count(claim.id) > 1:
+            raise ExperimentError(f"{place} is declared twice; remove or rename one")
+        if claim.table not in tables:
+            raise ExperimentError(f"{place} table: {claim.table!r} is none of {', '.join(tables)}")
+        table = tables[claim.table]
+        if claim.metric not in table.metrics:
+            raise ExperimentError(
+                f"{place} metric: {claim.metric!r} is no column of {claim.table}: {', '.join(table.metrics)}"
+            )
+        rows = {row.run for row in table.rows}
+        for run in claim.runs:
+            if run not in runs:
+                raise ExperimentError(f"{place} {unknown_run(run, runs)}")
+            if run not in rows:
+                raise ExperimentError(f"{place} {run} is in no row of {claim.table}; name another table")
+    return claims

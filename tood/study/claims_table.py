@@ -1,0 +1,137 @@
+"""The table that judges the paper's claims by a study's values."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from tood.runtime.files import write_text
+from tood.study.claims import Claim
+from tood.study.declarations import Table
+from tood.study.markup import latex, latex_table, markdown, markdown_table
+from tood.study.verdicts import METHOD, Judgement, all_positive, all_within, contrast, exactly
+
+NAME = "claims"  # of the table's files
+_NO_SEED = -1
+_DASH = "–"
+_CAPTION = (
+    "What the paper says, as differences between runs (Feng et al., TOOD, ICCV 2021), each written so that "
+    "the paper has it above 0, or within a margin. Effects in the paper are by its printed values."
+)
+
+
+def judge(claims: Iterable[Claim], metrics: pd.DataFrame, tables: Mapping[str, Table]) -> pd.DataFrame:
+    """Each claim with its effect in the paper, ours, and the verdict.
+
+    Args:
+        claims: with their tables among `tables`.
+        metrics: as `tood.study.tables.build` takes it; stale values do not count.
+        tables: by name.
+
+    Returns:
+        One row per claim: id, claim, section, rests_on (rows of the table), metric, paper, ours, low, high,
+        seeds, verdict.
+    """
+    current = metrics[metrics["stale"] == ""] if "stale" in metrics else metrics
+    values: dict[tuple[str, str], dict[int, float]] = {}
+    for run, seed, metric, value in current[["run", "seed", "metric", "value"]].itertuples(index=False):
+        values.setdefault((metric, run), {})[_NO_SEED if pd.isna(seed) else int(seed)] = float(value)
+
+    def of(claim: Claim) -> dict:
+        table = tables[claim.table]
+        rows = {row.run: row for row in table.rows}
+        effect, verdict = _judged(claim, {run: values.get((claim.metric, run), {}) for run in claim.runs})
+        return {
+            "id": claim.id,
+            "claim": claim.claim,
+            "section": claim.section,
+            "rests_on": f"{table.title}: " + "; ".join(table.label(rows[run]) for run in claim.runs),
+            "metric": claim.metric,
+            "paper": _printed(claim, table),
+            "ours": effect.mean,
+            "low": effect.low,
+            "high": effect.high,
+            "within": math.nan if claim.within is None else claim.within,
+            "seeds": effect.seeds,
+            "verdict": verdict,
+        }
+
+    return pd.DataFrame([of(claim) for claim in claims])
+
+
+def _judged(claim: Claim, values: Mapping[str, Mapping[int, float]]) -> Judgement:
+    samples = [contrast(weights, values) for weights in claim.contrasts]
+    if any(
+        set(found) == {-1} for found in values.values()
+    ):  # without a seed: of the model, not of a training
+        return exactly([float(sample[0]) if len(sample) else math.nan for sample in samples])
+    return all_within(samples, claim.within) if claim.within else all_positive(samples)
+
+
+def _printed(claim: Claim, table: Table) -> float:
+    """The paper's effect: of the contrast on which the claim hangs; nan where it prints no values."""
+    if claim.printed is not None:
+        return claim.printed
+    paper = {row.run: row.paper.get(claim.metric) for row in table.rows}
+    if any(paper[run] is None for run in claim.runs):
+        return math.nan
+    effects = [
+        sum(weight * (paper[run] or 0.0) for run, weight in weights.items()) for weights in claim.contrasts
+    ]
+    return max(map(abs, effects)) if claim.within else min(effects)
+
+
+def write_claims(
+    claims: Sequence[Claim],
+    metrics: pd.DataFrame,
+    tables: Mapping[str, Table],
+    directory: Path,
+    notes: Sequence[str],
+) -> None:
+    """Write the table as `claims.csv`, `.md` and `.tex`; `notes` are facts about the study."""
+    frame = judge(claims, metrics, tables)
+    write_text(directory / f"{NAME}.csv", frame.to_csv(index=False, float_format="%.8g"))
+    specs = [tables[claim.table].metrics[claim.metric] for claim in claims]
+    header = ["Claim", "Section", "Metric", "Verdict", "Effect in the paper", "ours", "Seeds"]
+    body = [_cells(row, spec) for row, spec in zip(frame.to_dict("records"), specs, strict=True)]
+    below = [f"Intervals: {METHOD}. With one seed nothing is shown.", *_margins(claims), *notes]
+    text = markdown_table(
+        f"**Claims.** {markdown(_CAPTION)}",
+        header,
+        [list(map(markdown, cells)) for cells in body],
+        4,
+        list(map(markdown, below)),
+    )
+    write_text(directory / f"{NAME}.md", text)
+    cells = [list(map(latex, cells)) for cells in body]
+    write_text(
+        directory / f"{NAME}.tex",
+        latex_table(NAME, latex(_CAPTION), header, cells, 4, list(map(latex, below))),
+    )
+
+
+def _cells(row: Mapping, spec: str) -> list[str]:
+    signed = f"+{spec}"
+
+    def shown(value: float) -> str:
+        return _DASH if math.isnan(value) else format(value, signed)
+
+    ours = shown(row["ours"])
+    if row["seeds"] > 1:
+        ours += f" ({shown(row['low'])} to {shown(row['high'])})"
+    margin = "" if math.isnan(row["within"]) else f" (within {format(row['within'], spec)})"
+    seeds = str(row["seeds"]) if row["seeds"] or math.isnan(row["ours"]) else "none needed"
+    return [
+        row["claim"] + margin,
+        row["section"],
+        row["metric"],
+        row["verdict"],
+        shown(row["paper"]),
+        ours,
+        seeds,
+    ]
+
+
+def _margins(claims: Iterable[Claim]) -> list[str]:
+    return [f"{claim.claim}: {claim.why}" for claim in claims if claim.why]

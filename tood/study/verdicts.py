@@ -1,0 +1,111 @@
+"""Whether measured values bear out a claim: contrasts over paired seeds, intervals and verdicts.
+
+A contrast is a weighted sum of one metric over runs, such as AP of TOOD minus AP of ATSS. Runs of the same
+seed share data, order of images and augmentation, so a contrast is formed seed by seed. Its interval is
+Student's: mean +- t x sd / sqrt(n) with n - 1 degrees of freedom. Where a claim needs several contrasts at
+once, such as one setting being the best of six, each interval is widened by Bonferroni's rule, so that all of
+them hold together with the stated confidence.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+METHOD = (
+    f"{CONFIDENCE:.0%} intervals of Student's t over paired seeds; where a claim needs several of them, by "
+    "Bonferroni's rule"
+)
+
+Verdict = Literal["holds", "contradicted", "not shown", "pending"]
+
+
+class Interval(NamedTuple):
+    """Of a mean; one value has no bounds, and no value no mean either (nan)."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+
+class Judgement(NamedTuple):
+    """What the values say of a claim: the contrast on which it hangs, and the verdict."""
+
+    effect: Interval
+    verdict: Verdict
+
+
+def contrast(weights: Mapping[str, float], values: Mapping[str, Mapping[int, float]]) -> np.ndarray:
+    """[S] a contrast for each seed that all of its runs have.
+
+    Args:
+        weights: by run.
+        values: by run, then by seed.
+    """
+    shared = set.intersection(*(set(values.get(run, ())) for run in weights))
+    return np.array(
+        [sum(weight * values[run][seed] for run, weight in weights.items()) for seed in sorted(shared)]
+    )
+
+
+def interval(sample: np.ndarray, together: int = 1) -> Interval:
+    """Student's interval of the mean of a sample.
+
+    Args:
+        sample: [S]
+        together: number of intervals that are to hold together.
+    """
+    mean = float(sample.mean()) if len(sample) else math.nan
+    if len(sample) < 2:
+        return Interval(mean, math.nan, math.nan, len(sample))
+    error = sample.std(ddof=1) / math.sqrt(len(sample))
+    t = stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / together, len(sample) - 1)
+    return Interval(mean, mean - t * error, mean + t * error, len(sample))
+
+
+def all_positive(samples: Sequence[np.ndarray]) -> Judgement:
+    """Whether every contrast is above 0; the effect is the lowest one's."""
+    found = [interval(sample, len(samples)) for sample in samples]
+    return Judgement(
+        min(found, key=_by_mean),
+        _together([_one(i, i.low > 0, i.high < 0) for i in found]),
+    )
+
+
+def all_within(samples: Sequence[np.ndarray], margin: float) -> Judgement:
+    """Whether every contrast is within +- `margin`; the effect is the largest one's, in absolute value."""
+    found = [interval(sample, len(samples)) for sample in samples]
+    verdicts = [
+        _one(i, -margin < i.low and i.high < margin, i.low > margin or i.high < -margin) for i in found
+    ]
+    return Judgement(max(found, key=lambda i: math.inf if i.seeds == 0 else abs(i.mean)), _together(verdicts))
+
+
+def exactly(values: Sequence[float]) -> Judgement:
+    """Whether every one of values that belong to models, and so to no seed, is above 0."""
+    if any(map(math.isnan, values)):
+        return Judgement(Interval(math.nan, math.nan, math.nan, 0), "pending")
+    least = min(values)
+    return Judgement(Interval(least, least, least, 0), "holds" if least > 0 else "contradicted")
+
+
+def _by_mean(found: Interval) -> float:
+    return -math.inf if found.seeds == 0 else found.mean
+
+
+def _one(found: Interval, holds: bool, contradicted: bool) -> Verdict:
+    if found.seeds == 0:
+        return "pending"
+    if found.seeds == 1:
+        return "not shown"
+    return "holds" if holds else "contradicted" if contradicted else "not shown"
+
+
+def _together(verdicts: Sequence[Verdict]) -> Verdict:
+    """Of a claim that needs all of these: what one of them refutes, no other saves."""
+    order: tuple[Verdict, ...] = ("pending", "contradicted", "not shown", "holds")
+    return min(verdicts, key=order.index)
