@@ -104,9 +104,11 @@ def test_the_files_show_verdicts_intervals_and_notes(tmp_path):
     text = (tmp_path / "claims.md").read_text()
     lines = {line.split(" | ")[0][2:]: line for line in text.splitlines() if line.startswith("| ")}
     shown = lines["TOOD is better than ATSS, anchor-free"]
-    assert "| holds | +3.3 | +1.0 (+0.9 to +1.2) | 3 |" in shown
-    assert "| not shown | +0.7 | +1.0 | 1 |" in lines["T-head is better than the parallel head in FoveaBox"]
-    assert "| pending | +1.1 | – | 0 |" in lines["TAL assigns better than ATSS, with the parallel head"]
+    assert "| holds | AP | +3.3 | +1.0 (+0.9 to +1.2) | 3 |" in shown
+    assert (
+        "| not shown | AP | +0.7 | +1.0 | 1 |" in lines["T-head is better than the parallel head in FoveaBox"]
+    )
+    assert "| pending | AP | +1.1 | – | 0 |" in lines["TAL assigns better than ATSS, with the parallel head"]
     assert "95% intervals of Student's t over paired seeds" in text
     assert "A note with 50% & more." in text
     assert r"50\% \& more" in (tmp_path / "claims.tex").read_text()

@@ -2,11 +2,13 @@
 
 import base64
 import contextlib
+import html
 import io
 import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from pycocotools.cocoeval import COCOeval
 from tood.analysis.positive_curves import draw as draw_positives
 from tood.runtime.locks import hold_study
 from tood.study.declarations import load_runs, load_tables
+from tood.study.report import CAPTIONS
 from tood.study.scales import load_scale
 
 RUNS = load_runs()
@@ -40,6 +43,7 @@ atss_af,11.25,12.25,13.25,14.25
 tal,21.25,22.25,23.25,24.25
 tood_af,31.25,32.25,33.25,34.25
 """
+CHROMIUM = shutil.which("chromium")
 SIZES = ("Head params (M)", "Full params (M)", "Head FLOPs (G)", "Full FLOPs (G)")
 
 
@@ -288,7 +292,38 @@ def test_report_holds_every_table_and_every_figure(study):
                     assert row[column] == format(record[metric], spec)
     for figure in ("figure1", "positives"):
         content = (study.path / f"results/tiny/figures/{figure}.png").read_bytes()
-        assert f'alt="{figure}" src="data:image/png;base64,{base64.b64encode(content).decode()}"' in page
+        assert (
+            f'alt="{CAPTIONS[figure]}" src="data:image/png;base64,{base64.b64encode(content).decode()}"'
+            in page
+        )
+    for run in TRAINED:
+        assert f'<details id="run-{run}">' in page
+        assert f'<a href="#run-{run}">' in page
+
+
+# What a page says of itself once it is laid out
+LOOK = """<script>addEventListener("load", () => {
+  document.querySelectorAll("details").forEach(card => { card.open = true; });
+  const links = [...document.links].map(link => link.getAttribute("href"));
+  document.documentElement.dataset.found = JSON.stringify({
+    overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+    broken: [...document.images].filter(image => !image.naturalWidth).length,
+    lost: links.filter(href => !href.startsWith("#") || !document.getElementById(href.slice(1))),
+    unnamed: [...document.images].filter(image => !image.alt).length,
+  })})</script>"""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed: the report is looked at by no browser")
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_a_browser_shows_the_whole_report(study, tmp_path, width):
+    page = (study.path / "results/tiny/report.html").read_text()
+    (tmp_path / "page.html").write_text(page.replace("</body>", f"{LOOK}</body>"))
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom")
+    command = [CHROMIUM, *options, f"--window-size={width},900", (tmp_path / "page.html").as_uri()]
+    outcome = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    (found,) = re.findall(r'<html[^>]* data-found="([^"]+)"', outcome.stdout)
+    assert json.loads(html.unescape(found)) == {"overflow": 0, "broken": 0, "lost": [], "unnamed": 0}
+    assert "CONSOLE" not in outcome.stderr
 
 
 @pytest.mark.parametrize("run", TRAINED)

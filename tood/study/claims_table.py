@@ -14,6 +14,7 @@ from tood.study.verdicts import METHOD, Judgement, all_positive, all_within, con
 
 NAME = "claims"  # of the table's files
 _NO_SEED = -1
+_WORDS = 3  # columns that are not numbers
 _DASH = "–"
 _CAPTION = (
     "What the paper says, as differences between runs (Feng et al., TOOD, ICCV 2021), each written so that "
@@ -93,21 +94,21 @@ def write_claims(
     frame = judge(claims, metrics, tables)
     write_text(directory / f"{NAME}.csv", frame.to_csv(index=False, float_format="%.8g"))
     specs = [tables[claim.table].metrics[claim.metric] for claim in claims]
-    header = ["Claim", "Section", "Metric", "Verdict", "Effect in the paper", "ours", "Seeds"]
+    header = ["Claim", "Verdict", "Metric", "paper", "ours", "Seeds", "Section"]
     body = [_cells(row, spec) for row, spec in zip(frame.to_dict("records"), specs, strict=True)]
     below = [f"Intervals: {METHOD}. With one seed nothing is shown.", *_margins(claims), *notes]
     text = markdown_table(
         f"**Claims.** {markdown(_CAPTION)}",
         header,
         [list(map(markdown, cells)) for cells in body],
-        4,
+        _WORDS,
         list(map(markdown, below)),
     )
     write_text(directory / f"{NAME}.md", text)
     cells = [list(map(latex, cells)) for cells in body]
     write_text(
         directory / f"{NAME}.tex",
-        latex_table(NAME, latex(_CAPTION), header, cells, 4, list(map(latex, below))),
+        latex_table(NAME, latex(_CAPTION), header, cells, _WORDS, list(map(latex, below))),
     )
 
 
@@ -124,12 +125,12 @@ def _cells(row: Mapping, spec: str) -> list[str]:
     seeds = str(row["seeds"]) if row["seeds"] or math.isnan(row["ours"]) else "none needed"
     return [
         row["claim"] + margin,
-        row["section"],
-        row["metric"],
         row["verdict"],
+        row["metric"],
         shown(row["paper"]),
         ours,
         seeds,
+        row["section"],
     ]
 
 

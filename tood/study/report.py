@@ -1,59 +1,179 @@
-"""One page with every table and figure of a study."""
+"""One page with everything that a study shows: claims, tables, figures, and a card for each training."""
 
 import base64
-from collections.abc import Iterable
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from jinja2 import Template
+from jinja2 import Environment, FileSystemLoader, select_autoescape
 from markdown_it import MarkdownIt
+from markupsafe import Markup
 
-from tood.runtime.files import atomic_path
+from tood.runtime.files import write_text
+from tood.study.declarations import Table, cells_of, load_tables
+from tood.study.paths import RunPaths, StudyPaths
+from tood.study.plan import Plan
+from tood.study.status import Status, study_status
 
-PAGE = Template(
-    """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>TOOD, {{ name }}</title>
-<style>
-body { font: 15px/1.5 sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; margin: 1em 0; }
-th, td { padding: .2em .7em; border-bottom: 1px solid #ddd; text-align: left; }
-img { max-width: 100%; }
-</style>
-<h1>TOOD: Task-aligned One-stage Object Detection — {{ name }}</h1>
-<p>Each metric beside the paper's own value for it. “pending” was not run.</p>
-{% for figure in figures %}
-<p><img alt="{{ figure.stem }}" src="data:image/png;base64,{{ encode(figure) }}"></p>
-{% endfor %}
-{% for name in absent %}
-<p>{{ name }} is not shown: not all runs that it is drawn from are done and unchanged.</p>
-{% endfor %}
-{% for table in tables %}{{ render(table) }}{% endfor %}
-</html>
-"""
-)
+# What each figure shows, for those who see it and for those who do not.
+CAPTIONS = {
+    "figure1": (
+        "Figure 1: the detections of both detectors for one object, their scores and the IoUs of their "
+        "boxes. Red is the anchor with the highest score, green that with the highest IoU. A rule chose the "
+        "object."
+    ),
+    "sweep_m": "AP against m, the anchors that TAL selects for an object. Section 4.1 gives the range.",
+    "alpha_beta": "AP over the exponents α and β of the alignment metric (Table 4).",
+    "positives": "Positives of an object during training, and their IoU, under the schemes of Table 2.",
+}
+WIDTH, HEIGHT, MARGIN = 320, 120, 16  # of a curve
 
 
-def write_report(
-    output: Path, name: str, tables: Iterable[Path], figures: Iterable[Path], absent: Iterable[str]
-) -> None:
-    """Write the page.
+class Section(NamedTuple):
+    """A table of the page."""
+
+    id: str
+    title: str
+    caption: Markup
+    table: Markup
+    remarks: Markup
+    runs: list[str]  # of its rows
+
+
+class Figure(NamedTuple):
+    """A figure of the page."""
+
+    name: str
+    alt: str
+    caption: str
+    content: str  # base64 of a PNG
+
+
+class Curve(NamedTuple):
+    """The loss of a training as an SVG polyline."""
+
+    points: str
+    label: str
+    lowest: str
+    highest: str
+    epochs: str
+
+
+class Card(NamedTuple):
+    """One training."""
+
+    id: str
+    summary: str
+    facts: dict[str, str]
+    curve: Curve | None
+
+
+def write_report(plan: Plan, figures: Iterable[Path], absent: Iterable[str] = ()) -> None:
+    """Write the page of a study from its tables and the files of its runs; nothing has to be complete.
 
     Args:
-        output: HTML, with the figures in it.
-        name: of the study.
-        tables: in Markdown.
+        plan: the study.
         figures: PNG.
         absent: names of the figures that there are not.
     """
-    markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
-    page = PAGE.render(
-        name=name,
-        tables=tables,
-        figures=figures,
-        absent=absent,
-        render=lambda path: markdown.render(path.read_text()),
-        encode=lambda path: base64.b64encode(path.read_bytes()).decode(),
+    paths, statuses, tables = StudyPaths(plan.name), study_status(plan), load_tables(runs=plan.all_runs)
+    names = ["claims", *sorted(tables, key=lambda name: (not name.startswith("table"), name))]
+    folder = Path(__file__).parent
+    environment = Environment(loader=FileSystemLoader(folder), autoescape=select_autoescape(["j2"]))
+    page = environment.get_template("report.html.j2").render(
+        name=plan.name,
+        description=plan.scale.description,
+        counts=_counted(statuses),
+        comparable=plan.scale.name == "paper",
+        sections=[
+            section(path, tables.get(name), statuses)
+            for name in names
+            if (path := paths.tables / f"{name}.md").is_file()
+        ],
+        figures=list(map(_figure, figures)),
+        absent=list(absent),
+        cards=_cards(statuses, tables),
     )
-    with atomic_path(output) as temporary:
-        temporary.write_text(page)
+    write_text(paths.report, page)
+
+
+def section(path: Path, table: Table | None, statuses: Iterable[Status]) -> Section:
+    """A table in Markdown as HTML: its caption before it, all other text after it."""
+    caption, grid, *remarks = path.read_text(encoding="utf-8").split("\n\n")
+    markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
+    title = caption.removeprefix("**").partition(".**")[0]
+    there = {status.run.id for status in statuses}
+    runs = [row.run for row in table.rows if row.run in there] if table else []
+    header_cells = markdown.render(grid).replace("<th>", '<th scope="col">')
+    return Section(
+        id=path.stem,
+        title=title,
+        caption=Markup(markdown.render(caption)),
+        table=Markup(header_cells.replace("<th style", '<th scope="col" style')),
+        remarks=Markup(markdown.render("\n\n".join(remarks))),
+        runs=list(dict.fromkeys(runs)),
+    )
+
+
+def _figure(path: Path) -> Figure:
+    caption = CAPTIONS.get(path.stem, path.stem)
+    content = base64.b64encode(path.read_bytes()).decode()
+    return Figure(path.stem, alt=caption, caption=caption, content=content)
+
+
+def _counted(statuses: Iterable[Status]) -> str:
+    counts = Counter(status.state for status in statuses)
+    return f"{sum(counts.values())} trainings: {', '.join(f'{n} {state}' for state, n in counts.items())}."
+
+
+def _cards(statuses: Iterable[Status], tables: Mapping[str, Table]) -> list[Card]:
+    cards, seen = [], set()
+    for status in statuses:
+        # Links are to the first seed of a run.
+        name = status.run.id if status.run.id not in seen else f"{status.run.id}-{status.seed}"
+        seen.add(status.run.id)
+        ap = f": AP {status.ap:.1f}" if status.ap is not None else ""
+        summary = f"{status.run.id}, seed {status.seed} — {status.run.title} — {status.state}{ap}"
+        curve = loss_curve(RunPaths(status.folder).losses)
+        cards.append(Card(f"run-{name}", summary, _facts(status, tables), curve))
+    return cards
+
+
+def _facts(status: Status, tables: Mapping[str, Table]) -> dict[str, str]:
+    """What is known of a training, by the words that the page has for it."""
+    run, report, made = status.run, status.report, status.provenance
+    hardware: dict[str, Any] = made.get("hardware", {})
+    facts = {
+        "Backbone, epochs": f"{run.backbone}, {run.epochs}",
+        "Shown in": "; ".join(cells_of(run.id, tables)),
+        "State": f"{status.state}: {status.reason}" if status.reason else status.state,
+        "Stale": ", ".join(status.stale),
+        "Time": str(timedelta(seconds=round(report["seconds"]))) if report.get("seconds") else "",
+        "Images/s": f"{report['images_per_second']:.1f}" if report.get("images_per_second") else "",
+        "Hardware": ", ".join(map(str, hardware.get("gpu_names") or [hardware.get("cpu") or ""])),
+        "Attempts": str(made.get("attempts") or ""),
+        "Made with": ", ".join(f"{name} {value}" for name, value in made.get("digests", {}).items()),
+        "Source": run.source or "",
+        "Folder": status.folder.as_posix(),
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def loss_curve(path: Path) -> Curve | None:
+    """The total loss over the epochs of `losses.jsonl`; None without two records."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    records = [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be being written
+    if len(records) < 2:
+        return None
+    losses, epochs = ([record[key] for record in records] for key in ("loss", "epoch"))
+    low, high, last = min(losses), max(losses), epochs[-1]
+    span = high - low or 1.0
+    points = " ".join(
+        f"{WIDTH * epoch / last:.1f},{MARGIN + (HEIGHT - 2 * MARGIN) * (high - loss) / span:.1f}"
+        for loss, epoch in zip(losses, epochs, strict=True)
+    )
+    label = f"loss from {losses[0]:.3g} to {losses[-1]:.3g} over {last:g} epochs"
+    return Curve(points, label, f"{low:.3g}", f"{high:.3g}", f"{last:g}")

@@ -280,13 +280,8 @@ def render_what_is_there(plan: Plan, sources: Mapping[str, Sources]) -> bool:
     write_results(plan, COMPLEXITY)
     pictures = {name: paths.figures / f"{name}.png" for name in sources}
     shown = [name for name, picture in pictures.items() if up_to_date(picture, plan, sources[name])]
-    write_report(
-        paths.report,
-        plan.name,
-        tables=sorted(paths.tables.glob("*.md")),
-        figures=[pictures[name] for name in shown],
-        absent=[name for name in sources if name not in shown],
-    )
+    absent = [name for name in sources if name not in shown]
+    write_report(plan, [pictures[name] for name in shown], absent)
     return True
 
 

@@ -1,4 +1,4 @@
-"""Report: every table and figure on one page; the results that README.md shows.
+"""Report: claims, tables, figures and runs on one page; the results that README.md shows.
 
 input   RESULTS/tables/*.md, RESULTS/figures/*.png
         of `readme`: COMPLEXITY and, where they are, results/{paper,mini}/metrics.csv
@@ -18,10 +18,9 @@ rule report:
         f"{PATHS.logs}/report.log",
     localrule: True
     params:
-        name=PLAN.name,
+        study=PLAN.study.model_dump_json(exclude_none=True),
     shell:
-        "python workflow/scripts/report.py --name {params.name} --tables {input.tables} "
-        "--figures {input.figures} --output {output} 2>&1 | tee {log}"
+        "python workflow/scripts/report.py --study {params.study:q} --figures {input.figures} 2>&1 | tee {log}"
 
 
 # README.md is not an `output`: Snakemake deletes outputs before it makes them, and this rule keeps most of the file.

@@ -1,19 +1,19 @@
-"""One page with every table and figure of a study."""
+"""One page with everything that a study shows; nothing has to be complete."""
 
 import argparse
+import json
 from pathlib import Path
 
+from tood.study.plan import Plan
 from tood.study.report import write_report
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--tables", type=Path, nargs="+", required=True, help="in Markdown")
+    parser.add_argument("--study", type=json.loads, required=True, help="its options, as JSON")
     parser.add_argument("--figures", type=Path, nargs="*", default=[], help="PNG")
-    parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    write_report(args.output, args.name, args.tables, args.figures, absent=[])
+    write_report(Plan(args.study), args.figures)
 
 
 if __name__ == "__main__":
