@@ -43,7 +43,7 @@ atss_af,11.25,12.25,13.25,14.25
 tal,21.25,22.25,23.25,24.25
 tood_af,31.25,32.25,33.25,34.25
 """
-CHROMIUM = shutil.which("chromium")
+CHROMIUM, PDFLATEX = shutil.which("chromium"), shutil.which("pdflatex")
 SIZES = ("Head params (M)", "Full params (M)", "Head FLOPs (G)", "Full FLOPs (G)")
 
 
@@ -311,6 +311,19 @@ LOOK = """<script>addEventListener("load", () => {
     lost: links.filter(href => !href.startsWith("#") || !document.getElementById(href.slice(1))),
     unnamed: [...document.images].filter(image => !image.alt).length,
   })})</script>"""
+
+
+@pytest.mark.skipif(not PDFLATEX, reason="pdflatex is not installed: the tables in LaTeX are not compiled")
+def test_latex_compiles_every_table(study, tmp_path):
+    files = sorted((study.path / "results/tiny/tables").glob("*.tex"))
+    assert len(files) == len(TABLES) + 1
+    inputs = "".join(rf"\input{{{file}}}\clearpage" + "\n" for file in files)
+    preamble = r"\documentclass{article}\usepackage{booktabs}\usepackage[landscape]{geometry}"
+    (tmp_path / "all.tex").write_text(rf"{preamble}\begin{{document}}{inputs}\end{{document}}")
+    command = [PDFLATEX, "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert outcome.returncode == 0, outcome.stdout[-2000:]
+    assert "Missing character" not in outcome.stdout + (tmp_path / "all.log").read_text(errors="replace")
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed: the report is looked at by no browser")
