@@ -34,14 +34,10 @@ class NormalisedLossMixin:
 
     batch_normalisers: BatchNormalisers = staticmethod(mean_over_processes)
 
-    # Whether all losses have the same divisor at present, so that it can be put right after the gradient
-    has_one_divisor = False
-
-    def loss_terms(
-        self, *outs: list[Tensor], batch_gt_instances: list[InstanceData], batch_img_metas: list[dict]
-    ) -> dict[str, LossTerm]:
-        """The losses of these images; `outs` is what `forward` returned for them."""
-        raise NotImplementedError
+    @property
+    def has_one_divisor(self) -> bool:
+        """Whether all losses have the same divisor at present, so that it can divide the gradient."""
+        return False
 
     def normalisers_from_targets(
         self, outs: tuple[list[Tensor], ...], gts: list[InstanceData], metas: list[dict]
@@ -61,4 +57,4 @@ class NormalisedLossMixin:
     def divided(self, terms: dict[str, LossTerm]) -> dict[str, Tensor]:
         """The losses."""
         sums = self.batch_normalisers({name: term.normaliser for name, term in terms.items()})
-        return {name: term.total / self.divisor(name, sums[name]) for name, term in terms.items()}
+        return {n: t.total / self.divisor(n, sums[n].to(t.total.dtype)) for n, t in terms.items()}
