@@ -103,12 +103,12 @@ class ATSSHead(NormalisedLossMixin, TowersMixin, AnchorBoxesMixin, MMDetATSSHead
         # Given weights, mmdet's looks whether any is positive, and waits for the device
         loss_bbox = self.loss_bbox(boxes, targets.boxes, reduction_override="none")  # [P]
         loss_centerness = self.loss_centerness(
-            centerness, targets.centerness, positive.to(centerness), reduction_override="sum"
-        )
+            centerness, targets.centerness, positive.to(centerness), reduction_override="none"
+        )  # [P], in float32 whatever it is of
         totals = {
             "loss_cls": loss_cls,
             "loss_bbox": (loss_bbox * targets.centerness).sum() if len(positive) else nothing,
-            "loss_centerness": loss_centerness,
+            "loss_centerness": loss_centerness.to(centerness).sum(),
         }
         normalisers = self._normalisers(targets)
         return {name: LossTerm(total, normalisers[name]) for name, total in totals.items()}
