@@ -153,6 +153,8 @@ def _preprocess(
 ) -> tuple[Tensor | None, list[DetDataSample], int]:
     """This process's images, padded as in the whole batch; all samples; where this process's begin."""
     data = None if share is None else model.data_preprocessor(share, training=True)
+    if data is not None and get_world_size() == 1:
+        return data["inputs"], data["data_samples"], 0
     own = ([], None) if data is None else ([s.cpu() for s in data["data_samples"]], data["inputs"].shape[-2:])
     shares = all_gather_object(own)
     height, width = (max(size[axis] for _, size in shares if size) for axis in (0, 1))

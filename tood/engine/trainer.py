@@ -17,6 +17,7 @@ from torch import nn
 
 from tood.data.loading import batches_from
 from tood.engine.checkpoint import Checkpoints, restore, training_state
+from tood.engine.config import place_anchors
 from tood.engine.gradient import batch_gradient, require_separable
 from tood.engine.loss_log import LossLog
 from tood.engine.loss_watch import LossWatch
@@ -95,6 +96,7 @@ def train(
     batch_size = train_cfg.batch_size
     images_at_once = micro_batch or math.ceil(batch_size / get_world_size())
     head = model.to(device).train().bbox_head
+    place_anchors(head, device)
     require_separable(model, batch_size, images_at_once)
     optimizer = build_optimizer(model, train_cfg)
     multipliers = [group["lr"] / train_cfg.lr for group in optimizer.param_groups]
