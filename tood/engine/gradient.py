@@ -38,6 +38,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from tood.engine.parts import Batch, Outs, gradient_in_parts, joined, predict
 from tood.models.common.normalised_loss import NormalisedLossMixin
 from tood.runtime.failures import Diverged
+from tood.study.jobs import DEFAULT_PRECISION, Precision
 
 _BUCKET_MB = 64  # of gradients that travel together
 
@@ -67,7 +68,11 @@ def require_separable(model: nn.Module, batch_size: int, images_at_once: int) ->
 
 
 def batch_gradient(
-    model: SingleStageDetector, share: dict | None, images_at_once: int, loss_group: int | None = None
+    model: SingleStageDetector,
+    share: dict | None,
+    images_at_once: int,
+    loss_group: int | None = None,
+    precision: Precision = DEFAULT_PRECISION,
 ) -> Batch:
     """Put the gradient of the whole batch's loss into every parameter's `grad`, on all processes alike.
 
@@ -76,6 +81,7 @@ def batch_gradient(
         share: this process's part of the batch as the loader collates it, None if it has no image.
         images_at_once: largest number of images in one forward pass.
         loss_group: number of images whose loss is evaluated together; None takes the whole batch.
+        precision: of the network.
 
     Raises:
         Diverged: the loss cannot be evaluated, as predictions are not finite.
@@ -83,7 +89,7 @@ def batch_gradient(
     model.zero_grad(set_to_none=True)
     if share is not None and get_world_size() == 1 and len(share["inputs"]) <= images_at_once:
         data = model.data_preprocessor(share, training=True)
-        outs = predict(model, data["inputs"])
+        outs = predict(model, data["inputs"], precision)
         batch = evaluate_loss(model, outs, data["data_samples"], loss_group)
         batch.losses["loss"].backward()
         return batch
@@ -92,12 +98,12 @@ def batch_gradient(
     parts_of_share = inputs.split(images_at_once) if inputs is not None else ()
     own = slice(start, start + (len(inputs) if inputs is not None else 0))
     if isinstance(model.bbox_head, NormalisedLossMixin) and loss_group is None:
-        batch = gradient_in_parts(model, parts_of_share, samples[own])
+        batch = gradient_in_parts(model, parts_of_share, samples[own], precision)
         _sum_gradients(model)
         return batch
     keep_activations = len(parts_of_share) == 1
     with torch.set_grad_enabled(keep_activations):
-        predicted = [predict(model, part) for part in parts_of_share]
+        predicted = [predict(model, part, precision) for part in parts_of_share]
     whole = _gather_outs(predicted, own, samples)
 
     batch = evaluate_loss(model, whole, samples, loss_group)
@@ -108,7 +114,7 @@ def batch_gradient(
                 parameter.grad.zero_()
 
     for part, outs in zip(parts_of_share, predicted, strict=True):
-        outs = outs if keep_activations else predict(model, part)
+        outs = outs if keep_activations else predict(model, part, precision)
         _backpropagate(outs, whole, slice(start, start + len(part)))
         start += len(part)
     _sum_gradients(model)

@@ -23,6 +23,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from tood.models.common.normalised_loss import BatchNormalisers, NormalisedLossMixin
+from tood.models.common.precision import single_at_least
+from tood.study.jobs import DEFAULT_PRECISION, Precision
 
 # What a dense head's forward returns: maps [B, channels, H, W], by kind and level.
 Outs = tuple[list[Tensor], ...]
@@ -37,9 +39,15 @@ class Batch(NamedTuple):
     metas: list[dict]  # of each of these images
 
 
-def predict(model: SingleStageDetector, inputs: Tensor) -> Outs:
-    """What the head says of images [B, 3, H, W]."""
-    return model.bbox_head(model.extract_feat(inputs))
+def predict(model: SingleStageDetector, inputs: Tensor, precision: Precision = DEFAULT_PRECISION) -> Outs:
+    """What the head says of images [B, 3, H, W], in float32 at least, so that losses are."""
+    if precision == "float32":
+        return model.bbox_head(model.extract_feat(inputs))
+    if inputs.device.type == "cuda":
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(inputs.device.type, torch.bfloat16):
+        outs = model.bbox_head(model.extract_feat(inputs))
+    return tuple([single_at_least(level) for level in kind] for kind in outs)
 
 
 def joined(predicted: Sequence[Outs]) -> Outs:
@@ -51,7 +59,10 @@ def joined(predicted: Sequence[Outs]) -> Outs:
 
 
 def gradient_in_parts(
-    model: SingleStageDetector, parts: Sequence[Tensor], samples: list[DetDataSample]
+    model: SingleStageDetector,
+    parts: Sequence[Tensor],
+    samples: list[DetDataSample],
+    precision: Precision = DEFAULT_PRECISION,
 ) -> Batch:
     """Put this process's share of the gradient of the batch's loss into every parameter's `grad`.
 
@@ -59,6 +70,7 @@ def gradient_in_parts(
         model: its head is a `NormalisedLossMixin`.
         parts: this process's images, [B, 3, H, W] for each forward pass, none if it has no image.
         samples: of these images.
+        precision: of the network.
     """
     head: NormalisedLossMixin = model.bbox_head
     gts, ignored, metas = unpack_gt_instances(samples)
@@ -74,7 +86,7 @@ def gradient_in_parts(
         _add(found, normalisers)
         return {name: torch.ones_like(normaliser) for name, normaliser in normalisers.items()}
 
-    first = predict(model, parts[0]) if parts else None
+    first = predict(model, parts[0], precision) if parts else None
     afterwards = head.has_one_divisor
     if first is not None and not afterwards:
         known = head.normalisers_from_targets(first, gts, metas)
@@ -82,14 +94,14 @@ def gradient_in_parts(
         if known is None:
             with torch.no_grad(), _divided(head, collect):
                 for i, part in enumerate(parts):
-                    loss_of(predict(model, part) if i else first, images[i])
+                    loss_of(predict(model, part, precision) if i else first, images[i])
     sums = {} if afterwards else _over_processes(found, head.loss_names, model)
 
     losses: dict[str, Tensor] = {}
     predicted = []
     with _divided(head, collect if afterwards else lambda normalisers: sums):
         for i, part in enumerate(parts):
-            outs = predict(model, part) if i or first is None else first
+            outs = predict(model, part, precision) if i or first is None else first
             first = None  # its activations go with the pass
             loss = loss_of(outs, images[i])
             loss["loss"].backward()

@@ -97,6 +97,8 @@ def train(
     images_at_once = micro_batch or math.ceil(batch_size / get_world_size())
     head = model.to(device).train().bbox_head
     place_anchors(head, device)
+    if train_cfg.precision == "bf16" and device.type == "cuda":
+        model.to(memory_format=torch.channels_last)
     require_separable(model, batch_size, images_at_once)
     optimizer = build_optimizer(model, train_cfg)
     multipliers = [group["lr"] / train_cfg.lr for group in optimizer.param_groups]
@@ -158,7 +160,9 @@ def train(
             for group, multiplier in zip(optimizer.param_groups, multipliers, strict=True):
                 group["lr"] = rate * multiplier
             try:
-                batch = batch_gradient(model, share, images_at_once, train_cfg.loss_group)
+                batch = batch_gradient(
+                    model, share, images_at_once, train_cfg.loss_group, train_cfg.precision
+                )
             except Exception:
                 watch.read()  # the reason, where a loss before was not finite
                 raise

@@ -14,6 +14,7 @@ import torchvision.ops
 from mmengine.model import constant_init
 from torch import Tensor, cat, nn
 
+from tood.models.common.precision import single_at_least, without_autocast
 from tood.models.common.registry import MODELS
 
 
@@ -59,7 +60,13 @@ class DeformConv2d(torchvision.ops.DeformConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] to [B, C_out, H', W']."""
-        return super().forward(x, self.conv_offset(x))
+        return self._sample(x, self.conv_offset(x))
+
+    def _sample(self, x: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The convolution itself, which torchvision has for float32 at least."""
+        with without_autocast(x):
+            maps = (single_at_least(x), single_at_least(offset))
+            return super().forward(*maps, None if mask is None else single_at_least(mask))
 
 
 @MODELS.register_module()
@@ -84,7 +91,7 @@ class ModulatedDeformConv2d(DeformConv2d):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] to [B, C_out, H', W']."""
         first, second, mask = self.conv_offset(x).chunk(3, dim=1)
-        return super(DeformConv2d, self).forward(x, cat([first, second], 1), mask.sigmoid())
+        return self._sample(x, cat([first, second], 1), mask.sigmoid())
 
 
 def rename_offsets(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,10 +17,11 @@ from tood.models.common.dense_level import DenseLevel, grid_of
 from tood.models.common.dense_prediction import DensePredictionMixin
 from tood.models.common.normalised_loss import LossTerm, NormalisedLossMixin
 from tood.models.common.pairs import Objects, objects_of, owners
+from tood.models.common.precision import without_autocast
 from tood.models.common.registry import MODELS
 from tood.models.tood.losses import ScoreTargets, sum_of_focal_loss_with_prob, sum_of_task_aligned_focal_loss
 from tood.models.tood.spatial_alignment import align_boxes, align_scores, keep_valid
-from tood.models.tood.t_head import GROUP_NORM, Predictor, THead
+from tood.models.tood.t_head import GROUP_NORM, HeadMaps, Predictor, THead, in_single
 from tood.models.tood.task_alignment import Matches, normalise_alignment, task_aligned_match
 
 
@@ -165,12 +166,17 @@ class TOODHead(NormalisedLossMixin, DensePredictionMixin, BaseDenseHead):
         return list(scores), list(boxes)
 
     def _forward_level(self, level: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        maps = in_single(self.predictor(x))
+        with without_autocast(x):
+            return self._aligned(level, maps)
+
+    def _aligned(self, level: int, maps: HeadMaps) -> tuple[Tensor, Tensor]:
         stride = self.prior_generator.strides[level][0]
+        raw = maps.regression
         anchors = self.prior_generator.single_level_grid_priors(
-            x.shape[-2:], level, dtype=x.dtype, device=x.device
+            grid_of(raw), level, dtype=raw.dtype, device=raw.device
         )
-        maps = self.predictor(x)
-        boxes = self.codec.decode(maps.regression, self.scales[level], anchors, stride)
+        boxes = self.codec.decode(raw, self.scales[level], anchors, stride)
         if maps.prob_logits is None or maps.offsets is None:
             return maps.cls_logits.sigmoid(), boxes
         aligned = align_boxes(boxes, maps.offsets)
