@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.inputs import CLASSES, STRIDES, features, predictions
+from benchmarks.measure import LEAST_REPEATS
+from benchmarks.step import IMAGES, same_step, steps
 from tood.evaluation.released import convert
 from tood.heads import TOODHead
 
@@ -43,6 +45,7 @@ class Benchmark(NamedTuple):
     target: float | None  # of the ratio peer / ours
     floor: str  # what the least time is reckoned from
     build: Callable[[torch.device], Pair]
+    least_repeats: int = LEAST_REPEATS
 
 
 def suite(size: tuple[int, int], batches: dict[int, list[int]], crowd: int) -> Iterator[Benchmark]:
@@ -90,6 +93,15 @@ def suite(size: tuple[int, int], batches: dict[int, list[int]], crowd: int) -> I
         1.3,
         "arithmetic at the rate of a matrix product",
         partial(_t_head, size),
+    )
+    yield Benchmark(
+        "step",
+        f"step of training, ResNet-50, {IMAGES} images of {size[0]} x {size[1]}",
+        "mmdet TOODHead",
+        1.15,
+        "arithmetic at the rate of a matrix product",
+        partial(_step, size),
+        least_repeats=2,  # each takes most of a minute on a CPU
     )
 
 
@@ -229,6 +241,11 @@ def _t_head(size: tuple[int, int], device: torch.device) -> Pair:
     with FlopCounterMode(display=False) as counter:
         run(theirs)
     return Pair(partial(run, ours), partial(run, theirs), _same_maps, flops=counter.get_total_flops())
+
+
+def _step(size: tuple[int, int], device: torch.device) -> Pair:
+    run_ours, run_theirs, flops = steps(*heads("aligned", device), size, device)
+    return Pair(run_ours, run_theirs, same_step, flops=flops)
 
 
 def _same_maps(ours: tuple, theirs: tuple) -> None:

@@ -1,8 +1,7 @@
 """A training step on a device that this machine lacks: shapes and devices are computed, values are not."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from unittest.mock import patch
+from contextlib import contextmanager
 
 import torch
 from mmengine.structures import InstanceData
@@ -18,13 +17,7 @@ Move = Callable[[Tensor], Tensor]
 @contextmanager
 def fake(device: str) -> Iterator[Move]:
     """Every tensor is fake, and `backward` works on `DRIVERLESS`; gives what moves a tensor to the device."""
-    # torch's autocast does not know `DRIVERLESS`. Here it is only switched off anyway.
-    autocast = patch("torch.autocast", lambda *args, **kwargs: nullcontext())
-    with (
-        autocast if device == DRIVERLESS else nullcontext(),
-        FakeTensorMode() as mode,
-        torch.autograd.set_multithreading_enabled(False),
-    ):
+    with FakeTensorMode() as mode, torch.autograd.set_multithreading_enabled(False):
         yield lambda tensor: mode.from_tensor(tensor).to(device)
 
 

@@ -1,5 +1,7 @@
 """What a head keeps in float32 while its network computes in bfloat16."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -9,9 +11,10 @@ def single_at_least(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
-def without_autocast(tensor: Tensor) -> torch.autocast:
+def without_autocast(tensor: Tensor) -> AbstractContextManager:
     """A context in which torch's autocast leaves types as they are, on the device of a tensor.
 
     Coordinates need it: bfloat16 has 8 binary digits, and the 167th cell of a map is not the 168th.
     """
-    return torch.autocast(tensor.device.type, enabled=False)
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
