@@ -31,7 +31,7 @@ def measure(benchmark: Benchmark, seconds: float, rates: tuple[float, float], de
         pair.compare(first, pair.peer())
         functions["peer"] = pair.peer
     del first
-    measured = alternate(functions, seconds, device)
+    measured = alternate(functions, seconds, device, benchmark.least_repeats)
     ours, peer = measured["ours"], measured.get("peer")
     return {
         "name": benchmark.name,

@@ -27,7 +27,7 @@ class Measured(NamedTuple):
 
 
 def alternate(
-    functions: dict[str, Callable[[], Any]], seconds: float, device: torch.device
+    functions: dict[str, Callable[[], Any]], seconds: float, device: torch.device, least: int = LEAST_REPEATS
 ) -> dict[str, Measured]:
     """Measure functions in turn until the time is over, a few times at least.
 
@@ -35,11 +35,12 @@ def alternate(
         functions: by name; each has run once already.
         seconds: for all of them.
         device: where they work.
+        least: number of repeats, also where they take longer.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     began = time.perf_counter()
     for repeat in range(MOST_REPEATS):
-        if repeat >= LEAST_REPEATS and time.perf_counter() - began > seconds:
+        if repeat >= least and time.perf_counter() - began > seconds:
             break
         for name, function in functions.items():
             times[name].append(_timed(function, device))

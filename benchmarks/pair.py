@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks.measure import LEAST_REPEATS
+
 FLOAT = 4  # bytes
 
 
@@ -30,3 +32,4 @@ class Benchmark(NamedTuple):
     floor: str  # what the least time is reckoned from
     build: Callable[[torch.device], Pair]
     images_per_second: float | None = None  # target
+    least_repeats: int = LEAST_REPEATS

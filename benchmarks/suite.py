@@ -17,6 +17,7 @@ from benchmarks.evaluation import coco_ap, statistics
 from benchmarks.inputs import CLASSES, STRIDES, features, predictions
 from benchmarks.loader import loader
 from benchmarks.pair import FLOAT, Benchmark, Pair
+from benchmarks.step import IMAGES, same_step, steps
 from tood.evaluation.released import convert
 from tood.heads import TOODHead
 
@@ -98,6 +99,15 @@ def suite(
         None,
         "pixels written",
         partial(loader, size),
+    )
+    yield Benchmark(
+        "step",
+        f"step of training, ResNet-50, {IMAGES} images of {size[0]} x {size[1]}",
+        "mmdet TOODHead",
+        1.15,
+        "arithmetic at the rate of a matrix product",
+        partial(_step, size),
+        least_repeats=2,  # each takes most of a minute on a CPU
     )
 
 
@@ -237,6 +247,11 @@ def _t_head(size: tuple[int, int], device: torch.device) -> Pair:
     with FlopCounterMode(display=False) as counter:
         run(theirs)
     return Pair(partial(run, ours), partial(run, theirs), _same_maps, flops=counter.get_total_flops())
+
+
+def _step(size: tuple[int, int], device: torch.device) -> Pair:
+    run_ours, run_theirs, flops = steps(*heads("aligned", device), size, device)
+    return Pair(run_ours, run_theirs, same_step, flops=flops)
 
 
 def _same_maps(ours: tuple, theirs: tuple) -> None:

@@ -30,7 +30,8 @@ def test_all_benchmarks_compare_outputs_and_write_results_and_table(tmp_path, pa
     found = json.loads(results.read_text())
     names = [result["name"] for result in found]
     assert len(set(names)) == len(names)
-    for prefix in ("loss/aligned/", "loss/warm-up/", "targets/", "t_head", "statistics", "coco_ap", "loader"):
+    prefixes = ("loss/aligned/", "loss/warm-up/", "targets/", "t_head", "step")
+    for prefix in (*prefixes, "statistics", "coco_ap", "loader"):
         assert any(name.startswith(prefix) for name in names)
     for result in found:
         ours, peer = result["ours"], result["peer"]

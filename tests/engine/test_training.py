@@ -23,6 +23,7 @@ from tood.data.synthetic import CLASSES, DrawingSpec, generate
 from tood.engine import trainer as loop
 from tood.engine.checkpoint import Checkpoints
 from tood.engine.config import build_model, resolve
+from tood.engine.loss_watch import LossWatch
 from tood.engine.schedule import learning_rate
 from tood.engine.trainer import load_model, train, weights_of
 from tood.evaluation.detection import AP_NAMES, coco_ap, dense_predictions, detect
@@ -577,6 +578,34 @@ def test_a_loss_that_is_no_number_ends_the_training(training_images, tmp_path, m
         trained(training_images, tmp_path, config, model=model, iterations=10)
     assert len(calls) == 4
     assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("end", ["log", "checkpoint", "stop"])
+def test_as_on_a_gpu_a_loss_that_is_no_number_is_found_later(training_images, tmp_path, monkeypatch, end):
+    """At the next entry of the log, checkpoint or end; no checkpoint holds what came after it."""
+    monkeypatch.setattr(loop, "LossWatch", lambda at_once, describe: LossWatch(False, describe))
+    config = configured("tood_af")
+    model, calls = initialised(config), []
+    loss_by_feat = model.bbox_head.loss_by_feat
+
+    def spoilt(*args, **kwargs):
+        calls.append(1)
+        losses = loss_by_feat(*args, **kwargs)
+        return losses | {"loss_bbox": losses["loss_bbox"] * float("nan")} if len(calls) == 3 else losses
+
+    monkeypatch.setattr(model.bbox_head, "loss_by_feat", spoilt)
+    monkeypatch.setattr(loop, "LOG_INTERVAL", 4 if end == "log" else 100)
+    checkpoints = Checkpoints(tmp_path / "saved", "identity", 10, {"log": 1, "checkpoint": 4}.get(end))
+    if end == "log":  # not so often that the save would find it
+        monkeypatch.setattr(checkpoints, "due", lambda done: done == 2)
+    stop = (lambda: len(calls) == 4) if end == "stop" else (lambda: False)
+    with pytest.raises(Diverged, match=r"nan at iteration 2 \(epoch 0, lr 0"):
+        trained(
+            training_images, tmp_path, config, model=model, iterations=20, checkpoints=checkpoints, stop=stop
+        )
+    assert len(calls) == 4
+    saved = [path.name.split(".")[0] for path in sorted((tmp_path / "saved").glob("*.pth"))]
+    assert saved == (["000000002"] if end == "log" else [])
 
 
 def test_parts_of_a_batch_train_the_same(training_images, tmp_path):

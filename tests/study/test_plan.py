@@ -84,6 +84,7 @@ def test_seeds(given, seeds):
         ({"iterations": 0, "name": "x"}, ["iterations=0", "greater than 0", "docs/configuration.md"]),
         ({"batch_size": -1, "name": "x"}, ["batch_size=-1"]),
         ({"val_images": "many", "name": "x"}, ["val_images='many'", "integer"]),
+        ({"precision": "fp16", "name": "x"}, ["precision='fp16'", "'float32' or 'bf16'"]),
         ({"device": "gpu"}, ["device='gpu'", "'auto', 'cpu' or 'cuda'"]),
         ({"weights": "coco", "name": "x"}, ["weights='coco'", "'imagenet', 'random' or 'released'"]),
         ({"seeds": "0,one"}, ["seeds", "'one'", "integer"]),
@@ -98,7 +99,7 @@ def test_mistakes_are_named_with_their_mend(options, parts):
         assert part in message, message
 
 
-CHANGES = {"weights": "imagenet", "iterations": 5, "batch_size": 2, "val_images": 3}
+CHANGES = {"weights": "imagenet", "iterations": 5, "batch_size": 2, "precision": "bf16", "val_images": 3}
 
 
 @pytest.mark.parametrize("key", CHANGES)
@@ -158,6 +159,18 @@ def test_settings_hold_what_decides_a_training():
     )
     assert settings["train"] == plain["train"] | {"batch_size": 2}
     assert plain["run"]["milestones"] == [8, 11]
+
+
+def test_the_default_precision_leaves_earlier_trainings_as_they_are():
+    plain, single, half = (
+        Plan({"name": "x"} | options) for options in ({}, {"precision": "float32"}, {"precision": "bf16"})
+    )
+    settings = plain.settings("tood_af")
+    assert single.settings("tood_af") == settings
+    assert "precision" not in settings["train"]
+    assert half.settings("tood_af")["train"] == settings["train"] | {"precision": "bf16"}
+    assert any("bfloat16" in note for note in half.notes())
+    assert plain.notes() == single.notes()
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import torch
 from mmdet.models.detectors import SingleStageDetector
+from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from torch import nn
 
 import tood.models  # noqa: F401 - registers what configurations name as tood.*
 from tood.study.paths import CONFIGS
@@ -47,3 +50,10 @@ def build_model(config: Config) -> SingleStageDetector:
     """The detector of a resolved configuration; its weights are not initialised yet."""
     init_default_scope("mmdet")
     return MODELS.build(config.model)
+
+
+def place_anchors(head: nn.Module, device: torch.device) -> None:
+    """Keep the anchors of a head on the device, where mmdet would copy them to in each step."""
+    for generator in vars(head).values():
+        if isinstance(generator, AnchorGenerator):
+            generator.base_anchors = [anchors.to(device) for anchors in generator.base_anchors]

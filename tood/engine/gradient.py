@@ -11,6 +11,9 @@ the head's loss is evaluated on its predictions for the whole batch, wherever th
    whose activations were not kept (gradient caching: Gao et al., RepL4NLP 2021, arXiv:2101.06983);
 5. the gradients of the parameters are summed over the processes.
 
+A head whose losses are sums over images, divided by sums over images, needs neither all predictions in one
+place nor, if its divisors are known before or are one, a second computation: see `tood.engine.parts`.
+
 Some reference implementations divide by sums over the images of one GPU, and average the gradients of the
 GPUs. Their recipes give this number of images as `train.loss_group`: the loss is then the mean over groups of
 consecutive images of the batch, of which the last may have fewer. Groups are formed in step 3, so they are
@@ -21,7 +24,6 @@ This is exact as long as the prediction for an image depends on that image alone
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,25 +31,14 @@ from mmdet.models.detectors import SingleStageDetector
 from mmdet.models.utils import unpack_gt_instances
 from mmdet.structures import DetDataSample
 from mmengine.dist import all_gather_object, all_reduce, all_reduce_params, get_rank, get_world_size
-from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from tood.engine.parts import Batch, Outs, gradient_in_parts, joined, predict
+from tood.models.common.normalised_loss import NormalisedLossMixin
 from tood.runtime.failures import Diverged
-
-# What a dense head's forward returns: maps [B, channels, H, W], by kind and level.
-Outs = tuple[list[Tensor], ...]
-
-
-class Batch(NamedTuple):
-    """One batch, wherever it was computed."""
-
-    losses: dict[str, Tensor]  # `loss`, their sum, and each loss of the head
-    outs: Outs  # predictions for all of its images
-    gt: list[InstanceData]  # objects of each image
-    metas: list[dict]  # of each image
-
+from tood.study.jobs import DEFAULT_PRECISION, Precision
 
 _BUCKET_MB = 64  # of gradients that travel together
 
@@ -77,7 +68,11 @@ def require_separable(model: nn.Module, batch_size: int, images_at_once: int) ->
 
 
 def batch_gradient(
-    model: SingleStageDetector, share: dict | None, images_at_once: int, loss_group: int | None = None
+    model: SingleStageDetector,
+    share: dict | None,
+    images_at_once: int,
+    loss_group: int | None = None,
+    precision: Precision = DEFAULT_PRECISION,
 ) -> Batch:
     """Put the gradient of the whole batch's loss into every parameter's `grad`, on all processes alike.
 
@@ -86,6 +81,7 @@ def batch_gradient(
         share: this process's part of the batch as the loader collates it, None if it has no image.
         images_at_once: largest number of images in one forward pass.
         loss_group: number of images whose loss is evaluated together; None takes the whole batch.
+        precision: of the network.
 
     Raises:
         Diverged: the loss cannot be evaluated, as predictions are not finite.
@@ -93,17 +89,22 @@ def batch_gradient(
     model.zero_grad(set_to_none=True)
     if share is not None and get_world_size() == 1 and len(share["inputs"]) <= images_at_once:
         data = model.data_preprocessor(share, training=True)
-        outs = _predict(model, data["inputs"])
+        outs = predict(model, data["inputs"], precision)
         batch = evaluate_loss(model, outs, data["data_samples"], loss_group)
         batch.losses["loss"].backward()
         return batch
 
-    inputs, samples = _preprocess(model, share)
+    inputs, samples, start = _preprocess(model, share)
     parts_of_share = inputs.split(images_at_once) if inputs is not None else ()
+    own = slice(start, start + (len(inputs) if inputs is not None else 0))
+    if isinstance(model.bbox_head, NormalisedLossMixin) and loss_group is None:
+        batch = gradient_in_parts(model, parts_of_share, samples[own], precision)
+        _sum_gradients(model)
+        return batch
     keep_activations = len(parts_of_share) == 1
     with torch.set_grad_enabled(keep_activations):
-        predicted = [_predict(model, part) for part in parts_of_share]
-    whole, start = _gather_outs(predicted, len(inputs) if inputs is not None else 0, samples)
+        predicted = [predict(model, part, precision) for part in parts_of_share]
+    whole = _gather_outs(predicted, own, samples)
 
     batch = evaluate_loss(model, whole, samples, loss_group)
     batch.losses["loss"].backward()
@@ -113,15 +114,12 @@ def batch_gradient(
                 parameter.grad.zero_()
 
     for part, outs in zip(parts_of_share, predicted, strict=True):
-        outs = outs if keep_activations else _predict(model, part)
+        outs = outs if keep_activations else predict(model, part, precision)
         _backpropagate(outs, whole, slice(start, start + len(part)))
         start += len(part)
     _sum_gradients(model)
-    return batch
-
-
-def _predict(model: SingleStageDetector, inputs: Tensor) -> Outs:
-    return model.bbox_head(model.extract_feat(inputs))
+    outs = tuple([level[own] for level in kind] for kind in whole)
+    return batch._replace(outs=outs, gt=batch.gt[own], metas=batch.metas[own])
 
 
 def evaluate_loss(
@@ -156,53 +154,53 @@ def evaluate_loss(
     return Batch(losses, outs, gt, metas)
 
 
-def _preprocess(model: SingleStageDetector, share: dict | None) -> tuple[Tensor | None, list[DetDataSample]]:
-    """This process's images, padded as in the whole batch, and the samples of the whole batch."""
+def _preprocess(
+    model: SingleStageDetector, share: dict | None
+) -> tuple[Tensor | None, list[DetDataSample], int]:
+    """This process's images, padded as in the whole batch; all samples; where this process's begin."""
     data = None if share is None else model.data_preprocessor(share, training=True)
+    if data is not None and get_world_size() == 1:
+        return data["inputs"], data["data_samples"], 0
     own = ([], None) if data is None else ([s.cpu() for s in data["data_samples"]], data["inputs"].shape[-2:])
     shares = all_gather_object(own)
     height, width = (max(size[axis] for _, size in shares if size) for axis in (0, 1))
     device = next(model.parameters()).device
     samples = [sample.to(device) for group, _ in shares for sample in group]
+    start = sum(len(group) for group, _ in shares[: get_rank()])
     for sample in samples:
         sample.set_metainfo({"batch_input_shape": (height, width)})
     if data is None:
-        return None, samples
+        return None, samples, start
     inputs = data["inputs"]
     padding = (0, width - inputs.shape[-1], 0, height - inputs.shape[-2])
-    return F.pad(inputs, padding, value=model.data_preprocessor.pad_value), samples
+    return F.pad(inputs, padding, value=model.data_preprocessor.pad_value), samples, start
 
 
-def _gather_outs(predicted: list[Outs], count: int, samples: Sequence) -> tuple[Outs, int]:
-    """The whole batch's predictions as leaves of a new graph, and where this process's begin.
+def _gather_outs(predicted: list[Outs], images: slice, samples: Sequence) -> Outs:
+    """The whole batch's predictions as leaves of a new graph.
 
     Args:
         predicted: of this process, for each of its forward passes.
-        count: images of this process.
+        images: of this process.
         samples: of the whole batch.
     """
-    own = tuple(
-        [torch.cat([t.detach() for t in level]) for level in zip(*kind, strict=True)]
-        for kind in zip(*predicted, strict=True)
-    )
+    own = joined(predicted)
     if get_world_size() > 1:
         described = [[(tuple(t.shape[1:]), t.dtype, t.device.type) for t in kind] for kind in own]
-        shares = all_gather_object((count, described))
-        start = sum(other for other, _ in shares[: get_rank()])
-        layout = next(described for _, described in shares if described)
+        layout = next(each for each in all_gather_object(described) if each)
         whole = tuple(
             [torch.zeros(len(samples), *shape, dtype=dtype, device=device) for shape, dtype, device in kind]
             for kind in layout
         )
         for mine, tensor in zip(_flat(own), _flat(whole), strict=False):
-            tensor[start : start + count] = mine
+            tensor[images] = mine
         for tensor in _flat(whole):
             all_reduce(tensor)  # to zeros, hence exact, whatever the sizes of the shares
     else:
-        whole, start = own, 0
+        whole = own
     for tensor in _flat(whole):
         tensor.requires_grad_(tensor.is_floating_point())
-    return whole, start
+    return whole
 
 
 def _flat(outs: Outs) -> Iterator[Tensor]:

@@ -4,25 +4,27 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
 from mmdet.datasets import CocoDataset
 from mmdet.models.detectors import SingleStageDetector
 from mmengine.config import Config, ConfigDict
-from mmengine.dist import barrier, get_rank, get_world_size
+from mmengine.dist import all_gather_object, barrier, get_rank, get_world_size
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from tood.data.loading import batches_from
 from tood.engine.checkpoint import Checkpoints, restore, training_state
+from tood.engine.config import place_anchors
 from tood.engine.gradient import batch_gradient, require_separable
 from tood.engine.loss_log import LossLog
+from tood.engine.loss_watch import LossWatch
 from tood.engine.schedule import learning_rate
 from tood.models.common import positives
 from tood.runtime.distributed import any_process
-from tood.runtime.failures import Diverged, Interrupted
+from tood.runtime.failures import Interrupted
 from tood.runtime.progress import Progress
 
 LOG_INTERVAL = 50  # iterations; an epoch has at least one entry
@@ -85,7 +87,8 @@ def train(
         one), peak_memory_mb (of the main process's GPU)
 
     Raises:
-        Diverged: a loss is not finite.
+        Diverged: a loss is not finite. On a GPU this is found at the next entry of the log or checkpoint, and
+            no checkpoint is saved after it.
         Interrupted: `stop` said so; a checkpoint is saved.
         CheckpointError: a checkpoint cannot be written, or there are some and all are damaged.
         RuntimeError: the model cannot be trained in parts, see `require_separable`.
@@ -94,6 +97,9 @@ def train(
     batch_size = train_cfg.batch_size
     images_at_once = micro_batch or math.ceil(batch_size / get_world_size())
     head = model.to(device).train().bbox_head
+    place_anchors(head, device)
+    if train_cfg.precision == "bf16" and device.type == "cuda":
+        model.to(memory_format=torch.channels_last)
     require_separable(model, batch_size, images_at_once)
     optimizer = build_optimizer(model, train_cfg)
     multipliers = [group["lr"] / train_cfg.lr for group in optimizer.param_groups]
@@ -118,7 +124,23 @@ def train(
         seconds = spent["seconds"] + time.monotonic() - start
         return {"seconds": seconds, "peak_memory": max(spent["peak_memory"], peak)}
 
+    def rate_of(iteration: int) -> float:
+        return learning_rate(
+            iteration,
+            base=train_cfg.lr,
+            iterations_per_epoch=per_epoch,
+            milestones=schedule.milestones,
+            warmup_iterations=train_cfg.warmup_iterations,
+            warmup_factor=train_cfg.warmup_factor,
+            warmup=train_cfg.warmup,
+        )
+
+    watch = LossWatch(
+        at_once=device.type == "cpu", describe=lambda i: f"epoch {i // per_epoch}, lr {rate_of(i):g}"
+    )
+
     def save(checkpoints: Checkpoints) -> None:
+        watch.read()  # a training that diverged has nothing to go on from
         log.sync()  # a checkpoint stands for the entries before it
         checkpoints.save(done, training_state(model, optimizer, iteration=done, spent=spent_in_all()))
 
@@ -135,32 +157,33 @@ def train(
                     barrier()  # where one process leaves early, torchrun ends the others
                 raise Interrupted(f"stopped after {done} of {last} iterations; start again to go on")
             head.set_progress(epoch, done / scheduled)
-            rate = learning_rate(
-                done,
-                base=train_cfg.lr,
-                iterations_per_epoch=per_epoch,
-                milestones=schedule.milestones,
-                warmup_iterations=train_cfg.warmup_iterations,
-                warmup_factor=train_cfg.warmup_factor,
-                warmup=train_cfg.warmup,
-            )
+            rate = rate_of(done)
             for group, multiplier in zip(optimizer.param_groups, multipliers, strict=True):
                 group["lr"] = rate * multiplier
-            batch = batch_gradient(model, share, images_at_once, train_cfg.loss_group)
-            loss = batch.losses["loss"].item()
-            if not math.isfinite(loss):
-                raise Diverged(f"the loss is {loss} at iteration {done} (epoch {epoch}, lr {rate:g})")
+            try:
+                batch = batch_gradient(
+                    model, share, images_at_once, train_cfg.loss_group, train_cfg.precision
+                )
+            except Exception:
+                watch.read()  # the reason, where a loss before was not finite
+                raise
+            watch.add(batch.losses["loss"], done)
             if train_cfg.grad_clip:
                 nn.utils.clip_grad_norm_(model.parameters(), train_cfg.grad_clip)
             optimizer.step()
             done += 1
 
-            if main:
-                if done % interval == 0 or done == last:
-                    entry = {"iteration": done, "epoch": done / per_epoch, "lr": rate}
-                    entry |= positives.of_batch(head, batch.outs, batch.gt, batch.metas)
+            if done % interval == 0 or done == last:
+                watch.read()
+                own = positives.of_images(head, batch.outs, batch.gt, batch.metas)
+                found = positives.summary(list(chain.from_iterable(all_gather_object(own))))
+                if main:
+                    entry = {"iteration": done, "epoch": done / per_epoch, "lr": rate} | found
                     log.add(entry | {name: value.item() for name, value in batch.losses.items()})
-                detail = f"epoch {epoch + 1}/{schedule.epochs}  loss {loss:.3f}"
+            if main:
+                detail = f"epoch {epoch + 1}/{schedule.epochs}"
+                if watch.last is not None:
+                    detail += f"  loss {watch.last:.3f}"
                 progress.advance(images_until(done) - progress.done, detail)
                 beat(
                     iteration=done,
@@ -169,7 +192,7 @@ def train(
                     epochs=schedule.epochs,
                     images_per_second=round(progress.rate, 2),
                     seconds_left=round(progress.seconds_left),
-                    loss=loss,
+                    loss=watch.last,
                 )
                 if checkpoints and done < last and (done % per_epoch == 0 or checkpoints.due(done)):
                     save(checkpoints)

@@ -14,6 +14,8 @@ from tood.data.validation import Split
 from tood.study.declarations import Declaration
 
 Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["float32", "bf16"]  # of the network in training; losses are in float32
+DEFAULT_PRECISION: Precision = "float32"
 Positive = Annotated[int, Field(gt=0)]
 
 RENAMED = {"images_per_gpu": "micro_batch"}  # options that had another name

@@ -22,12 +22,14 @@ from tood.study.declarations import (
     select_runs,
 )
 from tood.study.jobs import (
+    DEFAULT_PRECISION,
     AnalysisJob,
     Device,
     Execution,
     ImportJob,
     MeasuringJob,
     Positive,
+    Precision,
     Resources,
     TrainingJob,
     renamed,
@@ -56,6 +58,7 @@ class Study(Declaration):
     weights: Literal["imagenet", "random", "released"] | None = None  # *
     iterations: Positive | None = None  # * stop each training after this many
     batch_size: Positive | None = None  # *
+    precision: Precision | None = None  # *
     val_images: Positive | None = None  # * evaluate on the first images only, this many
     near: tuple[str, ...] | None = None  # released files of another recipe that are taken all the same
     released: Path | None = None  # declares released files instead of experiments/released.yaml
@@ -63,8 +66,8 @@ class Study(Declaration):
 
 
 # Those marked *
-_INCOMPARABLE = ("weights", "iterations", "batch_size", "val_images")
-_OF_TRAININGS = ("iterations", "batch_size", "gpus", "micro_batch")
+_INCOMPARABLE = ("weights", "iterations", "batch_size", "precision", "val_images")
+_OF_TRAININGS = ("iterations", "batch_size", "precision", "gpus", "micro_batch")
 # What a call may change of the resources that a scale gives its trainings.
 _RESOURCES = set(Study.model_fields) & set(Resources.model_fields)
 
@@ -233,7 +236,10 @@ class Plan:
         run = self.all_runs[run_id]
         # Those of other heads do not decide this training.
         heads = {head: change for head, change in scale.heads.items() if head in _config_text(run.config)}
-        batch = {} if study.batch_size is None else {"batch_size": study.batch_size}
+        training = scale.training.model_dump(exclude_none=True)
+        training |= study.model_dump(include={"batch_size", "precision"}, exclude_none=True)
+        if training.get("precision") == DEFAULT_PRECISION:
+            del training["precision"]  # what was trained before there was a choice is the same training
         epochs, milestones = self.schedule(run_id)
         released = self.released(run_id)
         return {
@@ -242,7 +248,7 @@ class Plan:
             "model": merged(scale.model, self._backbone(run_id).model),
             "heads": heads,
             "input": scale.input.model_dump(mode="json", exclude_none=True),
-            "train": scale.training.model_dump(exclude_none=True) | batch,
+            "train": training,
             "splits": {"train": scale.train._asdict(), "val": scale.val._asdict()},
             "weights": self.weights,
             "iterations": study.iterations,
@@ -301,6 +307,8 @@ class Plan:
             notes.append(f"Every training was stopped after {study.iterations} iterations.")
         if study.batch_size:
             notes.append(f"Batches of {study.batch_size} images, with the learning rate unchanged.")
+        if (study.precision or scale.training.precision or DEFAULT_PRECISION) != DEFAULT_PRECISION:
+            notes.append("Networks were trained in bfloat16 where torch's autocast allows it.")
         if study.val_images:
             notes.append(f"Evaluated on the first {study.val_images} validation images only.")
         notes.append(f"Seeds: {', '.join(map(str, self.seeds))}.")

@@ -9,7 +9,7 @@ from tood.data.synthetic import DrawingSpec
 from tood.data.validation import Split
 from tood.runtime.text import did_you_mean
 from tood.study.declarations import Declaration, ExperimentError, load_declared, read_mapping
-from tood.study.jobs import Device, Positive, Resources
+from tood.study.jobs import Device, Positive, Precision, Resources
 from tood.study.paths import EXPERIMENTS
 
 SCALES = EXPERIMENTS / "scales"
@@ -31,6 +31,7 @@ class TrainingChanges(Declaration):
     warmup_factor: float | None = None
     weight_decay: float | None = None
     grad_clip: float | None = None
+    precision: Precision | None = None
 
 
 class BackboneChanges(Declaration):

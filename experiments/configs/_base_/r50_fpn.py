@@ -56,4 +56,5 @@ train = dict(
     warmup_iterations=500,
     warmup_factor=0.001,
     grad_clip=None,
+    precision="float32",  # or "bf16": the network by torch's autocast
 )

@@ -1,22 +1,41 @@
 """mmdet's ATSS head with this package's prediction path; anchor-free by `tood.PointBBoxCoder`."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from mmdet.models.dense_heads import ATSSHead as MMDetATSSHead
 from mmengine.structures import InstanceData
-from torch import Tensor
+from torch import Tensor, nn
 
-from tood.models.common.anchor_boxes import AnchorBoxesMixin, assign_inside, rows_of_anchors
-from tood.models.common.dense_level import DenseLevel
+from tood.models.common.anchor_boxes import AnchorBoxesMixin, assign_inside, rows_of_anchors, rows_of_batch
+from tood.models.common.atss_assigner import match_batch
+from tood.models.common.box_coders import anchor_centres, centerness_target
+from tood.models.common.dense_level import DenseLevel, grid_of
+from tood.models.common.normalised_loss import LossTerm, NormalisedLossMixin
+from tood.models.common.pairs import objects_of
 from tood.models.common.registry import MODELS
 from tood.models.common.towers import TowersMixin
 
 
+class Targets(NamedTuple):
+    """What a batch of B images and A anchors is to learn, with P pairs of an anchor and an object."""
+
+    labels: Tensor  # [B * A], the number of classes for the background
+    label_weights: Tensor  # [B * A] of the classification loss; 0 in the padding outside an image
+    anchors: Tensor  # [P] int64, b * A + a for anchor a of image b
+    priors: Tensor  # [P, 4] the same as boxes, pixels
+    boxes: Tensor  # [P, 4] of the objects, pixels
+    positive: Tensor  # [P]; pairs that are not positive teach nothing
+    centerness: Tensor  # [P], 0 where not positive
+    number: Tensor  # of positives, by which mmdet divides: one at least for each image
+
+
 @MODELS.register_module()
-class ATSSHead(TowersMixin, AnchorBoxesMixin, MMDetATSSHead):
+class ATSSHead(NormalisedLossMixin, TowersMixin, AnchorBoxesMixin, MMDetATSSHead):
     """Parallel head + ATSS (Tables 1, 2, 3, 5 and 6); configuration as mmdet's `ATSSHead`.
 
-    `tood.PointBBoxCoder` makes it anchor-free and learns its unit from the anchor generator.
+    `tood.PointBBoxCoder` makes it anchor-free and learns its unit from the anchor generator. Targets and
+    losses are mmdet's. With `tood.ATSSAssigner` no shape depends on a value: nothing waits for a device.
 
     Args:
         conv_bias, dcn_on_last_conv: as in the authors' code, see `TowersMixin`.
@@ -36,6 +55,107 @@ class ATSSHead(TowersMixin, AnchorBoxesMixin, MMDetATSSHead):
         if bbox_coder["type"] == "tood.PointBBoxCoder":
             bbox_coder = {**bbox_coder, "anchor_scale": anchor_generator["octave_base_scale"]}
         super().__init__(*args, anchor_generator=anchor_generator, bbox_coder=bbox_coder, **kwargs)
+
+    def forward_single(self, x: Tensor, scale: nn.Module) -> tuple[Tensor, ...]:
+        """Logits [B, C, H, W], regression [B, 4, H, W] and centerness [B, 1, H, W] of one level."""
+        cls_logits, regression, *centerness = super().forward_single(x, scale)
+        # mmdet makes float32 of the regression; a loss in float64 is to be one throughout.
+        return cls_logits, regression.to(torch.promote_types(torch.float32, cls_logits.dtype)), *centerness
+
+    loss_names: tuple[str, ...] = ("loss_cls", "loss_bbox", "loss_centerness")
+
+    def loss_by_feat(
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        centernesses: list[Tensor],
+        batch_gt_instances: list[InstanceData],
+        batch_img_metas: list[dict],
+        batch_gt_instances_ignore: list[InstanceData] | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of a batch; no region is ignored, as with mmdet's `ATSSAssigner` by default."""
+        return self.divided(
+            self.loss_terms(cls_scores, bbox_preds, centernesses, batch_gt_instances, batch_img_metas)
+        )
+
+    def loss_terms(
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        centernesses: list[Tensor],
+        gts: list[InstanceData],
+        metas: list[dict],
+    ) -> dict[str, LossTerm]:
+        """The three losses as sums over this batch, with the sums that are to divide them."""
+        targets = self._targets((cls_scores, bbox_preds), gts, metas)
+        positive = targets.positive
+        deltas = rows_of_batch(bbox_preds, 4)[targets.anchors]  # [P, 4]
+        # Without a loss and without a gradient where not positive, whatever was predicted
+        boxes = self.bbox_coder.decode(targets.priors, torch.where(positive[:, None], deltas, 0))
+        centerness = torch.where(positive, rows_of_batch(centernesses, 1)[targets.anchors, 0], 0)  # [P]
+        nothing = deltas.sum() + centerness.sum()  # 0 with a gradient, where there are no pairs
+        loss_cls = self.loss_cls(
+            rows_of_batch(cls_scores, self.cls_out_channels),
+            targets.labels,
+            targets.label_weights,
+            reduction_override="sum",
+        )
+        # Given weights, mmdet's looks whether any is positive, and waits for the device
+        loss_bbox = self.loss_bbox(boxes, targets.boxes, reduction_override="none")  # [P]
+        loss_centerness = self.loss_centerness(
+            centerness, targets.centerness, positive.to(centerness), reduction_override="none"
+        )  # [P], in float32 whatever it is of
+        totals = {
+            "loss_cls": loss_cls,
+            "loss_bbox": (loss_bbox * targets.centerness).sum() if len(positive) else nothing,
+            "loss_centerness": loss_centerness.to(centerness).sum(),
+        }
+        normalisers = self._normalisers(targets)
+        return {name: LossTerm(total, normalisers[name]) for name, total in totals.items()}
+
+    def normalisers_from_targets(
+        self, outs: tuple[list[Tensor], ...], gts: list[InstanceData], metas: list[dict]
+    ) -> dict[str, Tensor] | None:
+        """As `NormalisedLossMixin` says."""
+        return self._normalisers(self._targets(outs, gts, metas))
+
+    def _normalisers(self, targets: Targets) -> dict[str, Tensor]:
+        return {
+            "loss_cls": targets.number,
+            "loss_bbox": targets.centerness.sum(),
+            "loss_centerness": targets.number,
+        }
+
+    def divisor(self, name: str, normaliser: Tensor) -> Tensor:
+        """mmdet's, with the small number that it adds, in the box loss to a divisor of 1."""
+        eps = torch.finfo(torch.float32).eps
+        return normaliser.clamp(min=1) * (1 + eps) if name == "loss_bbox" else normaliser + eps
+
+    @torch.no_grad()
+    def _targets(self, outs: tuple[list[Tensor], ...], gts: list[InstanceData], metas: list[dict]) -> Targets:
+        """Targets; of `outs` the sizes of maps and the type of the regression are of interest."""
+        cls_scores, bbox_preds, *_ = outs
+        B, grids = len(metas), [grid_of(scores) for scores in cls_scores]
+        priors = self.prior_generator.grid_priors(
+            grids, dtype=bbox_preds[0].dtype, device=bbox_preds[0].device
+        )
+        objects = objects_of(gts, bbox_preds[0])
+        rows = self._rows_inside(grids, priors, metas)
+        anchors, owner, positive = match_batch(self.assigner, priors, rows, gts)  # [P] each
+        everywhere = torch.cat(priors)  # [A, 4]
+        A = len(everywhere)
+        slot = torch.where(positive, anchors, B * A)  # one more, for all that is not positive
+        labels = torch.full((B * A + 1,), self.num_classes, device=slot.device)
+        labels[slot] = torch.where(positive, objects.labels[owner], self.num_classes)
+        weights = torch.stack([self._inside(grids, priors, meta) for meta in metas]).to(everywhere)  # [B, A]
+        weights = weights.flatten()
+        if self.train_cfg["pos_weight"] > 0:
+            weights = torch.where(labels[:-1] < self.num_classes, self.train_cfg["pos_weight"], weights)
+        own, boxes = everywhere[anchors % A], objects.boxes[owner]  # [P, 4] each
+        centerness = torch.where(positive, centerness_target(anchor_centres(own), boxes), 0)
+        of_images = weights.new_zeros(B).index_add(0, anchors // A, positive.to(weights))  # [B]
+        number = of_images.clamp(min=1).sum()
+        return Targets(labels[:-1], weights, anchors, own, boxes, positive, centerness, number)
 
     def _assign(self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict) -> Tensor:
         inside = self._inside([level.grid for level in levels], priors, meta)

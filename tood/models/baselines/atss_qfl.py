@@ -2,12 +2,12 @@
 
 import torch
 from mmdet.structures.bbox import bbox_overlaps
-from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from tood.models.baselines.atss import ATSSHead
-from tood.models.common.dense_level import grid_of
+from tood.models.common.anchor_boxes import rows_of_batch
+from tood.models.common.normalised_loss import LossTerm
 from tood.models.common.registry import MODELS
 
 
@@ -25,11 +25,13 @@ class ATSSQFLHead(ATSSHead):
         super()._init_layers()
         self.atss_centerness = nn.Identity()  # its output goes nowhere
 
-    def forward_single(self, x: Tensor, scale: nn.Module) -> tuple[Tensor, Tensor]:
+    def forward_single(self, x: Tensor, scale: nn.Module) -> tuple[Tensor, ...]:
         """Logits [B, C, H, W] and regression [B, 4, H, W] of one level."""
         return super().forward_single(x, scale)[:2]
 
-    def loss_by_feat(
+    loss_names = ("loss_cls", "loss_bbox")
+
+    def loss_by_feat(  # type: ignore[override]  # without centerness
         self,
         cls_scores: list[Tensor],
         bbox_preds: list[Tensor],
@@ -38,28 +40,37 @@ class ATSSQFLHead(ATSSHead):
         batch_gt_instances_ignore: list[InstanceData] | None = None,
     ) -> dict[str, Tensor]:
         """`loss_cls` over the number of positives, `loss_bbox` over the sum of its weights."""
-        grids = [grid_of(scores) for scores in cls_scores]
-        anchors, flags = self.get_anchors(grids, batch_img_metas, device=cls_scores[0].device)
-        anchors, labels, label_weights, gt_boxes, _, positives = self.get_targets(
-            anchors, flags, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
+        targets = self._targets((cls_scores, bbox_preds), batch_gt_instances, batch_img_metas)
+        logits = rows_of_batch(cls_scores, self.cls_out_channels)  # [B * A, C]
+        positive = targets.positive
+        deltas = rows_of_batch(bbox_preds, 4)[targets.anchors]  # [P, 4]
+        boxes = self.bbox_coder.decode(targets.priors, torch.where(positive[:, None], deltas, 0))
+        iou = bbox_overlaps(boxes.detach(), targets.boxes, is_aligned=True)  # [P]
+        quality = targets.label_weights.new_zeros(
+            len(logits) + 1
+        )  # one more, for pairs that are not positive
+        quality[torch.where(positive, targets.anchors, len(logits))] = iou.to(quality)
+        weights = torch.where(positive, logits.detach()[targets.anchors].sigmoid().amax(1), 0)  # [P]
+        loss_cls = self.loss_cls(
+            logits, (targets.labels, quality[:-1]), targets.label_weights, reduction_override="sum"
         )
-        # Levels of [B, H*W, ...], one after the other
-        anchors, labels, label_weights, gt_boxes = (
-            torch.cat([level.flatten(0, 1) for level in levels])
-            for levels in (anchors, labels, label_weights, gt_boxes)
+        loss_bbox = self.loss_bbox(boxes, targets.boxes, reduction_override="none")  # [P]
+        return self.divided(
+            {
+                "loss_cls": LossTerm(loss_cls, targets.number.to(weights)),
+                "loss_bbox": LossTerm(
+                    (loss_bbox * weights).sum() if len(positive) else deltas.sum(),
+                    weights.sum(),
+                ),
+            }
         )
-        logits, regression = (
-            torch.cat([maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in levels])  # [A, C], [A, 4]
-            for levels in (cls_scores, bbox_preds)
-        )
-        positive = labels < self.num_classes
-        boxes = self.bbox_coder.decode(anchors[positive], regression[positive])
-        quality = torch.zeros_like(label_weights)
-        quality[positive] = bbox_overlaps(boxes.detach(), gt_boxes[positive], is_aligned=True).to(quality)
-        weights = logits[positive].detach().sigmoid().amax(1)
-        divisors = reduce_mean(torch.stack([labels.new_tensor(positives).to(weights), weights.sum()]))
-        divisors = divisors.clamp(min=1)
-        return {
-            "loss_cls": self.loss_cls(logits, (labels, quality), label_weights, avg_factor=divisors[0]),
-            "loss_bbox": self.loss_bbox(boxes, gt_boxes[positive], weights, avg_factor=divisors[1]),
-        }
+
+    def normalisers_from_targets(
+        self, outs: tuple[list[Tensor], ...], gts: list[InstanceData], metas: list[dict]
+    ) -> dict[str, Tensor] | None:
+        """None: the scores weigh the boxes."""
+        return None
+
+    def divisor(self, name: str, normaliser: Tensor) -> Tensor:
+        """As mmdet's, at least 1."""
+        return normaliser.clamp(min=1) + torch.finfo(torch.float32).eps

@@ -238,11 +238,11 @@ class IQDetHead(OTAHead):
 
     def _pyramid(self, cls_scores: list[Tensor]) -> Pyramid:
         points = self._priors((cls_scores,))
-        numbers = torch.tensor([len(level) for level in points])
         device = points[0].device
+        levels = [torch.full((len(level),), index, device=device) for index, level in enumerate(points)]
         return Pyramid(
             torch.cat(points),
-            torch.arange(len(points)).repeat_interleave(numbers).to(device),
+            torch.cat(levels),
             points[0].new_tensor(self.strides),
             torch.tensor([grid_of(maps) for maps in cls_scores], device=device),
         )

@@ -87,7 +87,7 @@ def draws(image: object, progress: float, objects: int, samples: int) -> Tensor:
     """
     key = hashlib.blake2b(repr((image, progress)).encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key))
-    return torch.rand(objects, samples, 3, generator=generator, dtype=torch.float64)
+    return torch.rand(objects, samples, 3, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def sample(pairs: Pairs, quality: Tensor, pyramid: Pyramid, gt_boxes: Tensor, numbers: Tensor) -> Samples:

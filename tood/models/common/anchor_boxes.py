@@ -44,6 +44,12 @@ def rows_of_anchors(maps: Tensor, channels: int) -> Tensor:
     return maps.permute(1, 2, 0).reshape(-1, channels)
 
 
+def rows_of_batch(levels: list[Tensor], channels: int) -> Tensor:
+    """Levels of [B, anchors * channels, H, W] as [B * A, channels], image after image, A anchors in each."""
+    rows = [maps.permute(0, 2, 3, 1).reshape(len(maps), -1, channels) for maps in levels]  # [B, .., channels]
+    return torch.cat(rows, 1).flatten(0, 1)
+
+
 def assign_inside(
     assigner: BaseAssigner, priors: list[Tensor], inside: Tensor, gt: InstanceData, by_level: bool = False
 ) -> Tensor:

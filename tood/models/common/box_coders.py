@@ -17,6 +17,13 @@ def anchor_centres(anchors: Tensor) -> Tensor:
     return (anchors[..., :2] + anchors[..., 2:]) / 2
 
 
+def centerness_target(points: Tensor, boxes: Tensor) -> Tensor:
+    """FCOS centerness of points [P, 2] in the boxes [P, 4] that contain them: [P] in [0, 1]."""
+    before, after = points - boxes[:, :2], boxes[:, 2:] - points  # [P, (x, y)]
+    ratio = torch.minimum(before, after) / torch.maximum(before, after)
+    return ratio.prod(-1).sqrt()
+
+
 class DistanceCodec:
     """Anchor-free TOOD: distances to the four sides, `scale * exp(raw)` strides from the anchor's centre.
 

@@ -1,5 +1,7 @@
 """From dense predictions to detections, and to positives, one way for every head of the suite."""
 
+import math
+
 import torch
 from mmdet.models.task_modules.prior_generators import (
     AnchorGenerator,
@@ -176,6 +178,27 @@ class DensePredictionMixin:
         flags = self.prior_generator.valid_flags(grids, meta["pad_shape"][:2], device=priors[0].device)
         border = self.train_cfg.get("allowed_border", -1)
         return anchor_inside_flags(torch.cat(priors), torch.cat(flags), meta["img_shape"][:2], border)
+
+    def _rows_inside(
+        self, grids: list[tuple[int, int]], priors: list[Tensor], metas: list[dict]
+    ) -> list[list[Tensor]]:
+        """Of each image and level, the indices of the anchors that take part in training, as in `_inside`."""
+        if self.train_cfg.get("allowed_border", -1) >= 0:
+            sizes = [len(level) for level in priors]
+            inside = [self._inside(grids, priors, meta).split(sizes) for meta in metas]
+            return [[level.nonzero().squeeze(1) for level in image] for image in inside]
+        # Of a known number, as a selection would wait for the device
+        all_rows = [
+            torch.arange(len(level), device=level.device).view(*grid, -1)  # [H, W, anchors of a cell]
+            for level, grid in zip(priors, grids, strict=True)
+        ]
+        return [
+            [
+                rows[: math.ceil(meta["pad_shape"][0] / y), : math.ceil(meta["pad_shape"][1] / x)].flatten()
+                for rows, (x, y) in zip(all_rows, self.prior_generator.strides, strict=True)
+            ]
+            for meta in metas
+        ]
 
 
 class TorchvisionNMSMixin:

@@ -15,6 +15,7 @@ from mmengine.model import constant_init
 from torch import Tensor, cat, nn
 
 from tood.models.common.deformable import deform_conv2d
+from tood.models.common.precision import single_at_least, without_autocast
 from tood.models.common.registry import MODELS
 
 
@@ -60,11 +61,15 @@ class DeformConv2d(torchvision.ops.DeformConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] to [B, C_out, H', W']."""
-        return self._convolve(x, self.conv_offset(x))
+        return self._sample(x, self.conv_offset(x))
 
-    def _convolve(self, x: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
-        how = self.stride, self.padding, self.dilation
-        return deform_conv2d(x, offset, self.weight, self.bias, *how, mask)
+    def _sample(self, x: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The convolution itself, for float32 at least."""
+        with without_autocast(x):
+            maps = (single_at_least(x), single_at_least(offset))
+            how = self.stride, self.padding, self.dilation
+            factors = None if mask is None else single_at_least(mask)
+            return deform_conv2d(*maps, self.weight, self.bias, *how, factors)
 
 
 @MODELS.register_module()
@@ -89,7 +94,7 @@ class ModulatedDeformConv2d(DeformConv2d):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] to [B, C_out, H', W']."""
         first, second, mask = self.conv_offset(x).chunk(3, dim=1)
-        return self._convolve(x, cat([first, second], 1), mask.sigmoid())
+        return self._sample(x, cat([first, second], 1), mask.sigmoid())
 
 
 def rename_offsets(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,11 +1,32 @@
 """Objects against anchors, row by row: each object has a row of anchors, and few rows exist at a time."""
 
+from typing import NamedTuple
+
 import torch
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 # Pairs of object and anchor that exist at a time. On a CPU fewer take more calls, and more leave the cache.
 PAIRS_AT_ONCE = {"cpu": 2**19}
 PAIRS_AT_ONCE_ELSEWHERE = 2**24
+
+
+class Objects(NamedTuple):
+    """The objects of a batch, image after image."""
+
+    boxes: Tensor  # [G, 4] (x1, y1, x2, y2), pixels
+    labels: Tensor  # [G] int64 in 0..C-1
+    images: Tensor  # [G] int64, index of the image
+
+
+def objects_of(gts: list[InstanceData], boxes: Tensor) -> Objects:
+    """The objects of a batch, in the type and on the device of `boxes`."""
+    return Objects(
+        torch.cat([gt.bboxes for gt in gts]).to(boxes),
+        torch.cat([gt.labels for gt in gts]).to(boxes.device),
+        # Piece by piece, as a copy from the host would wait for the device
+        torch.cat([torch.full_like(gt.labels, b, device=boxes.device) for b, gt in enumerate(gts)]),
+    )
 
 
 def objects_at_once(anchors: int, device: torch.device) -> int:

@@ -74,6 +74,15 @@ def summary(statistics: list[PositiveStatistics]) -> dict[str, float | None]:
 
 def of_batch(head: BaseDenseHead, outs: tuple[list[Tensor], ...], gt: list, metas: list[dict]) -> dict:
     """`summary` of a batch for what a head's `forward` returned; the rest as `positives_by_feat`."""
+    return summary(of_images(head, outs, gt, metas))
+
+
+def of_images(
+    head: BaseDenseHead, outs: tuple[list[Tensor], ...], gt: list, metas: list[dict]
+) -> list[PositiveStatistics]:
+    """`statistics` of each image, of which there may be none; arguments as in `of_batch`."""
+    if not metas:
+        return []
     found = head.positives_by_feat(*outs, batch_gt_instances=gt, batch_img_metas=metas)
     images = head.dense_by_feat(*outs, batch_img_metas=metas, clip=False)
-    return summary([statistics(p, i, g.bboxes) for p, i, g in zip(found, images, gt, strict=True)])
+    return [statistics(p, i, g.bboxes) for p, i, g in zip(found, images, gt, strict=True)]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from mmdet.models.losses import GIoULoss
 from torch import Tensor
 
+from tood.models.common.precision import single_at_least, without_autocast
 from tood.models.common.registry import MODELS
 
 # Scores that a loss works on at a time. On a CPU the few tensors of this size stay in the cache.
@@ -20,8 +21,8 @@ SCORES_AT_ONCE_ELSEWHERE = 2**26
 
 def binary_cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
     """BCE(s, t) of Eq. 10, elementwise on probabilities, safe under autocast."""
-    with torch.autocast(scores.device.type, enabled=False):
-        scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+    with without_autocast(scores):
+        scores = single_at_least(scores)
         return F.binary_cross_entropy(scores, target.to(scores), reduction="none")
 
 
@@ -106,7 +107,7 @@ class _SumOverScores(torch.autograd.Function):
         *levels: Tensor,
     ) -> Tensor:
         ctx.shapes = [level.shape for level in levels]
-        with torch.autocast(levels[0].device.type, enabled=False):
+        with without_autocast(levels[0]):
             total, gradient = _sum_and_gradient(gamma, balance, factor, targets, weights, levels)
         ctx.save_for_backward(gradient)
         return total

@@ -8,9 +8,11 @@ from mmdet.models.task_modules.coders import BaseBBoxCoder
 from mmdet.models.task_modules.prior_generators import AnchorGenerator, MlvlPointGenerator
 from torch import Tensor, nn
 
+from tood.models.common.dense_level import grid_of
 from tood.models.common.dense_prediction import TorchvisionNMSMixin
+from tood.models.common.precision import without_autocast
 from tood.models.tood.spatial_alignment import align_boxes, align_logits, keep_valid
-from tood.models.tood.t_head import THead
+from tood.models.tood.t_head import HeadMaps, THead, in_single
 
 
 class THeadMixin(TorchvisionNMSMixin):
@@ -67,13 +69,17 @@ class THeadMixin(TorchvisionNMSMixin):
         return list(logits), list(regression)
 
     def _forward_level(self, level: int, x: Tensor) -> tuple[Tensor, Tensor]:
-        maps = self.t_head(x)
+        maps = in_single(self.t_head(x))
+        with without_autocast(x):
+            return self._aligned(level, maps)
+
+    def _aligned(self, level: int, maps: HeadMaps) -> tuple[Tensor, Tensor]:
         logits, regression = maps.cls_logits, self._scaled(level, maps.regression)
         if maps.prob_logits is not None:
             logits = align_logits(logits, maps.prob_logits)
         if maps.offsets is not None:
             priors = self.prior_generator.single_level_grid_priors(
-                x.shape[-2:], level, dtype=x.dtype, device=x.device
+                grid_of(regression), level, dtype=regression.dtype, device=regression.device
             )
             boxes = self._decode(level, priors, regression)
             boxes = keep_valid(align_boxes(boxes, maps.offsets), boxes)

@@ -8,6 +8,7 @@ from mmcv.cnn import ConvModule
 from mmengine.model import bias_init_with_prob, normal_init
 from torch import Tensor, nn
 
+from tood.models.common.precision import single_at_least
 from tood.models.tood.task_decomposition import TaskDecomposition
 
 # Deformable groups of the head's first layers in the DCN models of Table 5 (released code).
@@ -25,6 +26,16 @@ class HeadMaps(NamedTuple):
     regression: Tensor  # [B, 4, H, W], meaning set by the box codec; more channels in some hosts
     prob_logits: Tensor | None  # [B, 1, H, W], M of Eq. 7 before its sigmoid
     offsets: Tensor | None  # [B, 8, H, W], O of Eq. 8, in cells
+
+
+def in_single(maps: HeadMaps) -> HeadMaps:
+    """The maps in float32 where they have fewer bits."""
+    return HeadMaps(
+        single_at_least(maps.cls_logits),
+        single_at_least(maps.regression),
+        None if maps.prob_logits is None else single_at_least(maps.prob_logits),
+        None if maps.offsets is None else single_at_least(maps.offsets),
+    )
 
 
 class Predictor(Protocol):
@@ -195,5 +206,6 @@ def product_with_layers(kernel: Tensor, layers: list[Tensor]) -> Tensor:
     first, *others = zip(kernel.chunk(len(layers), 2), layers, strict=True)
     total = torch.bmm(first[0], first[1].flatten(2))  # [B, O, H*W]
     for part, layer in others:
-        total = total.baddbmm_(part, layer.flatten(2))
+        # Under autocast the product has another type than what it is of
+        total = total.baddbmm_(part.to(total.dtype), layer.flatten(2).to(total.dtype))
     return total.unflatten(2, layers[0].shape[2:])

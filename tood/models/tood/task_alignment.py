@@ -11,18 +11,10 @@ import torch
 from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor
 
-from tood.models.common.pairs import box_rows_iou, objects_at_once, without_conflicts
+from tood.models.common.pairs import Objects, box_rows_iou, objects_at_once, without_conflicts
 
 # An anchor belongs to an object only if its centre lies this far (pixels) inside each side of its box.
 CENTRE_MARGIN = 0.01
-
-
-class Objects(NamedTuple):
-    """The objects of a batch, image after image."""
-
-    boxes: Tensor  # [G, 4] (x1, y1, x2, y2), pixels
-    labels: Tensor  # [G] int64 in 0..C-1
-    images: Tensor  # [G] int64, index of the image
 
 
 class Matches(NamedTuple):

@@ -1,6 +1,5 @@
 """TOOD's head in mmdet: T-head predictions, trained by task alignment learning after an ATSS warm-up."""
 
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -8,20 +7,22 @@ from mmcv.cnn import Scale
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.registry import TASK_UTILS as MMDET_TASK_UTILS
-from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from tood.models.common.anchor_boxes import assign_inside
-from tood.models.common.box_coders import DeltaCodec, DistanceCodec, anchor_centres
+from tood.models.common.atss_assigner import match_batch
+from tood.models.common.box_coders import DeltaCodec, DistanceCodec, anchor_centres, centerness_target
 from tood.models.common.dense_level import DenseLevel, grid_of
 from tood.models.common.dense_prediction import DensePredictionMixin
-from tood.models.common.pairs import owners
+from tood.models.common.normalised_loss import LossTerm, NormalisedLossMixin
+from tood.models.common.pairs import Objects, objects_of, owners
+from tood.models.common.precision import without_autocast
 from tood.models.common.registry import MODELS
 from tood.models.tood.losses import ScoreTargets, sum_of_focal_loss_with_prob, sum_of_task_aligned_focal_loss
 from tood.models.tood.spatial_alignment import align_boxes, align_scores, keep_valid
-from tood.models.tood.t_head import GROUP_NORM, Predictor, THead
-from tood.models.tood.task_alignment import Matches, Objects, normalise_alignment, task_aligned_match
+from tood.models.tood.t_head import GROUP_NORM, HeadMaps, Predictor, THead, in_single
+from tood.models.tood.task_alignment import Matches, normalise_alignment, task_aligned_match
 
 
 class Targets(NamedTuple):
@@ -33,33 +34,8 @@ class Targets(NamedTuple):
     anchor_weights: Tensor  # [B, A] of the classification loss; 0 in the padding outside an image
 
 
-class LossTerm(NamedTuple):
-    """A loss as a sum over anchors and the sum that divides it, apart until every image is counted."""
-
-    total: Tensor
-    normaliser: Tensor
-
-
-def centerness_target(points: Tensor, boxes: Tensor) -> Tensor:
-    """FCOS centerness of points [A, 2] in the boxes [A, 4] that contain them: [A] in [0, 1]."""
-    before, after = points - boxes[:, :2], boxes[:, 2:] - points  # [A, (x, y)]
-    ratio = torch.minimum(before, after) / torch.maximum(before, after)
-    return ratio.prod(-1).sqrt()
-
-
-def objects_of(gts: list[InstanceData], boxes: Tensor) -> Objects:
-    """The objects of a batch, in the type and on the device of `boxes`."""
-    counts = [len(gt.labels) for gt in gts]
-    images = torch.tensor([b for b, count in enumerate(counts) for _ in range(count)], dtype=torch.long)
-    return Objects(
-        torch.cat([gt.bboxes for gt in gts]).to(boxes),
-        torch.cat([gt.labels for gt in gts]).to(boxes.device),
-        images.to(boxes.device),
-    )
-
-
 @MODELS.register_module()
-class TOODHead(DensePredictionMixin, BaseDenseHead):
+class TOODHead(NormalisedLossMixin, DensePredictionMixin, BaseDenseHead):
     """T-head + TAL, anchor-free or anchor-based; keyword-compatible with mmdet's `TOODHead`.
 
     The training loop calls `set_progress`: the epoch decides between the ATSS warm-up of the released code
@@ -88,6 +64,7 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
     """
 
     assigns_by_prediction = True
+    loss_names = ("loss_cls", "loss_bbox")
 
     def __init__(
         self,
@@ -189,12 +166,17 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         return list(scores), list(boxes)
 
     def _forward_level(self, level: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        maps = in_single(self.predictor(x))
+        with without_autocast(x):
+            return self._aligned(level, maps)
+
+    def _aligned(self, level: int, maps: HeadMaps) -> tuple[Tensor, Tensor]:
         stride = self.prior_generator.strides[level][0]
+        raw = maps.regression
         anchors = self.prior_generator.single_level_grid_priors(
-            x.shape[-2:], level, dtype=x.dtype, device=x.device
+            grid_of(raw), level, dtype=raw.dtype, device=raw.device
         )
-        maps = self.predictor(x)
-        boxes = self.codec.decode(maps.regression, self.scales[level], anchors, stride)
+        boxes = self.codec.decode(raw, self.scales[level], anchors, stride)
         if maps.prob_logits is None or maps.offsets is None:
             return maps.cls_logits.sigmoid(), boxes
         aligned = align_boxes(boxes, maps.offsets)
@@ -211,11 +193,32 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         batch_gt_instances_ignore: list[InstanceData] | None = None,
     ) -> dict[str, Tensor]:
         """`loss_cls` and `loss_bbox` of a batch; arguments as `forward` returns and mmdet passes them."""
-        terms = self.loss_terms(scores, boxes, batch_gt_instances, batch_img_metas)
-        floor = self.train_cfg.get("normaliser_min", 1.0)
-        return {
-            name: term.total / reduce_mean(term.normaliser).clamp(min=floor) for name, term in terms.items()
-        }
+        return self.divided(self.loss_terms(scores, boxes, batch_gt_instances, batch_img_metas))
+
+    @property
+    def has_one_divisor(self) -> bool:
+        """In the aligned phase the sum of t-hat divides both losses."""
+        return not self.warming_up
+
+    def divisor(self, name: str, normaliser: Tensor) -> Tensor:
+        """The normaliser, or the smallest that is allowed."""
+        return normaliser.clamp(min=self.train_cfg.get("normaliser_min", 1.0))
+
+    @torch.no_grad()
+    def normalisers_from_targets(
+        self, outs: tuple[list[Tensor], ...], gts: list[InstanceData], metas: list[dict]
+    ) -> dict[str, Tensor] | None:
+        """Those of the warm-up; t-hat depends on predictions."""
+        if not self.warming_up:
+            return None
+        scores, boxes = outs
+        grids = [grid_of(level) for level in scores]
+        priors = self.prior_generator.grid_priors(grids, dtype=boxes[0].dtype, device=boxes[0].device)
+        objects = objects_of(gts, boxes[0])
+        return self._normalisers(*self._warm_up_targets(priors, grids, gts, metas, objects)[::2])
+
+    def _normalisers(self, scores: ScoreTargets, box_weights: Tensor) -> dict[str, Tensor]:
+        return {"loss_cls": scores.targets.sum(), "loss_bbox": box_weights.sum()}
 
     def loss_terms(
         self,
@@ -234,7 +237,7 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
             [level.flatten(2) * stride for level, stride in zip(boxes, strides, strict=True)], 2
         )  # [B, 4, A]
         targets = self._targets(scores, pixels, batch_gt_instances, batch_img_metas)
-        anchors, _, score_targets, positive = targets.scores  # [P] each
+        anchors, _, _, positive = targets.scores  # [P] each
         if self.warming_up:
             loss = self.initial_loss_cls
             loss_cls = sum_of_focal_loss_with_prob(
@@ -251,12 +254,15 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
             # Without a loss and without a gradient where not positive, whatever was predicted
             torch.where(positive[:, None], predicted, targets.boxes),
             targets.boxes,
-            weight=targets.box_weights,
-            reduction_override="sum",
-        )
+            reduction_override="none",  # given weights, mmdet's looks whether any is positive, and waits
+        )  # [P]
+        # Of nothing, mmdet's has no gradient, and a process on its own would have parameters without one
+        total_bbox = (loss_bbox * targets.box_weights).sum() if len(anchors) else predicted.sum()
+        totals = (loss_cls * loss["loss_weight"], total_bbox)
+        normalisers = self._normalisers(targets.scores, targets.box_weights)
         return {
-            "loss_cls": LossTerm(loss_cls * loss["loss_weight"], score_targets.sum()),
-            "loss_bbox": LossTerm(loss_bbox, targets.box_weights.sum()),
+            name: LossTerm(total, normalisers[name])
+            for name, total in zip(self.loss_names, totals, strict=True)
         }
 
     @torch.no_grad()
@@ -269,9 +275,7 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         inside = torch.stack([self._inside(grids, priors, meta) for meta in metas])  # [B, A]
         objects = objects_of(gts, boxes)
         if self.warming_up:
-            of_scores, gt_boxes = self._warm_up_targets(priors, inside, gts, objects)
-            centres = anchor_centres(torch.cat(priors))[of_scores.anchors % inside.shape[1]]  # [P, 2]
-            box_weights = centerness_target(centres, gt_boxes)
+            of_scores, gt_boxes, box_weights = self._warm_up_targets(priors, grids, gts, metas, objects)
         else:
             of_scores, gt_boxes = self._aligned_targets(scores, boxes, priors, inside, objects)
             box_weights = of_scores.targets
@@ -296,23 +300,21 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         return of_scores, objects.boxes.repeat_interleave(m, 0)
 
     def _warm_up_targets(
-        self, priors: list[Tensor], inside: Tensor, gts: list[InstanceData], objects: Objects
-    ) -> tuple[ScoreTargets, Tensor]:
-        """Targets of scores and boxes [P, 4] by the initial assigner: one entry for each positive."""
-        before = [0, *accumulate(len(gt.labels) for gt in gts)]  # objects of the images before
-        gt_index = torch.stack(
-            [
-                assign_inside(self.initial_assigner, priors, inside[b], gt, by_level=True)
-                for b, gt in enumerate(gts)
-            ]
-        )  # [B, A], object of the image
-        image, anchor = (gt_index >= 0).nonzero(as_tuple=True)  # [P] each
-        owner = gt_index[image, anchor] + gt_index.new_tensor(before)[image]
-        positive = torch.ones_like(owner, dtype=torch.bool)
-        of_scores = ScoreTargets(
-            image * inside.shape[1] + anchor, objects.labels[owner], positive.to(objects.boxes), positive
-        )
-        return of_scores, objects.boxes[owner]
+        self,
+        priors: list[Tensor],
+        grids: list[tuple[int, int]],
+        gts: list[InstanceData],
+        metas: list[dict],
+        objects: Objects,
+    ) -> tuple[ScoreTargets, Tensor, Tensor]:
+        """Targets of scores, boxes [P, 4] and weights of boxes [P] by the initial assigner's candidates."""
+        rows = self._rows_inside(grids, priors, metas)
+        anchors, owner, positive = match_batch(self.initial_assigner, priors, rows, gts)  # [P] each
+        of_scores = ScoreTargets(anchors, objects.labels[owner], positive.to(objects.boxes), positive)
+        gt_boxes = objects.boxes[owner]  # [P, 4]
+        centres = anchor_centres(torch.cat(priors))  # [A, 2]
+        centerness = centerness_target(centres[anchors % len(centres)], gt_boxes)
+        return of_scores, gt_boxes, torch.where(positive, centerness, 0)
 
     def _match(
         self, scores: list[Tensor], boxes: Tensor, priors: list[Tensor], inside: Tensor, objects: Objects
