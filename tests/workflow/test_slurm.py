@@ -25,7 +25,7 @@ from tood.study.workflow import PYTHON
 
 REPOSITORY = Path(__file__).parents[2]
 SKIPPED = 77
-LOOKS = ("evaluate", "analyse_alignment", "figure1")  # rules that look at trained models
+LOOKS = ("evaluate", "analyse_alignment", "best_anchors", "figure1")  # rules that look at trained models
 
 
 def requests(output: str) -> dict[str, dict[str, str]]:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tood.study.paths import ALIGNMENT, AP, CONFIGS, PACKAGE
+from tood.study.paths import ALIGNMENT, AP, BEST_ANCHORS, CONFIGS, PACKAGE
 
 # Each training depends on all of these rooms.
 TRAINING_ROOMS = ("engine", "data")
@@ -22,6 +22,7 @@ MEASURING_ROOMS = ("evaluation", "analysis")
 _MEASURED_BY = {
     AP: "tood.evaluation.evaluate",
     ALIGNMENT: "tood.analysis.table6",
+    BEST_ANCHORS: "tood.analysis.best_anchors",
 }
 
 
@@ -55,7 +56,7 @@ def evaluation_code(result: str) -> str:
     """Digest of all code that measures a result on a trained run.
 
     Args:
-        result: the file's name, "ap.json" or "alignment.json".
+        result: the file's name, such as "ap.json".
     """
     return code_digest(import_closure([_MEASURED_BY[result]], MEASURING_ROOMS))
 

@@ -126,6 +126,6 @@ class SubmissionJob(MeasuringJob):
 
 
 class Figure1Job(Described):
-    """What decides Figure 1: its detectors by their names in the figure, the baseline first."""
+    """What decides Figures 1 and 4: their detectors by their names in them, the baseline first."""
 
     detectors: dict[str, MeasuringJob]

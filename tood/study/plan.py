@@ -31,7 +31,7 @@ from tood.study.jobs import (
     TrainingJob,
     renamed,
 )
-from tood.study.paths import ALIGNMENT, AP, CONFIGS, StudyPaths
+from tood.study.paths import ALIGNMENT, AP, BEST_ANCHORS, CONFIGS, StudyPaths
 from tood.study.provenance import evaluation_digest
 from tood.study.released import RELEASED, Choice, ReleasedFile, choose_all
 from tood.study.scales import SCALES, BackboneChanges, load_scale, merged, scale_names
@@ -207,7 +207,7 @@ class Plan:
         Args:
             run_id: of one of the study's runs.
             seed: of its training.
-            result: name of the file that is written, `AP` or `ALIGNMENT` of `tood.study.paths`; None for a
+            result: name of the file that is written, such as `AP` of `tood.study.paths`; None for a
                 figure, which carries no digests.
         """
         paths = StudyPaths(self.name)
@@ -260,7 +260,8 @@ class Plan:
     @functools.cached_property
     def _evaluations(self) -> dict[str, str]:
         """Digest of how each result is measured."""
-        return {result: evaluation_digest(result, self.study.val_images) for result in (AP, ALIGNMENT)}
+        results = (AP, ALIGNMENT, BEST_ANCHORS)
+        return {result: evaluation_digest(result, self.study.val_images) for result in results}
 
     def _options(self, run_id: str) -> dict[str, Any]:
         """A run's deviations from its configuration, and those of the released file that is taken for it."""

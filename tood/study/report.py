@@ -24,6 +24,7 @@ img { max-width: 100%; }
 <p>Each metric beside the paper's own value for it. “pending” was not run.</p>
 {% for figure in figures %}
 <p><img alt="{{ figure.stem }}" src="data:image/png;base64,{{ encode(figure) }}"></p>
+{{ caption(figure) }}
 {% endfor %}
 {% for name in absent %}
 <p>{{ name }} is not shown: not all runs that it is drawn from are done and unchanged.</p>
@@ -43,7 +44,7 @@ def write_report(
         output: HTML, with the figures in it.
         name: of the study.
         tables: in Markdown.
-        figures: PNG.
+        figures: PNG; a caption in Markdown may lie beside each, under its name.
         absent: names of the figures that there are not.
     """
     markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
@@ -53,7 +54,14 @@ def write_report(
         figures=figures,
         absent=absent,
         render=lambda path: markdown.render(path.read_text()),
+        caption=lambda path: render_caption(markdown, path),
         encode=lambda path: base64.b64encode(path.read_bytes()).decode(),
     )
     with atomic_path(output) as temporary:
         temporary.write_text(page)
+
+
+def render_caption(markdown: MarkdownIt, figure: Path) -> str:
+    """The caption beside a figure as HTML, empty if it has none."""
+    caption = figure.with_suffix(".md")
+    return markdown.render(caption.read_text()) if caption.is_file() else ""

@@ -23,7 +23,7 @@ from tood.study import workflow as study
 from tood.study.code_digest import code_digest, import_closure, training_files
 from tood.study.declarations import ExperimentError, load_tables
 from tood.study.heartbeat import watch
-from tood.study.paths import ALIGNMENT, AP, COMPLEXITY, StudyPaths
+from tood.study.paths import ALIGNMENT, AP, BEST_ANCHORS, COMPLEXITY, StudyPaths
 from tood.study.plan import Plan
 from tood.study.released import FOLDER as RELEASED
 
