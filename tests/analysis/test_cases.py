@@ -117,8 +117,9 @@ def test_the_captions_say_the_rule_what_it_left_and_the_means():
     for part in (
         "**Figure 1.** Result, scores and IoUs of ATSS and TOOD on one object",
         "that cover at least 4 % of the image, that no crowd and no other object of their class touches, "
-        "that both detectors localise somewhere with an IoU of at least 0.75, and whose best-classified box under "
-        "TOOD has an IoU of at least 0.5, it has the largest distance between both best anchors under ATSS",
+        "that both detectors localise somewhere with an IoU of at least 0.75, and whose best-classified box "
+        "under TOOD has an IoU of at least 0.5, it has the largest distance between both best anchors under "
+        "ATSS",
         "The rule left 2 of 3 objects.",
         "Images with dining table and pizza go first; none of the objects is on such an image.",
         "all objects: 0.567 under ATSS; 0.300 under TOOD.",

@@ -79,7 +79,7 @@ def _all_levels(rows: Sequence[FigureRow], colors: str) -> Figure:
     for row, part in zip(rows, parts, strict=True):
         axes = part.subplots(2, columns, squeeze=False)
         axes[1, 0].remove()
-        _draw_result(axes[0, 0], row)
+        _draw_result(axes[0, 0], row, apart="\n")
         axes[0, 0].set_ylabel(row.detector, fontsize=15, fontweight="bold")
         top = max(float(level.scores.max(initial=0)) for level in row.maps.levels)
         best = row.maps.classification, row.maps.localisation
