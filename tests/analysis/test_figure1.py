@@ -1,17 +1,21 @@
-"""Figure 1's object: chosen by rule on the baseline's predictions, and the same one under every detector."""
+"""Figures 1 and 4: the objects that the rule chooses, and the same ones under every detector."""
 
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
-from helpers.initial_runs import draw_dataset, initial_run
+from helpers.initial_runs import analyse_run, draw_dataset, initial_run
 
 from tood.analysis import figure1 as module
-from tood.analysis.figure1 import choose, figure1, row
+from tood.analysis.cases import choose
+from tood.analysis.figure1 import figures, row
 from tood.evaluation.trained_run import load_trained
 from tood.study.jobs import Execution, Figure1Job
+from tood.study.paths import RunPaths
 
 CPU = Execution(device="cpu")
+RUNS = {"ATSS": "atss_af", "TOOD": "tood_af"}
 
 
 @pytest.fixture(scope="module")
@@ -20,76 +24,77 @@ def manifest(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def baseline(manifest):
-    return load_trained(initial_run(manifest, "atss_af"), CPU)
+def job(manifest):
+    """Both detectors, with their best anchors beside their weights."""
+    runs = {name: initial_run(manifest, run) for name, run in RUNS.items()}
+    for run in runs.values():
+        analyse_run(run, run.model.parent)
+    return Figure1Job(detectors=runs)
 
 
-def classes_of(trained, index: int) -> set[str]:
-    names = trained.dataset.metainfo["classes"]
-    return {names[i["bbox_label"]] for i in trained.dataset.get_data_info(index)["instances"]}
+def records(job) -> dict[str, pd.DataFrame]:
+    return {
+        name: pd.DataFrame(json.loads(RunPaths(run.model.parent).best_anchors.read_text())["objects"])
+        for name, run in job.detectors.items()
+    }
 
 
-def distances(trained) -> dict[tuple[int, int], float]:
-    """Pixels between the best anchors, of each object by image and number."""
-    found = {}
-    for index in trained.indices:
-        for instance in range(len(trained.dataset[index]["data_samples"].gt_instances)):
-            found[index, instance] = row(trained, "", index, instance).maps.distance
-    return found
+def test_every_detector_shows_the_objects_that_the_rule_chose(job, tmp_path, monkeypatch):
+    drawn = {}
+    for name in ("draw_figure1", "draw_figure4"):
+        original = getattr(module, name)
+
+        def spy(rows, name=name, original=original):
+            drawn[name] = rows
+            return original(rows)
+
+        monkeypatch.setattr(module, name, spy)
+    figures(job, CPU, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"figure{number}.{suffix}" for number in (1, 4) for suffix in ("png", "pdf", "md")
+    }
+    trained = load_trained(job.detectors["ATSS"], CPU)
+    choice = choose(records(job), trained.dataset.metainfo["classes"])
+    ids = [trained.dataset.get_data_info(index)["img_id"] for index in trained.indices]
+    shown = [drawn["draw_figure1"], *drawn["draw_figure4"]]
+    assert len(shown) == len(choice.cases) == 5
+    for rows, case in zip(shown, choice.cases, strict=True):
+        assert [one.detector for one in rows] == ["ATSS", "TOOD"]
+        first, second = rows
+        assert (first.instance, second.instance) == (case.instance, case.instance)
+        index = ids.index(case.image_id)
+        image = trained.dataset[index]["inputs"].numpy()[::-1].transpose(1, 2, 0)
+        assert np.array_equal(first.image, image)
+        assert np.array_equal(second.image, image)
+        assert first.maps.classification != second.maps.classification
+        info = trained.dataset.get_data_info(index)
+        labels = [i["bbox_label"] for i in info["instances"] if not i["ignore_flag"]]
+        assert first.class_name == trained.dataset.metainfo["classes"][labels[case.instance]]
 
 
-def test_the_object_is_the_one_with_the_most_distant_anchors(baseline):
-    found = distances(baseline)
-    assert len(set(found.values())) > 3
-    chosen = choose(baseline, "ATSS", workers=0)
-    assert found[chosen] == max(found.values())
+def test_the_figures_distance_is_that_of_the_records(job):
+    trained = load_trained(job.detectors["ATSS"], CPU)
+    found = records(job)["ATSS"].dropna()
+    for record in found.head(4).to_dict("records"):
+        index = next(
+            i for i in trained.indices if trained.dataset.get_data_info(i)["img_id"] == record["image_id"]
+        )
+        shown = row(trained, "", index, record["instance"])
+        x1, y1, x2, y2 = shown.gt_boxes[record["instance"]]
+        assert shown.maps.distance / ((x2 - x1) * (y2 - y1)) ** 0.5 == pytest.approx(
+            record["distance"], rel=1e-5
+        )
 
 
-def test_objects_that_the_baseline_detects_go_first(baseline, monkeypatch):
-    found = distances(baseline)
-    scores = {key: row(baseline, "", *key).maps.classification.score for key in found}
-    monkeypatch.setattr(module, "LEAST_SCORE", sorted(scores.values())[-2])
-    detected = {key for key, score in scores.items() if score >= module.LEAST_SCORE}
-    assert 0 < len(detected) < len(found)
-    assert choose(baseline, "ATSS", workers=0) == max(detected, key=found.__getitem__)
+def test_one_object_in_all_is_shown_in_both_figures(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "choose", lambda *arguments: one(choose(*arguments)))
 
+    def one(choice):
+        return choice._replace(cases=choice.cases[:1])
 
-def test_images_with_the_papers_classes_go_first(baseline, monkeypatch):
-    found = distances(baseline)
-    farthest = max(found, key=found.__getitem__)
-    others = [
-        index
-        for index in baseline.indices
-        if not classes_of(baseline, index) <= classes_of(baseline, farthest[0])
-    ]
-    wanted = classes_of(baseline, others[0])
-    monkeypatch.setattr(module, "PREFERRED", wanted)
-    index, instance = choose(baseline, "ATSS", workers=0)
-    assert classes_of(baseline, index) >= wanted
-    assert index != farthest[0]
-    assert found[index, instance] == max(
-        d for (i, _), d in found.items() if classes_of(baseline, i) >= wanted
-    )
-
-
-def test_every_detector_shows_the_object_that_the_baseline_chose(manifest, baseline, tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(module, "draw_figure1", lambda *arguments: drawn.append(arguments))
-    runs = {"ATSS": "atss_af", "TOOD": "tood_af"}
-    job = Figure1Job(detectors={name: initial_run(manifest, run) for name, run in runs.items()})
-    figure1(job, CPU, tmp_path / "a.png", tmp_path / "a.pdf")
-    ((rows, *paths),) = drawn
-    assert paths == [tmp_path / "a.png", tmp_path / "a.pdf"]
-    assert [row.detector for row in rows] == ["ATSS", "TOOD"]
-    index, instance = choose(baseline, "ATSS", workers=0)
-    first, second = rows
-    assert (first.instance, second.instance) == (instance, instance)
-    assert np.array_equal(first.image, second.image)
-    assert np.array_equal(first.image, baseline.dataset[index]["inputs"].numpy()[::-1].transpose(1, 2, 0))
-    assert first.maps.classification != second.maps.classification
-    info = baseline.dataset.get_data_info(index)
-    labels = [i["bbox_label"] for i in info["instances"] if not i["ignore_flag"]]
-    assert first.class_name == baseline.dataset.metainfo["classes"][labels[instance]]
+    figures(job, CPU, tmp_path)
+    assert "on 1 further object" not in (tmp_path / "figure4.md").read_text()
+    assert "on the object of Figure 1" in (tmp_path / "figure4.md").read_text()
 
 
 def test_data_without_objects_is_refused(manifest, tmp_path):
@@ -101,6 +106,13 @@ def test_data_without_objects_is_refused(manifest, tmp_path):
     (root / "val2017").symlink_to(annotations.parents[1] / "val2017")
     changed = json.loads(manifest.read_text()) | {"root": str(root)}
     (tmp_path / "manifest.json").write_text(json.dumps(changed))
-    job = initial_run(manifest, "atss_af").model_copy(update={"manifest": tmp_path / "manifest.json"})
-    with pytest.raises(ValueError, match="ATSS predicts no box that touches any object of 6 images"):
-        figure1(Figure1Job(detectors={"ATSS": job}), CPU, tmp_path / "a.png", tmp_path / "a.pdf")
+    (tmp_path / "run").mkdir()
+    weights = initial_run(manifest, "atss_af").model
+    (tmp_path / "run/model.pth").write_bytes(weights.read_bytes())
+    job = initial_run(manifest, "atss_af").model_copy(
+        update={"manifest": tmp_path / "manifest.json", "model": tmp_path / "run/model.pth"}
+    )
+    (tmp_path / "run/provenance.json").write_text(json.dumps({"digests": {}}))
+    analyse_run(job, tmp_path / "run")
+    with pytest.raises(ValueError, match="no object of 0 images is touched"):
+        figures(Figure1Job(detectors={"ATSS": job}), CPU, tmp_path)

@@ -2,17 +2,12 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from helpers.figures import text_of_pdf, watch_figures
+from helpers.figures import text_of_pdf
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
-from tood.analysis.maps import (
-    Candidate,
-    FigureRow,
-    choose_instance,
-    draw_figure1,
-    instance_maps,
-)
+from tood.analysis.map_figures import FigureRow, draw_figure1, draw_figure4, save
+from tood.analysis.maps import instance_maps
 from tood.models.common.dense_level import DenseLevel
 
 SIZE = (64, 96)  # height and width of the input without padding
@@ -154,28 +149,28 @@ def test_a_level_may_be_all_padding():
     assert [level.scores.size for level in maps.levels] == [1, 1, 0]
 
 
-def test_farthest_instance_is_chosen():
-    candidates = [Candidate(3, 30, 5.0), Candidate(1, 10, 7.0), Candidate(2, 20, 6.0)]
-    assert choose_instance(candidates) == candidates[1]
-
-
-def test_ties_go_to_the_lowest_ids():
-    candidates = [Candidate(2, 20, 7.0), Candidate(1, 12, 7.0), Candidate(1, 11, 7.0)]
-    assert choose_instance(candidates) == Candidate(1, 11, 7.0)
-    assert choose_instance(reversed(candidates)) == Candidate(1, 11, 7.0)
-
-
-def test_images_with_the_preferred_classes_come_first():
-    candidates = [Candidate(1, 10, 9.0), Candidate(2, 20, 5.0), Candidate(3, 30, 4.0)]
-    classes = {1: {53}, 2: {53, 61, 1}, 3: {53, 61}}
-    assert choose_instance(candidates, classes, prefer=(61, 53)).image_id == 2
-    assert choose_instance(candidates, classes).image_id == 1
-    assert choose_instance(candidates, classes, prefer=(61, 99)).image_id == 1
-
-
-def test_choice_needs_candidates():
-    with pytest.raises(ValueError, match="empty"):
-        choose_instance([])
+def test_a_location_with_several_anchors_shows_the_highest_of_each():
+    one = blank_levels(offset=0.5)
+    doubled = [
+        level._replace(
+            **{
+                name: getattr(level, name).repeat_interleave(2, 0)
+                for name in ("scores", "confidence", "boxes", "points")
+            }
+        )
+        for level in one
+    ]
+    doubled = [level._replace(scores=level.scores.clone()) for level in doubled]
+    width = doubled[0].grid[1]
+    first = 2 * (1 * width + 3)  # of the two anchors in row 1, column 3
+    doubled[0].scores[first, 1], doubled[0].scores[first + 1, 1] = 0.2, 0.6
+    doubled[0].boxes[first] = GT_BOXES[0]
+    maps = maps_of(doubled)
+    assert position(maps.classification) == position(maps.localisation) == (0, 1, 3)
+    assert (maps.classification.score, maps.localisation.iou) == (pytest.approx(0.6), 1)
+    assert maps.levels[0].scores.shape == (8, 12)
+    assert maps.levels[0].scores[1, 3] == pytest.approx(0.6)
+    assert maps.levels[0].ious[1, 3] == 1
 
 
 def figure_rows() -> list[FigureRow]:
@@ -215,11 +210,9 @@ def colour(name: str) -> tuple:
     return to_rgba(name)
 
 
-def test_figure_shows_the_maps_and_the_best_anchors_in_their_places(tmp_path, monkeypatch):
-    saved, rows = watch_figures(monkeypatch), figure_rows()
-    draw_figure1(rows, tmp_path / "a.png", tmp_path / "a.pdf")
-    figure, again = saved
-    assert figure is again
+def test_figure_shows_the_maps_and_the_best_anchors_in_their_places():
+    rows = figure_rows()
+    figure = draw_figure1(rows)
     panels = [figure.axes[:3], figure.axes[3:]]
     for row, axes in zip(rows, panels, strict=True):
         assert np.array_equal(axes[0].images[0].get_array(), row.image)
@@ -255,7 +248,7 @@ def test_figure_shows_the_maps_and_the_best_anchors_in_their_places(tmp_path, mo
 
 
 def test_figure_says_what_it_shows(tmp_path):
-    draw_figure1(figure_rows(), tmp_path / "a.png", tmp_path / "a.pdf")
+    save(draw_figure1(figure_rows()), tmp_path / "a.pdf")
     lines = text_of_pdf(tmp_path / "a.pdf").splitlines()
     words = [line for line in lines if line[0].isalpha()]
     first, second = words[:6], words[6:]
@@ -279,17 +272,61 @@ def test_figure_says_what_it_shows(tmp_path):
 
 def test_figure_is_the_same_each_time(tmp_path):
     backend = matplotlib.get_backend()
-    files = []
+    files = {suffix: [] for suffix in ("png", "pdf", "svg")}
     for run in ("a", "b"):
-        png, pdf = tmp_path / f"{run}.png", tmp_path / f"{run}.pdf"
-        draw_figure1(figure_rows(), png, pdf)
-        files.append((png.read_bytes(), pdf.read_bytes()))
-    assert files[0] == files[1]
-    assert files[0][0].startswith(b"\x89PNG")
-    assert files[0][1].startswith(b"%PDF")
+        for suffix, found in files.items():
+            save(draw_figure1(figure_rows()), tmp_path / f"{run}.{suffix}")
+            found.append((tmp_path / f"{run}.{suffix}").read_bytes())
+    assert all(first == second for first, second in files.values())
+    assert files["png"][0].startswith(b"\x89PNG")
+    assert files["pdf"][0].startswith(b"%PDF")
+    assert b"<svg" in files["svg"][0]
     assert matplotlib.get_backend() == backend
 
 
-def test_figure_needs_a_row(tmp_path):
+def test_figure_needs_a_row():
     with pytest.raises(ValueError, match="detector"):
-        draw_figure1([], tmp_path / "a.png", tmp_path / "a.pdf")
+        draw_figure1([])
+    with pytest.raises(ValueError, match="object"):
+        draw_figure4([])
+
+
+def test_another_colour_map_is_drawn():
+    for colors in ("jet", "viridis"):
+        figure = draw_figure1(figure_rows(), colors)
+        assert {image.get_cmap().name for axes in figure.axes for image in axes.images[:1]} >= {colors}
+        assert [axes.images[0].get_cmap().name for axes in figure.axes[1:3]] == [colors, colors]
+
+
+def test_all_levels_have_both_maps_with_one_scale_of_scores():
+    rows = figure_rows()[:1]
+    figure = draw_figure1(rows, levels="all")
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == [
+        "Result",
+        "Score (stride 8)",
+        "Score (stride 16, best)",
+        "Score (stride 32)",
+        "IoU (stride 8, best)",
+        "IoU (stride 16)",
+        "IoU (stride 32)",
+    ]
+    for index, level in enumerate(rows[0].maps.levels):
+        for axes, values, limit in (
+            (figure.axes[1 + index], level.scores, 0.7),
+            (figure.axes[4 + index], level.ious, 1),
+        ):
+            (drawn,) = axes.images
+            height, width = values.shape
+            assert np.array_equal(drawn.get_array()[:height, :width], values)
+            assert drawn.get_clim() == (0, pytest.approx(limit))
+
+
+def test_figure_4_has_a_column_for_each_object_and_a_row_for_each_detector():
+    rows = figure_rows()
+    figure = draw_figure4([rows, rows[::-1], rows])
+    assert len(figure.axes) == 6
+    assert [axes.get_ylabel() for axes in figure.axes] == ["ATSS", "", "", "TOOD", "", ""]
+    boxes = [[box for color, box in outlines(axes) if color == colour("red")] for axes in figure.axes]
+    apart, together = (16.0, 16.0, 48.0, 20.0), tuple(GT_BOXES[0].tolist())
+    assert boxes == [[apart], [together], [apart], [together], [apart], [together]]

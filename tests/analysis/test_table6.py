@@ -6,13 +6,14 @@ import pytest
 import torch
 from helpers.initial_runs import draw_dataset, initial_run
 
-from tood.analysis import table6
+from tood.analysis import one_pass, table6
 from tood.analysis.alignment import AlignmentOptions, instance_alignment, summarise
 from tood.evaluation.detection import dense_predictions, detect
 from tood.evaluation.evaluate import evaluate
 from tood.evaluation.trained_run import Trained, load_trained
 from tood.study.declarations import load_tables
 from tood.study.jobs import AnalysisJob, Execution
+from tood.study.paths import RunPaths
 
 CPU, CPU_DEVICE = Execution(device="cpu"), torch.device("cpu")
 
@@ -106,14 +107,13 @@ def test_one_pass_gives_what_the_evaluation_gives_and_the_table(manifest, tmp_pa
     measured = initial_run(manifest, "tood_af", images=5, batch_size=3, evaluation="how")
     measured.settings["model"] = measured.settings["model"] | {"test_cfg": {"score_thr": 0.0}}
     job = AnalysisJob(**measured.model_dump(), analysis="in which way")
-    names = ("detections", "ap", "alignment", "variants")
-    files = {name: tmp_path / f"{name}.json" for name in names}
-    table6.analyse(job, CPU, *files.values())
+    files = RunPaths(tmp_path)
+    one_pass.analyse(job, CPU, files)
     evaluate(measured, CPU, tmp_path / "apart.json", tmp_path / "apart_ap.json")
-    for name, apart in (("detections", "apart"), ("ap", "apart_ap")):
-        assert files[name].read_bytes() == (tmp_path / f"{apart}.json").read_bytes()
+    assert files.detections.read_bytes() == (tmp_path / "apart.json").read_bytes()
+    assert files.ap.read_bytes() == (tmp_path / "apart_ap.json").read_bytes()
 
-    metrics, variants = (json.loads(files[name].read_text()) for name in ("alignment", "variants"))
+    metrics, variants = (json.loads(path.read_text()) for path in (files.alignment, files.alignment_variants))
     assert metrics.pop("digests") == {"code": "tood_af", "evaluation": "in which way"}
     assert set(metrics) == {name for name in load_tables()["table6"].metrics if not name.startswith("AP")}
     before, after = (variants[key]["default"] for key in ("before NMS", "after NMS"))
@@ -122,6 +122,6 @@ def test_one_pass_gives_what_the_evaluation_gives_and_the_table(manifest, tmp_pa
     for reading, values in variants["before NMS"].items():  # convolutions of a batch round otherwise
         assert values == pytest.approx(expected[reading], abs=1e-2, nan_ok=True), reading
     found = sum(metrics[f"#{kind}"] for kind in ("Correct boxes", "Redundant boxes", "Error boxes"))
-    assert 0 < found <= len(json.loads(files["detections"].read_text())["detections"])
+    assert 0 < found <= len(json.loads(files.detections.read_text())["detections"])
     for kind in ("correct", "redundant", "error"):
         assert metrics[f"#{kind.capitalize()} boxes"] == after[kind]

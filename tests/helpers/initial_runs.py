@@ -6,10 +6,12 @@ from pathlib import Path
 import torch
 from mmengine.runner import set_random_seed
 
+from tood.analysis import one_pass
 from tood.data.synthetic import CLASSES, DrawingSpec, generate
 from tood.engine.config import build_model, resolve
 from tood.engine.trainer import weights_of
-from tood.study.jobs import MeasuringJob
+from tood.study.jobs import AnalysisJob, Execution, MeasuringJob
+from tood.study.paths import RunPaths
 from tood.study.plan import Plan
 
 CATEGORIES = [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)]
@@ -41,3 +43,9 @@ def initial_run(manifest: Path, run: str, **options: object) -> MeasuringJob:
     torch.save(weights_of(model, {}), path)
     (path.parent / "provenance.json").write_text(json.dumps({"digests": {"code": run}}))
     return MeasuringJob(settings=settings, model=path, manifest=manifest, **options)
+
+
+def analyse_run(job: MeasuringJob, folder: Path) -> RunPaths:
+    """All that is measured on a run of Table 6, on the CPU; its files are in the folder."""
+    one_pass.analyse(AnalysisJob(**job.model_dump()), Execution(device="cpu"), RunPaths(folder))
+    return RunPaths(folder)

@@ -310,7 +310,7 @@ def test_prose_formatting_and_annotations_count_for_none(repository):
         ("analysis/box_counts.py", {ALIGNMENT}),
         *(
             (f"analysis/{name}.py", set())
-            for name in ("maps", "sweeps", "figure1", "assignment", "complexity")
+            for name in ("maps", "best_anchors", "views", "sweeps", "figure1", "assignment", "complexity")
         ),
         *(
             (name, set())

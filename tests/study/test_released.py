@@ -17,7 +17,7 @@ from tood.study.plan import Plan
 from tood.study.provenance import evaluation_digest
 from tood.study.released import RELEASED, ReleasedFile, choose, load_released, zoo_address
 from tood.study.status import expected_digests
-from tood.study.workflow import figures, summary
+from tood.study.workflow import VIEWS, figures, summary
 
 FILES = load_released(runs=load_runs())
 ZOO = [file for file in FILES.values() if file.origin == "mmdet"]
@@ -166,7 +166,7 @@ def test_a_study_of_released_weights():
     assert set(plan.choices) == {run.id for run in Plan({"scale": "paper"}).runs}
     assert list(plan.splits) == ["val"]
     assert plan.initial_weights("tood_af") is None
-    assert set(figures(plan, load_tables())) == {"figure1"}
+    assert set(figures(plan, load_tables())) == {"figure1", "figure4", *VIEWS}
     told = summary(plan)
     assert AUTHORS.drive in told
     assert "nothing is trained" in told

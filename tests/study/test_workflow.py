@@ -29,11 +29,14 @@ def empty(tmp_path, monkeypatch) -> Path:
 
 def test_figures_are_those_that_the_runs_suffice_for():
     found = workflow.figures(PAIR, TABLES)
-    assert list(found) == ["figure1", "positives"]
-    assert found["figure1"] == ({"ATSS": "atss_af", "TOOD": "tood_af"}, (4,), "model.pth")
+    assert list(found) == ["figure1", "figure4", *workflow.VIEWS, "positives"]
+    assert found["figure1"] == found["figure4"] == ({"ATSS": "atss_af", "TOOD": "tood_af"}, (4,), "model.pth")
     assert set(found["positives"].runs.values()) == {"atss_af"}
     assert found["positives"].seeds == (4, 5)
-    assert list(workflow.figures(Plan({}), TABLES)) == ["figure1", "positives", "sweep_m", "alpha_beta"]
+    cells = {"Parallel head + ATSS": "atss_af", "T-head + TAL": "tood_af"}
+    assert all(found[view] == (cells, (4, 5), "model.pth") for view in workflow.VIEWS)
+    every = list(workflow.figures(Plan({}), TABLES))
+    assert every == ["figure1", "figure4", *workflow.VIEWS, "positives", "sweep_m", "alpha_beta"]
     assert workflow.figures(Plan({"runs": "fcos_imprv"}), TABLES) == {}
 
 
@@ -142,7 +145,7 @@ def test_what_is_there_is_rendered_with_the_figures_that_are_not(empty):
     write_json(StudyPaths("smoke").run("tood_af", 4).state, {"state": "failed", "reason": "for a test"})
     assert workflow.render_what_is_there(PAIR, workflow.figures(PAIR, TABLES))
     page = Path("results/smoke/report.html").read_text()
-    assert page.count("<table>") == len(TABLES)
+    assert page.count("<table>") == len(TABLES) + 1  # and the claims
     assert "for a test" in page
     for name in ("figure1", "positives"):
         assert f"{name} is not shown" in page

@@ -30,6 +30,7 @@ from tood.runtime.locks import hold_study
 from tood.study.declarations import load_runs, load_tables
 from tood.study.report import CAPTIONS
 from tood.study.scales import load_scale
+from tood.study.workflow import VIEWS
 
 RUNS = load_runs()
 TABLES = load_tables(runs=RUNS)
@@ -75,7 +76,7 @@ def test_every_run_is_planned_once_and_planning_imports_nothing_heavy(workspace,
 
     declared, seed = load_scale(scale), "0"
     implemented = [run.id for run in RUNS.values() if run.implemented]
-    once = ("check_data", "figure1", "sweeps", "positives", "complexity", "tables", "report", "all")
+    once = ("check_data", "figure1", "views", "sweeps", "positives", "complexity", "tables", "report", "all")
     expected = [(rule,) for rule in once]
     expected += [("generate_data",)] if declared.drawing else []
     backbones = {RUNS[run].weights for run in implemented}
@@ -290,7 +291,7 @@ def test_report_holds_every_table_and_every_figure(study):
                 (column,) = (header.index(cell) for cell in header if cell in (metric, f"{metric} (val)"))
                 if math.isfinite(record[metric]):
                     assert row[column] == format(record[metric], spec)
-    for figure in ("figure1", "positives"):
+    for figure in ("figure1", "figure4", *VIEWS, "positives"):
         content = (study.path / f"results/tiny/figures/{figure}.png").read_bytes()
         assert (
             f'alt="{CAPTIONS[figure]}" src="data:image/png;base64,{base64.b64encode(content).decode()}"'

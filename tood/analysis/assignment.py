@@ -75,7 +75,7 @@ def assign(plan: Plan, run_id: str, image: str, seed: int) -> ImagePositives:
         )
     head = model.bbox_head
     head.set_progress(config.schedule.epochs - 1, 1.0)
-    dataset, index = _find(image, plan, Path(manifest["root"]), config)
+    dataset, index = find_image(image, plan, Path(manifest["root"]), config)
     item = dataset[index]
     data = model.data_preprocessor({"inputs": [item["inputs"]], "data_samples": [item["data_samples"]]})
     (sample,) = data["data_samples"]
@@ -102,7 +102,7 @@ def assign(plan: Plan, run_id: str, image: str, seed: int) -> ImagePositives:
     )
 
 
-def _find(image: str, plan: Plan, root: Path, config: Config) -> tuple[CocoDataset, int]:
+def find_image(image: str, plan: Plan, root: Path, config: Config) -> tuple[CocoDataset, int]:
     """The dataset that holds the image, in the input size of the run, and the image's index in it."""
     for split in (plan.scale.val, plan.scale.train):
         dataset = build_dataset(

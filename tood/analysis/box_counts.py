@@ -57,6 +57,12 @@ def count_boxes(gt: dict, detections: list[dict], options: CountOptions) -> dict
     Raises:
         ValueError: a detection is on an image or of a category that `gt` does not have.
     """
+    counts = Counter(kind for _, kind in name_boxes(gt, detections, options))
+    return {kind: counts[kind] for kind in KINDS}
+
+
+def name_boxes(gt: dict, detections: list[dict], options: CountOptions) -> Iterator[tuple[float, str]]:
+    """Score and kind of each detection that is counted; arguments and errors as `count_boxes`."""
     for field, table in (("image_id", "images"), ("category_id", "categories")):
         if unknown := {d[field] for d in detections} - {entry["id"] for entry in gt[table]}:
             raise ValueError(f"detections with {field} {sorted(unknown)[:5]} not among the {table}")
@@ -67,11 +73,10 @@ def count_boxes(gt: dict, detections: list[dict], options: CountOptions) -> dict
         detections = [d for d in detections if d["score"] > options.score_threshold]
 
     instances = _by_image(annotations, options.class_aware)
-    counts: Counter[str] = Counter()
     for key, found in _by_image(detections, options.class_aware).items():
         found.sort(key=lambda detection: -detection["score"])  # stable, as COCO's mergesort
-        counts.update(_kinds(found[: options.max_per_image], instances[key]))
-    return {kind: counts[kind] for kind in KINDS}
+        kept = found[: options.max_per_image]
+        yield from zip((box["score"] for box in kept), _kinds(kept, instances[key]), strict=True)
 
 
 def _by_image(entries: Iterable[dict], class_aware: bool) -> defaultdict[tuple, list[dict]]:

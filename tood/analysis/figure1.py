@@ -1,73 +1,66 @@
-"""What Figure 1 shows: one object, chosen by rule, under each detector. `tood.analysis.maps` draws it."""
+"""Figures 1 and 4: objects chosen by rule, under each detector."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+from mmdet.datasets import CocoDataset
 from mmdet.structures import DetDataSample
 
-from tood.analysis.maps import (
-    Candidate,
-    FigureRow,
-    InstanceMaps,
-    choose_instance,
-    draw_figure1,
-    instance_maps,
-)
+from tood.analysis.best_anchors import on_cpu
+from tood.analysis.cases import Case, caption, choose
+from tood.analysis.map_figures import FigureRow, draw_figure1, draw_figure4, save
+from tood.analysis.maps import InstanceMaps, instance_maps
 from tood.evaluation.detection import dense_predictions
 from tood.evaluation.trained_run import Trained, load_trained
+from tood.runtime.files import atomic_path, read_json
 from tood.study.jobs import Execution, Figure1Job
+from tood.study.paths import RunPaths
 
-# An instance that the baseline misses has its best anchor anywhere; it illustrates nothing.
-LEAST_SCORE = 0.05
-# The paper's figure shows a pizza on a dining table; where the data has both on an image, so does ours.
-PREFERRED = {"dining table", "pizza"}
+FORMATS = ("png", "pdf")
 
 
-def figure1(job: Figure1Job, execution: Execution, png: Path, pdf: Path) -> None:
-    """Choose the object under the baseline, and draw its row under every detector.
+def figures(job: Figure1Job, execution: Execution, folder: Path) -> None:
+    """Choose the objects by `tood.analysis.cases`, and draw them under every detector.
 
     Args:
-        job: the detectors, the baseline first.
+        job: the detectors, the baseline first; their best anchors lie beside their weights.
         execution: how their predictions are computed.
-        png: written.
-        pdf: written.
+        folder: `figure1` and `figure4` are written here, as PNG, as PDF, and as Markdown their captions.
 
     Raises:
         RuntimeError: as `load_trained`.
-        ValueError: there is no object, or a detector predicts nothing on it.
+        ValueError: there is no object that all detectors touch.
     """
     detectors = {name: load_trained(run, execution) for name, run in job.detectors.items()}
-    baseline = next(iter(detectors))
-    index, instance = choose(detectors[baseline], baseline, execution.workers)
-    rows = [row(trained, name, index, instance) for name, trained in detectors.items()]
-    draw_figure1(rows, png, pdf)
+    names = list(detectors)
+    records = {
+        name: pd.DataFrame(read_json(RunPaths(run.model.parent).best_anchors)["objects"])
+        for name, run in job.detectors.items()
+    }
+    choice = choose(records, detectors[names[0]].dataset.metainfo["classes"])
+    first, *others = choice.cases
+    # Data in which no other image has an object shows that of Figure 1 again.
+    shown = {1: [first], 4: others or [first]}
+    rows = {case: rows_of(case, detectors) for case in choice.cases}
+    drawn = {1: draw_figure1(rows[first]), 4: draw_figure4([rows[case] for case in shown[4]])}
+    for number, figure in drawn.items():
+        for suffix in FORMATS:
+            save(figure, folder / f"figure{number}.{suffix}")
+        with atomic_path(folder / f"figure{number}.md") as temporary:
+            temporary.write_text(caption(choice, names, number, shown[number]))
 
 
-def choose(baseline: Trained, name: str, workers: int) -> tuple[int, int]:
-    """Index of an image and of an object on it, by the rule of `choose_instance`.
+def rows_of(case: Case, detectors: Mapping[str, Trained]) -> list[FigureRow]:
+    """The rows of one object under each detector.
 
     Raises:
-        ValueError: there is no object.
+        ValueError: a detector predicts no box that touches it.
     """
-    classes = baseline.dataset.metainfo["classes"]
-    preferred = [
-        index
-        for index in baseline.indices
-        if {classes[i["bbox_label"]] for i in baseline.dataset.get_data_info(index)["instances"]} >= PREFERRED
+    return [
+        row(trained, name, _index(trained.dataset, case.image_id), case.instance)
+        for name, trained in detectors.items()
     ]
-    indices = preferred or baseline.indices
-    label = f"figure 1, {name} on {len(indices)} images"
-    found = [
-        (Candidate(index, instance, maps.distance), maps.classification.score)
-        for index, (_, objects) in zip(indices, _maps(baseline, label, workers, indices), strict=True)
-        for instance, maps in enumerate(objects)
-        if maps is not None
-    ]
-    if not found:
-        raise ValueError(f"{name} predicts no box that touches any object of {len(indices)} images")
-    detected = [candidate for candidate, score in found if score >= LEAST_SCORE]
-    chosen = choose_instance(detected or [candidate for candidate, _ in found])
-    return chosen.image_id, chosen.annotation_id
 
 
 def row(trained: Trained, name: str, index: int, instance: int) -> FigureRow:
@@ -98,6 +91,11 @@ def row(trained: Trained, name: str, index: int, instance: int) -> FigureRow:
     )
 
 
+def _index(dataset: CocoDataset, image_id: int) -> int:
+    """The place of an image in a dataset."""
+    return next(i for i in range(len(dataset)) if dataset.get_data_info(i)["img_id"] == image_id)
+
+
 def _maps(
     trained: Trained, label: str, workers: int, indices: Sequence[int]
 ) -> Iterator[tuple[DetDataSample, list[InstanceMaps | None]]]:
@@ -106,17 +104,10 @@ def _maps(
         trained.model, trained.dataset, device=trained.device, label=label, workers=workers, indices=indices
     )
     for sample, levels in predictions:
-        levels = [
-            level._replace(
-                **{f: getattr(level, f).cpu() for f in ("scores", "confidence", "boxes", "points")}
-            )
-            for level in levels
-        ]
+        levels = [on_cpu(level) for level in levels]
         objects = sample.gt_instances = sample.gt_instances.cpu()
+        boxes, size = objects.bboxes.float(), sample.img_shape[:2]
         yield (
             sample,
-            [
-                instance_maps(levels, objects.bboxes.float(), objects.labels, g, sample.img_shape[:2])
-                for g in range(len(objects))
-            ],
+            [instance_maps(levels, boxes, objects.labels, g, size) for g in range(len(objects))],
         )

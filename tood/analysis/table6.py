@@ -11,12 +11,10 @@ from mmdet.structures import DetDataSample
 from tood.analysis.alignment import AlignmentOptions, InstanceAlignment, instance_alignment, summarise
 from tood.analysis.box_counts import CountOptions, count_boxes
 from tood.evaluation.detection import coco_results
-from tood.evaluation.evaluate import evaluate_trained
-from tood.evaluation.trained_run import load_trained
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.dense_prediction import select_detections
-from tood.runtime.files import read_json, write_json
-from tood.study.jobs import AnalysisJob, Execution
+from tood.runtime.files import write_json
+from tood.study.jobs import AnalysisJob
 from tood.study.provenance import measured_digests
 
 # The default reading of the paper's definitions, then one change at a time.
@@ -90,27 +88,26 @@ class Statistics:
         }
 
 
-def analyse(
-    job: AnalysisJob, execution: Execution, detections: Path, ap: Path, output: Path, variants: Path
+def write_table6(
+    job: AnalysisJob,
+    statistics: Statistics,
+    truth: dict,
+    evaluated: dict,
+    output: Path,
+    variants: Path,
 ) -> None:
-    """Evaluate, and in the same pass measure Table 6, and the same under other readings of its definitions.
+    """Write the columns of Table 6, and the same under other readings of the paper's definitions.
 
     Args:
         job: what is measured.
-        execution: how it is computed.
-        detections: written, as by `tood.evaluation.evaluate`.
-        ap: written, as by `tood.evaluation.evaluate`.
+        statistics: of the evaluated images.
+        truth: the annotation file.
+        evaluated: `image_ids`, and `detections` as COCO results.
         output: written; the columns of the table, and `digests`.
         variants: written; every reading of what holds before NMS and after.
-
-    Raises:
-        RuntimeError: as `load_trained`.
     """
-    trained = load_trained(job, execution)
-    statistics = Statistics(trained.model.bbox_head.test_cfg, trained.dataset.cat_ids)
-    evaluated = evaluate_trained(trained, job, execution, detections, ap, statistics.add)
     before = statistics.alignment()
-    after = count_readings(read_json(trained.annotations), evaluated, statistics.unfiltered)
+    after = count_readings(truth, evaluated, statistics.unfiltered)
     write_json(
         output,
         {

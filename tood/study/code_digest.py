@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tood.study.paths import ALIGNMENT, AP, CONFIGS, PACKAGE
+from tood.study.paths import ALIGNMENT, AP, BEST_ANCHORS, CONFIGS, PACKAGE
 
 T = TypeVar("T")
 
@@ -22,8 +22,9 @@ TRAINING_ROOMS = ("engine", "data")
 # the rest.
 MEASURING_ROOMS = ("evaluation", "analysis")
 _MEASURED_BY = {
-    AP: "tood.evaluation.evaluate",
-    ALIGNMENT: "tood.analysis.table6",
+    AP: ["tood.evaluation.evaluate"],
+    ALIGNMENT: ["tood.evaluation.evaluate", "tood.analysis.table6"],
+    BEST_ANCHORS: ["tood.evaluation.evaluate", "tood.analysis.best_anchors"],
 }
 
 
@@ -57,9 +58,9 @@ def evaluation_code(result: str) -> str:
     """Digest of all code that measures a result on a trained run.
 
     Args:
-        result: the file's name, "ap.json" or "alignment.json".
+        result: the file's name, such as "ap.json".
     """
-    return code_digest(import_closure([_MEASURED_BY[result]], MEASURING_ROOMS))
+    return code_digest(import_closure(_MEASURED_BY[result], MEASURING_ROOMS))
 
 
 def config_files(config: Path) -> list[Path]:

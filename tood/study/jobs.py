@@ -122,9 +122,11 @@ class MeasuringJob(Described):
 
 
 class AnalysisJob(MeasuringJob):
-    """What decides a measurement that Table 6 is of, too."""
+    """What decides a measurement on a run of Table 6."""
 
-    analysis: str = ""  # digest of how Table 6 is measured; `evaluation` is of AP
+    # Digests of how these are measured, as `evaluation` is of AP
+    analysis: str = ""  # Table 6
+    best_anchors: str = ""  # of each object
 
 
 class SubmissionJob(MeasuringJob):
@@ -134,6 +136,6 @@ class SubmissionJob(MeasuringJob):
 
 
 class Figure1Job(Described):
-    """What decides Figure 1: its detectors by their names in the figure, the baseline first."""
+    """What decides Figures 1 and 4: their detectors by their names in them, the baseline first."""
 
     detectors: dict[str, MeasuringJob]

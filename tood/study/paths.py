@@ -19,6 +19,7 @@ COMPLEXITY = RESULTS / "paper" / "complexity.csv"  # of the paper-sized models, 
 # What is measured on a trained run.
 AP = "ap.json"
 ALIGNMENT = "alignment.json"
+BEST_ANCHORS = "best_anchors.json"
 METRICS = "metrics.csv"  # all measured values of a study
 
 
@@ -80,6 +81,11 @@ class RunPaths:
     def alignment(self) -> Path:
         """The columns of Table 6."""
         return self.folder / ALIGNMENT
+
+    @property
+    def best_anchors(self) -> Path:
+        """Where each object is classified best and localised best (`tood.analysis.best_anchors`)."""
+        return self.folder / BEST_ANCHORS
 
     @property
     def alignment_variants(self) -> Path:

@@ -34,7 +34,7 @@ from tood.study.jobs import (
     TrainingJob,
     renamed,
 )
-from tood.study.paths import ALIGNMENT, AP, CONFIGS, StudyPaths
+from tood.study.paths import ALIGNMENT, AP, BEST_ANCHORS, CONFIGS, StudyPaths
 from tood.study.provenance import evaluation_digest
 from tood.study.released import RELEASED, Choice, ReleasedFile, choose_all
 from tood.study.scales import SCALES, BackboneChanges, load_scale, merged, scale_names
@@ -218,9 +218,9 @@ class Plan:
         )
 
     def analysis_job(self, run_id: str, seed: int) -> AnalysisJob:
-        """What decides the AP of a trained run and its columns of Table 6."""
-        measuring = self.measuring_job(run_id, seed).model_dump()
-        return AnalysisJob(**measuring, analysis=self._evaluations[ALIGNMENT])
+        """What decides the AP of a trained run, its columns of Table 6, and its objects' best anchors."""
+        measuring, digests = self.measuring_job(run_id, seed).model_dump(), self._evaluations
+        return AnalysisJob(**measuring, analysis=digests[ALIGNMENT], best_anchors=digests[BEST_ANCHORS])
 
     def figure_job(self, run_id: str, seed: int) -> MeasuringJob:
         """What decides a figure of a trained run; it carries no digest."""
@@ -268,7 +268,8 @@ class Plan:
     @functools.cached_property
     def _evaluations(self) -> dict[str, str]:
         """Digest of how each result is measured."""
-        return {result: evaluation_digest(result, self.study.val_images) for result in (AP, ALIGNMENT)}
+        results = (AP, ALIGNMENT, BEST_ANCHORS)
+        return {result: evaluation_digest(result, self.study.val_images) for result in results}
 
     def _options(self, run_id: str) -> dict[str, Any]:
         """A run's deviations from its configuration, and those of the released file that is taken for it."""

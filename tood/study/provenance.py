@@ -35,7 +35,7 @@ def evaluation_digest(result: str, images: int | None) -> str:
     """Digest of how a result is measured on a trained run.
 
     Args:
-        result: name of the result's file, "ap.json" or "alignment.json".
+        result: name of the result's file, such as "ap.json".
         images: number of validation images that are used, the first ones; None for all.
     """
     return digest({"code": evaluation_code(result), "images": images})

@@ -25,6 +25,11 @@ CAPTIONS = {
         "boxes. Red is the anchor with the highest score, green that with the highest IoU. A rule chose the "
         "object."
     ),
+    "figure4": "Figure 4: more objects, as in Figure 1.",
+    "distances": "How far apart each object is classified best and localised best.",
+    "score_iou": "Score against IoU of the 50 most confident anchors of each object.",
+    "ap_by_iou": "AP against the IoU that a detection needs.",
+    "box_kinds": "Kinds of boxes that NMS leaves, by confidence.",
     "sweep_m": "AP against m, the anchors that TAL selects for an object. Section 4.1 gives the range.",
     "alpha_beta": "AP over the exponents α and β of the alignment metric (Table 4).",
     "positives": "Positives of an object during training, and their IoU, under the schemes of Table 2.",
@@ -48,7 +53,7 @@ class Figure(NamedTuple):
 
     name: str
     alt: str
-    caption: str
+    caption: Markup  # what is written beside the picture, as `figure1.md`, if anything
     content: str  # base64 of a PNG
 
 
@@ -119,9 +124,10 @@ def section(path: Path, table: Table | None, statuses: Iterable[Status]) -> Sect
 
 
 def _figure(path: Path) -> Figure:
-    caption = CAPTIONS.get(path.stem, path.stem)
+    alt, said = CAPTIONS.get(path.stem, path.stem), path.with_suffix(".md")
+    caption = MarkdownIt().render(said.read_text(encoding="utf-8") if said.is_file() else alt)
     content = base64.b64encode(path.read_bytes()).decode()
-    return Figure(path.stem, alt=caption, caption=caption, content=content)
+    return Figure(path.stem, alt, Markup(caption), content)
 
 
 def _counted(statuses: Iterable[Status]) -> str:

@@ -23,13 +23,17 @@ from tood.study.references import load_references
 from tood.study.server_scores import load_scores
 from tood.study.status import FINISHED, read_status, save_study
 
-# The detectors of Figure 1 by their names in it, the baseline first.
+# The detectors of Figures 1 and 4 by their names in them, the baseline first.
 FIGURE1 = {"ATSS": "atss_af", "TOOD": "tood_af"}
+# Figures of the runs of Table 6, see `tood.analysis.views`
+VIEWS = ("distances", "score_iou", "ap_by_iou", "box_kinds")
 # How the shell of a rule starts a script that computes on models
 PYTHON = "python -m tood.runtime.preloaded"
 _PORT = 29400  # torchrun's own default
 # What the jobs of a study import
-_MODULES = ("tood.engine.job", "tood.evaluation.evaluate", "tood.analysis.table6", "tood.analysis.figure1")
+_MODULES = (
+    *("tood.engine.job", "tood.evaluation.evaluate", "tood.analysis.one_pass", "tood.analysis.figure1"),
+)
 
 
 class Sources(NamedTuple):
@@ -52,9 +56,12 @@ def analysed_runs(plan: Plan, tables: Mapping[str, Table]) -> list[str]:
 def figures(plan: Plan, tables: Mapping[str, Table]) -> dict[str, Sources]:
     """The figures that the study's runs suffice for, by name."""
     ids = [run.id for run in plan.runs]
-    found = {}
+    found: dict[str, Sources] = {}
     if detectors := {name: run for name, run in FIGURE1.items() if run in ids}:
-        found["figure1"] = Sources(detectors, plan.seeds[:1], "model.pth")
+        found |= dict.fromkeys(("figure1", "figure4"), Sources(detectors, plan.seeds[:1], "model.pth"))
+    cells = {row.key["Method"]: row.run for row in tables["table6"].rows if row.run in ids}
+    if cells:
+        found |= dict.fromkeys(VIEWS, Sources(cells, plan.seeds, "model.pth"))
     rows = [row for row in tables["positives"].rows if row.run in ids]
     # Where nothing is trained, nothing is known of the positives.
     if (schemes := {row.key["Anchor assignment"]: row.run for row in rows}) and not plan.imports:
@@ -66,7 +73,7 @@ def figures(plan: Plan, tables: Mapping[str, Table]) -> dict[str, Sources]:
 
 
 def figure1_job(plan: Plan, sources: Sources) -> Figure1Job:
-    """What decides Figure 1."""
+    """What decides Figures 1 and 4."""
     (seed,) = sources.seeds
     return Figure1Job(detectors={name: plan.figure_job(run, seed) for name, run in sources.runs.items()})
 

@@ -2,7 +2,8 @@
 
 input   model.pth, MANIFEST
 output  detections.json (COCO results), ap.json
-        of Table 6: alignment.json; alignment_variants.json with other readings of the paper's definitions
+        of Table 6: alignment.json; alignment_variants.json with other readings of the paper's definitions;
+        best_anchors.json, where each object is classified best and localised best
 steps   evaluate, or evaluate_and_analyse
 """
 
@@ -46,6 +47,7 @@ if ANALYSED:
             ap=OF_RUN.ap,
             alignment=OF_RUN.alignment,
             variants=OF_RUN.alignment_variants,
+            best_anchors=OF_RUN.best_anchors,
         log:
             f"{PATHS.logs}/evaluate_{{run}}_seed{{seed}}.log",
         wildcard_constraints:
@@ -54,11 +56,11 @@ if ANALYSED:
         resources:
             **MEASURING,
         params:
+            folder=subpath(output.ap, parent=True),
             job=lambda wildcards: PLAN.analysis_job(
                 wildcards.run, int(wildcards.seed)
             ).argument(),
         shell:
             f"{study.PYTHON} "
             "workflow/scripts/evaluate_and_analyse.py --job {params.job:q} "
-            "--execution {resources.execution:q} --detections {output.detections} --ap {output.ap} "
-            "--output {output.alignment} --variants {output.variants} 2>&1 | tee {log}"
+            "--execution {resources.execution:q} --folder {params.folder} 2>&1 | tee {log}"

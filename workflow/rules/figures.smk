@@ -1,9 +1,12 @@
-"""Figures: the paper's Figure 1, the sweeps of TAL's hyper-parameters, the positives of Table 2's schemes.
+"""Figures: the paper's Figures 1 and 4, views of Table 6's runs, sweeps of TAL's hyper-parameters, positives.
 
-input   model.pth of the first seed of ATSS and TOOD (or of the one that the study has), MANIFEST;
-        the tables of the sweeps, where the study has all of their runs; losses.jsonl of the schemes
-output  RESULTS/figures/{figure1,sweep_m,alpha_beta,positives}.{png,pdf}
-steps   figure1; sweeps; positives
+input   model.pth, best_anchors.json and MANIFEST; of Figures 1 and 4 the first seed of ATSS and TOOD (or of the one
+        that the study has);
+        both JSON files of the runs of Table 6; the tables of the sweeps, where the study has all of their runs;
+        losses.jsonl of the schemes
+output  RESULTS/figures/*.{png,pdf}: figure1, figure4; distances, score_iou, ap_by_iou, box_kinds;
+        sweep_m, alpha_beta; positives. Beside the first six their captions, *.md
+steps   figure1; views; sweeps; positives
 """
 
 FIGURES = expand(
@@ -20,10 +23,18 @@ if "figure1" in SOURCES:
                 SOURCES["figure1"].runs.values(),
                 SOURCES["figure1"].seeds,
             ),
+            best_anchors=of_all_runs(
+                OF_RUN.best_anchors,
+                SOURCES["figure1"].runs.values(),
+                SOURCES["figure1"].seeds,
+            ),
             manifest=MANIFEST,
         output:
-            png=f"{PATHS.figures}/figure1.png",
-            pdf=f"{PATHS.figures}/figure1.pdf",
+            expand(
+                f"{PATHS.figures}/{{figure}}.{{format}}",
+                figure=["figure1", "figure4"],
+                format=["png", "pdf", "md"],
+            ),
         log:
             f"{PATHS.logs}/figure1.log",
         threads: EVALUATION.threads
@@ -31,10 +42,45 @@ if "figure1" in SOURCES:
             **MEASURING,
         params:
             job=study.figure1_job(PLAN, SOURCES["figure1"]).argument(),
+            folder=subpath(output[0], parent=True),
         shell:
             f"{study.PYTHON} "
             "workflow/scripts/figure1.py --job {params.job:q} --execution {resources.execution:q} "
-            "--png {output.png} --pdf {output.pdf} 2>&1 | tee {log}"
+            "--output {params.folder} 2>&1 | tee {log}"
+
+
+if study.VIEWS[0] in SOURCES:
+
+    rule views:
+        input:
+            best_anchors=of_all_runs(
+                OF_RUN.best_anchors, SOURCES[study.VIEWS[0]].runs.values()
+            ),
+            detections=of_all_runs(
+                OF_RUN.detections, SOURCES[study.VIEWS[0]].runs.values()
+            ),
+            manifest=MANIFEST,
+        output:
+            expand(
+                f"{PATHS.figures}/{{figure}}.{{format}}",
+                figure=study.VIEWS,
+                format=["png", "pdf", "md"],
+            ),
+        log:
+            f"{PATHS.logs}/views.log",
+        localrule: True
+        params:
+            runs=json.dumps(
+                {
+                    name: of_all_runs(OF_RUN.folder, [run])
+                    for name, run in SOURCES[study.VIEWS[0]].runs.items()
+                }
+            ),
+            annotations=PLAN.scale.val.annotations,
+            folder=subpath(output[0], parent=True),
+        shell:
+            "python workflow/scripts/views.py --runs {params.runs:q} --manifest {input.manifest} "
+            "--annotations {params.annotations} --output {params.folder} 2>&1 | tee {log}"
 
 
 rule sweeps:

@@ -1,10 +1,10 @@
-"""Figure 1: detections, score map and IoU map of the given detectors on one image, chosen by rule."""
+"""Figures 1 and 4: results, score maps and IoU maps of the given detectors on objects that a rule chooses."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from tood.analysis.figure1 import figure1
+from tood.analysis.figure1 import figures
 from tood.study.jobs import Execution, Figure1Job
 
 
@@ -12,13 +12,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", type=Figure1Job.model_validate_json, required=True, help="as JSON")
     parser.add_argument("--execution", type=Execution.model_validate_json, required=True, help="as JSON")
-    parser.add_argument("--png", type=Path, required=True)
-    parser.add_argument("--pdf", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the figures")
     args = parser.parse_args()
     try:
-        figure1(args.job, args.execution, args.png, args.pdf)
+        figures(args.job, args.execution, args.output)
     except (RuntimeError, ValueError) as error:
-        sys.exit(f"figure 1: {error}")
+        sys.exit(f"figures 1 and 4: {error}")
 
 
 if __name__ == "__main__":

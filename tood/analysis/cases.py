@@ -1,0 +1,182 @@
+"""The rule by which Figures 1 and 4 choose their objects, as the paper does not name its images."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+# The paper's figure shows a dining table with a pizza; where the data has both on an image, so does ours.
+PREFERRED = ("dining table", "pizza")
+FIGURE4 = 4  # objects in Figure 4
+LEAST_SHARE, LEAST_LOCALISED, LEAST_CLASSIFIED = 0.04, 0.75, 0.5
+KEYS = ["image_id", "instance"]
+
+
+class Case(NamedTuple):
+    """An object to show, and how many conditions of the rule it was excused from, the last ones."""
+
+    image_id: int
+    instance: int
+    dropped: int
+
+
+class Choice(NamedTuple):
+    """What the rule makes of a data set."""
+
+    cases: list[Case]  # Figure 1's first, then Figure 4's, each on an image of its own
+    left: int  # objects that satisfy the whole rule
+    total: int  # objects without crowds
+    preferred: int  # of those left, on images with both preferred classes
+    means: dict[str, tuple[float, int]]  # by detector: distance in object sizes, over how many objects
+
+
+def conditions(names: Sequence[str]) -> dict[str, Callable[[pd.DataFrame], pd.Series]]:
+    """The rule in words, each with its test of the objects; the last is the first to be dropped.
+
+    Args:
+        names: of the detectors, the baseline first and the aligned one last.
+    """
+    last = names[-1]
+    who = "both detectors localise" if len(names) == 2 else f"{' and '.join(names)} localises"
+    return {
+        f"that cover at least {100 * LEAST_SHARE:.0f} % of the image": lambda found: (
+            found["share"] >= LEAST_SHARE
+        ),
+        "that no crowd and no other object of their class touches": lambda found: ~found["crowded"],
+        f"that {who} somewhere with an IoU of at least {LEAST_LOCALISED}": lambda found: (
+            found[[f"localised {name}" for name in names]] >= LEAST_LOCALISED
+        ).all(axis=1),
+        f"whose best-classified box under {last} has an IoU of at least {LEAST_CLASSIFIED}": lambda found: (
+            found[f"classified {last}"] >= LEAST_CLASSIFIED
+        ),
+    }
+
+
+def choose(detectors: Mapping[str, pd.DataFrame], classes: Sequence[str], count: int = 1 + FIGURE4) -> Choice:
+    """The objects whose best anchors are farthest apart under the baseline, among those that the rule leaves.
+
+    Objects on images with both classes of `PREFERRED` go first. Each object is on an image of its own. Where
+    the rule leaves too few, its last condition is dropped for the rest, then the one before, and so on. Of
+    equals the one of the lowest image id, then of the lowest number, goes first.
+
+    Args:
+        detectors: by name, the baseline first: rows of `ObjectRecord`, of the same objects.
+        classes: name of each label.
+        count: how many to choose; fewer where fewer images have an object that all detectors touch.
+
+    Raises:
+        ValueError: no object of the images is touched by a box of each detector.
+    """
+    found, names = _joined(detectors), list(detectors)
+    means = {
+        name: (_mean(found[f"distance {name}"]), int(found[f"distance {name}"].count())) for name in names
+    }
+    distances = [f"distance {name}" for name in names]
+    known = found.dropna(subset=distances)
+    if known.empty:
+        images = found["image_id"].nunique()
+        raise ValueError(
+            f"no object of {images} images is touched by boxes of its class under all of {', '.join(names)}"
+        )
+    known = known.assign(preferred=_preferred(found, classes).reindex(known["image_id"]).to_numpy())
+    known = known.sort_values(
+        ["preferred", distances[0], *KEYS], ascending=[False, False, True, True], kind="stable"
+    )
+    rule = list(conditions(names).values())
+    passes = [test(known) for test in rule]
+    cases: list[Case] = []
+    for dropped in range(len(rule) + 1):
+        kept = known[pd.concat([known["share"] >= 0, *passes[: len(rule) - dropped]], axis=1).all(axis=1)]
+        if dropped == 0:
+            left, preferred = len(kept), int(kept["preferred"].sum())
+        for image, instance in kept.drop_duplicates("image_id")[KEYS].itertuples(index=False):
+            if len(cases) < count and image not in {case.image_id for case in cases}:
+                cases.append(Case(int(image), int(instance), dropped))
+    return Choice(cases, left, len(found), preferred, means)
+
+
+def caption(choice: Choice, names: Sequence[str], figure: int, shown: Collection[Case]) -> str:
+    """The caption of Figure 1 or 4 in Markdown: what it shows, the rule, what it left, and all objects' mean.
+
+    Args:
+        choice: what the rule made of the data.
+        names: of the detectors, the baseline first.
+        figure: 1 or 4.
+        shown: the objects in it.
+    """
+    rule = list(conditions(names))
+    baseline = names[0]
+    who = " and ".join(names)
+    if figure == 1:
+        what = f"Result, scores and IoUs of {who} on one object"
+    elif set(shown) == {choice.cases[0]}:
+        what = f"Results of {who} on the object of Figure 1, as no other image has one"
+    else:
+        what = f"Results of {who} on {len(shown)} further object{'s' * (len(shown) != 1)}"
+    text = [
+        f"**Figure {figure}.** {what} (Feng et al., TOOD, ICCV 2021, Figure {figure}). Dashed: the object. "
+        "Red: the anchor with the highest score for its class, and its box; green: the anchor with the "
+        "highest IoU. An arrow leads from the object's centre to a best anchor that is farther away than a "
+        "stride.",
+        f"A rule chose {'it' if figure == 1 else 'them'}. Of the objects {', '.join(rule[:-1])}, and "
+        f"{rule[-1]}, "
+        f"{'it has' if figure == 1 else 'after that of Figure 1, and each on another image, they have'} "
+        f"the largest distance between both best anchors under {baseline}, in units of the square root of "
+        f"the object's area. {_preferences(choice)}",
+        f"The rule left {choice.left:,} of {choice.total:,} objects.",
+    ]
+    text += _excused(rule, shown)
+    means = "; ".join(
+        f"{mean:.3f} under {name}" + (f" ({count:,} objects)" if count != choice.total else "")
+        for name, (mean, count) in choice.means.items()
+    )
+    text.append(
+        f"The mean of this distance over all objects: {means}. The picture is an example, not the evidence."
+    )
+    return " ".join(text) + "\n"
+
+
+def _preferences(choice: Choice) -> str:
+    """How many objects went first because of what else is on their image."""
+    images = f"Images with {' and '.join(PREFERRED)} go first"
+    if choice.preferred:
+        return f"{images}: {choice.preferred:,} of the objects are on such."
+    return f"{images}; none of the objects is on such an image."
+
+
+def _excused(rule: Sequence[str], shown: Collection[Case]) -> list[str]:
+    """A sentence for each number of conditions that objects in the figure were excused from."""
+    sentences = []
+    for dropped in sorted({case.dropped for case in shown} - {0}):
+        number = sum(case.dropped == dropped for case in shown)
+        lacking = ", then ".join(f'"{condition}"' for condition in reversed(rule[-dropped:]))
+        sentences.append(
+            f"So {number} of the {len(shown)} shown {'was' if number == 1 else 'were'} chosen after dropping "
+            f"{lacking}."
+        )
+    return sentences
+
+
+def _joined(detectors: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row per object, with the columns that differ between detectors named after them."""
+    first = next(iter(detectors.values()))
+    shared = first[[*KEYS, "label", "share", "crowded"]].astype({"crowded": bool})
+    for name, records in detectors.items():
+        own = records[[*KEYS, "distance", "localised", "classified"]].astype(
+            dict.fromkeys(("distance", "localised", "classified"), float)
+        )
+        renamed = own.rename(
+            columns={column: f"{column} {name}" for column in own.columns if column not in KEYS}
+        )
+        shared = shared.merge(renamed, on=KEYS, validate="one_to_one")
+    return shared
+
+
+def _preferred(found: pd.DataFrame, classes: Sequence[str]) -> pd.Series:
+    """Whether an image has objects of all preferred classes, by image id."""
+    named = found["label"].map(dict(enumerate(classes)))
+    return named.groupby(found["image_id"]).agg(lambda present: set(PREFERRED) <= set(present))
+
+
+def _mean(values: pd.Series) -> float:
+    return float(values.mean())

@@ -1,0 +1,276 @@
+"""What Table 6 sums up, shown: how classification and localisation of its runs agree."""
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from tood.analysis.box_counts import KINDS, CountOptions, name_boxes
+from tood.analysis.map_figures import save
+from tood.runtime.files import atomic_path, read_json
+from tood.study.paths import RunPaths
+
+FORMATS = ("png", "pdf")
+CONFIDENCE_BINS = 20  # of [0, 1]
+KIND_COLORS = dict(zip(KINDS, ("#1a9850", "#fdae61", "#9e9e9e", "#d73027", "#4575b4"), strict=True))
+
+
+def draw_views(runs: Mapping[str, Sequence[RunPaths]], annotations: Path, folder: Path) -> None:
+    """Draw every view, and write its caption beside it.
+
+    Args:
+        runs: files of each seed, by the name in the figures.
+        annotations: COCO annotation file of the images that were evaluated.
+        folder: figures as PNG and PDF, and captions as Markdown are written here.
+    """
+    measured = {name: [read_json(run.best_anchors) for run in seeds] for name, seeds in runs.items()}
+    detected = {name: [read_json(run.detections) for run in seeds] for name, seeds in runs.items()}
+    seeds = len(next(iter(runs.values())))
+    objects = {name: [pd.DataFrame(one["objects"]) for one in found] for name, found in measured.items()}
+    density = {name: np.sum([one["density"] for one in found], axis=0) for name, found in measured.items()}
+    views: dict[str, tuple[Figure, str]] = {
+        "distances": (
+            draw_distances({name: _distances(found) for name, found in objects.items()}),
+            caption_distances({name: _distances(found) for name, found in objects.items()}),
+        ),
+        "score_iou": (draw_density(density), caption_density(density)),
+    }
+    curves = {name: [ap_by_iou(annotations, **one) for one in found] for name, found in detected.items()}
+    views["ap_by_iou"] = (draw_ap_by_iou(curves), caption_ap_by_iou(curves))
+    truth = read_json(annotations)
+    kinds = {
+        name: np.mean([kinds_by_confidence(truth, **one) for one in found], axis=0)
+        for name, found in detected.items()
+    }
+    views["box_kinds"] = (draw_box_kinds(kinds), caption_box_kinds(kinds))
+    of_seeds = "" if seeds == 1 else f" Over {seeds} seeds."
+    for view, (figure, caption) in views.items():
+        for suffix in FORMATS:
+            save(figure, folder / f"{view}.{suffix}")
+        with atomic_path(folder / f"{view}.md") as temporary:
+            temporary.write_text(f"{caption}{of_seeds}\n")
+
+
+# Distance of the best anchors
+
+
+def _distances(found: Sequence[pd.DataFrame]) -> np.ndarray:
+    """Distances of all objects of all seeds; nan where no anchor belongs to an object."""
+    return np.concatenate([one["distance"].to_numpy(dtype=float) for one in found])
+
+
+def cumulative(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Share of the values, those that are nan included, which are at most `at`."""
+    return np.searchsorted(np.sort(values[~np.isnan(values)]), at, side="right") / max(len(values), 1)
+
+
+def draw_distances(distances: Mapping[str, np.ndarray]) -> Figure:
+    """Cumulative distribution of the distance between both best anchors, a line per run."""
+    figure, axes = _panel()
+    at = np.linspace(0, 2, 401)
+    for (name, values), style in zip(distances.items(), _STYLES, strict=False):
+        axes.plot(at, cumulative(values, at), label=name, **style)
+    axes.set(
+        xlabel="distance of the best anchors, in sizes of the object",
+        ylabel="share of objects",
+        xlim=(0, 2),
+        ylim=(0, 1),
+    )
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def caption_distances(distances: Mapping[str, np.ndarray]) -> str:
+    """What the figure shows, with the means."""
+    means = "; ".join(
+        f"{name} {np.nanmean(values):.3f}" if np.isfinite(values).any() else f"{name} -"
+        for name, values in distances.items()
+    )
+    number = len(next(iter(distances.values())))
+    lacking = "; ".join(f"{name} {int(np.isnan(values).sum()):,}" for name, values in distances.items())
+    return (
+        "**Best anchors.** Share of all objects whose anchor of highest score and anchor of highest IoU "
+        "are no farther apart than this, in units of the square root of the object's area; the farther "
+        f"left a line, the better both tasks agree. Means: {means}. {number:,} objects each; a line stays "
+        "below 1 by those farther apart, and by those that no predicted box of their class touches "
+        f"({lacking})."
+    )
+
+
+# Score against IoU
+
+
+def draw_density(density: Mapping[str, np.ndarray]) -> Figure:
+    """Density of score and IoU of the most confident anchors, a panel per run."""
+    columns = min(2, len(density))
+    rows = -(-len(density) // columns)
+    figure = Figure(figsize=(4.4 * columns + 0.6, 4 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    shares = {name: counts / max(counts.sum(), 1) for name, counts in density.items()}
+    top = max([float(share.max()) for share in shares.values()] + [1e-6])
+    norm = LogNorm(vmin=top / 1000, vmax=top)
+    for axes, (name, share) in zip(panels, shares.items(), strict=False):
+        shown = axes.imshow(
+            np.ma.masked_equal(share, 0).T, origin="lower", extent=(0, 1, 0, 1), cmap="viridis", norm=norm
+        )
+        axes.set_title(name)
+    for axes in panels[len(shares) :]:
+        axes.remove()
+    figure.supxlabel("score that NMS ranks by")
+    figure.supylabel("IoU with the object")
+    figure.colorbar(shown, ax=list(panels[: len(shares)]), label="share of anchors")
+    return figure
+
+
+def caption_density(density: Mapping[str, np.ndarray]) -> str:
+    """What the figure shows, with the share of confident anchors that are badly localised."""
+    shares = "; ".join(f"{name} {_share_misplaced(counts)}" for name, counts in density.items())
+    return (
+        "**Score against IoU.** Of the 50 most confident anchors of each object, on which Table 6 measures "
+        "PCC, before NMS. In an aligned detector the score rises with the IoU. Anchors with a score of at "
+        f"least 0.5 whose box has an IoU below 0.5, of all with such a score: {shares}."
+    )
+
+
+def misplaced(counts: np.ndarray) -> tuple[int, int]:
+    """Of counts [score, IoU]: how many have a score >= 0.5 and IoU < 0.5, and how many such a score."""
+    half = len(counts) // 2
+    return int(counts[half:, :half].sum()), int(counts[half:].sum())
+
+
+def _share_misplaced(counts: np.ndarray) -> str:
+    few, confident = misplaced(counts)
+    return f"{100 * few / confident:.1f} % of {confident:,}" if confident else "no such score"
+
+
+# AP by IoU threshold
+
+
+def ap_by_iou(annotations: Path, image_ids: list[int], detections: list[dict]) -> pd.Series:
+    """COCO AP in percent at each of the ten IoU thresholds whose mean is AP; nan without objects.
+
+    Args:
+        annotations: COCO annotation file.
+        image_ids: images that count.
+        detections: COCO results.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth, found = COCO(str(annotations)), COCO()
+        if detections:
+            found = truth.loadRes([dict(detection) for detection in detections])
+        else:
+            found.dataset = truth.dataset | {"annotations": []}
+            found.createIndex()
+        evaluation = COCOeval(truth, found, "bbox")
+        evaluation.params.imgIds = sorted(image_ids)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][..., 0, -1]  # [T, R, K], all areas, 100 detections
+    means = [np.mean(one[one > -1]) * 100 if (one > -1).any() else np.nan for one in precision]
+    return pd.Series(means, index=evaluation.params.iouThrs.round(2))
+
+
+def draw_ap_by_iou(curves: Mapping[str, Sequence[pd.Series]]) -> Figure:
+    """AP over the IoU threshold, the mean of the seeds, a line per run."""
+    figure, axes = _panel()
+    for (name, seeds), style in zip(curves.items(), _STYLES, strict=False):
+        table = pd.concat(seeds, axis=1)
+        axes.plot(table.index, table.mean(axis=1), marker="o", markersize=4, label=name, **style)
+        if len(seeds) > 1:
+            axes.fill_between(
+                table.index, table.min(axis=1), table.max(axis=1), alpha=0.15, color=style["color"]
+            )
+    axes.set(xlabel="IoU threshold", ylabel="AP (%)", ylim=(0, None), xticks=[0.5, 0.6, 0.7, 0.8, 0.9])
+    axes.legend(frameon=False)
+    return figure
+
+
+def caption_ap_by_iou(curves: Mapping[str, Sequence[pd.Series]]) -> str:
+    """What the figure shows, with AP75."""
+    means = "; ".join(f"{name} {np.mean([one[0.75] for one in seeds]):.1f}" for name, seeds in curves.items())
+    return (
+        "**AP by IoU threshold.** AP at the ten thresholds whose mean is COCO's AP; with several seeds "
+        f"their mean and range. In the paper TOOD gains more in AP75 than in AP. AP75: {means}."
+    )
+
+
+# Kinds of boxes
+
+
+def kinds_by_confidence(truth: dict, image_ids: list[int], detections: list[dict]) -> np.ndarray:
+    """Counts [kind, confidence] of the detections, as in Table 6, by equal parts of [0, 1].
+
+    Args:
+        truth: the annotation file.
+        image_ids: images that count.
+        detections: COCO results on them.
+    """
+    chosen = set(image_ids)
+    of_images = [one for one in truth["annotations"] if one["image_id"] in chosen]
+    counts = np.zeros((len(KINDS), CONFIDENCE_BINS), dtype=np.int64)
+    for score, kind in name_boxes(truth | {"annotations": of_images}, detections, CountOptions()):
+        counts[KINDS.index(kind), min(int(score * CONFIDENCE_BINS), CONFIDENCE_BINS - 1)] += 1
+    return counts
+
+
+def draw_box_kinds(kinds: Mapping[str, np.ndarray]) -> Figure:
+    """Counts of the five kinds of boxes over confidence, a panel per run."""
+    columns = min(2, len(kinds))
+    rows = -(-len(kinds) // columns)
+    figure = Figure(figsize=(5.2 * columns, 3.4 * rows + 0.4), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    edges = np.linspace(0, 1, CONFIDENCE_BINS + 1)
+    for axes, (name, counts) in zip(panels, kinds.items(), strict=False):
+        for kind, of_kind in zip(KINDS, counts, strict=True):
+            axes.stairs(of_kind, edges, color=KIND_COLORS[kind], lw=2, label=kind, baseline=None)
+        axes.set(title=name, xlim=(0, 1), yscale="symlog", ylim=(0, None))
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.grid(alpha=0.3)
+    for axes in panels[len(kinds) :]:
+        axes.remove()
+    figure.supxlabel("confidence")
+    figure.supylabel("boxes per 0.05 of confidence")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(KINDS), frameon=False
+    )
+    return figure
+
+
+def caption_box_kinds(kinds: Mapping[str, np.ndarray]) -> str:
+    """What the figure shows, with the counts of Table 6."""
+    totals = "; ".join(
+        f"{name}: "
+        + ", ".join(f"{total:,.0f} {kind}" for kind, total in zip(KINDS, counts.sum(axis=1), strict=True))
+        for name, counts in kinds.items()
+    )
+    return (
+        "**Kinds of boxes.** Detections after NMS by kind, as Table 6 counts them, and by confidence. "
+        "Correct: IoU of at least 0.5 with an object not yet taken. Redundant: with one that is taken. "
+        "Error: IoU between 0.1 and 0.5. Ignored: in a crowd. Background: the rest. The scale is linear "
+        f"below 1 box, logarithmic above. In all, as a mean over seeds: {totals}."
+    )
+
+
+_STYLES: list[dict] = [
+    {"color": color, "ls": dashes}
+    for color, dashes in zip(
+        mpl.color_sequences["tab10"], ("-", "--", "-.", ":", "-", "--", "-.", ":", "-", "--"), strict=True
+    )
+]
+
+
+def _panel() -> tuple:
+    figure = Figure(figsize=(6.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.3)
+    seaborn.despine(ax=axes)
+    return figure, axes

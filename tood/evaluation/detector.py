@@ -1,0 +1,295 @@
+"""A detector for any image: a trained run, or a file of weights with the configuration that it is of."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mmdet
+import numpy as np
+import torch
+from mmcv.transforms import Compose
+from mmdet.models.detectors import SingleStageDetector
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.structures import InstanceData
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_V2_Weights
+
+from tood.data.loading import META_KEYS, resizing
+from tood.engine.config import build_model, resolve
+from tood.engine.trainer import load_model
+from tood.evaluation.importing import ImportFailed, checked, fitted, read
+from tood.evaluation.mmdet_levels import dense_levels, reader_problem
+from tood.models.common.dense_level import DenseLevel
+from tood.models.common.dense_prediction import DensePredictionMixin, select_detections
+from tood.runtime.device import choose_device
+from tood.runtime.files import read_json
+from tood.study.declarations import ExperimentError, load_runs, select_runs, unknown_run
+from tood.study.paths import StudyPaths
+from tood.study.plan import Plan
+from tood.study.released import load_released
+from tood.study.status import call_of, load_study
+
+ZOO = Path(mmdet.__file__).parent / ".mim" / "configs"
+
+
+@dataclass
+class Detector:
+    """A model with its weights, and how it takes an image."""
+
+    name: str
+    model: SingleStageDetector
+    classes: Sequence[str]
+    category_ids: Sequence[int]  # of the classes
+    transforms: list[dict]  # of mmdet: from an image that was read to the model's input
+    test_cfg: dict
+    device: torch.device
+
+    def prepare(self, image: np.ndarray) -> dict:
+        """`inputs` [3, H, W] BGR at the model's input size, and `data_samples`, of an image [H, W, 3] RGB."""
+        load = {"type": "mmdet.LoadImageFromNDArray"}
+        return Compose([load, *self.transforms])({"img": np.ascontiguousarray(image[..., ::-1]), "img_id": 0})
+
+    @torch.no_grad()
+    def predict(self, prepared: dict) -> tuple[DetDataSample, list[DenseLevel]]:
+        """The prepared image's sample, and every anchor's prediction in pixels of the input."""
+        batch = {"inputs": [prepared["inputs"]], "data_samples": [prepared["data_samples"]]}
+        data = self.model.data_preprocessor(batch)
+        (sample,) = data["data_samples"]
+        outs = self.model.bbox_head(self.model.extract_feat(data["inputs"]))
+        if isinstance(self.model.bbox_head, DensePredictionMixin):
+            clip = self.test_cfg.get("clip", True)
+            (levels,) = self.model.bbox_head.dense_by_feat(
+                *outs, batch_img_metas=[sample.metainfo], clip=clip
+            )
+        else:
+            levels = dense_levels(self.model.bbox_head, outs, sample.metainfo)
+        return sample, levels
+
+    def detect(self, image: np.ndarray) -> InstanceData:
+        """Detections on an image [H, W, 3] RGB by falling score, boxes in its pixels."""
+        sample, levels = self.predict(self.prepare(image))
+        return select_detections(levels, sample.metainfo, self.test_cfg, rescale=True)
+
+
+def load_detectors(
+    runs: Sequence[str],
+    checkpoints: Sequence[Path],
+    configs: Sequence[str],
+    study: str | None,
+    seed: int | None,
+    device: str,
+) -> tuple[list[Detector], Plan | None]:
+    """The detectors of runs and of files, in this order, and the study of the runs.
+
+    Args:
+        runs: as for `of_run`.
+        checkpoints: as for `of_file`.
+        configs: of the checkpoints, one for each or one for all; none takes what the files say.
+        study: as for `of_run`.
+        seed: as for `of_run`.
+        device: as for `choose_device`.
+
+    Raises:
+        ExperimentError: there is none, one cannot be loaded, or there are more or fewer configurations.
+    """
+    if not runs and not checkpoints:
+        raise ExperimentError("no detector: give --run RUN, or --checkpoint FILE")
+    if len(configs) not in (0, 1, len(checkpoints)) or (configs and not checkpoints):
+        raise ExperimentError(
+            f"--config: {len(configs)} for {len(checkpoints)} --checkpoint; give one for each, or one for all"
+        )
+    found, plan = [], None
+    for run in runs:
+        detector, plan = of_run(run, study, seed, device)
+        found.append(detector)
+    one_for_all: list[str | None] = [configs[0] if configs else None]
+    of_each = configs if len(configs) > 1 else one_for_all * len(checkpoints)
+    found += [of_file(*pair, device) for pair in zip(checkpoints, of_each, strict=True)]
+    return found, plan
+
+
+def of_run(run: str, study: str | None, seed: int | None, device: str) -> tuple[Detector, Plan]:
+    """The detector of a trained or imported run, and its study.
+
+    Args:
+        run: id.
+        study: name; None takes the study that was called last.
+        seed: of the training; None takes the study's first.
+        device: as for `choose_device`.
+
+    Raises:
+        ExperimentError: there is no such run or study, or the run has no weights.
+    """
+    plan = load_study(study)
+    if run not in plan.all_runs:
+        raise ExperimentError(f"--run {run}: {unknown_run(run, plan.all_runs)}")
+    select_runs([run], plan.all_runs)
+    paths, number = StudyPaths(plan.name), plan.seeds[0] if seed is None else seed
+    weights = paths.run(run, number).model
+    if not (weights.is_file() and paths.manifest.is_file()):
+        call = call_of(plan, runs=run, seeds=number)
+        raise ExperimentError(f"--run {run}: {weights} is not there; this trains it:\n{call}")
+    categories = read_json(paths.manifest)["categories"]
+    config = resolve(plan.settings(run), categories, None)
+    model = _quietly(build_model, config)
+    try:
+        load_model(weights, model)
+    except RuntimeError as error:
+        raise ExperimentError(f"{error}; train the run again") from error
+    ids = [category["id"] for category in categories]
+    return _ready(run, model, config.classes, ids, _own_transforms(config), device), plan
+
+
+def of_file(checkpoint: Path, config: str | None, device: str) -> Detector:
+    """The detector of a file of weights.
+
+    Args:
+        checkpoint: of this suite, of the authors' release, or of mmdet.
+        config: id of a run, or a configuration file: a path, or a name in mmdet's own folder. None takes what
+            the file itself or `experiments/released.yaml` says.
+        device: as for `choose_device`.
+
+    Raises:
+        ExperimentError: the file or the configuration cannot be read, does not fit, or has a head that is no
+            dense one or cannot be read.
+    """
+    try:
+        checked(checkpoint)
+        state_dict, classes = read(checkpoint)
+        settings = _meta(checkpoint)
+        classes = settings.get("classes") or classes
+        found, transforms, what = _configuration(checkpoint, config, classes, settings.get("settings"))
+        model = _quietly(build_model, found)
+        if problem := _problem(model):
+            raise ExperimentError(f"--config {what}: {problem}")
+        model.load_state_dict(fitted(state_dict, model, checkpoint, what))
+    except ImportFailed as error:
+        raise ExperimentError(str(error)) from error
+    return _ready(checkpoint.stem, model, classes, category_ids(classes), transforms, device)
+
+
+def category_ids(classes: Sequence[str]) -> list[int]:
+    """Ids of classes: COCO's own, which have gaps, for its classes, else from 1."""
+    # torchvision's list is indexed by id.
+    coco = FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1.meta["categories"]
+    if set(classes) == set(coco) - {"__background__", "N/A"}:
+        return [coco.index(name) for name in classes]
+    return list(range(1, len(classes) + 1))
+
+
+def _configuration(
+    checkpoint: Path, given: str | None, classes: Sequence[str], settings: Mapping[str, Any] | None
+) -> tuple[Config, list[dict], str]:
+    """Configuration of a file of weights, the transforms of an image, and what they are of, in a word."""
+    runs = load_runs()
+    declared = load_released().get(checkpoint.name)
+    categories = [{"name": name} for name in classes]
+    if given is None and settings:
+        config = resolve(dict(settings), categories, None)
+        return config, _own_transforms(config), settings["run"]["id"]
+    run = given or (declared.run if declared else "")
+    if run in runs:
+        select_runs([run], runs)
+        asked = Plan({"scale": "paper", "runs": run}).settings(run)
+        if declared and declared.run == run:
+            asked["run"]["options"] |= declared.options
+        config = resolve(asked, categories, None)
+        return config, _own_transforms(config), run
+    if given is None:
+        raise ExperimentError(
+            f"{checkpoint}: does not say what it is of; give --config: the id of a run (`tood runs` lists "
+            "them) or a configuration file of mmdet"
+        )
+    path = next((path for path in (Path(given), ZOO / given) if path.is_file()), None)
+    if path is None:
+        raise ExperimentError(
+            f"--config {given}: is no file, no file in mmdet's folder of configurations, such as "
+            f"atss/atss_r50_fpn_1x_coco.py, and no run; {unknown_run(given, runs)}"
+        )
+    return _of_mmdet(path, given)
+
+
+def _of_mmdet(path: Path, given: str) -> tuple[Config, list[dict], str]:
+    """A configuration file of mmdet, and its transforms of test images."""
+    try:
+        register_all_modules(init_default_scope=True)
+        config = Config.fromfile(path)
+        head, backbone = config.model.bbox_head, config.model.backbone
+        steps = config.get("test_pipeline") or config.test_dataloader.dataset.pipeline
+    except Exception as error:  # a configuration is a program
+        raise ExperimentError(
+            f"--config {given}: cannot be read as a configuration of a dense detector with a `bbox_head` "
+            f"and a `test_pipeline` ({type(error).__name__}: {error})"
+        ) from error
+    if not isinstance(head, Mapping):
+        raise ExperimentError(f"--config {given}: has several heads; a dense detector has one")
+    if not hasattr(MODELS.get(config.model.type), "extract_feat"):
+        raise ExperimentError(
+            f"--config {given}: {config.model.type} is no detector with features and a head"
+        )
+    backbone.init_cfg = None
+    left_out = ("LoadImageFromFile", "LoadAnnotations")
+    return config, [dict(step) for step in steps if step["type"].split(".")[-1] not in left_out], given
+
+
+def _own_transforms(config: Config) -> list[dict]:
+    """What `tood.data.loading.build_dataset` does with a test image after it was read."""
+    return [resizing(config.input.size, None), {"type": "PackDetInputs", "meta_keys": META_KEYS[2:]}]
+
+
+def _ready(
+    name: str,
+    model: SingleStageDetector,
+    classes: Sequence[str],
+    ids: Sequence[int],
+    transforms: list[dict],
+    device: str,
+) -> Detector:
+    """The detector, on its device."""
+    try:
+        chosen = choose_device(device)
+    except RuntimeError as error:
+        raise ExperimentError(f"--device {device}: torch finds no GPU here; use cpu") from error
+    cfg = dict(model.bbox_head.test_cfg)
+    if not isinstance(model.bbox_head, DensePredictionMixin):
+        cfg["nms_pre_by"] = "pair"  # as mmdet's heads select what goes into NMS
+    return Detector(name, model.to(chosen).eval(), list(classes), list(ids), transforms, cfg, chosen)
+
+
+def _problem(model: SingleStageDetector) -> str | None:
+    """Why a model cannot be used here; None if it can."""
+    head = model.bbox_head
+    if isinstance(head, DensePredictionMixin):
+        return None
+    if problem := reader_problem(head):
+        return f"{problem}, so its maps cannot be read; `tood runs` lists heads that can"
+    if (kind := head.test_cfg.get("nms", {}).get("type", "nms")) != "nms":
+        return f"its NMS is {kind!r}; only 'nms' is computed here"
+    try:
+        with torch.no_grad():
+            model.eval()
+            head(model.extract_feat(torch.zeros(1, 3, 64, 64)))
+    except Exception as error:
+        return (
+            f"its model cannot compute here ({error}); the suite's own model of the same weights can, if "
+            "there is one: give the id of a run as --config, such as tood_af"
+        )
+    return None
+
+
+def _meta(path: Path) -> Mapping[str, Any]:
+    """What a file of this suite says of itself; empty for other files."""
+    try:
+        meta = torch.load(path, map_location="cpu", weights_only=True)["meta"]
+    except Exception:  # `read` has read it, or said why it cannot
+        return {}
+    return meta if isinstance(meta, Mapping) and "settings" in meta else {}
+
+
+def _quietly(build: Any, config: Config) -> SingleStageDetector:
+    logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
+    return build(config)
