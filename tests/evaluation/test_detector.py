@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,13 @@ from helpers.initial_runs import CATEGORIES, draw_dataset, initial_run
 from helpers.mmdet_heads import MMDET_CONFIGS
 from helpers.zoo import in_authors_names, mmdet_model
 from mmengine.config import Config
+from mmengine.structures import InstanceData
 from PIL import Image
 
-from tood.analysis.detections import drawn_name
+from tood.analysis.detections import class_colour, draw, drawn_name
+from tood.analysis.figure1 import row
+from tood.analysis.image_maps import of_study, row_of
+from tood.cli import main
 from tood.evaluation.detection import detect
 from tood.evaluation.detector import category_ids, load_detectors, of_file, of_run
 from tood.evaluation.images import BrokenImage, find_images, read_image
@@ -142,6 +147,39 @@ def test_files_and_configurations_that_do_not_fit_are_refused(authors, tmp_path,
             load_detectors(*arguments, study="x", seed=None, device="cpu")
 
 
+# Maps of a study's image
+
+
+def test_maps_of_a_run_are_those_of_the_workflow(there, tmp_path, capsys):
+    trained = load_trained(initial_run(there / "manifest.json", "tood_af"), CPU)
+    expected = row(trained, "", 1, 0)
+    detector, plan = of_run("tood_af", "x", None, "cpu")
+    shown = of_study(plan, "tood_af", Path(pictures(trained)[1]).name, 0)
+    found = row_of(detector, shown)
+    assert np.array_equal(found.image, expected.image)
+    assert found.gt_boxes == pytest.approx(expected.gt_boxes, abs=1e-4)
+    assert found.class_name == expected.class_name
+    assert found.maps.classification == expected.maps.classification
+    assert found.maps.localisation == expected.maps.localisation
+
+    call = ["maps", "--run", "atss_af", "--run", "tood_af", "--name", "x", "--image", shown.path.name]
+    capsys.readouterr()
+    assert main([*call, "--output", str(tmp_path / "a.png")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[:2]] == ["atss_af", "tood_af"]
+    assert lines[2:] == [f"written to {tmp_path / 'a.png'}"]
+    sizes = (shown.boxes[:, 2:] - shown.boxes[:, :2]).prod(1)
+    largest = shown.names[int(sizes.argmax())]  # which is shown where no object is named
+    assert lines[0].startswith(f"atss_af: {largest}, best classified score ")
+    for options, message in (
+        (["--object", "99"], f"--object 99: {shown.path.name} has {len(shown.names)} objects: 0 "),
+        (["--object", "-1"], "--object -1"),
+        (["--image", "none.png"], "--image none.png: neither the file name nor the id"),
+    ):
+        assert main([*call, *options]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_ids_of_categories():
     coco = of_names()
     assert category_ids(coco)[:12] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13]
@@ -190,6 +228,17 @@ def test_files_folders_and_patterns(tmp_path):
     for name, message in (("empty", "has no image"), ("x.jpg", "no such file"), ("*.tga", "no file fits")):
         with pytest.raises(ExperimentError, match=message):
             find_images([str(tmp_path / name)])
+
+
+def test_a_small_image_is_drawn_enlarged_with_its_boxes():
+    found = InstanceData(
+        bboxes=torch.tensor([[10.0, 40.0, 30.0, 60.0]]), scores=torch.tensor([0.9]), labels=torch.tensor([1])
+    )
+    drawn = np.asarray(draw(np.full((100, 80, 3), 128, dtype=np.uint8), found, ["disc", "ring"]))
+    assert drawn.shape == (500, 400, 3)
+    boxed = np.argwhere((drawn[200:] == class_colour(1)).all(axis=2))  # below the name
+    assert boxed.min(axis=0).tolist() == [0, 50]
+    assert boxed.max(axis=0).tolist() == [100, 150]
 
 
 def test_drawings_have_names_of_their_own(tmp_path):
