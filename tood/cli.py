@@ -1,11 +1,11 @@
 """The `tood` command: lists runs, shows how a study is doing and what detectors see, checks this machine."""
 
 import argparse
-import contextlib
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from tood.analysis import looking
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,74 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     assign.add_argument("--output", type=Path, default=Path("assignment.png"), metavar="FILE")
     assign.set_defaults(action=_assign)
 
-    maps = commands.add_parser(
-        "maps", help="draw where detectors classify and localise one object best, as in Figures 1 and 4"
-    )
-    maps.add_argument(
-        "--image",
-        required=True,
-        metavar="FILE",
-        help="any image with --box and --label, or one of the study's data by its file name or id",
-    )
-    maps.add_argument(
-        "--object", type=int, metavar="K", help="of the study's image, from 0; default: the largest"
-    )
-    maps.add_argument("--box", type=_box, metavar="x1,y1,x2,y2", help="the object, in pixels of the file")
-    maps.add_argument("--label", metavar="CLASS", help="class of the object")
-    maps.add_argument(
-        "--figure", type=int, choices=[1, 4], default=1, help="4 has the results alone; default: 1"
-    )
-    maps.add_argument(
-        "--levels",
-        choices=["best", "all"],
-        default="best",
-        help="whose maps are drawn; default: best, of the best-classified anchor",
-    )
-    maps.add_argument(
-        "--colors",
-        default="jet",
-        metavar="NAME",
-        help="matplotlib's colour map; default: jet, as in the paper; viridis is perceptually uniform",
-    )
-    maps.add_argument(
-        "--output",
-        type=Path,
-        default=Path("maps.png"),
-        metavar="FILE",
-        help="PNG, PDF or SVG, as its suffix says; default: maps.png",
-    )
-    maps.set_defaults(action=_maps)
-
-    detect = commands.add_parser("detect", help="detect objects on any images")
-    detect.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="files, folders or patterns such as '*.jpg'"
-    )
-    detect.add_argument(
-        "--score", type=float, default=0.3, metavar="S", help="least score that is drawn; default: 0.3"
-    )
-    detect.add_argument(
-        "--output", type=Path, default=Path("detections"), metavar="FOLDER", help="default: detections"
-    )
-    detect.set_defaults(action=_detect)
-
-    for command, action, more in ((maps, "append", "; may be repeated"), (detect, "store", "")):
-        of = command if action == "append" else command.add_mutually_exclusive_group(required=True)
-        of.add_argument("--run", action=action, metavar="RUN", help=f"of a study, such as tood_af{more}")
-        of.add_argument(
-            "--checkpoint",
-            action=action,
-            type=Path,
-            metavar="FILE",
-            help=f"weights of this suite, of the authors or of mmdet{more}",
-        )
-        command.add_argument(
-            "--config",
-            action=action,
-            metavar="CFG",
-            help="of FILE, where it does not say it: id of a run, or a configuration file of mmdet",
-        )
-        command.add_argument("--seed", type=int, metavar="K", help="of the run; default: the study's first")
-        command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    maps, detect = looking.add_maps(commands), looking.add_detect(commands)
 
     submission = commands.add_parser(
         "submission", help="check a file for COCO's server against the list of its images"
@@ -209,16 +142,6 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _box(text: str) -> tuple[float, ...]:
-    try:
-        box = tuple(map(float, text.split(",")))
-    except ValueError:
-        box = ()
-    if len(box) != 4:
-        raise argparse.ArgumentTypeError(f"{text} is not four numbers x1,y1,x2,y2")
-    return box
-
-
 def _runs(options: argparse.Namespace) -> int:
     from tood.study.declarations import list_runs
 
@@ -277,10 +200,10 @@ def _assign(options: argparse.Namespace) -> int:
     from tood.study.plan import Plan
 
     plan = Plan({**parse_options(options.config), "runs": options.schemes})
-    _quiet()
+    looking.quiet()
     from tood.analysis.assignment import assign, draw
 
-    with _silent():
+    with looking.silent():
         found = [assign(plan, run.id, options.image, plan.seeds[0]) for run in plan.runs]
     with atomic_path(options.output) as temporary:
         draw(found).savefig(temporary, dpi=200)
@@ -289,83 +212,6 @@ def _assign(options: argparse.Namespace) -> int:
         print(f"{one.scheme:20} {one.per_object:6.2f} positives per object, {quality}")
     print(f"written to {options.output}")
     return 0
-
-
-def _maps(options: argparse.Namespace) -> int:
-    from tood.study.declarations import ExperimentError
-
-    if options.output.suffix not in (".png", ".pdf", ".svg"):
-        raise ExperimentError(f"--output {options.output}: must end in .png, .pdf or .svg")
-    _quiet()
-    import matplotlib as mpl
-
-    if options.colors not in mpl.colormaps:
-        raise ExperimentError(f"--colors {options.colors}: matplotlib has none of that name; such as viridis")
-    with _silent():
-        from tood.analysis.image_maps import described, row_of, scene
-        from tood.analysis.map_figures import draw_figure1, draw_figure4, save
-        from tood.evaluation.detector import load_detectors
-
-    with _silent():
-        detectors, plan = load_detectors(
-            runs=options.run or [],
-            checkpoints=options.checkpoint or [],
-            configs=options.config or [],
-            study=options.name,
-            seed=options.seed,
-            device=options.device,
-        )
-        shown = scene(options.image, options.box, options.label, options.object, plan, detectors)
-        rows = [row_of(detector, shown) for detector in detectors]
-    drawn = (rows, options.colors, options.levels)
-    figure = draw_figure4([rows]) if options.figure == 4 else draw_figure1(*drawn)
-    save(figure, options.output)
-    for row in rows:
-        print(described(row))
-    print(f"written to {options.output}")
-    return 0
-
-
-def _detect(options: argparse.Namespace) -> int:
-    _quiet()
-    with _silent():
-        from tood.analysis.detections import detect_images
-        from tood.evaluation.detector import load_detectors
-        from tood.evaluation.images import find_images
-
-    paths = find_images(options.images)
-    with _silent():
-        (detector,), _ = load_detectors(
-            runs=[options.run] if options.run else [],
-            checkpoints=[options.checkpoint] if options.checkpoint else [],
-            configs=[options.config] if options.config else [],
-            study=options.name,
-            seed=options.seed,
-            device=options.device,
-        )
-    done = detect_images(detector, paths, options.output, options.score)
-    rate = f", {done.images / done.seconds:.2f} images/s on {detector.device}" if done.images else ""
-    print(
-        f"{done.images} of {len(paths)} images{rate} (network and NMS, one image at a time); "
-        f"{done.boxes} detections with a score of at least {options.score:g} drawn"
-    )
-    print(f"written to {options.output}: drawings, detections.json (COCO results), images.json")
-    for problem in done.broken:
-        print(f"tood: {problem}", file=sys.stderr)
-    return int(bool(done.broken))
-
-
-def _quiet() -> None:
-    """Leave out what libraries say of themselves."""
-    import logging
-    import warnings
-
-    logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
-    warnings.simplefilter("ignore")
-
-
-def _silent() -> contextlib.redirect_stdout:
-    return contextlib.redirect_stdout(io.StringIO())  # mmdet and pycocotools print what they read
 
 
 def _submission(options: argparse.Namespace) -> int:

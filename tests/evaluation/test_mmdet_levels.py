@@ -89,10 +89,6 @@ def test_reading_changes_nothing_of_mmdet():
     [
         ("paa/paa_r50_fpn_1x_coco.py", "PAAHead decodes its predictions in a way of its own"),
         ("detr/detr_r50_8xb2-150e_coco.py", "DETRHead is no dense head"),
-        (
-            "rtmdet/rtmdet_tiny_8xb32-300e_coco.py",
-            "RTMDetSepBNHead decodes its predictions in a way of its own",
-        ),
     ],
 )
 def test_a_head_that_cannot_be_read_is_named(file, problem):

@@ -280,6 +280,16 @@ def test_report_holds_every_table_and_every_figure(study):
     page = (study.path / "results/tiny/report.html").read_text()
     shown = TablesOfPage(page).tables
     titles = re.findall(r"<strong>([^<]+)\.</strong>", page)
+    captions = (
+        "Figure 1",
+        "Figure 4",
+        "Best anchors",
+        "Score against IoU",
+        "AP by IoU threshold",
+        "Kinds of boxes",
+    )
+    assert [titles.count(caption) for caption in captions] == [1] * 6
+    titles = [title for title in titles if title not in captions]
     assert titles[0] == "Claims"
     assert sorted(titles[1:]) == sorted(declared.title for declared in TABLES.values())
     by_title = dict(zip(titles, shown, strict=True))

@@ -16,6 +16,8 @@ from tood.evaluation.images import BrokenImage, read_image
 from tood.runtime.files import atomic_path, write_json
 from tood.runtime.progress import Progress
 
+LEAST_SIDE = 400  # pixels of the shorter side of a drawing
+
 
 class Detected(NamedTuple):
     """What became of the images."""
@@ -76,18 +78,22 @@ def drawn_name(path: Path, paths: Sequence[Path]) -> str:
 def draw(pixels: np.ndarray, found: InstanceData, classes: Sequence[str]) -> Image.Image:
     """An image with boxes in the colour of their class, named with their score; the best are on top.
 
+    A small image is enlarged by a whole number, so that names do not hide it.
+
     Args:
         pixels: [H, W, 3] uint8 RGB.
         found: `bboxes` [K, 4] in pixels, `scores` [K], `labels` [K].
         classes: names of the labels.
     """
+    factor = -(-LEAST_SIDE // min(pixels.shape[:2]))
+    pixels = pixels.repeat(factor, axis=0).repeat(factor, axis=1)
     picture = Image.fromarray(pixels)
     canvas = ImageDraw.Draw(picture)
     size = max(min(pixels.shape[:2]) / 32, 10)  # pixels
     font, line = ImageFont.load_default(size), max(round(size / 7), 1)
     for index in found.scores.argsort().tolist():
         label = int(found.labels[index])
-        x1, y1, x2, y2 = found.bboxes[index].tolist()
+        x1, y1, x2, y2 = (found.bboxes[index] * factor).tolist()
         colour = class_colour(label)
         canvas.rectangle((x1, y1, x2, y2), outline=colour, width=line)
         text = f"{classes[label]} {float(found.scores[index]):.2f}"

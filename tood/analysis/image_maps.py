@@ -85,7 +85,7 @@ def of_study(plan: Plan, run: str, image: str, chosen: int | None) -> Scene:
     names = [config.classes[one["bbox_label"]] for one in objects]
     if chosen is None:
         chosen = int((boxes[:, 2:] - boxes[:, :2]).prod(1).argmax())
-    if chosen >= len(objects):
+    if not 0 <= chosen < len(objects):
         listed = "; ".join(
             f"{number} {name} at {', '.join(f'{side:.0f}' for side in box)}"
             for number, (name, box) in enumerate(zip(names, boxes.tolist(), strict=True))

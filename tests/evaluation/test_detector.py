@@ -1,0 +1,247 @@
+"""Detectors of runs and of files, and the images that they take."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.initial_runs import CATEGORIES, draw_dataset, initial_run
+from helpers.mmdet_heads import MMDET_CONFIGS
+from helpers.zoo import in_authors_names, mmdet_model
+from mmengine.config import Config
+from mmengine.structures import InstanceData
+from PIL import Image
+
+from tood.analysis.detections import class_colour, draw, drawn_name
+from tood.analysis.figure1 import row
+from tood.analysis.image_maps import of_study, row_of
+from tood.cli import main
+from tood.evaluation.detection import detect
+from tood.evaluation.detector import category_ids, load_detectors, of_file, of_run
+from tood.evaluation.images import BrokenImage, find_images, read_image
+from tood.evaluation.trained_run import load_trained
+from tood.study.declarations import ExperimentError
+from tood.study.jobs import Execution
+from tood.study.paths import StudyPaths
+
+CPU = Execution(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A folder with a study `x` of two runs with initial weights."""
+    folder = tmp_path_factory.mktemp("study")
+    manifest = draw_dataset(folder)
+    paths = StudyPaths("x")
+    (folder / paths.work).mkdir(parents=True)
+    shutil.copy(manifest, folder / paths.manifest)
+    (folder / paths.options).write_text(json.dumps({"name": "x", "runs": ["atss_af", "tood_af"]}))
+    for run in ("atss_af", "tood_af"):
+        target = folder / paths.run(run, 0).model
+        target.parent.mkdir(parents=True)
+        shutil.copy(initial_run(manifest, run).model, target)
+    return folder
+
+
+@pytest.fixture
+def there(study, monkeypatch):
+    monkeypatch.chdir(study)
+    return study
+
+
+def pictures(trained, number: int = 3) -> list:
+    return [trained.dataset.get_data_info(index)["img_path"] for index in range(number)]
+
+
+@pytest.mark.parametrize("run", ["atss_af", "tood_af"])
+def test_a_run_detects_what_its_evaluation_detects(there, run):
+    detector, plan = of_run(run, "x", None, "cpu")
+    assert plan.name == "x"
+    trained = load_trained(initial_run(there / "manifest.json", run), CPU)
+    detector.test_cfg["score_thr"] = trained.model.bbox_head.test_cfg["score_thr"] = 0.0  # all are low
+    expected, _ = detect(
+        trained.model, trained.dataset, device=trained.device, label="", batch_size=1, indices=range(3)
+    )
+    found = [detector.detect(read_image(path)) for path in pictures(trained)]
+    scores = np.concatenate([one.scores.numpy() for one in found])
+    boxes = np.concatenate([one.bboxes.numpy() for one in found])
+    assert len(scores) > 10
+    assert scores == pytest.approx([one["score"] for one in expected], abs=1e-6)
+    assert boxes[:, :2] == pytest.approx(np.array([one["bbox"][:2] for one in expected]), abs=1e-3)
+    assert detector.category_ids == [category["id"] for category in CATEGORIES]
+
+
+def test_a_file_of_the_suite_says_what_it_is(there):
+    weights = StudyPaths("x").run("tood_af", 0).model
+    content = torch.load(weights, weights_only=True)
+    detector, plan = of_run("tood_af", "x", None, "cpu")
+    meta = {"settings": plan.settings("tood_af"), "classes": list(detector.classes), "seed": 0}
+    torch.save({**content, "meta": meta}, there / "mine.pth")
+    same = of_file(there / "mine.pth", None, "cpu")
+    assert (same.name, same.classes, same.category_ids) == ("mine", detector.classes, detector.category_ids)
+    image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
+    detector.test_cfg["score_thr"] = same.test_cfg["score_thr"] = 0.0  # all are low
+    first, second = detector.detect(image), same.detect(image)
+    assert len(first.scores) > 0
+    assert torch.equal(first.bboxes, second.bboxes)
+
+
+@pytest.fixture(scope="module")
+def authors(tmp_path_factory):
+    """TOOD of mmdet with random weights, and its file as the authors would have released it."""
+    model = mmdet_model(Config.fromfile(MMDET_CONFIGS / "tood/tood_r50_fpn_1x_coco.py"))
+    path = tmp_path_factory.mktemp("authors") / "tood.pth"
+    torch.save({"meta": {"epoch": 12}, "state_dict": in_authors_names(model.state_dict())}, path)
+    return model, path
+
+
+@pytest.mark.usefixtures("torchvision_operators")
+def test_a_file_of_the_authors_is_read_as_the_run_that_it_is(authors):
+    model, path = authors
+    detector = of_file(path, "tood_af", "cpu")
+    assert len(detector.classes) == 80
+    assert (detector.category_ids[0], detector.category_ids[-1]) == (1, 90)
+    detector.transforms[0]["scale"] = (128, 96)
+    image = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+    prepared = detector.prepare(image)
+    assert np.array_equal(prepared["inputs"].numpy(), image[..., ::-1].transpose(2, 0, 1))
+    _, levels = detector.predict(prepared)
+    data = model.data_preprocessor({key: [value] for key, value in prepared.items()})
+    with torch.no_grad():
+        scores, _ = model.bbox_head(model.extract_feat(data["inputs"]))
+    for level, theirs in zip(levels, scores, strict=True):
+        torch.testing.assert_close(
+            level.scores, theirs[0].permute(1, 2, 0).reshape(-1, 80), atol=1e-5, rtol=1e-4
+        )
+
+
+def test_files_and_configurations_that_do_not_fit_are_refused(authors, tmp_path, there):
+    _, path = authors
+    refused = {
+        None: "does not say what it is of; give --config",
+        "tood_ad": "did you mean tood_a",
+        "atss_af": "does not fit atss_af",
+        "nothing/there.py": "is no file, no file in mmdet's folder",
+        "faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py": "cannot be read as a configuration of a dense detector",
+        "detr/detr_r50_8xb2-150e_coco.py": "DETRHead is no dense head",
+        "paa/paa_r50_fpn_1x_coco.py": "PAAHead decodes its predictions in a way of its own",
+        "tood/tood_r50_fpn_1x_coco.py": "give the id of a run as --config",
+    }
+    for config, message in refused.items():
+        with pytest.raises(ExperimentError, match=message):
+            of_file(path, config, "cpu")
+    (tmp_path / "text.pth").write_text("no weights")
+    for name, message in (("text.pth", "cannot be read as weights"), ("none.pth", "no such file")):
+        with pytest.raises(ExperimentError, match=message):
+            of_file(tmp_path / name, "tood_af", "cpu")
+    for arguments, message in (
+        (([], [], []), "no detector: give --run"),
+        ((["tood_af"], [], ["tood_af"]), "1 for 0 --checkpoint"),
+        (([], [path] * 3, ["a", "b"]), "2 for 3 --checkpoint"),
+        ((["tood_ax"], [], []), "--run tood_ax"),
+        ((["retinanet"], [], []), "model.pth is not there; this trains it:\nsnakemake"),
+    ):
+        with pytest.raises(ExperimentError, match=message):
+            load_detectors(*arguments, study="x", seed=None, device="cpu")
+
+
+# Maps of a study's image
+
+
+def test_maps_of_a_run_are_those_of_the_workflow(there, tmp_path, capsys):
+    trained = load_trained(initial_run(there / "manifest.json", "tood_af"), CPU)
+    expected = row(trained, "", 1, 0)
+    detector, plan = of_run("tood_af", "x", None, "cpu")
+    shown = of_study(plan, "tood_af", Path(pictures(trained)[1]).name, 0)
+    found = row_of(detector, shown)
+    assert np.array_equal(found.image, expected.image)
+    assert found.gt_boxes == pytest.approx(expected.gt_boxes, abs=1e-4)
+    assert found.class_name == expected.class_name
+    assert found.maps.classification == expected.maps.classification
+    assert found.maps.localisation == expected.maps.localisation
+
+    call = ["maps", "--run", "atss_af", "--run", "tood_af", "--name", "x", "--image", shown.path.name]
+    capsys.readouterr()
+    assert main([*call, "--output", str(tmp_path / "a.png")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[:2]] == ["atss_af", "tood_af"]
+    assert lines[2:] == [f"written to {tmp_path / 'a.png'}"]
+    sizes = (shown.boxes[:, 2:] - shown.boxes[:, :2]).prod(1)
+    largest = shown.names[int(sizes.argmax())]  # which is shown where no object is named
+    assert lines[0].startswith(f"atss_af: {largest}, best classified score ")
+    for options, message in (
+        (["--object", "99"], f"--object 99: {shown.path.name} has {len(shown.names)} objects: 0 "),
+        (["--object", "-1"], "--object -1"),
+        (["--image", "none.png"], "--image none.png: neither the file name nor the id"),
+    ):
+        assert main([*call, *options]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_ids_of_categories():
+    coco = of_names()
+    assert category_ids(coco)[:12] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13]
+    assert category_ids(["disc", "ring"]) == [1, 2]
+
+
+def of_names() -> tuple[str, ...]:
+    from mmdet.datasets import CocoDataset
+
+    return CocoDataset.METAINFO["classes"]
+
+
+# Images
+
+
+def test_images_of_all_kinds_are_read_upright_in_rgb(tmp_path):
+    pixels = np.zeros((20, 30, 3), dtype=np.uint8)
+    pixels[:10] = (250, 0, 0)
+    image = Image.fromarray(pixels)
+    for name in ("a.png", "a.bmp", "a.tif", "a.webp", "a.gif", "a.jpg"):
+        image.save(tmp_path / name)
+        found = read_image(tmp_path / name)
+        assert found.shape == (20, 30, 3)
+        assert np.abs(found[3, 3] - np.array([250, 0, 0])).max() <= 25  # JPEG, WebP and GIF lose some
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").shape == (30, 20, 3)
+    for mode in ("L", "RGBA", "P", "I;16"):
+        Image.new(mode, (8, 6)).save(tmp_path / "mode.png")
+        assert read_image(tmp_path / "mode.png").shape == (6, 8, 3)
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BrokenImage, match=r"cut\.png: cannot be read as an image"):
+        read_image(tmp_path / "cut.png")
+
+
+def test_files_folders_and_patterns(tmp_path):
+    for name in ("b.jpg", "a.PNG", "notes.txt", "c.webp"):
+        (tmp_path / name).touch()
+    names = [path.name for path in find_images([str(tmp_path / "c.webp"), str(tmp_path)])]
+    assert names == ["c.webp", "a.PNG", "b.jpg"]
+    assert [path.name for path in find_images([str(tmp_path / "*.jpg")])] == ["b.jpg"]
+    assert [path.name for path in find_images([str(tmp_path / "notes.txt")])] == ["notes.txt"]
+    (tmp_path / "empty").mkdir()
+    for name, message in (("empty", "has no image"), ("x.jpg", "no such file"), ("*.tga", "no file fits")):
+        with pytest.raises(ExperimentError, match=message):
+            find_images([str(tmp_path / name)])
+
+
+def test_a_small_image_is_drawn_enlarged_with_its_boxes():
+    found = InstanceData(
+        bboxes=torch.tensor([[10.0, 40.0, 30.0, 60.0]]), scores=torch.tensor([0.9]), labels=torch.tensor([1])
+    )
+    drawn = np.asarray(draw(np.full((100, 80, 3), 128, dtype=np.uint8), found, ["disc", "ring"]))
+    assert drawn.shape == (500, 400, 3)
+    boxed = np.argwhere((drawn[200:] == class_colour(1)).all(axis=2))  # below the name
+    assert boxed.min(axis=0).tolist() == [0, 50]
+    assert boxed.max(axis=0).tolist() == [100, 150]
+
+
+def test_drawings_have_names_of_their_own(tmp_path):
+    paths = [tmp_path / name for name in ("a.jpg", "b.jpg", "b.png", "x/c.jpg", "y/c.jpg")]
+    names = [drawn_name(path, paths) for path in paths]
+    assert names == ["a.jpg", "b_jpg.jpg", "b_png.jpg", "c_4.jpg", "c_5.jpg"]
