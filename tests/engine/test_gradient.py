@@ -99,6 +99,32 @@ def test_tood_on_two_processes(tmp_path):
     on_processes(tmp_path, 2, [f"tood_af:{epoch}:{images}" for epoch in EPOCHS for images in (16, 1)])
 
 
+def test_other_sums_over_images_on_two_processes(tmp_path):
+    """Divisors from targets alone, and from predictions; of five images, and of one."""
+    on_processes(tmp_path, 2, [f"{run}:4:{images}" for run in ("atss_ab", "atss_qfl") for images in (5, 1)])
+
+
+@pytest.mark.parametrize(
+    ("run", "epoch", "loss_group", "passes"),
+    [
+        ("tood_af", 0, None, 4),  # divisors from targets alone
+        ("tood_af", 4, None, 4),  # one divisor
+        ("atss_af", 4, None, 4),
+        ("atss_qfl", 4, None, 7),  # divisors from predictions, and the first part is not repeated
+        ("paa", 4, None, 8),  # samples are weighed among the whole batch
+        ("tood_af", 4, 2, 8),
+    ],
+)
+def test_how_often_the_network_computes(run, epoch, loss_group, passes, monkeypatch):
+    """Four images, one at a time."""
+    model, calls = make_model(run, epoch), []
+    extract_feat = model.extract_feat
+    monkeypatch.setattr(model, "extract_feat", lambda x: calls.append(len(x)) or extract_feat(x))
+    batch = batch_gradient(model, collated(make_batch(4)), 1, loss_group)
+    assert calls == [1] * passes
+    assert len(batch.metas) == len(batch.gt) == len(batch.outs[0][0]) == 4
+
+
 def test_loss_groups_on_two_processes(tmp_path):
     """Of 5 and 9 images the processes have 2 and 3, 4 and 5: a group is on both, the last is short."""
     on_processes(tmp_path, 2, [f"{run}:4:{images}" for run in ("pisa", "fovea") for images in (5, 9)])

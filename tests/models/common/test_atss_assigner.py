@@ -2,11 +2,16 @@
 
 import pytest
 import torch
+from helpers.point_heads import METAS, OVERLAPPING, SEVERAL, configuration, features, meta, narrow_head
+from helpers.point_heads import objects as objects_of_image
 from mmdet.models.task_modules.assigners import ATSSAssigner as MMDetATSSAssigner
 from mmdet.models.task_modules.prior_generators import AnchorGenerator
+from mmdet.registry import MODELS
 from mmengine.structures import InstanceData
 
 from tood.heads import ATSSAssigner
+from tood.models.common.anchor_boxes import assign_inside
+from tood.models.common.atss_assigner import match_batch
 from tood.models.common.pairs import PAIRS_AT_ONCE
 
 STRIDES = [8, 16, 32, 64]
@@ -59,3 +64,47 @@ def test_options_that_it_lacks_are_left_to_mmdet():
     )
     assert (expected.gt_inds == -1).any()
     assert torch.equal(found.gt_inds, expected.gt_inds)
+
+
+@pytest.mark.parametrize("border", [-1, 0, 8])
+def test_a_batch_is_matched_as_by_an_assigner_for_each_image(border):
+    """Also an image without objects, in the middle, and one with padding, whose anchors are left out."""
+    head = narrow_head("atss.py")
+    head.train_cfg["allowed_border"] = border
+    grids = [(16, 20), (8, 10), (4, 5), (2, 3), (1, 2)]
+    priors = head.prior_generator.grid_priors(grids, device="cpu")
+    gts, metas = [SEVERAL, objects_of_image(), OVERLAPPING], [meta(), meta(), METAS[1]]
+    rows = head._rows_inside(grids, priors, metas)
+    A = sum(map(len, priors))
+    before, expected = 0, set()
+    for b, (gt, of_image) in enumerate(zip(gts, metas, strict=True)):
+        inside = head._inside(grids, priors, of_image)
+        index = torch.cat([r + s for r, s in zip(rows[b], [0, 320, 400, 420, 426], strict=True)])
+        assert torch.equal(index, inside.nonzero().squeeze(1))
+        assert (len(index) < A) == (b == 2 or border >= 0)
+        if len(gt.labels):
+            owner = assign_inside(MMDetATSSAssigner(topk=9), priors, inside, gt, by_level=True)
+            expected |= {(b * A + a, before + o) for a, o in enumerate(owner.tolist()) if o >= 0}
+        before += len(gt.labels)
+    assert len(expected) > 5
+    for assigner in (ATSSAssigner(topk=9), MMDetATSSAssigner(topk=9)):
+        anchors, owners, positive = match_batch(assigner, priors, rows, gts)
+        found = list(zip(anchors[positive].tolist(), owners[positive].tolist(), strict=True))
+        assert len(found) == len(set(found))
+        assert set(found) == expected
+
+
+def test_a_batch_without_objects():
+    head = narrow_head("atss.py")
+    outs = head(features())
+    losses = head.loss_by_feat(*outs, [objects_of_image(), objects_of_image()], METAS)
+    sum(losses.values()).backward()
+    assert losses["loss_cls"] > 0 == losses["loss_bbox"] == losses["loss_centerness"]
+    assert all(parameter.grad is not None for parameter in head.parameters())
+
+
+def test_regions_to_be_ignored_are_refused():
+    model = configuration("atss.py").model
+    model.train_cfg.assigner.ignore_iof_thr = 0.5
+    with pytest.raises(ValueError, match=r"ignore_iof_thr is set.*remove it"):
+        MODELS.build({**model.bbox_head, "train_cfg": model.train_cfg, "test_cfg": model.test_cfg})

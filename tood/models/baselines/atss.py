@@ -39,7 +39,12 @@ class ATSSHead(NormalisedLossMixin, TowersMixin, AnchorBoxesMixin, MMDetATSSHead
 
     Args:
         conv_bias, dcn_on_last_conv: as in the authors' code, see `TowersMixin`.
+
+    Raises:
+        ValueError: the assigner is to ignore regions.
     """
+
+    loss_names: tuple[str, ...] = ("loss_cls", "loss_bbox", "loss_centerness")
 
     def __init__(
         self,
@@ -55,14 +60,16 @@ class ATSSHead(NormalisedLossMixin, TowersMixin, AnchorBoxesMixin, MMDetATSSHead
         if bbox_coder["type"] == "tood.PointBBoxCoder":
             bbox_coder = {**bbox_coder, "anchor_scale": anchor_generator["octave_base_scale"]}
         super().__init__(*args, anchor_generator=anchor_generator, bbox_coder=bbox_coder, **kwargs)
+        if self.train_cfg and getattr(self.assigner, "ignore_iof_thr", -1) > 0:
+            raise ValueError(
+                "train_cfg.assigner.ignore_iof_thr is set; tood.ATSSHead ignores no regions: remove it"
+            )
 
     def forward_single(self, x: Tensor, scale: nn.Module) -> tuple[Tensor, ...]:
         """Logits [B, C, H, W], regression [B, 4, H, W] and centerness [B, 1, H, W] of one level."""
         cls_logits, regression, *centerness = super().forward_single(x, scale)
         # mmdet makes float32 of the regression; a loss in float64 is to be one throughout.
         return cls_logits, regression.to(torch.promote_types(torch.float32, cls_logits.dtype)), *centerness
-
-    loss_names: tuple[str, ...] = ("loss_cls", "loss_bbox", "loss_centerness")
 
     def loss_by_feat(
         self,
