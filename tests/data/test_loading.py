@@ -1,11 +1,15 @@
-"""Sizes of training images, against mmdet's own transforms."""
+"""Sizes of training images, against mmdet's own transforms, and the threads of loading processes."""
 
 import json
 
+import cv2
 import pytest
+import torch
 from mmdet.registry import TRANSFORMS
 from mmengine.registry import init_default_scope
+from torch.utils.data import Dataset
 
+from tood.data import loading
 from tood.data.loading import SeededDataset, build_dataset, resizing
 from tood.data.synthetic import DrawingSpec, generate
 from tood.study.plan import Plan
@@ -93,3 +97,23 @@ def test_the_size_depends_on_seed_epoch_and_image_alone(squares):
 def test_test_images_have_one_size(squares):
     dataset = dataset_of(squares, flip=None, short_sides={"range": (32, 40)})
     assert {tuple(dataset[index]["inputs"].shape[1:]) for index in range(20)} == {(64, 64)}
+
+
+class ThreadsOfWorker(Dataset):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> dict:
+        return {"opencv": cv2.getNumThreads(), "torch": torch.get_num_threads()}
+
+
+@pytest.mark.parametrize("options", [{}, {"worker_init_fn": loading._leave_signals}], ids=["test", "train"])
+def test_a_loading_process_has_one_thread(options):
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        (batch,) = loading._loader(ThreadsOfWorker(), 1, batch_size=1, **options)
+        assert cv2.getNumThreads() == 2  # here
+    finally:
+        cv2.setNumThreads(before)
+    assert batch == {"opencv": [1], "torch": [1]}

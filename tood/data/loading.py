@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmdet.datasets import AspectRatioBatchSampler, CocoDataset
@@ -186,12 +187,18 @@ def _loader(dataset: Dataset, workers: int, **options: Any) -> DataLoader:
         num_workers=min(workers, cores),
         collate_fn=_collate,
         generator=torch.Generator(),  # leaves the global one alone, whose state is in checkpoints
-        **options,
+        **{"worker_init_fn": _one_thread} | options,
     )
 
 
+def _one_thread(worker: int) -> None:
+    """Resize in the loading process itself: OpenCV would start a thread per core in each of them."""
+    cv2.setNumThreads(0)  # torch does the same for its own threads
+
+
 def _leave_signals(worker: int) -> None:
-    """Ignore signals to the whole job: the training process handles them and needs its loaders."""
+    """`_one_thread`, and ignore signals to the whole job: the training process needs its loaders."""
+    _one_thread(worker)
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
