@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.tood-installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: all env test test-slow bench lint format doctor readme pins clean-env
+.PHONY: all env test test-slow bench lint format doctor report readme pins clean-env
 .DEFAULT_GOAL := all
 
 all: $(INSTALLED)
@@ -46,6 +46,10 @@ format: $(INSTALLED)
 
 doctor: $(INSTALLED)
 	@tood doctor
+
+# Tables and report.html of the study that was called last, from what is there, also while it trains
+report: $(INSTALLED)
+	@tood report
 
 # The results that README.md shows, from what is kept under results/
 readme: $(INSTALLED)

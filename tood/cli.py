@@ -123,7 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     progress.set_defaults(action=_progress)
 
-    for command in (show, progress, maps, detect):
+    report = commands.add_parser("report", help="render tables and report.html of a study from what is there")
+    report.set_defaults(action=_report)
+
+    for command in (show, progress, maps, detect, report):
         command.add_argument(
             "--name", metavar="STUDY", help="name of the study; default: the study that was called last"
         )
@@ -211,6 +214,19 @@ def _assign(options: argparse.Namespace) -> int:
         quality = f"mean IoU {one.iou:.3f}" if one.trained else "untrained"
         print(f"{one.scheme:20} {one.per_object:6.2f} positives per object, {quality}")
     print(f"written to {options.output}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from tood.study.declarations import load_tables
+    from tood.study.paths import StudyPaths
+    from tood.study.status import load_study
+    from tood.study.workflow import figures, render_what_is_there
+
+    plan = load_study(options.name)
+    if not render_what_is_there(plan, figures(plan, load_tables(runs=plan.all_runs))):
+        raise RuntimeError(f"report: no training of {plan.name} ever started here; there is nothing to show")
+    print(f"written to {StudyPaths(plan.name).report}")
     return 0
 
 

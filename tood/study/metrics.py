@@ -8,6 +8,7 @@ import pandas as pd
 from tood.runtime.files import atomic_path
 from tood.study.claims import load_claims
 from tood.study.claims_table import write_claims
+from tood.study.comparison import compare
 from tood.study.curves import positives_by_epoch
 from tood.study.declarations import Table, load_tables
 from tood.study.paths import RunPaths, StudyPaths
@@ -43,6 +44,10 @@ def write_results(plan: Plan, complexity: Path) -> None:
     for table in tables.values():
         frame = build(table, metrics, urgent, plan.all_runs, plan.seeds, references, scores)
         notes = [*plan.notes(), *remarks(table, statuses)]
+        if plan.tolerance:
+            frame = compare(table, frame, plan.tolerance)
+            if any(f"{metric}_difference" in frame for metric in table.metrics):
+                notes.append(plan.tolerance.described)
         if plan.imports:
             frame["released"] = [file_of(row.run, statuses) for row in table.rows]
             table, notes = with_origins(table, statuses), [*notes, *without_file(table, plan)]

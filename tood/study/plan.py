@@ -37,7 +37,7 @@ from tood.study.jobs import (
 from tood.study.paths import ALIGNMENT, AP, BEST_ANCHORS, CONFIGS, StudyPaths
 from tood.study.provenance import evaluation_digest
 from tood.study.released import RELEASED, Choice, ReleasedFile, choose_all
-from tood.study.scales import SCALES, BackboneChanges, load_scale, merged, scale_names
+from tood.study.scales import SCALES, BackboneChanges, Tolerance, load_scale, merged, scale_names
 
 
 class Study(Declaration):
@@ -289,6 +289,13 @@ class Plan:
         near, declaration = self.study.near or (), self.study.released or RELEASED
         self.choices = choose_all(self.runs, self.all_runs, near, declaration)
         self.runs = [run for run in self.runs if self.released(run.id)]
+
+    @property
+    def tolerance(self) -> Tolerance | None:
+        """Within which values are compared with the paper's; None where nothing is to be expected of them."""
+        study = self.study
+        differs = study.data_root or study.iterations or study.batch_size or study.val_images
+        return None if differs or self.weights == "random" else self.scale.tolerance
 
     def notes(self) -> list[str]:
         """What a reader of the tables must know about how these numbers came about."""

@@ -42,6 +42,19 @@ class BackboneChanges(Declaration):
     resources: Resources | None = None  # instead of the scale's
 
 
+class Tolerance(Declaration):
+    """How far a value of ours may be from the paper's."""
+
+    metrics: dict[str, Annotated[float, Field(gt=0)]]  # in units of the metric
+    source: str
+
+    @property
+    def described(self) -> str:
+        """Limits and source, in one line."""
+        limits = ", ".join(f"{limit:g} {metric}" for metric, limit in self.metrics.items())
+        return f"Difference: ours less the paper's. Within: at most {limits}. {self.source}"
+
+
 class Scale(Declaration):
     """How large the study is: data, model sizes, seeds. A run means the same method at every scale."""
 
@@ -63,6 +76,7 @@ class Scale(Declaration):
     resources: Resources = Resources()  # of one training
     backbones: dict[str, BackboneChanges] = {}  # by name, as runs have it
     evaluation: Resources = Resources()  # of one measurement on trained runs
+    tolerance: Tolerance | None = None  # where the paper's own numbers can be expected
 
 
 def scale_names() -> list[str]:

@@ -194,7 +194,11 @@ def _columns(table: Table, frame: pd.DataFrame, metric: str) -> list[tuple[str, 
     parts = [("", metric, "val"), ("test_dev", metric, "test-dev"), ("paper", "paper", "test-dev")]
     return [
         (metric, part, f"{title} ({images})" if mixed else title)
-        for part, title, images in (*parts, ("reference", "reference", "val"))
+        for part, title, images in (
+            *parts,
+            ("difference", "difference", "same"),
+            ("reference", "reference", "val"),
+        )
         if (f"{metric}_{part}" if part else metric) in frame
     ]
 
@@ -227,6 +231,8 @@ def _cell(table: Table, row: Row, found: Mapping, metric: str, part: str) -> str
     value = found[f"{metric}_{part}"]
     if math.isnan(value):
         return "pending" if part == "test_dev" else _DASH
+    if part == "difference":
+        return f"{format(value, '+' + spec)} ({found[f'{metric}_verdict']})"
     other = part == "paper" and row.paper_set not in (None, table.paper_set)
     return format(value, spec) + (f" ({_SHORT[row.paper_set]})" if other and row.paper_set else "")
 

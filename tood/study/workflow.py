@@ -269,7 +269,7 @@ def require_device(device: str) -> None:
 
 
 def render_what_is_there(plan: Plan, sources: Mapping[str, Sources]) -> bool:
-    """After a failure: tables and report from what is there, with what failed or is missing named.
+    """Tables and report from what is there, with what failed or is missing named.
 
     Args:
         plan: the study.
