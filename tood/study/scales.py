@@ -96,10 +96,24 @@ def load_scale(name: str) -> Scale:
             f"--config scale={name}: unknown scale; {did_you_mean(name, scale_names())}"
             f"there are {', '.join(scale_names())} in {SCALES.relative_to(EXPERIMENTS.parent)}"
         )
+    return load_declared(Scale, path, _with_bases(path), name=name)
+
+
+def _with_bases(path: Path, heirs: tuple[str, ...] = ()) -> dict:
+    """The content of a scale's file over those of the scales that it extends, all the way."""
     content = read_mapping(path)
-    if base := content.pop("extends", None):
-        content = merged(read_mapping(SCALES / f"{base}.yaml"), content)
-    return load_declared(Scale, path, content, name=name)
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    chain = (*heirs, path.stem)
+    if base not in scale_names():
+        raise ExperimentError(
+            f"{path}: extends: {base!r} is no scale; {did_you_mean(str(base), scale_names())}"
+            f"there are {', '.join(scale_names())}"
+        )
+    if base in chain:
+        raise ExperimentError(f"{path}: extends: {' extends '.join((*chain, base))}; remove one `extends`")
+    return merged(_with_bases(SCALES / f"{base}.yaml", chain), content)
 
 
 def merged(base: Any, change: Any) -> Any:
