@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 from helpers.figures import likeness, pixels, text_of_pdf
-from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
 from mmengine.structures import InstanceData
 from torch import nn
@@ -139,17 +138,29 @@ def test_submission_for_the_server(real):
 class EveryClass(nn.Module):
     """Finds one object of each class on every image, always in the same place."""
 
+    class Head(nn.Module):
+        def forward(self, features):
+            return ([features],)
+
+        def predict_by_feat(self, *outs, batch_img_metas, rescale):
+            return [
+                InstanceData(
+                    bboxes=torch.tensor([[10.0, 20.0, 40.0, 60.0]]).repeat(80, 1),
+                    scores=torch.linspace(0.1, 0.9, 80),
+                    labels=torch.arange(80),
+                )
+                for _ in batch_img_metas
+            ]
+
+    def __init__(self):
+        super().__init__()
+        self.bbox_head = self.Head()
+
     def data_preprocessor(self, batch):
         return batch
 
-    def forward(self, inputs, data_samples: list[DetDataSample], mode: str):
-        for sample in data_samples:
-            sample.pred_instances = InstanceData(
-                bboxes=torch.tensor([[10.0, 20.0, 40.0, 60.0]]).repeat(80, 1),
-                scores=torch.linspace(0.1, 0.9, 80),
-                labels=torch.arange(80),
-            )
-        return data_samples
+    def extract_feat(self, inputs):
+        return torch.zeros(len(inputs), 1, 1, 1)
 
 
 def test_detections_carry_the_category_ids_of_coco(real_images):

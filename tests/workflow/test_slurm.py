@@ -83,7 +83,17 @@ def submitted(asked: dict[str, str]) -> argparse.Namespace:
 
 
 def dry_run(workspace, *options: str) -> dict[str, dict[str, str]]:
-    call = ("snakemake", "-n", "--cores", "all", "--profile", "slurm", "--config", "runs=tood_af", *options)
+    call = (
+        "snakemake",
+        "-n",
+        "--cores",
+        "all",
+        "--profile",
+        "slurm",
+        "--config",
+        "runs=tood_af,paa",
+        *options,
+    )
     outcome = workspace.run(*call)
     assert outcome.returncode == 0, outcome.stdout
     return requests(outcome.stdout)

@@ -70,6 +70,24 @@ def of_all_runs(pattern, runs=RUNS, seeds=PLAN.seeds):
     return expand(pattern, run=runs, seed=seeds)
 
 
+def reported(kind, name, path):
+    """A file that `snakemake --report` shows, under the kind of thing that it is."""
+    return report(
+        path,
+        caption=f"../report/{kind}.rst",
+        category=f"{kind.capitalize()}s",
+        labels={kind: name},
+    )
+
+
+def pictures(*figures):
+    """The pictures of figures, which `snakemake --report` shows."""
+    return [
+        reported("figure", figure, f"{PATHS.figures}/{figure}.png")
+        for figure in figures
+    ]
+
+
 def submissions():
     """The files of `test_dev`, if this study can make them."""
     try:

@@ -30,10 +30,11 @@ if "figure1" in SOURCES:
             ),
             manifest=MANIFEST,
         output:
+            pictures("figure1", "figure4"),
             expand(
                 f"{PATHS.figures}/{{figure}}.{{format}}",
                 figure=["figure1", "figure4"],
-                format=["png", "pdf", "md"],
+                format=["pdf", "md"],
             ),
         log:
             f"{PATHS.logs}/figure1.log",
@@ -61,10 +62,11 @@ if study.VIEWS[0] in SOURCES:
             ),
             manifest=MANIFEST,
         output:
+            pictures(*study.VIEWS),
             expand(
                 f"{PATHS.figures}/{{figure}}.{{format}}",
                 figure=study.VIEWS,
-                format=["png", "pdf", "md"],
+                format=["pdf", "md"],
             ),
         log:
             f"{PATHS.logs}/views.log",
@@ -88,11 +90,8 @@ rule sweeps:
         table_m=f"{PATHS.tables}/table_m.csv",
         table4=f"{PATHS.tables}/table4.csv",
     output:
-        expand(
-            f"{PATHS.figures}/{{figure}}.{{format}}",
-            figure=["sweep_m", "alpha_beta"],
-            format=["png", "pdf"],
-        ),
+        pictures("sweep_m", "alpha_beta"),
+        expand(f"{PATHS.figures}/{{figure}}.pdf", figure=["sweep_m", "alpha_beta"]),
     log:
         f"{PATHS.logs}/sweeps.log",
     localrule: True
@@ -109,7 +108,7 @@ if "positives" in SOURCES:
         input:
             of_all_runs(OF_RUN.model, SOURCES["positives"].runs.values()),
         output:
-            png=f"{PATHS.figures}/positives.png",
+            png=pictures("positives"),
             pdf=f"{PATHS.figures}/positives.pdf",
         log:
             f"{PATHS.logs}/positives.log",

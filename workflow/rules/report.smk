@@ -13,7 +13,7 @@ rule report:
         tables=[path for path in TABLES if path.endswith(".md")],
         figures=[path for path in FIGURES if path.endswith(".png")],
     output:
-        PATHS.report,
+        reported("page", PLAN.name, PATHS.report),
     log:
         f"{PATHS.logs}/report.log",
     localrule: True

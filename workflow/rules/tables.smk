@@ -6,10 +6,9 @@ output  RESULTS/metrics.csv (run, seed, metric, value, stale), RESULTS/tables/*.
 steps   tables
 """
 
+NAMES = ["claims", *DECLARED_TABLES]
 TABLES = expand(
-    f"{PATHS.tables}/{{table}}.{{format}}",
-    table=["claims", *DECLARED_TABLES],
-    format=["csv", "md", "tex"],
+    f"{PATHS.tables}/{{table}}.{{format}}", table=NAMES, format=["csv", "md", "tex"]
 )
 
 
@@ -21,7 +20,10 @@ rule tables:
     output:
         PATHS.metrics,
         PATHS.readings,
-        TABLES,
+        [reported("table", table, f"{PATHS.tables}/{table}.csv") for table in NAMES],
+        expand(
+            f"{PATHS.tables}/{{table}}.{{format}}", table=NAMES, format=["md", "tex"]
+        ),
     log:
         f"{PATHS.logs}/tables.log",
     localrule: True
