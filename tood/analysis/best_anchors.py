@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.ops import box_area, box_iou
 
 from tood.analysis.alignment import AlignmentOptions, instance_pools
-from tood.analysis.maps import instance_maps
+from tood.analysis.maps import ImageAnchors, distance
 from tood.models.common.dense_level import DenseLevel
 
 BINS = 50  # of score and of IoU in [0, 1]
@@ -65,12 +65,11 @@ def object_records(sample: DetDataSample, levels: list[DenseLevel]) -> list[Obje
     boxes, labels = objects.bboxes.float(), objects.labels
     crowded = _crowded(boxes, labels, _crowds(sample))
     areas = box_area(boxes)  # [G]
+    anchors = ImageAnchors(levels, boxes, labels, size)
     records = []
     for g in range(len(boxes)):
-        maps = instance_maps(levels, boxes, labels, g, size)
-        red, green = (maps.classification, maps.localisation) if maps else (None, None)
-        # An object without any area has no size to measure by.
-        sized = maps is not None and bool(areas[g] > 0)
+        red, green = anchors.best(g) or (None, None)
+        apart = distance(red, green) if red and green else None
         records.append(
             ObjectRecord(
                 sample.img_id,
@@ -78,7 +77,8 @@ def object_records(sample: DetDataSample, levels: list[DenseLevel]) -> list[Obje
                 int(labels[g]),
                 float(areas[g]) / (size[0] * size[1]),
                 bool(crowded[g]),
-                maps.distance / float(areas[g]) ** 0.5 if maps and sized else None,
+                # An object without any area has no size to measure by.
+                apart / float(areas[g]) ** 0.5 if apart is not None and areas[g] > 0 else None,
                 red.score if red else None,
                 red.iou if red else None,
                 green.iou if green else None,

@@ -1,23 +1,20 @@
 """Figures 1 and 4: objects chosen by rule, under each detector."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 from mmdet.datasets import CocoDataset
-from mmdet.structures import DetDataSample
 
 from tood.analysis.best_anchors import on_cpu
 from tood.analysis.cases import Case, caption, choose
-from tood.analysis.map_figures import FigureRow, draw_figure1, draw_figure4, save
-from tood.analysis.maps import InstanceMaps, instance_maps
+from tood.analysis.map_figures import FigureRow, draw_figure1, draw_figure4, save_captioned
+from tood.analysis.maps import instance_maps
 from tood.evaluation.detection import dense_predictions
 from tood.evaluation.trained_run import Trained, load_trained
-from tood.runtime.files import atomic_path, read_json
+from tood.runtime.files import read_json
 from tood.study.jobs import Execution, Figure1Job
 from tood.study.paths import RunPaths
-
-FORMATS = ("png", "pdf")
 
 
 def figures(job: Figure1Job, execution: Execution, folder: Path) -> None:
@@ -45,10 +42,7 @@ def figures(job: Figure1Job, execution: Execution, folder: Path) -> None:
     rows = {case: rows_of(case, detectors) for case in choice.cases}
     drawn = {1: draw_figure1(rows[first]), 4: draw_figure4([rows[case] for case in shown[4]])}
     for number, figure in drawn.items():
-        for suffix in FORMATS:
-            save(figure, folder / f"figure{number}.{suffix}")
-        with atomic_path(folder / f"figure{number}.md") as temporary:
-            temporary.write_text(caption(choice, names, number, shown[number]))
+        save_captioned(figure, folder / f"figure{number}", caption(choice, names, number, shown[number]))
 
 
 def rows_of(case: Case, detectors: Mapping[str, Trained]) -> list[FigureRow]:
@@ -75,12 +69,17 @@ def row(trained: Trained, name: str, index: int, instance: int) -> FigureRow:
     Raises:
         ValueError: the detector predicts no box that touches the object.
     """
-    ((sample, objects),) = _maps(trained, f"figure 1, {name}", 0, [index])
-    maps = objects[instance]
+    predicted = dense_predictions(
+        trained.model, trained.dataset, device=trained.device, label=f"figure 1, {name}", indices=[index]
+    )
+    ((sample, levels),) = predicted
+    gt = sample.gt_instances.cpu()
+    maps = instance_maps(
+        [on_cpu(level) for level in levels], gt.bboxes.float(), gt.labels, instance, sample.img_shape[:2]
+    )
     if maps is None:
         raise ValueError(f"{name} predicts no box that touches the chosen object")
     pixels = trained.dataset[index]["inputs"]  # [3, H, W] BGR
-    gt = sample.gt_instances
     return FigureRow(
         detector=name,
         image=pixels.flip(0).permute(1, 2, 0).numpy(),  # [H, W, 3] RGB
@@ -94,20 +93,3 @@ def row(trained: Trained, name: str, index: int, instance: int) -> FigureRow:
 def _index(dataset: CocoDataset, image_id: int) -> int:
     """The place of an image in a dataset."""
     return next(i for i in range(len(dataset)) if dataset.get_data_info(i)["img_id"] == image_id)
-
-
-def _maps(
-    trained: Trained, label: str, workers: int, indices: Sequence[int]
-) -> Iterator[tuple[DetDataSample, list[InstanceMaps | None]]]:
-    """Each image with the maps of all its objects."""
-    predictions = dense_predictions(
-        trained.model, trained.dataset, device=trained.device, label=label, workers=workers, indices=indices
-    )
-    for sample, levels in predictions:
-        levels = [on_cpu(level) for level in levels]
-        objects = sample.gt_instances = sample.gt_instances.cpu()
-        boxes, size = objects.bboxes.float(), sample.img_shape[:2]
-        yield (
-            sample,
-            [instance_maps(levels, boxes, objects.labels, g, size) for g in range(len(objects))],
-        )

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 
 from tood.analysis.maps import BestAnchor, InstanceMaps, LevelMaps
-from tood.runtime.files import atomic_path
+from tood.runtime.files import atomic_path, write_text
 
 TRUTH, CLASSIFICATION, LOCALISATION = "yellow", "red", "lime"
 
@@ -127,6 +127,13 @@ def save(figure: Figure, path: Path) -> None:
     undated = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
     with mpl.rc_context({"svg.hashsalt": "tood"}), atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=200, metadata=undated.get(path.suffix))
+
+
+def save_captioned(figure: Figure, stem: Path, caption: str) -> None:
+    """Write a figure of the workflow as PNG and PDF, and its caption in Markdown, beside one another."""
+    for suffix in (".png", ".pdf"):
+        save(figure, stem.with_suffix(suffix))
+    write_text(stem.with_suffix(".md"), caption)
 
 
 def _aspect(row: FigureRow) -> float:

@@ -1,7 +1,5 @@
 """What Table 6 sums up, shown: how classification and localisation of its runs agree."""
 
-import contextlib
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,15 +9,13 @@ import pandas as pd
 import seaborn
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from tood.analysis.box_counts import KINDS, CountOptions, name_boxes
-from tood.analysis.map_figures import save
-from tood.runtime.files import atomic_path, read_json
+from tood.analysis.map_figures import save_captioned
+from tood.evaluation.detection import coco_evaluation
+from tood.runtime.files import read_json
 from tood.study.paths import RunPaths
 
-FORMATS = ("png", "pdf")
 CONFIDENCE_BINS = 20  # of [0, 1]
 KIND_COLORS = dict(zip(KINDS, ("#1a9850", "#fdae61", "#9e9e9e", "#d73027", "#4575b4"), strict=True))
 
@@ -54,10 +50,7 @@ def draw_views(runs: Mapping[str, Sequence[RunPaths]], annotations: Path, folder
     views["box_kinds"] = (draw_box_kinds(kinds), caption_box_kinds(kinds))
     of_seeds = "" if seeds == 1 else f" Over {seeds} seeds."
     for view, (figure, caption) in views.items():
-        for suffix in FORMATS:
-            save(figure, folder / f"{view}.{suffix}")
-        with atomic_path(folder / f"{view}.md") as temporary:
-            temporary.write_text(f"{caption}{of_seeds}\n")
+        save_captioned(figure, folder / view, f"{caption}{of_seeds}\n")
 
 
 # Distance of the best anchors
@@ -163,17 +156,7 @@ def ap_by_iou(annotations: Path, image_ids: list[int], detections: list[dict]) -
         image_ids: images that count.
         detections: COCO results.
     """
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth, found = COCO(str(annotations)), COCO()
-        if detections:
-            found = truth.loadRes([dict(detection) for detection in detections])
-        else:
-            found.dataset = truth.dataset | {"annotations": []}
-            found.createIndex()
-        evaluation = COCOeval(truth, found, "bbox")
-        evaluation.params.imgIds = sorted(image_ids)
-        evaluation.evaluate()
-        evaluation.accumulate()
+    evaluation = coco_evaluation(annotations, detections, image_ids)
     precision = evaluation.eval["precision"][..., 0, -1]  # [T, R, K], all areas, 100 detections
     means = [np.mean(one[one > -1]) * 100 if (one > -1).any() else np.nan for one in precision]
     return pd.Series(means, index=evaluation.params.iouThrs.round(2))
