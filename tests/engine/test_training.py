@@ -562,18 +562,24 @@ def test_momentum_and_weight_decay_act_on_every_parameter(training_images, tmp_p
         torch.testing.assert_close(parameter.detach(), before[name] * second, msg=name)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_ends_the_training(training_images, tmp_path, monkeypatch, value):
-    config = configured("tood_af")
-    model, calls = initialised(config), []
-    loss_by_feat = model.bbox_head.loss_by_feat
+def spoil(monkeypatch, model, iteration: int, factor: float) -> list[int]:
+    """Multiply the box loss of one iteration, from 1; returns a list that has an entry for each call so far."""
+    calls, loss_by_feat = [], model.bbox_head.loss_by_feat
 
     def spoilt(*args, **kwargs):
         calls.append(1)
         losses = loss_by_feat(*args, **kwargs)
-        return losses | {"loss_bbox": losses["loss_bbox"] * value} if len(calls) == 4 else losses
+        return losses | {"loss_bbox": losses["loss_bbox"] * factor} if len(calls) == iteration else losses
 
     monkeypatch.setattr(model.bbox_head, "loss_by_feat", spoilt)
+    return calls
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_the_training(training_images, tmp_path, monkeypatch, value):
+    config = configured("tood_af")
+    model = initialised(config)
+    calls = spoil(monkeypatch, model, 4, value)
     with pytest.raises(Diverged, match=rf"{value} at iteration 3 \(epoch 0"):
         trained(training_images, tmp_path, config, model=model, iterations=10)
     assert len(calls) == 4
@@ -585,15 +591,8 @@ def test_as_on_a_gpu_a_loss_that_is_no_number_is_found_later(training_images, tm
     """At the next entry of the log, checkpoint or end; no checkpoint holds what came after it."""
     monkeypatch.setattr(loop, "LossWatch", lambda at_once, describe: LossWatch(False, describe))
     config = configured("tood_af")
-    model, calls = initialised(config), []
-    loss_by_feat = model.bbox_head.loss_by_feat
-
-    def spoilt(*args, **kwargs):
-        calls.append(1)
-        losses = loss_by_feat(*args, **kwargs)
-        return losses | {"loss_bbox": losses["loss_bbox"] * float("nan")} if len(calls) == 3 else losses
-
-    monkeypatch.setattr(model.bbox_head, "loss_by_feat", spoilt)
+    model = initialised(config)
+    calls = spoil(monkeypatch, model, 3, float("nan"))
     monkeypatch.setattr(loop, "LOG_INTERVAL", 4 if end == "log" else 100)
     checkpoints = Checkpoints(tmp_path / "saved", "identity", 10, {"log": 1, "checkpoint": 4}.get(end))
     if end == "log":  # not so often that the save would find it
