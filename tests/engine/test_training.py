@@ -563,7 +563,7 @@ def test_momentum_and_weight_decay_act_on_every_parameter(training_images, tmp_p
 
 
 def spoil(monkeypatch, model, iteration: int, factor: float) -> list[int]:
-    """Multiply the box loss of one iteration, from 1; returns a list that has an entry for each call so far."""
+    """Multiply the box loss of one iteration, from 1; the list has an entry for each call so far."""
     calls, loss_by_feat = [], model.bbox_head.loss_by_feat
 
     def spoilt(*args, **kwargs):
