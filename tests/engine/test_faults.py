@@ -15,8 +15,10 @@ from helpers.trainer import ITERATIONS, SCRIPT, Trainer, prepare
 from torch import nn
 
 from tood.engine.checkpoint import CheckpointError, Checkpoints, restore, training_state
+from tood.runtime.event_files import EventFiles
 from tood.runtime.failures import ExitCode, exit_code, reason
 from tood.runtime.run_state import RunState, read_state
+from tood.study.paths import RunPaths
 from tood.study.provenance import digest
 
 DONE = ExitCode.DONE
@@ -76,6 +78,31 @@ def test_killed(trainer, undisturbed, at, resumed_from):
     assert trainer.run(fault="kill", at=at) == -signal.SIGKILL
     assert (trainer.state["state"], trainer.model.exists()) == ("running", False)
     assert_goes_on(trainer, undisturbed, resumed_from)
+
+
+def test_event_files_show_the_log_also_after_a_kill(trainer, undisturbed):
+    pytest.importorskip("tensorboard", reason="`pip install tensorboard`")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert trainer.run(fault="kill", at=11, logger="tensorboard") == -signal.SIGKILL
+    assert_goes_on(trainer, undisturbed, 10, logger="tensorboard")
+    shown = EventAccumulator(str(RunPaths(trainer.folder).event_files)).Reload()
+    entries = [json.loads(line) for line in trainer.result[1].splitlines()]
+    for tag, name in (
+        ("loss/loss_cls", "loss_cls"),
+        ("training/lr", "lr"),
+        ("training/positives", "positives"),
+    ):
+        found = [(event.step, event.value) for event in shown.Scalars(tag)]
+        assert found == [(entry["iteration"], pytest.approx(entry[name])) for entry in entries]
+    columns = {name for entry in entries for name, value in entry.items() if value is not None}
+    assert {tag.split("/")[1] for tag in shown.Tags()["scalars"]} == columns - {"iteration"}
+
+
+def test_event_files_without_their_package(trainer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(RuntimeError, match="logger=tensorboard: the package tensorboard is not installed"):
+        EventFiles(trainer.folder, 0)
 
 
 @pytest.mark.slow

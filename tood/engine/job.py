@@ -178,6 +178,7 @@ class _Call:
             seed=seed,
             device=device,
             loss_log=self.paths.losses,
+            event_files=self.paths.event_files if self.execution.logger else None,
             label=self.label,
             workers=self.execution.workers,
             iterations=settings["iterations"],

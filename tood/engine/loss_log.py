@@ -3,8 +3,16 @@
 import json
 import os
 from pathlib import Path
+from typing import Protocol
 
 from tood.runtime.files import atomic_path
+
+
+class Mirror(Protocol):
+    """What shows entries elsewhere too."""
+
+    def add(self, entry: dict) -> None:
+        """Show one entry."""
 
 
 class LossLog:
@@ -13,10 +21,11 @@ class LossLog:
     Args:
         path: file of the log.
         iteration: iteration that the training resumes from; 0 starts a new log.
+        mirror: is given each new entry, once it is in the file.
     """
 
-    def __init__(self, path: Path, iteration: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, iteration: int, mirror: Mirror | None = None) -> None:
+        self.path, self.mirror = path, mirror
         lines = path.read_text().splitlines(keepends=True) if path.is_file() and iteration else []
         # A kill may have cut the last line short.
         kept = [s for s in lines if s.endswith("\n") and json.loads(s)["iteration"] <= iteration]
@@ -27,6 +36,8 @@ class LossLog:
         """Append one entry."""
         with self.path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
+        if self.mirror:
+            self.mirror.add(entry)
 
     def sync(self) -> None:
         """Wait until all entries are on the disk."""

@@ -24,6 +24,7 @@ from tood.engine.loss_watch import LossWatch
 from tood.engine.schedule import learning_rate
 from tood.models.common import positives
 from tood.runtime.distributed import any_process
+from tood.runtime.event_files import EventFiles
 from tood.runtime.failures import Interrupted
 from tood.runtime.progress import Progress
 
@@ -57,6 +58,7 @@ def train(
     seed: int,
     device: torch.device,
     loss_log: Path,
+    event_files: Path | None = None,
     label: str,
     workers: int = 0,
     iterations: int | None = None,
@@ -74,6 +76,7 @@ def train(
         seed: seed of the order of the images and of their augmentation.
         device: device to train on.
         loss_log: file of losses as JSON lines; rank 0 alone writes it, as all files.
+        event_files: folder of TensorBoard's event files; None writes none.
         label: text that is shown with the progress.
         workers: number of processes that load images.
         iterations: limit of the number of iterations; None trains the whole schedule.
@@ -91,7 +94,8 @@ def train(
             no checkpoint is saved after it.
         Interrupted: `stop` said so; a checkpoint is saved.
         CheckpointError: a checkpoint cannot be written, or there are some and all are damaged.
-        RuntimeError: the model cannot be trained in parts, see `require_separable`.
+        RuntimeError: the model cannot be trained in parts, see `require_separable`; or TensorBoard's package
+            is not installed.
     """
     train_cfg, schedule, main = config.train, config.schedule, get_rank() == 0
     batch_size = train_cfg.batch_size
@@ -145,7 +149,7 @@ def train(
         checkpoints.save(done, training_state(model, optimizer, iteration=done, spent=spent_in_all()))
 
     if main:
-        log = LossLog(loss_log, done)
+        log = LossLog(loss_log, done, EventFiles(event_files, done) if event_files else None)
     progress = Progress(label, images_until(last), done=images_until(done), bar=None if main else False)
     batches = batches_from(done, dataset, batch_size, seed, schedule.epochs, workers)
     with progress, closing(batches):

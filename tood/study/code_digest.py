@@ -1,8 +1,8 @@
 """Which code decides a result, and a digest of its meaning; found without running any of it.
 
-A training is decided by the rooms `engine` and `data`, by its configuration, and by the modules of `models`
-that the configuration names, with what these import. So a new method, or an edit of another one, leaves its
-digest as it is.
+A training is decided by the modules of `engine` and `data` that train, by its configuration, and by the
+modules of `models` that the configuration names, with what these import. So a new method, an edit of another
+one, or of how data are drawn or checked, leaves its digest as it is.
 """
 
 import ast
@@ -16,7 +16,8 @@ from tood.study.paths import ALIGNMENT, AP, BEST_ANCHORS, CONFIGS, PACKAGE
 
 T = TypeVar("T")
 
-# Each training depends on all of these rooms.
+# Each training depends on what this module imports from these rooms.
+_TRAINED_BY = "tood.engine.job"
 TRAINING_ROOMS = ("engine", "data")
 # A measurement on a trained run depends on what its module imports from these rooms; `training_code` covers
 # the rest.
@@ -36,10 +37,10 @@ def training_files(config: str, options: Mapping[str, Any]) -> list[Path]:
         options: the run's deviations from it.
     """
     words = _config_words(CONFIGS / config) | _strings(options)
-    rooms = [path for room in TRAINING_ROOMS for path in sorted((PACKAGE / room).rglob("*.py"))]
-    words |= {word for path in rooms for word in _read(path).words}
+    training = import_closure([_TRAINED_BY], TRAINING_ROOMS)
+    words |= {word for path in training for word in _read(path).words}
     models = import_closure(words, ("models",))
-    return [*rooms, *models, *config_files(CONFIGS / config)]
+    return [*training, *models, *config_files(CONFIGS / config)]
 
 
 def training_code(config: str, options: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from tood.study.declarations import Declaration
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bf16"]  # of the network in training; losses are in float32
 DEFAULT_PRECISION: Precision = "float32"
+Logger = Literal["tensorboard"]  # what is written of a training beside its JSON lines
 Positive = Annotated[int, Field(gt=0)]
 
 RENAMED = {"images_per_gpu": "micro_batch"}  # options that had another name
@@ -66,6 +67,7 @@ class Execution(Computing):
     device: Device = "auto"
     checkpoint_minutes: Annotated[float, Field(ge=0)] = 10.0  # between checkpoints of a training
     checkpoint_iterations: Positive | None = None  # also after each multiple of this number
+    logger: Logger | None = None
     wait: bool = True  # for another process that trains the same run; False: fail, naming it
 
     @classmethod

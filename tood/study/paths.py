@@ -49,6 +49,11 @@ class RunPaths:
         return self.folder / "losses.jsonl"
 
     @property
+    def event_files(self) -> Path:
+        """Folder of TensorBoard's event files."""
+        return self.folder / "tensorboard"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints (`tood.engine.checkpoint`)."""
         return self.folder / "checkpoints"

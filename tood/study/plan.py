@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, ValidationError
 
+from tood.data.synthetic import DrawingSpec
 from tood.data.validation import Split
 from tood.runtime.text import did_you_mean
 from tood.study.code_digest import config_files, import_code, training_code
@@ -27,6 +28,7 @@ from tood.study.jobs import (
     Device,
     Execution,
     ImportJob,
+    Logger,
     MeasuringJob,
     Positive,
     Precision,
@@ -48,16 +50,20 @@ class Study(Declaration):
     """
 
     scale: str = "smoke"
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")] | None = None
     data_root: Path | None = None
+    data_seed: Annotated[int, Field(ge=0)] | None = None  # * of a scale that draws its data
     runs: tuple[str, ...] | None = None  # default: all that are implemented
     seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     device: Device | None = None
     gpus: Positive | None = None  # that train one run together
     micro_batch: Positive | None = None  # images in one forward pass of a process
+    logger: Logger | None = None  # event files of each training, too
     weights: Literal["imagenet", "random", "released"] | None = None  # *
     iterations: Positive | None = None  # * stop each training after this many
     batch_size: Positive | None = None  # *
+    lr: Annotated[float, Field(gt=0)] | None = None  # *
+    schedule: Annotated[float, Field(gt=0)] | None = None  # * times the epochs and milestones of each run
     precision: Precision | None = None  # *
     val_images: Positive | None = None  # * evaluate on the first images only, this many
     near: tuple[str, ...] | None = None  # released files of another recipe that are taken all the same
@@ -66,8 +72,14 @@ class Study(Declaration):
 
 
 # Those marked *
-_INCOMPARABLE = ("weights", "iterations", "batch_size", "precision", "val_images")
-_OF_TRAININGS = ("iterations", "batch_size", "precision", "gpus", "micro_batch")
+_INCOMPARABLE = (
+    *("data_seed", "weights", "iterations", "batch_size", "lr", "schedule", "precision"),
+    "val_images",
+)
+_OF_TRAININGS = (
+    *("iterations", "batch_size", "lr", "schedule", "precision", "gpus", "micro_batch"),
+    "logger",
+)
 # What a call may change of the resources that a scale gives its trainings.
 _RESOURCES = set(Study.model_fields) & set(Resources.model_fields)
 
@@ -131,7 +143,16 @@ class Plan:
     @property
     def data_root(self) -> Path:
         """Folder of the dataset."""
+        if self.study.data_seed is not None:
+            return self.scale.data_root.with_name(f"{self.scale.data_root.name}_seed{self.study.data_seed}")
         return self.study.data_root or self.scale.data_root
+
+    @property
+    def drawing(self) -> DrawingSpec | None:
+        """What the dataset is drawn by; None where it is the user's."""
+        if self.scale.drawing is None or self.study.data_seed is None:
+            return self.scale.drawing
+        return self.scale.drawing.model_copy(update={"seed": self.study.data_seed})
 
     @property
     def weights(self) -> str:
@@ -165,7 +186,8 @@ class Plan:
 
     def schedule(self, run_id: str) -> tuple[int, tuple[int, ...]]:
         """Epochs of a run, and those after which its learning rate falls."""
-        run, share = self.all_runs[run_id], self._backbone(run_id).schedule
+        run = self.all_runs[run_id]
+        share = self._backbone(run_id).schedule * (self.study.schedule or 1)
         epochs, *milestones = (max(1, round(share * epoch)) for epoch in (run.epochs, *run.milestones))
         return epochs, tuple(milestones)
 
@@ -203,7 +225,8 @@ class Plan:
 
     def training_execution(self, run_id: str, threads: int) -> Execution:
         """How the training of a run is computed, on this many threads for each process."""
-        return Execution.of(self.resources(run_id), self.device, threads)
+        execution = Execution.of(self.resources(run_id), self.device, threads)
+        return execution.model_copy(update={"logger": self.study.logger})
 
     def measuring_job(self, run_id: str, seed: int) -> MeasuringJob:
         """What decides the AP of a trained run."""
@@ -237,7 +260,7 @@ class Plan:
         # Those of other heads do not decide this training.
         heads = {head: change for head, change in scale.heads.items() if head in _config_text(run.config)}
         training = scale.training.model_dump(exclude_none=True)
-        training |= study.model_dump(include={"batch_size", "precision"}, exclude_none=True)
+        training |= study.model_dump(include={"batch_size", "lr", "precision"}, exclude_none=True)
         if training.get("precision") == DEFAULT_PRECISION:
             del training["precision"]  # what was trained before there was a choice is the same training
         epochs, milestones = self.schedule(run_id)
@@ -294,7 +317,8 @@ class Plan:
     def tolerance(self) -> Tolerance | None:
         """Within which values are compared with the paper's; None where nothing is to be expected of them."""
         study = self.study
-        differs = study.data_root or study.iterations or study.batch_size or study.val_images
+        differing = {"data_root", *_INCOMPARABLE} - {"weights", "precision"}
+        differs = any(getattr(study, key) is not None for key in differing)
         return None if differs or self.weights == "random" else self.scale.tolerance
 
     def notes(self) -> list[str]:
@@ -313,6 +337,12 @@ class Plan:
             notes.append("Nothing was trained: the weights were released by others, as the footnotes say.")
         if study.iterations:
             notes.append(f"Every training was stopped after {study.iterations} iterations.")
+        if study.data_seed is not None:
+            notes.append(f"Images are drawn with seed {study.data_seed}.")
+        if study.lr:
+            notes.append(f"Learning rate {study.lr:g}.")
+        if study.schedule:
+            notes.append(f"Every training has {study.schedule:g} times its epochs.")
         if study.batch_size:
             notes.append(f"Batches of {study.batch_size} images, with the learning rate unchanged.")
         if (study.precision or scale.training.precision or DEFAULT_PRECISION) != DEFAULT_PRECISION:

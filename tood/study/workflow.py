@@ -6,10 +6,12 @@ The rules hold Snakemake's syntax, this module what can be tested without it. Re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from tood.data.validation import Split, changed_since_check
+from tood.runtime import event_files
 from tood.runtime.locks import FolderLock, hold_study
 from tood.runtime.preloaded import start_server
 from tood.study.coco import load_archives
@@ -137,7 +139,7 @@ def archives(plan: Plan) -> list[str]:
 
     A study that trains nothing needs no images for training.
     """
-    if plan.scale.drawing:
+    if plan.drawing:
         return []
     unused = set() if "train" in plan.splits else {plan.scale.train.images}
     return [
@@ -237,10 +239,13 @@ def begin(plan: Plan, preload: bool) -> FolderLock:
         the lock of the study, to be kept while jobs run
 
     Raises:
-        ExperimentError: a folder cannot be written, or the data is not what was checked.
+        ExperimentError: a folder cannot be written, the data is not what was checked, or the package of a
+            logger is not installed.
         Held: another call works on the study.
     """
     _refuse(writable_problem, plan)
+    if plan.study.logger and find_spec(plan.study.logger) is None:
+        raise ExperimentError(f"--config {event_files.MISSING}")
     paths = StudyPaths(plan.name)
     lock = hold_study(paths.work)
     if changed := changed_since_check(paths.manifest):

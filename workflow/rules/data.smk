@@ -10,7 +10,7 @@ ANNOTATIONS = [
 ]
 
 
-if PLAN.scale.drawing:
+if PLAN.drawing:
 
     rule generate_data:
         output:
@@ -20,7 +20,7 @@ if PLAN.scale.drawing:
         localrule: True
         params:
             root=PLAN.data_root,
-            drawing=PLAN.scale.drawing.model_dump_json(),
+            drawing=PLAN.drawing.model_dump_json(),
         shell:
             "python workflow/scripts/generate_data.py --root {params.root:q} --drawing {params.drawing:q} "
             "2>&1 | tee {log}"
@@ -29,7 +29,7 @@ if PLAN.scale.drawing:
 rule check_data:
     input:
         # A missing file is check_data's to report: it says what is expected there, with a hint.
-        [path for path in ANNOTATIONS if PLAN.scale.drawing or Path(path).exists()],
+        [path for path in ANNOTATIONS if PLAN.drawing or Path(path).exists()],
     output:
         MANIFEST,
     log:
