@@ -221,10 +221,10 @@ def _report(options: argparse.Namespace) -> int:
     from tood.study.declarations import load_tables
     from tood.study.paths import StudyPaths
     from tood.study.status import load_study
-    from tood.study.workflow import figures, render_what_is_there
+    from tood.study.workflow import render_what_is_there
 
     plan = load_study(options.name)
-    if not render_what_is_there(plan, figures(plan, load_tables(runs=plan.all_runs))):
+    if not render_what_is_there(plan, load_tables(runs=plan.all_runs)):
         raise RuntimeError(f"report: no training of {plan.name} ever started here; there is nothing to show")
     print(f"written to {StudyPaths(plan.name).report}")
     return 0

@@ -9,32 +9,43 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from tood.runtime.files import atomic_path
-from tood.study.curves import positives_by_epoch
 
+Epochs = Sequence[Mapping[str, float | None]]  # of a training, as `tood.study.curves.by_epoch` gives them
 PANELS = {
     "positives": "positives per object",
     "positive_iou": "mean IoU of their predicted boxes",
 }
 
 
-def draw_positive_curves(losses: Mapping[str, Sequence[Path]], png: Path, pdf: Path) -> None:
-    """Draw what trainings wrote.
+def draw_positive_curves(trainings: Mapping[str, Sequence[Epochs]], png: Path, pdf: Path) -> None:
+    """Draw how trainings went.
 
     Args:
-        losses: `losses.jsonl` of each seed, by the name of the scheme in the legend.
+        trainings: of each seed its epochs, by the name of the scheme in the legend.
         png: written.
         pdf: written.
     """
     figure = draw(
         pd.concat(
-            positives_by_epoch(path).assign(scheme=scheme, seed=seed)
-            for scheme, paths in losses.items()
-            for seed, path in enumerate(paths)
+            positives(epochs).assign(scheme=scheme, seed=seed)
+            for scheme, seeds in trainings.items()
+            for seed, epochs in enumerate(seeds)
         )
     )
     for output in (png, pdf):
         with atomic_path(output) as temporary:
             figure.savefig(temporary, dpi=200)
+
+
+def positives(epochs: Epochs) -> pd.DataFrame:
+    """Positives of an object and their mean IoU in each epoch of a training.
+
+    Returns:
+        columns epoch, positives, positive_iou (nan where no object had any); epochs without objects are left
+        out
+    """
+    frame = pd.DataFrame(list(epochs), columns=["epoch", *PANELS]).astype(float)
+    return frame.dropna(how="all", subset=list(PANELS)).astype({"epoch": int}).reset_index(drop=True)
 
 
 def draw(curves: pd.DataFrame) -> Figure:

@@ -1,26 +1,42 @@
-"""What a training wrote while it went on: `losses.jsonl`, a JSON object a record."""
+"""What a training wrote while it went on: `losses.jsonl`, a JSON object a line."""
 
+import json
 from pathlib import Path
 
-import pandas as pd
+# Means over the objects of one batch, of which there are `objects`
+_OF_OBJECTS = ("positives", "positive_iou")
 
 
-def positives_by_epoch(path: Path) -> pd.DataFrame:
-    """Positives of an object and their mean IoU in each epoch of a training.
+def by_epoch(path: Path) -> list[dict[str, float | None]]:
+    """Losses, positives of an object and their mean IoU in each epoch of a training.
 
     Args:
-        path: `losses.jsonl`; its records hold `epoch` (passed, fractional), `objects`, `positives` and
-            `positive_iou`, means over the objects of one batch.
+        path: `losses.jsonl`; its entries hold `epoch` (passed, fractional), `objects`, `positives`,
+            `positive_iou` and the losses. The last line may be being written.
 
     Returns:
-        columns epoch (from 1), positives, positive_iou (nan where no object had any); batches weigh by
-        their number of objects; epochs without objects are left out
+        One mapping per epoch: epoch (from 1), objects, positives and positive_iou (None where no object had
+        any; batches weigh by their number of objects), and the mean of each loss. Empty without a file.
     """
-    records = pd.read_json(path, lines=True)
-    # A record is written after the iteration that passes its epoch, so the last of an epoch is whole.
-    records["epoch"] = (records["epoch"] - 1e-6).astype(int) + 1
-    means = records[["positives", "positive_iou"]].astype(float)
-    # A batch counts for what it has: objects without positives have a number, 0, and no IoU.
-    weights = means.notna().mul(records["objects"], axis=0)
-    sums = (means * weights).groupby(records["epoch"]).sum()
-    return sums.div(weights.groupby(records["epoch"]).sum()).dropna(how="all").reset_index()
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    epochs: dict[int, list[dict]] = {}
+    for line in lines:
+        if line.endswith("\n"):
+            entry = json.loads(line)
+            # An entry is written after the iteration that passes its epoch, so the last of an epoch is whole.
+            epochs.setdefault(int(entry["epoch"] - 1e-6) + 1, []).append(entry)
+    return [{"epoch": epoch, **_means(entries)} for epoch, entries in epochs.items()]
+
+
+def _means(entries: list[dict]) -> dict[str, float | None]:
+    objects = sum(entry["objects"] for entry in entries)
+    means: dict[str, float | None] = {"objects": objects}
+    for name in _OF_OBJECTS:
+        # Objects without positives have a number, 0, and no IoU.
+        found = [(entry[name], entry["objects"]) for entry in entries if entry[name] is not None]
+        weight = sum(count for _, count in found)
+        means[name] = sum(value * count for value, count in found) / weight if weight else None
+    for name in entries[-1]:
+        if name.startswith("loss"):
+            means[name] = sum(entry[name] for entry in entries) / len(entries)
+    return means

@@ -188,11 +188,15 @@ def cells_of(run_id: str, tables: Mapping[str, Table]) -> list[str]:
 
 
 def select_runs(names: Iterable[str] | None, runs: Mapping[str, Run]) -> list[Run]:
-    """The named runs, or all implemented runs; it is an error to name a run that cannot be trained."""
+    """The runs of these names, a table's name standing for all of its runs; None: all that are implemented.
+
+    Raises:
+        ExperimentError: there is no run or table of a name, or a named run cannot be trained.
+    """
     if names is None:
         return [run for run in runs.values() if run.implemented]
     selected = []
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(_with_those_of_tables(names, runs)):
         if name not in runs:
             raise ExperimentError(f"runs: {unknown_run(name, runs)}")
         if not runs[name].implemented:
@@ -202,6 +206,21 @@ def select_runs(names: Iterable[str] | None, runs: Mapping[str, Run]) -> list[Ru
             )
         selected.append(runs[name])
     return selected
+
+
+def _with_those_of_tables(names: Iterable[str], runs: Mapping[str, Run]) -> list[str]:
+    names = list(names)
+    if set(names) <= set(runs):
+        return names  # the tables need not be read
+    tables = load_tables(runs=runs)
+    expanded: list[str] = []
+    for name in names:
+        # Of a table, those that can be trained.
+        of_table = (
+            [row.run for row in tables[name].rows if runs[row.run].implemented] if name in tables else []
+        )
+        expanded += of_table or [name]
+    return expanded
 
 
 def unknown_run(name: str, runs: Iterable[str]) -> str:

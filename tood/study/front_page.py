@@ -103,7 +103,7 @@ def _table(
             rows.append(row.model_copy(update={"key": key, "footnote": footnote}))
     keys = [*table.keys, "Seeds"] if measured["seed"].notna().any() else table.keys
     part = table.model_copy(update={"keys": keys, "metrics": shown, "rows": rows})
-    return to_markdown(part, build(part, metrics[of_table], {}, runs, (), references, scores))
+    return to_markdown(part, build(part, metrics[of_table], {}, runs, None, references, scores))
 
 
 def _seeds(measured: pd.DataFrame) -> str:

@@ -1,5 +1,6 @@
 """What the runs of a study measured, in one frame and in every table; nothing has to be complete."""
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -9,14 +10,13 @@ from tood.runtime.files import atomic_path
 from tood.study.claims import load_claims
 from tood.study.claims_table import write_claims
 from tood.study.comparison import compare
-from tood.study.curves import positives_by_epoch
 from tood.study.declarations import Table, load_tables
-from tood.study.paths import RunPaths, StudyPaths
+from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
 from tood.study.references import load_references
 from tood.study.released import ReleasedFile
 from tood.study.server_scores import load_scores
-from tood.study.status import STOPPED, Status, most_urgent, study_status
+from tood.study.status import STOPPED, Status, known_status, most_urgent
 from tood.study.tables import COLUMNS, build, read_complexity, write
 
 READINGS = ["run", "seed", "reading", "metric", "value"]
@@ -29,7 +29,7 @@ def write_results(plan: Plan, complexity: Path) -> None:
         plan: the study.
         complexity: CSV of all models; may be missing.
     """
-    paths, statuses = StudyPaths(plan.name), study_status(plan)
+    paths, statuses = StudyPaths(plan.name), known_status(plan)
     metrics = pd.concat([measured(statuses), read_complexity(complexity)], ignore_index=True)
     metrics = metrics.astype({"seed": "Int64"})  # whole, or absent
     for path, frame in ((paths.metrics, metrics), (paths.readings, readings(statuses))):
@@ -39,10 +39,11 @@ def write_results(plan: Plan, complexity: Path) -> None:
     for status in statuses:
         states.setdefault(status.run.id, []).append(status.state)
     urgent = {run: most_urgent(found) for run, found in states.items()}
+    seeds = {run: plan.seeds_of(run) for run in plan.all_runs}
     references, scores = load_references(plan.all_runs), load_scores(plan.name, plan.all_runs)
     tables = load_tables(runs=plan.all_runs)
     for table in tables.values():
-        frame = build(table, metrics, urgent, plan.all_runs, plan.seeds, references, scores)
+        frame = build(table, metrics, urgent, plan.all_runs, seeds, references, scores)
         notes = [*plan.notes(), *remarks(table, statuses)]
         if plan.tolerance:
             frame = compare(table, frame, plan.tolerance)
@@ -103,7 +104,7 @@ def measured(statuses: Iterable[Status]) -> pd.DataFrame:
             (result.metrics.items(), result.stale) for result in status.results.values()
         ]
         if status.report.get("state") == "done":
-            found.append((positives(RunPaths(status.folder).losses), status.training_stale))
+            found.append((positives(status.epochs), status.training_stale))
         values += [
             (status.run.id, status.seed, metric, value, ", ".join(stale))
             for metrics, stale in found
@@ -129,18 +130,18 @@ def readings(statuses: Iterable[Status]) -> pd.DataFrame:
     return pd.DataFrame(entries, columns=READINGS)
 
 
-def positives(path: Path) -> list[tuple[str, float]]:
-    """Positives per object and their IoU, in the first and the last epoch of a training.
+def positives(epochs: Iterable[Mapping[str, float | None]]) -> list[tuple[str, float]]:
+    """Positives per object and their IoU, in the first and the last epoch of a training that has any object.
 
     Args:
-        path: `losses.jsonl`; without such a file there is no metric.
+        epochs: as `tood.study.curves.by_epoch` gives them; without one there is no metric.
     """
-    if not path.is_file():
+    known = [epoch for epoch in epochs if epoch["positives"] is not None]
+    if not known:
         return []
-    epochs = positives_by_epoch(path).set_index("epoch")
     return [
-        (f"{name} ({which})", epochs[column].get(epoch, float("nan")))
-        for which, epoch in (("first", epochs.index.min()), ("last", epochs.index.max()))
+        (f"{name} ({which})", math.nan if (value := epoch[column]) is None else value)
+        for which, epoch in (("first", known[0]), ("last", known[-1]))
         for name, column in (("Positives", "positives"), ("IoU", "positive_iou"))
     ]
 

@@ -143,6 +143,15 @@ class StudyPaths:
         return RunPaths(self.runs / run_id / f"seed{seed}")
 
     @property
+    def records(self) -> Path:
+        """Folder of all records."""
+        return self.results / "runs"
+
+    def record(self, run_id: str, seed: int | str) -> Path:
+        """What is kept of one run and seed (`tood.study.records`)."""
+        return self.records / run_id / f"seed{seed}.json"
+
+    @property
     def metrics(self) -> Path:
         """Every measured value."""
         return self.results / METRICS

@@ -68,8 +68,11 @@ class Study(Declaration):
     val_images: Positive | None = None  # * evaluate on the first images only, this many
     near: tuple[str, ...] | None = None  # released files of another recipe that are taken all the same
     released: Path | None = None  # declares released files instead of experiments/released.yaml
+    fresh: bool | None = None  # train also what has a record
     test2017: bool | None = None  # `snakemake download` fetches the images of COCO's test set too
 
+
+Training = tuple[str, int]  # run and seed
 
 # Those marked *
 _INCOMPARABLE = (
@@ -111,8 +114,9 @@ class Plan:
                 f"{SCALES / self.scale.name}.yaml: heads: no configuration under experiments/configs has the "
                 f"head {unused[0]!r}; correct its spelling or remove it"
             )
-        self.runs: list[Run] = select_runs(self.study.runs or None, self.all_runs)
+        self.runs: list[Run] = select_runs(self.study.runs or self.scale.runs, self.all_runs)
         self.seeds = tuple(dict.fromkeys(self.study.seeds or self.scale.seeds))
+        self._seeds_of = self._own_seeds()
         self.choices: dict[str, Choice] = {}  # of released files, by run
         if self.imports:
             self._choose_released()
@@ -183,6 +187,15 @@ class Plan:
         """What the training of a run asks for."""
         asked = self._backbone(run_id).resources or self.scale.resources
         return asked.model_copy(update=self.study.model_dump(include=_RESOURCES, exclude_none=True))
+
+    def seeds_of(self, run_id: str) -> tuple[int, ...]:
+        """Seeds of a run."""
+        return self._seeds_of.get(run_id, self.seeds)
+
+    @property
+    def trainings(self) -> list[Training]:
+        """Run and seed of every training of the study."""
+        return [(run.id, seed) for run in self.runs for seed in self.seeds_of(run.id)]
 
     def schedule(self, run_id: str) -> tuple[int, tuple[int, ...]]:
         """Epochs of a run, and those after which its learning rate falls."""
@@ -299,6 +312,20 @@ class Plan:
         released = self.released(run_id)
         return self.all_runs[run_id].options | (released.options if released else {})
 
+    def _own_seeds(self) -> dict[str, tuple[int, ...]]:
+        """Seeds of the runs that have others than the rest; where several lines name a run, all of theirs."""
+        if self.study.seeds:
+            return {}
+        found: dict[str, tuple[int, ...]] = {}
+        for name, seeds in self.scale.seeds_of.items():
+            try:
+                named = select_runs([name], self.all_runs)
+            except ExperimentError as error:
+                raise ExperimentError(f"{SCALES / self.scale.name}.yaml: seeds_of: {error}") from None
+            for run in named:
+                found[run.id] = tuple(sorted({*found.get(run.id, ()), *seeds}))
+        return found
+
     def _choose_released(self) -> None:
         """Choose the file of each run, and leave out runs that have none."""
         if self.scale.model or self.scale.heads:
@@ -307,7 +334,7 @@ class Plan:
                 "add scale=paper"
             )
         wrong = [key for key in _OF_TRAININGS if getattr(self.study, key) is not None]
-        if wrong := wrong or ["seeds"] * (len(self.seeds) > 1):
+        if wrong := wrong or ["seeds"] * any(len(self.seeds_of(run.id)) > 1 for run in self.runs):
             raise ExperimentError(f"--config {' '.join(wrong)}: weights=released trains nothing; omit it")
         near, declaration = self.study.near or (), self.study.released or RELEASED
         self.choices = choose_all(self.runs, self.all_runs, near, declaration)
@@ -349,8 +376,14 @@ class Plan:
             notes.append("Networks were trained in bfloat16 where torch's autocast allows it.")
         if study.val_images:
             notes.append(f"Evaluated on the first {study.val_images} validation images only.")
-        notes.append(f"Seeds: {', '.join(map(str, self.seeds))}.")
+        others = {seeds for run in self.runs if (seeds := self.seeds_of(run.id)) != self.seeds}
+        also = f"; of some runs {' or '.join(_listed(seeds) for seeds in sorted(others))}" if others else ""
+        notes.append(f"Seeds: {_listed(self.seeds)}{also}.")
         return notes
+
+
+def _listed(seeds: tuple[int, ...]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 @functools.cache  # runs share configurations, and are asked for often

@@ -1,9 +1,8 @@
 """One page with everything that a study shows: claims, tables, figures, and a card for each training."""
 
 import base64
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +13,9 @@ from markupsafe import Markup
 
 from tood.runtime.files import write_text
 from tood.study.declarations import Table, cells_of, load_tables
-from tood.study.paths import RunPaths, StudyPaths
+from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
-from tood.study.status import Status, study_status
+from tood.study.status import Status, known_status
 
 # What each figure shows, for those who see it and for those who do not.
 CAPTIONS = {
@@ -76,15 +75,15 @@ class Card(NamedTuple):
     curve: Curve | None
 
 
-def write_report(plan: Plan, figures: Iterable[Path], absent: Iterable[str] = ()) -> None:
+def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] | None = None) -> None:
     """Write the page of a study from its tables and the files of its runs; nothing has to be complete.
 
     Args:
         plan: the study.
         figures: PNG.
-        absent: names of the figures that there are not.
+        absent: why there is no figure of a name.
     """
-    paths, statuses, tables = StudyPaths(plan.name), study_status(plan), load_tables(runs=plan.all_runs)
+    paths, statuses, tables = StudyPaths(plan.name), known_status(plan), load_tables(runs=plan.all_runs)
     names = ["claims", *sorted(tables, key=lambda name: (not name.startswith("table"), name))]
     folder = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(folder), autoescape=select_autoescape(["j2"]))
@@ -99,7 +98,7 @@ def write_report(plan: Plan, figures: Iterable[Path], absent: Iterable[str] = ()
             if (path := paths.tables / f"{name}.md").is_file()
         ],
         figures=list(map(_figure, figures)),
-        absent=list(absent),
+        absent=absent or {},
         cards=_cards(statuses, tables),
     )
     write_text(paths.report, page)
@@ -143,7 +142,7 @@ def _cards(statuses: Iterable[Status], tables: Mapping[str, Table]) -> list[Card
         seen.add(status.run.id)
         ap = f": AP {status.ap:.1f}" if status.ap is not None else ""
         summary = f"{status.run.id}, seed {status.seed} — {status.run.title} — {status.state}{ap}"
-        curve = loss_curve(RunPaths(status.folder).losses)
+        curve = loss_curve(status.epochs)
         cards.append(Card(f"run-{name}", summary, _facts(status, tables), curve))
     return cards
 
@@ -168,18 +167,16 @@ def _facts(status: Status, tables: Mapping[str, Table]) -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
-def loss_curve(path: Path) -> Curve | None:
-    """The total loss over the epochs of `losses.jsonl`; None without two records."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    records = [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be being written
-    if len(records) < 2:
+def loss_curve(epochs: Sequence[Mapping[str, float | None]]) -> Curve | None:
+    """The mean total loss of each epoch, of `tood.study.curves.by_epoch`; None without two epochs."""
+    if len(epochs) < 2:
         return None
-    losses, epochs = ([record[key] for record in records] for key in ("loss", "epoch"))
-    low, high, last = min(losses), max(losses), epochs[-1]
+    losses, passed = ([epoch[key] or 0.0 for epoch in epochs] for key in ("loss", "epoch"))
+    low, high, last = min(losses), max(losses), passed[-1]
     span = high - low or 1.0
     points = " ".join(
         f"{WIDTH * epoch / last:.1f},{MARGIN + (HEIGHT - 2 * MARGIN) * (high - loss) / span:.1f}"
-        for loss, epoch in zip(losses, epochs, strict=True)
+        for loss, epoch in zip(losses, passed, strict=True)
     )
     label = f"loss from {losses[0]:.3g} to {losses[-1]:.3g} over {last:g} epochs"
     return Curve(points, label, f"{low:.3g}", f"{high:.3g}", f"{last:g}")

@@ -1,12 +1,14 @@
-"""The states of a study's runs, read from their files; nothing here disturbs a run.
+"""The states of a study's runs, read from their files or records; nothing here disturbs a run.
 
 A run's state is one of STATES. Most states are in `state.json`. A run is `stale` if its digests differ from
-those that the plan expects. A run that is running without a heartbeat has failed.
+those that the plan expects. A run that is running without a heartbeat has failed. A run that was not trained
+here has the state in its record, if it has one.
 """
 
+import functools
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -14,10 +16,12 @@ from pathlib import Path
 from tood.runtime.files import read_json, write_json
 from tood.runtime.run_state import HEARTBEAT_TIMEOUT
 from tood.runtime.text import did_you_mean
+from tood.study.curves import by_epoch
 from tood.study.declarations import ExperimentError, Run
 from tood.study.paths import ALIGNMENT, AP, RunPaths, StudyPaths
 from tood.study.plan import Plan
 from tood.study.provenance import data_digest, digest, evaluation_digest, is_stale
+from tood.study.records import Record, drawn_by, read_record, same_annotations
 from tood.study.scales import scale_names
 
 # A run of several seeds has the first of their states in this order, which needs attention most.
@@ -25,6 +29,7 @@ STATES = ("failed", "oom", "diverged", "interrupted", "running", "stale", "pendi
 FINISHED = ("done", "released")  # trained here; trained by others
 STOPPED = ("failed", "oom", "diverged", "interrupted")
 MEASUREMENTS = (AP, ALIGNMENT)
+UNCHECKED = "unchecked"  # in place of the digest of data
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class Status:
     training_stale: list[str] = field(
         default_factory=list
     )  # names of the digests of the training that differ
+    record: Record | None = None  # that all of this is from; None: from the files in the folder
 
     @property
     def stale(self) -> list[str]:
@@ -63,6 +69,11 @@ class Status:
         """COCO AP in percent; None if it was not measured or is not defined."""
         value = self.results[AP].metrics.get("AP") if AP in self.results else None
         return None if value is None or math.isnan(value) else value
+
+    @property
+    def epochs(self) -> Sequence[Mapping[str, float | None]]:
+        """Losses and positives, as `tood.study.curves.by_epoch` gives them."""
+        return self.record.epochs if self.record else by_epoch(RunPaths(self.folder).losses)
 
     @property
     def settled(self) -> bool:
@@ -101,8 +112,14 @@ def load_study(name: str | None = None) -> Plan:
 def call_of(plan: Plan, **changes: object) -> str:
     """The call of the workflow that does a study, or a part of it if options are changed."""
     options = plan.study.model_dump(mode="json", exclude_none=True) | changes
-    words = (f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in options.items())
+    words = (f"{key}={_word(value)}" for key, value in options.items())
     return f"snakemake --cores all --config {' '.join(words)}"
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def expected_digests(plan: Plan, run_id: str) -> dict[str, str]:
@@ -111,21 +128,84 @@ def expected_digests(plan: Plan, run_id: str) -> dict[str, str]:
     return {
         "code": plan.code(run_id),
         "settings": digest(plan.settings(run_id)),
-        "data": data_digest(read_json(manifest)) if manifest.is_file() else "unchecked",
+        "data": data_digest(read_json(manifest)) if manifest.is_file() else UNCHECKED,
     }
 
 
-def read_status(plan: Plan, run_id: str, seed: int, now: float | None = None) -> Status:
+def read_status(
+    plan: Plan, run_id: str, seed: int, now: float | None = None, expected: dict[str, str] | None = None
+) -> Status:
     """The state of one run and seed.
+
+    The files of the run count where it was trained here and nothing that decides it has changed since; else
+    its record, the study's own or that of its scale's study, if it is of a training as it would be now and
+    the study does not train it afresh; else the files; else the study's own record, as a stale one.
 
     Args:
         plan: plan of the study.
         run_id: id of a run that is implemented.
         seed: seed of its training.
         now: present time in Unix seconds, to compare heartbeats with; None asks the clock.
+        expected: result of `expected_digests`; None asks for it.
+
+    Raises:
+        ExperimentError: a record is damaged.
     """
-    paths, expected = StudyPaths(plan.name).run(run_id, seed), expected_digests(plan, run_id)
-    files, problems = _read(paths)
+    now = time.time() if now is None else now
+    expected = expected_digests(plan, run_id) if expected is None else expected
+    files, problems = _read(StudyPaths(plan.name).run(run_id, seed))
+    here = _status_of(plan, run_id, seed, files, expected, now)
+    if problems:
+        here = replace(here, state="failed", reason=problems[0])
+    fresh = plan.study.fresh and (run_id, seed) in plan.trainings
+    if fresh or (here.provenance and here.state in FINISHED):
+        return here
+    own, *others = (
+        _status_of_record(plan, run_id, seed, path, expected, now)
+        for path in record_paths(plan, run_id, seed)
+    )
+    for status in (own, *others):
+        if status and status.state != "stale":
+            return status
+    return own if own and here.state == "pending" else here
+
+
+def _status_of_record(
+    plan: Plan, run_id: str, seed: int, path: Path, expected: dict[str, str], now: float
+) -> Status | None:
+    """By a record; None if there is none."""
+    if (record := read_record(path)) is None:
+        return None
+    status = _status_of(plan, run_id, seed, record.files, _expected_of(record, expected, plan), now)
+    return replace(status, record=record)
+
+
+def record_paths(plan: Plan, run_id: str, seed: int) -> list[Path]:
+    """Where a record of a training may be: the study's own folder, and that of its scale's study."""
+    names = dict.fromkeys((plan.name, plan.scale.name))
+    return [StudyPaths(name).record(run_id, seed) for name in names]
+
+
+def _expected_of(record: Record, expected: dict[str, str], plan: Plan) -> dict[str, str]:
+    """The digests that this record would have if it were made now.
+
+    Where data have not been checked yet, they count as the record's as long as they are drawn by the same, or
+    as their annotation files, if they are there, are the same.
+    """
+    if expected["data"] != UNCHECKED:
+        return expected
+    if plan.drawing:
+        same = record.drawn == drawn_by(plan.drawing.model_dump(mode="json"))
+    else:
+        same = record.drawn is None and same_annotations(record, plan.data_root, plan.splits)
+    return expected | ({"data": record.provenance["digests"]["data"]} if same else {})
+
+
+def _status_of(
+    plan: Plan, run_id: str, seed: int, files: Mapping[str, dict], expected: dict[str, str], now: float
+) -> Status:
+    """By the content of files, by their names."""
+    paths = StudyPaths(plan.name).run(run_id, seed)
     report, provenance = files.get(paths.state.name, {}), files.get(paths.provenance.name, {})
     results = {}
     for name in MEASUREMENTS:
@@ -135,9 +215,7 @@ def read_status(plan: Plan, run_id: str, seed: int, now: float | None = None) ->
             results[name] = Result(metrics, is_stale(files[name], {**expected, **evaluation}))
     # Weights without provenance are stale. A training that failed before it wrote any has only failed.
     trained = provenance or report.get("state") in FINISHED
-    state, reason = _reported(report, time.time() if now is None else now)
-    if problems:
-        state, reason = "failed", problems[0]
+    state, reason = _reported(report, now)
     status = Status(
         run=plan.all_runs[run_id],
         seed=seed,
@@ -150,7 +228,7 @@ def read_status(plan: Plan, run_id: str, seed: int, now: float | None = None) ->
         readings=files.get(paths.alignment_variants.name, {}) if ALIGNMENT in results else {},
         training_stale=is_stale(provenance, expected) if trained else [],
     )
-    if problems or state == "running" or not status.stale:
+    if state == "running" or not status.stale:
         return status
     # A failure counts as long as the code and settings of the training are the same. Old measurements beside
     # it do not matter.
@@ -162,7 +240,22 @@ def read_status(plan: Plan, run_id: str, seed: int, now: float | None = None) ->
 
 def study_status(plan: Plan, now: float | None = None) -> list[Status]:
     """The state of every run and seed of a study, in the plan's order."""
-    return [read_status(plan, run.id, seed, now) for run in plan.runs for seed in plan.seeds]
+    return _statuses(plan, plan.trainings, now)
+
+
+def known_status(plan: Plan) -> list[Status]:
+    """That of `study_status`, and of every other run and seed of which the study has a record."""
+    of_plan, runs = set(plan.trainings), list(plan.all_runs)
+    paths = StudyPaths(plan.name).records.glob("*/seed*.json")
+    there = [(path.parent.name, path.stem.removeprefix("seed")) for path in paths]
+    others = {(run_id, int(seed)) for run_id, seed in there if run_id in runs and seed.isdecimal()} - of_plan
+    ordered = sorted(others, key=lambda one: (runs.index(one[0]), one[1]))
+    return [*study_status(plan), *_statuses(plan, ordered)]
+
+
+def _statuses(plan: Plan, trainings: Iterable[tuple[str, int]], now: float | None = None) -> list[Status]:
+    expected = functools.cache(functools.partial(expected_digests, plan))
+    return [read_status(plan, run_id, seed, now, expected(run_id)) for run_id, seed in trainings]
 
 
 def most_urgent(states: Iterable[str]) -> str:

@@ -45,7 +45,7 @@ def build(
     metrics: pd.DataFrame,
     states: Mapping[str, str],
     runs: Mapping[str, Run],
-    seeds: Iterable[int] = (),
+    seeds: Mapping[str, Iterable[int]] | None = None,
     references: Mapping[str, Sequence[Reference]] | None = None,
     scores: Mapping[str, ServerScores] | None = None,
 ) -> pd.DataFrame:
@@ -58,7 +58,7 @@ def build(
             and FLOPs, belongs to the model and not to a training.
         states: state of each run.
         runs: all declared runs.
-        seeds: seeds of the study.
+        seeds: of each run, that the study wants.
         references: published values of each run.
         scores: of COCO's server for the study's runs, shown where the paper's values are of test-dev2017.
 
@@ -66,15 +66,15 @@ def build(
         One row per row of the table: keys and details, each metric measured and as in the paper, run and
         status. A metric `M` is the mean over its seeds. `M_sd` is their sample standard deviation, a column
         that exists if a row has several seeds. `M_stale` says whether any of the values is stale, a column
-        that exists if one is. `status` is `done` if every metric of the row is measured for each of `seeds`
-        (or without a seed) and none is stale, whatever the state of the run; `released` instead, if the
-        run was not trained here, and `reconstruction`, if it is one.
+        that exists if one is. `status` is `done` if every metric of the row is measured for each of its
+        `seeds` (or without a seed) and none is stale, whatever the state of the run; `released` instead, if
+        the run was not trained here, and `reconstruction`, if it is one.
 
         These columns exist if a row has them: `M_test_dev`, the server's score; `M_reference`, the published
         value on val2017, and `reference_source`; `reconstruction`. `paper_set` says which images the paper's
         values are of, a column that exists if the table says it.
     """
-    references, scores = references or {}, scores or {}
+    seeds, references, scores = seeds or {}, references or {}, scores or {}
     if metrics.duplicated(["run", "seed", "metric"]).any():
         raise ValueError("metrics: a run has two values of one metric and seed; remove one of them")
     groups = metrics.astype({"value": float}).groupby(["run", "metric"])["value"]
@@ -87,7 +87,7 @@ def build(
 
     def covered(run: str, metric: str) -> bool:
         found = seeds_of.get((run, metric), set())
-        return bool(found) and (found >= set(seeds) or any(map(pd.isna, found)))
+        return bool(found) and (found >= set(seeds.get(run, ())) or any(map(pd.isna, found)))
 
     def values_of(row: Row) -> dict:
         values: dict = {}

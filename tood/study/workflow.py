@@ -5,10 +5,10 @@ The rules hold Snakemake's syntax, this module what can be tested without it. Re
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from tood.data.validation import Split, changed_since_check
 from tood.runtime import event_files
@@ -17,18 +17,16 @@ from tood.runtime.preloaded import start_server
 from tood.study.coco import load_archives
 from tood.study.declarations import ExperimentError, Table
 from tood.study.doctor import blocked_problem, writable_problem
-from tood.study.jobs import Figure1Job, Resources, SubmissionJob
-from tood.study.paths import AP, COMPLEXITY, StudyPaths
-from tood.study.plan import Plan
+from tood.study.figure_sources import figures, up_to_date, without_weights
+from tood.study.jobs import Resources, SubmissionJob
+from tood.study.paths import ALIGNMENT, AP, COMPLEXITY, StudyPaths
+from tood.study.plan import Plan, Training
 from tood.study.provenance import digest
 from tood.study.references import load_references
 from tood.study.server_scores import load_scores
-from tood.study.status import FINISHED, read_status, save_study
+from tood.study.status import FINISHED, read_status, record_paths, save_study, study_status
 
-# The detectors of Figures 1 and 4 by their names in them, the baseline first.
-FIGURE1 = {"ATSS": "atss_af", "TOOD": "tood_af"}
-# Figures of the runs of Table 6, see `tood.analysis.views`
-VIEWS = ("distances", "score_iou", "ap_by_iou", "box_kinds")
+DIVERGED = "diverged"  # a state that a record may have, too
 # How the shell of a rule starts a script that computes on models
 PYTHON = "python -m tood.runtime.preloaded"
 _PORT = 29400  # torchrun's own default
@@ -36,14 +34,6 @@ _PORT = 29400  # torchrun's own default
 _MODULES = (
     *("tood.engine.job", "tood.evaluation.evaluate", "tood.analysis.one_pass", "tood.analysis.figure1"),
 )
-
-
-class Sources(NamedTuple):
-    """What a figure is drawn from: one file of each of these runs and seeds."""
-
-    runs: dict[str, str]  # by their names in the figure
-    seeds: tuple[int, ...]
-    file: str  # that changes with what the figure shows
 
 
 # What a study has
@@ -55,29 +45,41 @@ def analysed_runs(plan: Plan, tables: Mapping[str, Table]) -> list[str]:
     return [row.run for row in tables["table6"].rows if row.run in ids]
 
 
-def figures(plan: Plan, tables: Mapping[str, Table]) -> dict[str, Sources]:
-    """The figures that the study's runs suffice for, by name."""
-    ids = [run.id for run in plan.runs]
-    found: dict[str, Sources] = {}
-    if detectors := {name: run for name, run in FIGURE1.items() if run in ids}:
-        found |= dict.fromkeys(("figure1", "figure4"), Sources(detectors, plan.seeds[:1], "model.pth"))
-    cells = {row.key["Method"]: row.run for row in tables["table6"].rows if row.run in ids}
-    if cells:
-        found |= dict.fromkeys(VIEWS, Sources(cells, plan.seeds, "model.pth"))
-    rows = [row for row in tables["positives"].rows if row.run in ids]
-    # Where nothing is trained, nothing is known of the positives.
-    if (schemes := {row.key["Anchor assignment"]: row.run for row in rows}) and not plan.imports:
-        found["positives"] = Sources(schemes, plan.seeds, "model.pth")
-    swept = {row.run: row.run for name in ("table4", "table_m") for row in tables[name].rows}
-    if set(swept) <= set(ids):
-        found |= dict.fromkeys(("sweep_m", "alpha_beta"), Sources(swept, plan.seeds, AP))
+def recorded(plan: Plan, tables: Mapping[str, Table]) -> dict[Training, Path]:
+    """The trainings of the study for which a record stands, and the record of each.
+
+    Those that were trained here, and those that the study is to train afresh, are not among them.
+
+    Raises:
+        ExperimentError: a record is damaged.
+    """
+    if plan.study.fresh:
+        return {}
+    analysed = analysed_runs(plan, tables)
+    found: dict[Training, Path] = {}
+    for run, seed in plan.trainings:
+        if not any(path.is_file() for path in record_paths(plan, run, seed)):
+            continue
+        status = read_status(plan, run, seed)
+        wanted = {AP, *([ALIGNMENT] if run in analysed else [])}
+        complete = status.state in FINISHED and wanted <= set(status.results)
+        if status.record and (complete or status.state == DIVERGED):
+            found[run, seed] = status.record.path
     return found
 
 
-def figure1_job(plan: Plan, sources: Sources) -> Figure1Job:
-    """What decides Figures 1 and 4."""
-    (seed,) = sources.seeds
-    return Figure1Job(detectors={name: plan.figure_job(run, seed) for name, run in sources.runs.items()})
+def not_recorded(trainings: Collection[Training], runs: Iterable[str] = ()) -> str:
+    """The constraint of the wildcard `run` in paths RUN/seedN/... and RUN/seedN.* that leaves some out.
+
+    A rule makes nothing for a training that has a record, so Snakemake finds no way to the missing weights.
+
+    Args:
+        trainings: those that have one.
+        runs: no others are made; without any, all are.
+    """
+    some = "|".join(runs) or "[a-z0-9_]+"
+    left_out = "|".join(f"{run}/seed{seed}" for run, seed in trainings)
+    return rf"(?!(?:{left_out})[/.])(?:{some})" if left_out else f"(?:{some})"
 
 
 def submitted_images(plan: Plan) -> str:
@@ -109,7 +111,7 @@ def submissions(plan: Plan, tables: Mapping[str, Table]) -> list[Path]:
     if not chosen:
         raise ExperimentError("test_dev: no run of Table 5 can be trained; name others with --config runs=")
     paths, images = StudyPaths(plan.name), submitted_images(plan)
-    return [paths.run(run, seed).submission(images, run) for run in chosen for seed in plan.seeds]
+    return [paths.run(run, seed).submission(images, run) for run, seed in plan.trainings if run in chosen]
 
 
 def submission_job(plan: Plan, run_id: str, seed: int) -> SubmissionJob:
@@ -149,17 +151,40 @@ def archives(plan: Plan) -> list[str]:
     ]
 
 
-def summary(plan: Plan) -> str:
-    """What the study is, in a sentence or two."""
+def summary(plan: Plan, records: Mapping[Training, Path]) -> str:
+    """What the study is, and for which of its trainings records stand."""
     if plan.imports:
         return _summary_of_released(plan)
     implemented = sum(run.implemented for run in plan.all_runs.values())
-    epochs = sum(plan.schedule(run.id)[0] for run in plan.runs) * len(plan.seeds)
+    epochs = sum(plan.schedule(run)[0] for run, _ in plan.trainings)
+    same = all(plan.seeds_of(run.id) == plan.seeds for run in plan.runs)
+    seeds = f"seeds {list(plan.seeds)}" if same else "1 to 5 seeds"
     return (
-        f"{plan.name}: {len(plan.runs)} runs x seeds {list(plan.seeds)} = {len(plan.runs) * len(plan.seeds)} "
-        f"trainings, {epochs} epochs. Of the paper's {len(plan.all_runs)} runs {implemented} are implemented "
-        "(`tood runs`)."
+        f"{plan.name}: {len(plan.runs)} runs x {seeds} = {len(plan.trainings)} trainings, {epochs} epochs. "
+        f"Of the paper's {len(plan.all_runs)} runs {implemented} are implemented (`tood runs`)."
+        + _summary_of_records(plan, records)
     )
+
+
+def _summary_of_records(plan: Plan, records: Mapping[Training, Path]) -> str:
+    """How many trainings have a record that stands for them, and why others do not."""
+    said = ""
+    if records:
+        folders = sorted({path.parents[1].as_posix() for path in records.values()})
+        said += (
+            f"\n{len(records)} of {len(plan.trainings)} trainings are taken from the records in "
+            f"{' and '.join(folders)}; fresh=true trains them all the same."
+        )
+    if plan.study.fresh:
+        return said
+    stale = [status for status in study_status(plan) if status.record and status.state == "stale"]
+    if stale:
+        parts = dict.fromkeys(part for status in stale for part in status.stale)
+        said += (
+            f"\n{len(stale)} records are stale: made with other {', '.join(parts)} than now; "
+            "these trainings are done again."
+        )
+    return said
 
 
 def _summary_of_released(plan: Plan) -> str:
@@ -273,40 +298,31 @@ def require_device(device: str) -> None:
         raise ExperimentError(found.stderr.strip().splitlines()[-1])
 
 
-def render_what_is_there(plan: Plan, sources: Mapping[str, Sources]) -> bool:
+def render_what_is_there(plan: Plan, tables: Mapping[str, Table]) -> bool:
     """Tables and report from what is there, with what failed or is missing named.
 
     Args:
         plan: the study.
-        sources: its figures, as `figures` gives them.
+        tables: all that are declared.
 
     Returns:
-        False where no training ever started: there is nothing to say, and results may be there from elsewhere
+        False where no training ever started and no record is there: there is nothing to say
     """
     paths = StudyPaths(plan.name)
-    if not any(paths.runs.glob("*/*/state.json")):
+    if not any(status.report for status in study_status(plan)):
         return False
+    sources = figures(plan, tables)
+    lacking = without_weights(plan, sources, recorded(plan, tables))
     from tood.study.metrics import write_results  # here, as they import pandas
     from tood.study.report import write_report
 
     write_results(plan, COMPLEXITY)
     pictures = {name: paths.figures / f"{name}.png" for name in sources}
     shown = [name for name, picture in pictures.items() if up_to_date(picture, plan, sources[name])]
-    absent = [name for name in sources if name not in shown]
+    why = "not there yet, or older than what it would show; call the workflow again"
+    absent = {name: lacking.get(name, why) for name in sources if name not in shown}
     write_report(plan, [pictures[name] for name in shown], absent)
     return True
-
-
-def up_to_date(picture: Path, plan: Plan, sources: Sources) -> bool:
-    """Whether a figure is there and shows its runs as they are now."""
-    statuses = [read_status(plan, run, seed) for run in sources.runs.values() for seed in sources.seeds]
-    files = [status.folder / sources.file for status in statuses]
-    if not all(path.is_file() for path in (picture, *files)):
-        return False
-    drawn = picture.stat().st_mtime
-    return all(status.state in FINISHED for status in statuses) and all(
-        path.stat().st_mtime <= drawn for path in files
-    )
 
 
 def _refuse(problem_of: Callable[[Path], str | None], plan: Plan) -> None:

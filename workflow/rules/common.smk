@@ -23,6 +23,7 @@ from tood.study import workflow as study
 from tood.study.claims import load_claims
 from tood.study.code_digest import code_digest, import_closure, training_files
 from tood.study.declarations import ExperimentError, load_tables
+from tood.study.figure_sources import VIEWS, figure1_job, figures, without_weights
 from tood.study.heartbeat import watch
 from tood.study.paths import COMPLEXITY, StudyPaths
 from tood.study.plan import Plan
@@ -37,6 +38,7 @@ try:
     CLAIMS = load_claims(PLAN.all_runs, DECLARED_TABLES)
     PUBLISHED = study.published(PLAN)
     study.require_folders(PLAN)
+    RECORDED = study.recorded(PLAN, DECLARED_TABLES)
 except ExperimentError as error:
     raise WorkflowError(str(error)) from None
 
@@ -45,7 +47,10 @@ OF_RUN = PATHS.run("{run}", "{seed}")
 WORK, RESULTS, MANIFEST = PATHS.work, PATHS.results, PATHS.manifest
 RUNS = [run.id for run in PLAN.runs]
 ANALYSED = study.analysed_runs(PLAN, DECLARED_TABLES)
-SOURCES = study.figures(PLAN, DECLARED_TABLES)
+SOURCES = figures(PLAN, DECLARED_TABLES)
+# Of some of their trainings there are records and no weights: what is there of them stays as it is.
+KEPT = without_weights(PLAN, SOURCES, RECORDED)
+DRAWN = [figure for figure in SOURCES if figure not in KEPT]
 EVALUATION = PLAN.scale.evaluation
 # Where Slurm runs a training, it is a step of its own, so that Slurm's signals reach the trainer itself and
 # neither Snakemake, the shell nor tee, and so that it may span nodes.
@@ -65,9 +70,16 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-def of_all_runs(pattern, runs=RUNS, seeds=PLAN.seeds):
-    """The files of every run and seed."""
-    return expand(pattern, run=runs, seed=seeds)
+def of_each(pattern, trainings):
+    """The files of trainings, given by run and seed."""
+    return [str(pattern).format(run=run, seed=seed) for run, seed in trainings]
+
+
+def records(trainings):
+    """The records of trainings: those that stand for them, or those that this study makes."""
+    return [
+        str(RECORDED.get(one) or PATHS.record(*one)) for one in map(tuple, trainings)
+    ]
 
 
 def reported(kind, name, path):
@@ -80,12 +92,14 @@ def reported(kind, name, path):
     )
 
 
+def picture(figure):
+    """The picture of a figure."""
+    return f"{PATHS.figures}/{figure}.png"
+
+
 def pictures(*figures):
     """The pictures of figures, which `snakemake --report` shows."""
-    return [
-        reported("figure", figure, f"{PATHS.figures}/{figure}.png")
-        for figure in figures
-    ]
+    return [reported("figure", figure, picture(figure)) for figure in figures]
 
 
 def submissions():
@@ -124,7 +138,7 @@ def before_work():
 def after_failure():
     """Say what is done, failed and pending."""
     try:
-        rendered = study.render_what_is_there(PLAN, SOURCES)
+        rendered = study.render_what_is_there(PLAN, DECLARED_TABLES)
     except (
         OSError,
         ValueError,
@@ -139,4 +153,4 @@ def after_failure():
 
 
 if workflow.is_main_process:
-    logger.info(study.summary(PLAN))
+    logger.info(study.summary(PLAN, RECORDED))

@@ -1,7 +1,7 @@
 """Evaluate: COCO AP of each trained run; for the runs of Table 6, in the same pass, their alignment.
 
 input   model.pth, MANIFEST
-output  detections.json (COCO results), ap.json
+output  detections.json (COCO results), ap.json, the run's record
         of Table 6: alignment.json; alignment_variants.json with other readings of the paper's definitions;
         best_anchors.json, where each object is classified best and localised best
 steps   evaluate, or evaluate_and_analyse
@@ -19,21 +19,23 @@ if ONLY_EVALUATED:
         output:
             detections=OF_RUN.detections,
             ap=OF_RUN.ap,
+            record=PATHS.record("{run}", "{seed}"),
         log:
             f"{PATHS.logs}/evaluate_{{run}}_seed{{seed}}.log",
         wildcard_constraints:
-            run="|".join(ONLY_EVALUATED),
+            run=study.not_recorded(RECORDED, ONLY_EVALUATED),
         threads: EVALUATION.threads
         resources:
             **MEASURING,
         params:
+            folder=subpath(output.ap, parent=True),
             job=lambda wildcards: PLAN.measuring_job(
                 wildcards.run, int(wildcards.seed)
             ).argument(),
         shell:
             f"{study.PYTHON} "
             "workflow/scripts/evaluate.py --job {params.job:q} --execution {resources.execution:q} "
-            "--detections {output.detections} --output {output.ap} 2>&1 | tee {log}"
+            "--folder {params.folder} --record {output.record} 2>&1 | tee {log}"
 
 
 if ANALYSED:
@@ -48,10 +50,11 @@ if ANALYSED:
             alignment=OF_RUN.alignment,
             variants=OF_RUN.alignment_variants,
             best_anchors=OF_RUN.best_anchors,
+            record=PATHS.record("{run}", "{seed}"),
         log:
             f"{PATHS.logs}/evaluate_{{run}}_seed{{seed}}.log",
         wildcard_constraints:
-            run="|".join(ANALYSED),
+            run=study.not_recorded(RECORDED, ANALYSED),
         threads: EVALUATION.threads
         resources:
             **MEASURING,
@@ -63,4 +66,4 @@ if ANALYSED:
         shell:
             f"{study.PYTHON} "
             "workflow/scripts/evaluate_and_analyse.py --job {params.job:q} "
-            "--execution {resources.execution:q} --folder {params.folder} 2>&1 | tee {log}"
+            "--execution {resources.execution:q} --folder {params.folder} --record {output.record} 2>&1 | tee {log}"

@@ -1,33 +1,25 @@
 """Figures: the paper's Figures 1 and 4, views of Table 6's runs, sweeps of TAL's hyper-parameters, positives.
 
-input   model.pth, best_anchors.json and MANIFEST; of Figures 1 and 4 the first seed of ATSS and TOOD (or of the one
+input   of Figures 1 and 4 model.pth, best_anchors.json and MANIFEST: the first seed of ATSS and TOOD (or of the one
         that the study has);
-        both JSON files of the runs of Table 6; the tables of the sweeps, where the study has all of their runs;
-        losses.jsonl of the schemes
+        of the views best_anchors.json and detections.json of the runs of Table 6; the tables of the sweeps, where
+        the study has all of their runs; of the schemes their records
 output  RESULTS/figures/*.{png,pdf}: figure1, figure4; distances, score_iou, ap_by_iou, box_kinds;
         sweep_m, alpha_beta; positives. Beside the first six their captions, *.md
 steps   figure1; views; sweeps; positives
 """
 
 FIGURES = expand(
-    f"{PATHS.figures}/{{figure}}.{{format}}", figure=SOURCES, format=["png", "pdf"]
+    f"{PATHS.figures}/{{figure}}.{{format}}", figure=DRAWN, format=["png", "pdf"]
 )
 
 
-if "figure1" in SOURCES:
+if "figure1" in DRAWN:
 
     rule figure1:
         input:
-            models=of_all_runs(
-                OF_RUN.model,
-                SOURCES["figure1"].runs.values(),
-                SOURCES["figure1"].seeds,
-            ),
-            best_anchors=of_all_runs(
-                OF_RUN.best_anchors,
-                SOURCES["figure1"].runs.values(),
-                SOURCES["figure1"].seeds,
-            ),
+            models=of_each(OF_RUN.model, SOURCES["figure1"].all),
+            best_anchors=of_each(OF_RUN.best_anchors, SOURCES["figure1"].all),
             manifest=MANIFEST,
         output:
             pictures("figure1", "figure4"),
@@ -42,7 +34,7 @@ if "figure1" in SOURCES:
         resources:
             **MEASURING,
         params:
-            job=study.figure1_job(PLAN, SOURCES["figure1"]).argument(),
+            job=figure1_job(PLAN, SOURCES["figure1"]).argument(),
             folder=subpath(output[0], parent=True),
         shell:
             f"{study.PYTHON} "
@@ -50,22 +42,18 @@ if "figure1" in SOURCES:
             "--output {params.folder} 2>&1 | tee {log}"
 
 
-if study.VIEWS[0] in SOURCES:
+if VIEWS[0] in DRAWN:
 
     rule views:
         input:
-            best_anchors=of_all_runs(
-                OF_RUN.best_anchors, SOURCES[study.VIEWS[0]].runs.values()
-            ),
-            detections=of_all_runs(
-                OF_RUN.detections, SOURCES[study.VIEWS[0]].runs.values()
-            ),
+            best_anchors=of_each(OF_RUN.best_anchors, SOURCES[VIEWS[0]].all),
+            detections=of_each(OF_RUN.detections, SOURCES[VIEWS[0]].all),
             manifest=MANIFEST,
         output:
-            pictures(*study.VIEWS),
+            pictures(*VIEWS),
             expand(
                 f"{PATHS.figures}/{{figure}}.{{format}}",
-                figure=study.VIEWS,
+                figure=VIEWS,
                 format=["pdf", "md"],
             ),
         log:
@@ -74,8 +62,8 @@ if study.VIEWS[0] in SOURCES:
         params:
             runs=json.dumps(
                 {
-                    name: of_all_runs(OF_RUN.folder, [run])
-                    for name, run in SOURCES[study.VIEWS[0]].runs.items()
+                    name: of_each(OF_RUN.folder, trainings)
+                    for name, trainings in SOURCES[VIEWS[0]].trainings.items()
                 }
             ),
             annotations=PLAN.scale.val.annotations,
@@ -102,11 +90,11 @@ rule sweeps:
         "--output {params.folder} 2>&1 | tee {log}"
 
 
-if "positives" in SOURCES:
+if "positives" in DRAWN:
 
     rule positives:
         input:
-            of_all_runs(OF_RUN.model, SOURCES["positives"].runs.values()),
+            records(SOURCES["positives"].all),
         output:
             png=pictures("positives"),
             pdf=f"{PATHS.figures}/positives.pdf",
@@ -114,12 +102,12 @@ if "positives" in SOURCES:
             f"{PATHS.logs}/positives.log",
         localrule: True
         params:
-            losses=json.dumps(
+            records=json.dumps(
                 {
-                    name: of_all_runs(OF_RUN.losses, [run])
-                    for name, run in SOURCES["positives"].runs.items()
+                    name: records(trainings)
+                    for name, trainings in SOURCES["positives"].trainings.items()
                 }
             ),
         shell:
-            "python workflow/scripts/positives.py --losses {params.losses:q} "
+            "python workflow/scripts/positives.py --records {params.records:q} "
             "--png {output.png} --pdf {output.pdf} 2>&1 | tee {log}"

@@ -12,6 +12,7 @@ rule report:
     input:
         tables=[path for path in TABLES if path.endswith(".md")],
         figures=[path for path in FIGURES if path.endswith(".png")],
+        kept=[path for path in map(picture, KEPT) if Path(path).is_file()],
     output:
         reported("page", PLAN.name, PATHS.report),
     log:
@@ -19,8 +20,16 @@ rule report:
     localrule: True
     params:
         study=PLAN.study.model_dump_json(exclude_none=True),
+        absent=json.dumps(
+            {
+                name: why
+                for name, why in KEPT.items()
+                if not Path(picture(name)).is_file()
+            }
+        ),
     shell:
-        "python workflow/scripts/report.py --study {params.study:q} --figures {input.figures} 2>&1 | tee {log}"
+        "python workflow/scripts/report.py --study {params.study:q} --figures {input.figures} {input.kept} "
+        "--absent {params.absent:q} 2>&1 | tee {log}"
 
 
 # README.md is not an `output`: Snakemake deletes outputs before it makes them, and this rule keeps most of the file.

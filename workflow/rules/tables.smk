@@ -1,6 +1,6 @@
 """Tables: the paper's claims judged, its six tables and the sweep of m, ours beside the paper's.
 
-input   ap.json and alignment.json of every run and seed, COMPLEXITY
+input   the record of every run and seed, COMPLEXITY
 output  RESULTS/metrics.csv (run, seed, metric, value, stale), RESULTS/tables/*.{csv,md,tex},
         RESULTS/table6_readings.csv (Table 6 under other readings of its definitions)
 steps   tables
@@ -14,8 +14,7 @@ TABLES = expand(
 
 rule tables:
     input:
-        of_all_runs(OF_RUN.ap),
-        of_all_runs(OF_RUN.alignment, ANALYSED),
+        records(PLAN.trainings),
         complexity=COMPLEXITY,
     output:
         PATHS.metrics,

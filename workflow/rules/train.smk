@@ -2,7 +2,8 @@
 
 input   MANIFEST, initial weights
 output  model.pth; beside it, undeclared, so that Snakemake does not delete them when a job starts or fails:
-        state.json, losses.jsonl, checkpoints/, and whose turn it is (lock, lock.json)
+        state.json, losses.jsonl, checkpoints/, and whose turn it is (lock, lock.json); of a training that
+        diverges its record
 steps   train
 """
 
@@ -16,6 +17,8 @@ if not PLAN.imports:
             OF_RUN.model,
         log:
             f"{PATHS.logs}/train_{{run}}_seed{{seed}}.log",
+        wildcard_constraints:
+            run=study.not_recorded(RECORDED),
         threads: lambda wildcards: PLAN.resources(wildcards.run).threads
         resources:
             **study.requests(
@@ -30,6 +33,8 @@ if not PLAN.imports:
             execution=lambda wildcards, threads: PLAN.training_execution(
                 wildcards.run, threads
             ).argument(),
+            # Written by a training that diverges, undeclared, as the job fails.
+            record=lambda wildcards: str(PATHS.record(wildcards.run, wildcards.seed)),
             # Minutes before the time is up the trainer is told to save its state and to stop.
             slurm_extra="--signal=USR1@120",
         params:
@@ -40,4 +45,5 @@ if not PLAN.imports:
         shell:
             f"{STEP}"
             "{resources.launcher} workflow/scripts/train.py --job {params.job:q} "
-            "--execution {resources.execution:q} --folder {params.folder} --output {output} 2>&1 | tee {log}"
+            "--execution {resources.execution:q} --folder {params.folder} "
+            "--record {resources.record} --output {output} 2>&1 | tee {log}"

@@ -5,20 +5,25 @@ import sys
 from pathlib import Path
 
 from tood.evaluation.evaluate import evaluate
+from tood.runtime.files import read_json
 from tood.study.jobs import Execution, MeasuringJob
+from tood.study.paths import RunPaths
+from tood.study.records import write_record
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", type=MeasuringJob.model_validate_json, required=True, help="as JSON")
     parser.add_argument("--execution", type=Execution.model_validate_json, required=True, help="as JSON")
-    parser.add_argument("--detections", type=Path, required=True, help="COCO results, written")
-    parser.add_argument("--output", type=Path, required=True, help="metrics, written")
+    parser.add_argument("--folder", type=Path, required=True, help="of the run, where results are written")
+    parser.add_argument("--record", type=Path, required=True, help="of the run, written")
     args = parser.parse_args()
+    files = RunPaths(args.folder)
     try:
-        evaluate(args.job, args.execution, args.detections, args.output)
+        evaluate(args.job, args.execution, files.detections, files.ap)
     except RuntimeError as error:
         sys.exit(f"evaluate: {error}")
+    write_record(files, Path(read_json(args.job.manifest)["root"]), args.record)
 
 
 if __name__ == "__main__":

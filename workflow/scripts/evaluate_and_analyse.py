@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 from tood.analysis.one_pass import analyse
+from tood.runtime.files import read_json
 from tood.study.jobs import AnalysisJob, Execution
 from tood.study.paths import RunPaths
+from tood.study.records import write_record
 
 
 def main() -> None:
@@ -14,11 +16,14 @@ def main() -> None:
     parser.add_argument("--job", type=AnalysisJob.model_validate_json, required=True, help="as JSON")
     parser.add_argument("--execution", type=Execution.model_validate_json, required=True, help="as JSON")
     parser.add_argument("--folder", type=Path, required=True, help="of the run, where results are written")
+    parser.add_argument("--record", type=Path, required=True, help="of the run, written")
     args = parser.parse_args()
+    files = RunPaths(args.folder)
     try:
-        analyse(args.job, args.execution, RunPaths(args.folder))
+        analyse(args.job, args.execution, files)
     except RuntimeError as error:
         sys.exit(f"evaluate: {error}")
+    write_record(files, Path(read_json(args.job.manifest)["root"]), args.record)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", type=json.loads, required=True, help="its options, as JSON")
     parser.add_argument("--figures", type=Path, nargs="*", default=[], help="PNG")
+    parser.add_argument(
+        "--absent", type=json.loads, default={}, help="why there is no figure of a name, as JSON"
+    )
     args = parser.parse_args()
-    write_report(Plan(args.study), args.figures)
+    write_report(Plan(args.study), args.figures, args.absent)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,11 @@ import sys
 from pathlib import Path
 
 from tood.engine.job import run_training
+from tood.runtime.failures import ExitCode
+from tood.runtime.files import read_json
 from tood.study.jobs import Execution, TrainingJob
+from tood.study.paths import RunPaths
+from tood.study.records import write_record
 
 
 def main() -> None:
@@ -13,9 +17,13 @@ def main() -> None:
     parser.add_argument("--job", type=TrainingJob.model_validate_json, required=True, help="as JSON")
     parser.add_argument("--execution", type=Execution.model_validate_json, required=True, help="as JSON")
     parser.add_argument("--folder", type=Path, required=True, help="of the run, for all but the weights")
+    parser.add_argument("--record", type=Path, help="written where the training diverges")
     parser.add_argument("--output", type=Path, required=True, help="the weights")
     args = parser.parse_args()
-    sys.exit(run_training(args.job, args.execution, args.folder, args.output))
+    ended = run_training(args.job, args.execution, args.folder, args.output)
+    if ended == ExitCode.DIVERGED and args.record:
+        write_record(RunPaths(args.folder), Path(read_json(args.job.manifest)["root"]), args.record)
+    sys.exit(ended)
 
 
 if __name__ == "__main__":

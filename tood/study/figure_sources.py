@@ -1,0 +1,99 @@
+"""Which figures a study has, what each is drawn from, and which of them can be drawn here.
+
+Read at every workflow start.
+"""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from tood.study.declarations import Table
+from tood.study.jobs import Figure1Job
+from tood.study.paths import StudyPaths
+from tood.study.plan import Plan, Training
+from tood.study.status import FINISHED, call_of, read_status
+
+# The detectors of Figures 1 and 4 by their names in them, the baseline first.
+FIGURE1 = {"ATSS": "atss_af", "TOOD": "tood_af"}
+# Figures of the runs of Table 6, see `tood.analysis.views`
+VIEWS = ("distances", "score_iou", "ap_by_iou", "box_kinds")
+
+
+class Sources(NamedTuple):
+    """What a figure is drawn from."""
+
+    trainings: dict[str, list[Training]]  # by their names in the figure
+    # A file of the run that changes with what the figure shows; empty: records suffice, which travel.
+    file: str = ""
+
+    @property
+    def all(self) -> list[Training]:
+        """Every training that it shows."""
+        return [one for several in self.trainings.values() for one in several]
+
+
+def figures(plan: Plan, tables: Mapping[str, Table]) -> dict[str, Sources]:
+    """The figures that the study's runs suffice for, by name."""
+    ids = [run.id for run in plan.runs]
+    found: dict[str, Sources] = {}
+
+    def all_seeds(runs: Mapping[str, str]) -> dict[str, list[Training]]:
+        return {name: [(run, seed) for seed in plan.seeds_of(run)] for name, run in runs.items()}
+
+    if detectors := {name: run for name, run in FIGURE1.items() if run in ids}:
+        seed = min(set.intersection(*(set(plan.seeds_of(run)) for run in detectors.values())), default=None)
+        if seed is not None:
+            trained = {name: [(run, seed)] for name, run in detectors.items()}
+            found |= dict.fromkeys(("figure1", "figure4"), Sources(trained, "model.pth"))
+    cells = {row.key["Method"]: row.run for row in tables["table6"].rows if row.run in ids}
+    if cells:
+        found |= dict.fromkeys(VIEWS, Sources(all_seeds(cells), "model.pth"))
+    rows = [row for row in tables["positives"].rows if row.run in ids]
+    # Where nothing is trained, nothing is known of the positives.
+    if (schemes := {row.key["Anchor assignment"]: row.run for row in rows}) and not plan.imports:
+        found["positives"] = Sources(all_seeds(schemes))
+    swept = {row.run: row.run for name in ("table4", "table_m") for row in tables[name].rows}
+    if set(swept) <= set(ids):
+        found |= dict.fromkeys(("sweep_m", "alpha_beta"), Sources(all_seeds(swept)))
+    return found
+
+
+def figure1_job(plan: Plan, sources: Sources) -> Figure1Job:
+    """What decides Figures 1 and 4."""
+    jobs = {name: plan.figure_job(*trained) for name, (trained,) in sources.trainings.items()}
+    return Figure1Job(detectors=jobs)
+
+
+def without_weights(
+    plan: Plan, sources: Mapping[str, Sources], records: Collection[Training]
+) -> dict[str, str]:
+    """The figures that cannot be drawn here, as a training has a record alone, and what it would take.
+
+    Args:
+        plan: the study.
+        sources: its figures, as `figures` gives them.
+        records: trainings for which records stand.
+    """
+    found = {}
+    for name, one in sources.items():
+        if one.file and any(training in records for training in one.all):
+            runs, seeds = (tuple(dict.fromkeys(part)) for part in zip(*one.all, strict=True))
+            call = call_of(plan, runs=runs, seeds=tuple(sorted(seeds)), fresh=True)
+            found[name] = f"needs trained weights, which records do not hold; `{call}` trains and draws"
+    return found
+
+
+def up_to_date(picture: Path, plan: Plan, sources: Sources) -> bool:
+    """Whether a figure is there and shows its runs as they are now."""
+    statuses = [read_status(plan, run, seed) for run, seed in sources.all]
+    if not picture.is_file() or not all(status.state in FINISHED for status in statuses):
+        return False
+    drawn = picture.stat().st_mtime
+    for status in statuses:
+        if status.record and sources.file:
+            continue  # what it was drawn from is elsewhere
+        own = StudyPaths(plan.name).record(status.run.id, status.seed)
+        shown = status.record.path if status.record else status.folder / sources.file if sources.file else own
+        if not shown.is_file() or shown.stat().st_mtime > drawn:
+            return False
+    return True

@@ -1,0 +1,185 @@
+"""Records: what a finished training leaves, in one file of a few kB that travels.
+
+A record holds the measurements, their digests, how the training went and what it was made with, but no
+weights. It stands for the training wherever its digests are those of a training made now. So a study can be
+shown without training, done in several sittings, and merged from several machines by copying files.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tood.data.synthetic import SPEC_FILE
+from tood.runtime.files import read_json, write_json
+from tood.study.code_digest import code_digest
+from tood.study.curves import by_epoch
+from tood.study.declarations import ExperimentError
+from tood.study.paths import PACKAGE, RunPaths
+from tood.study.provenance import digest
+
+VERSION = 1
+# Of a state and of a provenance, what says something elsewhere too
+_STATE = (
+    *("state", "reason", "device", "attempt", "resumed_from", "iteration", "iterations", "epoch", "epochs"),
+    *("images", "seconds", "images_per_second", "peak_memory_mb"),
+)
+_PROVENANCE = (
+    *("run", "seed", "digests", "settings", "config_hash", "released", "git", "packages", "hardware"),
+    *("started", "finished", "seconds", "gpu_hours", "peak_memory_mb", "attempts"),
+)
+_DISTANCES = [step / 10 for step in range(21)]  # in sizes of the object
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record, whose content is what was written."""
+
+    path: Path
+    content: Mapping[str, Any]
+
+    @property
+    def run(self) -> str:
+        """Id of the run."""
+        return self.content["run"]
+
+    @property
+    def files(self) -> dict[str, dict]:
+        """What stands for the files of the run's folder, by their names."""
+        return self.content["files"]
+
+    @property
+    def provenance(self) -> dict:
+        """What the training was made with."""
+        return self.content["files"]["provenance.json"]
+
+    @property
+    def epochs(self) -> Sequence[Mapping[str, float | None]]:
+        """Losses and positives, as `tood.study.curves.by_epoch` gives them."""
+        return self.content["epochs"]
+
+    @property
+    def distances(self) -> Mapping[str, Any]:
+        """Of the best anchors of all objects, see `_distances`; empty where they were not measured."""
+        return self.content.get("distances", {})
+
+    @property
+    def drawn(self) -> str | None:
+        """Digest of what the data were drawn by; None if they were not."""
+        return self.content["drawn"]
+
+
+def write_record(files: RunPaths, root: Path, path: Path) -> None:
+    """Write the record of a training that has ended, from the files of its run.
+
+    Args:
+        files: of the run; those that there are not, such as Table 6 of other runs, are left out.
+        root: of its data.
+        path: written.
+    """
+    state, provenance = read_json(files.state), read_json(files.provenance)
+    kept = {
+        files.state.name: _only(state, _STATE),
+        files.provenance.name: _only(provenance, _PROVENANCE) | {"data": _without_root(provenance["data"])},
+    }
+    for measured in (files.ap, files.alignment, files.alignment_variants):
+        if measured.is_file():
+            kept[measured.name] = read_json(measured)
+    spec = root / SPEC_FILE
+    content: dict[str, Any] = {
+        "version": VERSION,
+        "run": provenance["run"],
+        "seed": provenance["seed"],
+        "drawn": drawn_by(read_json(spec)) if spec.is_file() else None,
+        "files": kept,
+        "epochs": by_epoch(files.losses),
+    }
+    if files.best_anchors.is_file():
+        content["distances"] = _distances(read_json(files.best_anchors)["objects"]["distance"])
+    write_json(path, content | {"checksum": _checksum(content)})
+
+
+def read_record(path: Path) -> Record | None:
+    """The record of that name; None if there is none.
+
+    Raises:
+        ExperimentError: it is not what was written.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        checksum = content.pop("checksum")
+        named = (path.parent.name, path.stem)
+        problem = (
+            "its content does not fit its checksum: it was edited or damaged"
+            if checksum != _checksum(content)
+            else f"it is of another version, {content['version']}, than this suite's {VERSION}"
+            if content["version"] != VERSION
+            else f"it is of {content['run']}, seed {content['seed']}, and lies in another's place"
+            if named != (content["run"], f"seed{content['seed']}")
+            else ""
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        problem = f"it is no record ({type(error).__name__}: {error})"
+    if problem:
+        raise ExperimentError(
+            f"{path}: {problem}; restore it (`git checkout -- {path}`), or delete it to have the run trained"
+        )
+    return Record(path, content)
+
+
+def drawn_by(spec: Mapping[str, Any]) -> str:
+    """Digest of what data are drawn by: their specification and the code."""
+    return digest({"spec": dict(spec), "code": code_digest([PACKAGE / "data" / "synthetic.py"])})
+
+
+def same_annotations(record: Record, root: Path, splits: Mapping[str, Any]) -> bool:
+    """Whether annotation files are those of a record's data; without such files nothing speaks against it.
+
+    Args:
+        record: of data that were not drawn.
+        root: folder of the dataset.
+        splits: by name, each with the path of its `annotations`.
+    """
+    known = record.provenance["data"]
+    files = {name: root / split.annotations for name, split in splits.items() if name in known}
+    return all(
+        hashlib.sha256(path.read_bytes()).hexdigest() == known[name]["sha256"]
+        for name, path in files.items()
+        if path.is_file()
+    )
+
+
+def _only(content: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: content[key] for key in keys if content.get(key) is not None}
+
+
+def _without_root(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name != "root"}
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _distances(found: Sequence[float | None]) -> dict[str, Any]:
+    """Mean distance of the best anchors, and its distribution.
+
+    Args:
+        found: of each object, in sizes of the object; None where no anchor belongs to it.
+
+    Returns:
+        objects, without (any anchor), mean, and `share`, of all objects, that is at most 0, 0.1, ... 2
+    """
+    known = [value for value in found if value is not None]
+    return {
+        "objects": len(found),
+        "without": len(found) - len(known),
+        "mean": sum(known) / len(known) if known else None,
+        "share": [sum(value <= limit for value in known) / len(found) for limit in _DISTANCES]
+        if found
+        else [],
+    }
