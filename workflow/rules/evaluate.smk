@@ -24,6 +24,8 @@ if ONLY_EVALUATED:
             f"{PATHS.logs}/evaluate_{{run}}_seed{{seed}}.log",
         wildcard_constraints:
             run=study.not_recorded(RECORDED, ONLY_EVALUATED),
+        # Before the next training, so that what is trained has its record soon.
+        priority: 1
         threads: EVALUATION.threads
         resources:
             **MEASURING,
@@ -55,6 +57,8 @@ if ANALYSED:
             f"{PATHS.logs}/evaluate_{{run}}_seed{{seed}}.log",
         wildcard_constraints:
             run=study.not_recorded(RECORDED, ANALYSED),
+        # Before the next training, so that what is trained has its record soon.
+        priority: 1
         threads: EVALUATION.threads
         resources:
             **MEASURING,
