@@ -6,7 +6,8 @@ import pytest
 from helpers.figures import pixels, rendered, text_of_pdf, watch_figures
 from helpers.losses import LOSSES, write_losses
 
-from tood.analysis.positive_curves import draw, draw_positive_curves
+from tood.analysis.positive_curves import draw, draw_positive_curves, positives
+from tood.study.curves import by_epoch
 from tood.study.declarations import load_tables
 
 
@@ -35,9 +36,16 @@ def test_the_figure_has_a_line_per_scheme():
     assert [text.get_text() for text in legend.get_texts()] == names
 
 
+def test_epochs_without_any_object_are_no_points(tmp_path):
+    log = write_losses(tmp_path / "losses.jsonl", (1.0, 0, None, None), (2.0, 1, 4.0, None))
+    (row,) = positives(by_epoch(log)).to_dict("records")
+    assert (row["epoch"], row["positives"]) == (2, 4.0)
+    assert np.isnan(row["positive_iou"])
+
+
 def test_the_figure_shows_the_losses_of_each_scheme(tmp_path, monkeypatch):
-    first = write_losses(tmp_path / "losses.jsonl", *LOSSES)
-    other = write_losses(tmp_path / "others.jsonl", (1.0, 1, 8.0, 0.6), (2.0, 1, 2.0, 0.8))
+    first = by_epoch(write_losses(tmp_path / "losses.jsonl", *LOSSES))
+    other = by_epoch(write_losses(tmp_path / "others.jsonl", (1.0, 1, 8.0, 0.6), (2.0, 1, 2.0, 0.8)))
     png, pdf = tmp_path / "figure.png", tmp_path / "figure.pdf"
     saved = watch_figures(monkeypatch)
     draw_positive_curves({"A*": [first, other], "B": [other]}, png, pdf)

@@ -174,7 +174,9 @@ def test_several_gpus_train_several_runs_but_each_run_on_one(empty):
 def test_nothing_is_assumed_for_drawn_images(empty):
     found = estimate("mini")
     assert (found["study"]["gpu_hours"], found["study"]["days"], found["device"]) == (None, None, None)
-    assert found["study"]["epochs"] == 5 * sum(RUNS[run].epochs for run in found["study"]["runs"])
+    mini = Plan({"scale": "mini"})
+    assert found["study"]["runs"] == [run.id for run in mini.runs]
+    assert found["study"]["epochs"] == sum(RUNS[run].epochs for run, _ in mini.trainings)
     assert found["basis"][0].startswith("Nothing is known of the time: no training of mini has finished here")
     assert "unknown GPU-hours" in describe(found)
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from helpers.losses import LOSSES, write_losses
 
-from tood.study.curves import positives_by_epoch
+from tood.study.curves import by_epoch
 from tood.study.declarations import Run, load_runs, load_tables
 from tood.study.metrics import measured, positives, readings, remarks
 from tood.study.status import Result, Status
@@ -20,21 +20,25 @@ def status(folder: Path, run: str | Run = "tood_af", **fields) -> Status:
     return replace(Status(run=declared, seed=3, folder=folder, state="done"), **fields)
 
 
-def test_positives_by_epoch(tmp_path):
-    found = positives_by_epoch(write_losses(tmp_path / "losses.jsonl", *LOSSES))
-    assert found["epoch"].tolist() == [1, 2, 3]
-    assert found["positives"].tolist() == pytest.approx([(9 + 3 * 5) / 4, 2 * 4 / 6, 7])
-    assert found["positive_iou"].tolist() == pytest.approx([(0.2 + 3 * 0.4) / 4, 0.5, 0.7])
+def test_losses_and_positives_by_epoch(tmp_path):
+    path = write_losses(tmp_path / "losses.jsonl", *LOSSES)
+    found = by_epoch(path)
+    assert [epoch["epoch"] for epoch in found] == [1, 2, 3]
+    assert [epoch["positives"] for epoch in found] == pytest.approx([(9 + 3 * 5) / 4, 2 * 4 / 6, 7])
+    assert [epoch["positive_iou"] for epoch in found] == pytest.approx([(0.2 + 3 * 0.4) / 4, 0.5, 0.7])
+    assert [epoch["loss"] for epoch in found] == [(1 + 2) / 2, (3 + 4 + 5) / 3, 6]
+    path.write_text(path.read_text() + '{"epoch": 3.5, "iter')  # being written
+    assert by_epoch(path) == found
 
 
 def test_a_loss_log_without_any_object(tmp_path):
-    found = positives_by_epoch(write_losses(tmp_path / "losses.jsonl", (1.0, 0, None, None)))
-    assert list(found) == ["epoch", "positives", "positive_iou"]
-    assert len(found) == 0
+    (found,) = by_epoch(write_losses(tmp_path / "losses.jsonl", (1.0, 0, None, None)))
+    assert (found["objects"], found["positives"], found["positive_iou"]) == (0, None, None)
+    assert positives([found]) == []
 
 
 def test_first_and_last_epoch_go_into_the_table(tmp_path):
-    metrics = dict(positives(write_losses(tmp_path / "losses.jsonl", *LOSSES)))
+    metrics = dict(positives(by_epoch(write_losses(tmp_path / "losses.jsonl", *LOSSES))))
     assert metrics == {
         "Positives (first)": pytest.approx(6.0),
         "IoU (first)": pytest.approx(0.35),
@@ -45,7 +49,7 @@ def test_first_and_last_epoch_go_into_the_table(tmp_path):
 
 
 def test_a_training_without_a_loss_log_has_no_positives(tmp_path):
-    assert positives(tmp_path / "losses.jsonl") == []
+    assert positives(by_epoch(tmp_path / "losses.jsonl")) == []
 
 
 def test_a_reconstruction_is_explained_below_its_table(tmp_path):

@@ -11,13 +11,14 @@ from helpers.zoo import stated_ap
 
 from tood.runtime.files import write_json
 from tood.study.declarations import ExperimentError, load_runs, load_tables
+from tood.study.figure_sources import VIEWS, figures
 from tood.study.metrics import write_results
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
 from tood.study.provenance import evaluation_digest
 from tood.study.released import RELEASED, ReleasedFile, choose, load_released, zoo_address
 from tood.study.status import expected_digests
-from tood.study.workflow import VIEWS, figures, summary
+from tood.study.workflow import summary
 
 FILES = load_released(runs=load_runs())
 ZOO = [file for file in FILES.values() if file.origin == "mmdet"]

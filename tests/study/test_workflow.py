@@ -7,8 +7,9 @@ import pytest
 
 from tood.runtime.failures import Held
 from tood.runtime.files import write_json
-from tood.study import workflow
+from tood.study import figure_sources, workflow
 from tood.study.declarations import ExperimentError, load_tables
+from tood.study.figure_sources import VIEWS, figure1_job, figures, up_to_date
 from tood.study.jobs import Resources
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
@@ -28,29 +29,31 @@ def empty(tmp_path, monkeypatch) -> Path:
 
 
 def test_figures_are_those_that_the_runs_suffice_for():
-    found = workflow.figures(PAIR, TABLES)
-    assert list(found) == ["figure1", "figure4", *workflow.VIEWS, "positives"]
-    assert found["figure1"] == found["figure4"] == ({"ATSS": "atss_af", "TOOD": "tood_af"}, (4,), "model.pth")
-    assert set(found["positives"].runs.values()) == {"atss_af"}
-    assert found["positives"].seeds == (4, 5)
-    cells = {"Parallel head + ATSS": "atss_af", "T-head + TAL": "tood_af"}
-    assert all(found[view] == (cells, (4, 5), "model.pth") for view in workflow.VIEWS)
-    every = list(workflow.figures(Plan({}), TABLES))
-    assert every == ["figure1", "figure4", *workflow.VIEWS, "positives", "sweep_m", "alpha_beta"]
-    assert workflow.figures(Plan({"runs": "fcos_imprv"}), TABLES) == {}
+    found = figures(PAIR, TABLES)
+    assert list(found) == ["figure1", "figure4", *VIEWS, "positives"]
+    pair = {"ATSS": [("atss_af", 4)], "TOOD": [("tood_af", 4)]}
+    assert found["figure1"] == found["figure4"] == (pair, "model.pth")
+    assert found["positives"] == ({"ATSS": [("atss_af", 4), ("atss_af", 5)]}, "")
+    cells = {
+        "Parallel head + ATSS": [("atss_af", 4), ("atss_af", 5)],
+        "T-head + TAL": [("tood_af", 4), ("tood_af", 5)],
+    }
+    assert all(found[view] == (cells, "model.pth") for view in VIEWS)
+    every = list(figures(Plan({}), TABLES))
+    assert every == ["figure1", "figure4", *VIEWS, "positives", "sweep_m", "alpha_beta"]
+    assert figures(Plan({"runs": "fcos_imprv"}), TABLES) == {}
 
 
 def test_the_sweeps_want_every_run_of_their_tables():
     swept = {row.run for name in ("table4", "table_m") for row in TABLES[name].rows}
-    whole = workflow.figures(Plan({"runs": sorted(swept)}), TABLES)
-    assert set(whole["sweep_m"].runs) == set(whole["alpha_beta"].runs) == swept
-    assert whole["sweep_m"].file == "ap.json"
+    whole = figures(Plan({"runs": sorted(swept)}), TABLES)
+    assert set(whole["sweep_m"].trainings) == set(whole["alpha_beta"].trainings) == swept
     for missing in swept:
-        assert "sweep_m" not in workflow.figures(Plan({"runs": sorted(swept - {missing})}), TABLES)
+        assert "sweep_m" not in figures(Plan({"runs": sorted(swept - {missing})}), TABLES)
 
 
 def test_figure_1_shows_the_baseline_first_with_one_seed():
-    job = workflow.figure1_job(PAIR, workflow.figures(PAIR, TABLES)["figure1"])
+    job = figure1_job(PAIR, figures(PAIR, TABLES)["figure1"])
     assert list(job.detectors) == ["ATSS", "TOOD"]
     paths = StudyPaths(PAIR.name)
     assert [d.model for d in job.detectors.values()] == [
@@ -137,13 +140,13 @@ def test_a_gpu_is_required_only_where_the_study_wants_one(monkeypatch):
 
 
 def test_nothing_is_rendered_where_no_training_ever_started(empty):
-    assert not workflow.render_what_is_there(PAIR, workflow.figures(PAIR, TABLES))
+    assert not workflow.render_what_is_there(PAIR, TABLES)
     assert list(empty.iterdir()) == []
 
 
 def test_what_is_there_is_rendered_with_the_figures_that_are_not(empty):
     write_json(StudyPaths("smoke").run("tood_af", 4).state, {"state": "failed", "reason": "for a test"})
-    assert workflow.render_what_is_there(PAIR, workflow.figures(PAIR, TABLES))
+    assert workflow.render_what_is_there(PAIR, TABLES)
     page = Path("results/smoke/report.html").read_text()
     assert page.count("<table>") == len(TABLES) + 1  # and the claims
     assert "for a test" in page
@@ -158,11 +161,11 @@ def test_a_figure_is_up_to_date_while_its_runs_are_done_and_older(empty, monkeyp
         folder = StudyPaths("smoke").run(run, seed).folder
         return Status(run=plan.all_runs[run], seed=seed, folder=folder, state=states[run])
 
-    monkeypatch.setattr(workflow, "read_status", read_status)
-    sources, picture = workflow.figures(PAIR, TABLES)["figure1"], Path("figure1.png")
+    monkeypatch.setattr(figure_sources, "read_status", read_status)
+    sources, picture = figures(PAIR, TABLES)["figure1"], Path("figure1.png")
 
     def shown() -> bool:
-        return workflow.up_to_date(picture, PAIR, sources)
+        return up_to_date(picture, PAIR, sources)
 
     models = [StudyPaths("smoke").run(run, 4).model for run in states]
     for model in models:

@@ -28,9 +28,9 @@ from pycocotools.cocoeval import COCOeval
 from tood.analysis.positive_curves import draw as draw_positives
 from tood.runtime.locks import hold_study
 from tood.study.declarations import load_runs, load_tables
+from tood.study.figure_sources import VIEWS
 from tood.study.report import CAPTIONS
 from tood.study.scales import load_scale
-from tood.study.workflow import VIEWS
 
 RUNS = load_runs()
 TABLES = load_tables(runs=RUNS)

@@ -22,10 +22,11 @@ from tood.study.declarations import (
     load_declared,
     load_runs,
     load_tables,
+    select_runs,
     unknown_run,
 )
 from tood.study.paths import EXPERIMENTS, StudyPaths
-from tood.study.scales import Scale, load_scale
+from tood.study.scales import Scale, load_scale, seeds_by_run
 
 PLANNING = EXPERIMENTS / "planning.yaml"
 _WEIGHT = 4  # bytes of a parameter
@@ -116,7 +117,7 @@ def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus
 
     Args:
         scale: name.
-        tables: such as "1,3,6" or "table_m"; None takes every run of the paper.
+        tables: such as "1,3,6" or "table_m"; None takes the runs of the scale.
         gpu: model; None takes that of the finished trainings, or else the assumed one.
         gpus: number of GPUs that train at the same time, each another run.
 
@@ -134,11 +135,17 @@ def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus
     planning = load_planning(runs, declared)
     size = load_scale(scale)
     basis = _basis(size, planning, runs, gpu)
-    names = list(runs) if tables is None else runs_of(table_names(tables, declared), declared)
+    seeds = {run: len(own) for run, own in seeds_by_run(size, runs).items()}
+    if tables is not None:
+        names = runs_of(table_names(tables, declared), declared)
+    else:
+        names = [run.id for run in select_runs(size.runs, runs)] if size.runs else list(runs)
 
     def cost(some: Iterable[str]) -> dict[str, Any]:
         chosen = [runs[name] for name in some]
-        hours = [None if basis is None else _hours(run, size, planning, basis) for run in chosen]
+        hours = [
+            None if basis is None else _hours(run, size, planning, basis, seeds[run.id]) for run in chosen
+        ]
         total, groups = _sum(hours), []
         for backbone in dict.fromkeys(run.backbone for run in chosen):
             of_it = [index for index, run in enumerate(chosen) if run.backbone == backbone]
@@ -146,18 +153,18 @@ def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus
                 {
                     "backbone": backbone,
                     "runs": len(of_it),
-                    "epochs": sum(chosen[index].epochs for index in of_it) * len(size.seeds),
+                    "epochs": sum(chosen[i].epochs * seeds[chosen[i].id] for i in of_it),
                     "gpu_hours": _sum([hours[index] for index in of_it]),
                 }
             )
         return {
             "runs": [run.id for run in chosen],
             "not_yet": [run.id for run in chosen if not run.implemented],
-            "epochs": sum(run.epochs for run in chosen) * len(size.seeds),
+            "epochs": sum(run.epochs * seeds[run.id] for run in chosen),
             "by_backbone": groups,
             "gpu_hours": total,
-            "days": _days(total, hours, gpus, len(size.seeds)),
-            "disk_gib": _disk(chosen, size, planning, gpus),
+            "days": _days(total, hours, gpus, [seeds[run.id] for run in chosen]),
+            "disk_gib": _disk(chosen, size, planning, gpus, seeds),
         }
 
     return {
@@ -274,9 +281,8 @@ def _time(run: Run, scale: Scale, planning: Planning) -> Span:
     return (1.0, 1.0) if scale.drawing else planning.backbones[run.backbone].time
 
 
-def _hours(run: Run, scale: Scale, planning: Planning, basis: Basis) -> Span:
+def _hours(run: Run, scale: Scale, planning: Planning, basis: Basis, seeds: int) -> Span:
     """Hours of one device for all seeds of a run."""
-    seeds = len(scale.seeds)
     if run.id in basis.measured:
         return (basis.measured[run.id] * seeds,) * 2
     cost = _time(run, scale, planning)
@@ -290,29 +296,34 @@ def _sum(hours: Sequence[Span | None]) -> Span | None:
     return sum(span[0] for span in known), sum(span[1] for span in known)
 
 
-def _days(total: Span | None, hours: Sequence[Span | None], gpus: int, seeds: int) -> Span | None:
+def _days(total: Span | None, hours: Sequence[Span | None], gpus: int, seeds: Sequence[int]) -> Span | None:
     """Days on this many GPUs; one training stays on one GPU, so it takes no less than the longest."""
     if total is None:
         return None
-    longest = [max(span[side] for span in hours if span) / seeds for side in (0, 1)]
+    longest = [
+        max(span[side] / number for span, number in zip(hours, seeds, strict=True) if span) for side in (0, 1)
+    ]
     return max(total[0] / gpus, longest[0]) / 24, max(total[1] / gpus, longest[1]) / 24
 
 
-def _disk(runs: Sequence[Run], scale: Scale, planning: Planning, gpus: int) -> dict[str, float]:
+def _disk(
+    runs: Sequence[Run], scale: Scale, planning: Planning, gpus: int, seeds: Mapping[str, int]
+) -> dict[str, float]:
     """GiB by kind; empty where models and data are so small that it does not matter."""
     if scale.drawing:
         return {}
     parameters = [planning.backbones[run.backbone].parameters_m * 1e6 for run in runs]
-    seeds, largest = len(scale.seeds), sorted(parameters, reverse=True)[:gpus]
+    largest = sorted(parameters, reverse=True)[:gpus]
+    trainings = [size for run, size in zip(runs, parameters, strict=True) for _ in range(seeds[run.id])]
     initial = {
         (run.weights, run.backbone.removesuffix("-DCN")): planning.backbones[run.backbone].parameters_m * 1e6
         for run in runs
     }
     bytes_of = {
-        "weights of trained runs": _FINAL * _WEIGHT * sum(parameters) * seeds,
+        "weights of trained runs": _FINAL * _WEIGHT * sum(trainings),
         "initial weights of backbones, at most": _WEIGHT * sum(initial.values()),
         f"checkpoints of {len(largest)} trainings at a time": 2 * _WEIGHT * _CHECKPOINTS * sum(largest),
-        "detections, at most": _DETECTION * 100 * planning.data.val_images * len(runs) * seeds,
+        "detections, at most": _DETECTION * 100 * planning.data.val_images * len(trainings),
     }
     found = {kind: size / _GIB for kind, size in bytes_of.items()}
     return {**found, **{f"data: {name}": size for name, size in planning.data.gigabytes.items()}}

@@ -39,7 +39,15 @@ from tood.study.jobs import (
 from tood.study.paths import ALIGNMENT, AP, BEST_ANCHORS, CONFIGS, StudyPaths
 from tood.study.provenance import evaluation_digest
 from tood.study.released import RELEASED, Choice, ReleasedFile, choose_all
-from tood.study.scales import SCALES, BackboneChanges, Tolerance, load_scale, merged, scale_names
+from tood.study.scales import (
+    SCALES,
+    BackboneChanges,
+    Tolerance,
+    load_scale,
+    merged,
+    scale_names,
+    seeds_by_run,
+)
 
 
 class Study(Declaration):
@@ -116,7 +124,7 @@ class Plan:
             )
         self.runs: list[Run] = select_runs(self.study.runs or self.scale.runs, self.all_runs)
         self.seeds = tuple(dict.fromkeys(self.study.seeds or self.scale.seeds))
-        self._seeds_of = self._own_seeds()
+        self._seeds_of = {} if self.study.seeds else seeds_by_run(self.scale, self.all_runs)
         self.choices: dict[str, Choice] = {}  # of released files, by run
         if self.imports:
             self._choose_released()
@@ -311,20 +319,6 @@ class Plan:
         """A run's deviations from its configuration, and those of the released file that is taken for it."""
         released = self.released(run_id)
         return self.all_runs[run_id].options | (released.options if released else {})
-
-    def _own_seeds(self) -> dict[str, tuple[int, ...]]:
-        """Seeds of the runs that have others than the rest; where several lines name a run, all of theirs."""
-        if self.study.seeds:
-            return {}
-        found: dict[str, tuple[int, ...]] = {}
-        for name, seeds in self.scale.seeds_of.items():
-            try:
-                named = select_runs([name], self.all_runs)
-            except ExperimentError as error:
-                raise ExperimentError(f"{SCALES / self.scale.name}.yaml: seeds_of: {error}") from None
-            for run in named:
-                found[run.id] = tuple(sorted({*found.get(run.id, ()), *seeds}))
-        return found
 
     def _choose_released(self) -> None:
         """Choose the file of each run, and leave out runs that have none."""

@@ -122,7 +122,7 @@ def read_record(path: Path) -> Record | None:
         )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"it is no record ({type(error).__name__}: {error})"
     if problem:
         raise ExperimentError(

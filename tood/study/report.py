@@ -97,7 +97,7 @@ def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] 
             for name in names
             if (path := paths.tables / f"{name}.md").is_file()
         ],
-        figures=list(map(_figure, figures)),
+        figures=[_figure(path) for path in sorted(figures, key=_place)],
         absent=absent or {},
         cards=_cards(statuses, tables),
     )
@@ -120,6 +120,12 @@ def section(path: Path, table: Table | None, statuses: Iterable[Status]) -> Sect
         remarks=Markup(markdown.render("\n\n".join(remarks))),
         runs=list(dict.fromkeys(runs)),
     )
+
+
+def _place(path: Path) -> tuple[int, str]:
+    """Of a figure on the page, wherever it was drawn."""
+    known = list(CAPTIONS)
+    return known.index(path.stem) if path.stem in known else len(known), path.stem
 
 
 def _figure(path: Path) -> Figure:

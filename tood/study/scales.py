@@ -1,5 +1,6 @@
 """Scales: how large a study is. One file each under `experiments/scales/`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,7 +9,14 @@ from pydantic import Field
 from tood.data.synthetic import DrawingSpec
 from tood.data.validation import Split
 from tood.runtime.text import did_you_mean
-from tood.study.declarations import Declaration, ExperimentError, load_declared, read_mapping
+from tood.study.declarations import (
+    Declaration,
+    ExperimentError,
+    Run,
+    load_declared,
+    read_mapping,
+    select_runs,
+)
 from tood.study.jobs import Device, Positive, Precision, Resources
 from tood.study.paths import EXPERIMENTS
 
@@ -99,6 +107,23 @@ def load_scale(name: str) -> Scale:
             f"there are {', '.join(scale_names())} in {SCALES.relative_to(EXPERIMENTS.parent)}"
         )
     return load_declared(Scale, path, _with_bases(path), name=name)
+
+
+def seeds_by_run(scale: Scale, runs: Mapping[str, Run]) -> dict[str, tuple[int, ...]]:
+    """Seeds of every run at a scale; where several lines of `seeds_of` name a run, all of theirs.
+
+    Raises:
+        ExperimentError: `seeds_of` names what is no run and no table.
+    """
+    own: dict[str, tuple[int, ...]] = {}
+    for name, seeds in scale.seeds_of.items():
+        try:
+            named = select_runs([name], runs)
+        except ExperimentError as error:
+            raise ExperimentError(f"{SCALES / scale.name}.yaml: seeds_of: {error}") from None
+        for run in named:
+            own[run.id] = tuple(sorted({*own.get(run.id, ()), *seeds}))
+    return {run: own.get(run, scale.seeds) for run in runs}
 
 
 def _with_bases(path: Path, heirs: tuple[str, ...] = ()) -> dict:

@@ -151,7 +151,7 @@ def archives(plan: Plan) -> list[str]:
     ]
 
 
-def summary(plan: Plan, records: Mapping[Training, Path]) -> str:
+def summary(plan: Plan, records: Mapping[Training, Path] | None = None) -> str:
     """What the study is, and for which of its trainings records stand."""
     if plan.imports:
         return _summary_of_released(plan)
@@ -162,7 +162,7 @@ def summary(plan: Plan, records: Mapping[Training, Path]) -> str:
     return (
         f"{plan.name}: {len(plan.runs)} runs x {seeds} = {len(plan.trainings)} trainings, {epochs} epochs. "
         f"Of the paper's {len(plan.all_runs)} runs {implemented} are implemented (`tood runs`)."
-        + _summary_of_records(plan, records)
+        + _summary_of_records(plan, records or {})
     )
 
 
