@@ -233,22 +233,21 @@ def test_coco_is_required_only_where_it_was_asked_for(repository):
     assert all(name in asked.hint for name in COCO_LAYOUT)
 
 
-@pytest.mark.parametrize("scale", [None, "paper"])
+@pytest.mark.parametrize("scale", [None, "paper", "mini"])
 def test_a_folder_of_ones_own(repository, monkeypatch, scale):
     monkeypatch.chdir(repository)  # a relative path counts from here
     for name in COCO_LAYOUT[:3]:
         Path("mine", name).mkdir(parents=True)
-    finding = named(doctor._data(Path("mine"), scale), "data of paper")
+    what = f"data of {scale or 'paper'}"
+    finding = named(doctor._data(Path("mine"), scale), what)
     assert (finding.state, finding.required, finding.detail) == ("missing", True, "mine has no val2017")
     Path("mine", "val2017").mkdir()
-    assert named(doctor._data(Path("mine"), scale), "data of paper").state == "ok"
+    assert named(doctor._data(Path("mine"), scale), what).state == "ok"
 
 
 def test_unusable_options():
     with pytest.raises(ExperimentError, match="did you mean paper"):
         examine(scale_name="papr")
-    with pytest.raises(ExperimentError, match="draws its own data"):
-        examine(Path("mine"), "smoke")
 
 
 def test_weights(repository):

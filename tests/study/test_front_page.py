@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from tood.study.front_page import BEGIN, END, results_part, rewrite
+from tood.study.mini_page import mini_part
 
 REPOSITORY = Path(__file__).parents[2]
 SIZES = "run,head_params_m,params_m,head_gflops,gflops\natss_af,1.004,2.006,3,4\n"
@@ -28,6 +29,11 @@ def results(tmp_path):
     return add
 
 
+def everything(folder: Path) -> str:
+    """All tables of both scales."""
+    return results_part(folder, {})
+
+
 def seeds(run: str, metric: str, *values: float) -> list[tuple]:
     return [(run, seed, metric, value) for seed, value in enumerate(values)]
 
@@ -44,7 +50,7 @@ def tables(text: str) -> dict[str, list[list[str]]]:
 
 
 def test_nothing_measured(results):
-    text = results_part(results("smoke", *seeds("atss_af", "AP", 40.0)))  # a scale that is not shown
+    text = everything(results("smoke", *seeds("atss_af", "AP", 40.0)))  # a scale that is not shown
     assert tables(text) == {}
     assert text.count("AP measured so far: 0 of the paper's 60 runs.") == 2
     assert "`smoke`" not in text
@@ -53,7 +59,7 @@ def test_nothing_measured(results):
 def test_means_over_seeds_beside_the_papers_values(results):
     # AP of ATSS: mean of 40, 41, 45 is 42; squared deviations 4 + 1 + 9 = 14 over n - 1 = 2, sd 2.65.
     records = seeds("atss_af", "AP", 40, 41, 45) + seeds("atss_af", "AP50", 57, 57, 60)
-    text = results_part(results("mini", *records, ("tood_af", 0, "AP", 44.04)))
+    text = everything(results("mini", *records, ("tood_af", 0, "AP", 44.04)))
     found = tables(text)
     assert found["Table 3"] == [
         ["Type", "Method", "Seeds", "AP", "paper", "reference", "AP50", "paper"],
@@ -67,27 +73,27 @@ def test_means_over_seeds_beside_the_papers_values(results):
 
 def test_a_seed_short(results):
     records = seeds("atss_af", "AP", 40, 41, 45) + seeds("atss_af", "AP50", 57, 58)
-    found = tables(results_part(results("mini", *records)))
+    found = tables(everything(results("mini", *records)))
     assert found["Table 3"][1][2:] == ["2–3", "42.0 ± 2.6", "39.2", "57.5 ± 0.7", "57.4"]
 
 
 def test_stale_and_undefined_values_say_so(results):
     folder = results("mini", *seeds("atss_af", "AP", 40.0), stale="code")
-    assert tables(results_part(folder))["Table 3"][1][3] == "40.0 (stale)"
+    assert tables(everything(folder))["Table 3"][1][3] == "40.0 (stale)"
     undefined = float("nan")
     folder = results("mini", ("atss_af", 0, "AP", 40.0), ("atss_af", 0, "AP75", undefined))
-    assert tables(results_part(folder))["Table 3"][0] == ["Type", "Method", "Seeds", "AP", "paper"]
+    assert tables(everything(folder))["Table 3"][0] == ["Type", "Method", "Seeds", "AP", "paper"]
     defined = [("tood_af", 0, metric, 50.0) for metric in ("AP", "AP75")]
     folder = results("mini", ("atss_af", 0, "AP", 40.0), ("atss_af", 0, "AP75", undefined), *defined)
-    assert tables(results_part(folder))["Table 3"][1][-2:] == ["n/a", "42.2"]
+    assert tables(everything(folder))["Table 3"][1][-2:] == ["n/a", "42.2"]
 
 
 def test_sizes_are_those_of_the_scale_paper_alone(results):
     folder = results("mini", ("atss_af", None, "Head params (M)", 9.0), ("atss_af", 0, "AP", 40.0))
-    assert "Head params" not in results_part(folder)
+    assert "Head params" not in everything(folder)
     (folder / "paper").mkdir()
     (folder / "paper" / "complexity.csv").write_text(SIZES)
-    text = results_part(folder)
+    text = everything(folder)
     paper, mini = text.split("**Scale `mini`:**")
     row = ["1.00", "4.92", "2.01", "32.07", "3.00", "104.87", "4.00", "205.21"]
     assert tables(paper)["Table 1"][1:] == [["ATSS (anchor-free)", "Parallel head", *row]]
@@ -97,9 +103,9 @@ def test_sizes_are_those_of_the_scale_paper_alone(results):
 def test_a_footnote_on_a_metric_that_is_not_shown_is_left_out(results):
     folder = results("mini", ("fovea", 0, "AP", 30.0))
     remark = "prints the same AP and AP50 with an AP75 of"
-    assert remark not in results_part(folder)
+    assert remark not in everything(folder)
     shown = results("mini", *(("fovea", 0, metric, 30.0) for metric in ("AP", "AP50", "AP75")))
-    assert remark in results_part(shown)
+    assert remark in everything(shown)
 
 
 def test_only_what_is_between_the_markers_changes(results, tmp_path):
@@ -107,10 +113,10 @@ def test_only_what_is_between_the_markers_changes(results, tmp_path):
     readme = tmp_path / "README.md"
     before, after = "# Ü\r\n\ttrailing  \n\n", "\n\n| a | table |\r\n no newline at the end"
     readme.write_bytes(f"{before}{BEGIN}\nold\n{END}{after}".encode())
-    rewrite(readme, folder)
+    rewrite(readme, everything(folder))
     written = readme.read_bytes()
-    assert written == f"{before}{BEGIN}\n\n{results_part(folder)}\n{END}{after}".encode()
-    rewrite(readme, folder)
+    assert written == f"{before}{BEGIN}\n\n{everything(folder)}\n{END}{after}".encode()
+    rewrite(readme, everything(folder))
     assert readme.read_bytes() == written
 
 
@@ -127,7 +133,7 @@ def test_markers_that_are_wrong_are_named(results, tmp_path, text, named):
     readme = tmp_path / "README.md"
     readme.write_text(text)
     with pytest.raises(ValueError, match=r"README\.md: has") as error:
-        rewrite(readme, results("mini"))
+        rewrite(readme, everything(results("mini")))
     assert named in str(error.value)
     assert readme.read_text() == text
 
@@ -135,13 +141,15 @@ def test_markers_that_are_wrong_are_named(results, tmp_path, text, named):
 def test_the_rule_writes_the_file_it_is_called_beside(workspace):
     (workspace.path / "results/paper").mkdir(parents=True)
     (workspace.path / "results/paper/complexity.csv").write_text(SIZES)
-    readme = workspace.path / "README.md"
-    readme.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
+    readme, mini = workspace.path / "README.md", workspace.path / "docs/mini.md"
+    mini.parent.mkdir()
+    for page in (readme, mini):
+        page.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
     outcome = workspace.run("snakemake", "--cores", "1", "readme")
     assert outcome.returncode == 0, outcome.stdout
-    assert (
-        readme.read_text() == f"before\n{BEGIN}\n\n{results_part(workspace.path / 'results')}\n{END}\nafter\n"
-    )
+    folder = workspace.path / "results"
+    for page, part in ((readme, results_part(folder)), (mini, mini_part(folder))):
+        assert page.read_text() == f"before\n{BEGIN}\n\n{part}\n{END}\nafter\n"
     assert "| 2.01 | 32.07 |" in readme.read_text()
 
     readme.write_text("no markers\n")
@@ -158,8 +166,28 @@ def test_readme_shows_what_is_kept_in_git(tmp_path):
     for name in listed.stdout.splitlines():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(REPOSITORY / name, tmp_path / name)
-    readme = tmp_path / "README.md"
-    shutil.copyfile(REPOSITORY / "README.md", readme)
-    rewrite(readme, tmp_path / "results")
-    assert readme.read_text() == (REPOSITORY / "README.md").read_text(), "`make readme` writes it anew"
-    assert "| FoveaBox" in readme.read_text()
+    kept = tmp_path / "results"
+    for name, part in (("README.md", results_part(kept)), ("docs/mini.md", mini_part(kept))):
+        page = tmp_path / Path(name).name
+        shutil.copyfile(REPOSITORY / name, page)
+        rewrite(page, part)
+        assert page.read_text() == (REPOSITORY / name).read_text(), f"{name}: `make readme` writes it anew"
+    assert "| FoveaBox" in (tmp_path / "README.md").read_text()
+
+
+def test_of_mini_readme_shows_the_claims_and_table_6(results):
+    pair = [
+        (run, seed, metric, value + seed + (run == "tood_af") * (5 + 0.1 * seed))
+        for run in ("atss_af", "tood_af")
+        for seed in (0, 1, 2)
+        for metric, value in (("AP", 40.0), ("AP75", 38.0), ("PCC (top-50)", 0.5))
+    ]
+    text = results_part(results("mini", *pair))
+    paper, mini = text.split("**Scale `mini`:**")
+    assert "Table 6" in tables(mini)
+    assert "Table 3" not in tables(mini)
+    (claim,) = [line for line in mini.splitlines() if "+5.1 (" in line and "| AP |" in line]
+    assert "| holds |" in claim
+    assert "+5.1 (+4.9 to +5.3)" in claim
+    assert "more claims wait for runs that are not trained" in mini
+    assert "Claims" not in paper  # nothing is trained at that scale

@@ -76,7 +76,7 @@ def test_seeds(given, seeds):
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        ({"iteration": 3}, ["iteration", "did you mean iterations?", "val_images"]),
+        ({"iteration": 3}, ["iteration", "did you mean iterations", "val_images"]),
         ({"xyz": 3}, ["xyz: unknown option", "there are scale"]),
         ({"scale": "smok"}, ["scale=smok", "did you mean smoke?", "mini, paper, smoke"]),
         ({"scale": "xyz"}, ["unknown scale; there are mini"]),
@@ -119,8 +119,8 @@ def test_a_number_may_be_a_name():
     assert Plan({"name": 7}).name == "7"
 
 
-def test_data_of_ones_own_only_where_none_is_drawn(tmp_path):
-    assert "scale=paper data_root=PATH" in refused(data_root=str(tmp_path))
+def test_data_of_ones_own_need_a_name_where_a_scale_draws(tmp_path):
+    assert "draws its own data" in refused(data_root=str(tmp_path))
     plan = Plan({"scale": "paper", "data_root": str(tmp_path), "name": "mine"})
     assert plan.data_root == tmp_path
     assert tmp_path.name in " ".join(plan.notes())

@@ -104,7 +104,7 @@ def assign(plan: Plan, run_id: str, image: str, seed: int) -> ImagePositives:
 
 def find_image(image: str, plan: Plan, root: Path, config: Config) -> tuple[CocoDataset, int]:
     """The dataset that holds the image, in the input size of the run, and the image's index in it."""
-    for split in (plan.scale.val, plan.scale.train):
+    for split in reversed(plan.splits.values()):
         dataset = build_dataset(
             root, split.annotations, split.images, config.classes, config.input.size, None
         )
@@ -114,9 +114,9 @@ def find_image(image: str, plan: Plan, root: Path, config: Config) -> tuple[Coco
                 if not any(not instance["ignore_flag"] for instance in info["instances"]):
                     raise ExperimentError(f"--image {image}: has no object; choose one that has")
                 return dataset, index
+    files = " or ".join(split.annotations for split in plan.splits.values())
     raise ExperimentError(
-        f"--image {image}: neither the file name nor the id of an image in {plan.scale.val.annotations} or "
-        f"{plan.scale.train.annotations} of {root}"
+        f"--image {image}: neither the file name nor the id of an image in {files} of {root}"
     )
 
 

@@ -166,6 +166,10 @@ def _read(path: Path) -> _Listing:
     for number, annotation in enumerate(content["annotations"]):
         _check_annotation(path, number, annotation, image_ids, category_ids)
 
+    if not any(one["iscrowd"] == 0 and min(one["bbox"][2:]) > 0 for one in content["annotations"]):
+        problem = "none is an object, with iscrowd 0 and a box of any size"
+        hint = "nothing can be learned or measured without; annotate at least one"
+        raise _error(path, "annotations", problem, hint)
     annotated = {annotation["image_id"] for annotation in content["annotations"]}
     return _Listing(
         categories=[{"id": c["id"], "name": c["name"]} for c in content["categories"]],

@@ -16,6 +16,8 @@ NAME = "claims"  # of the table's files
 _NO_SEED = -1
 _WORDS = 3  # columns that are not numbers
 _DASH = "–"
+_HEADER = ["Claim", "Verdict", "Metric", "paper", "ours", "Seeds", "Section"]
+_INTERVALS = f"Intervals: {METHOD}. With one seed nothing is shown."
 _CAPTION = (
     "What the paper says, as differences between runs (Feng et al., TOOD, ICCV 2021), each written so that "
     "the paper has it above 0, or within a margin. Effects in the paper are by its printed values."
@@ -93,22 +95,35 @@ def write_claims(
     """Write the table as `claims.csv`, `.md` and `.tex`; `notes` are facts about the study."""
     frame = judge(claims, metrics, tables)
     write_text(directory / f"{NAME}.csv", frame.to_csv(index=False, float_format="%.8g"))
-    specs = [tables[claim.table].metrics[claim.metric] for claim in claims]
-    header = ["Claim", "Verdict", "Metric", "paper", "ours", "Seeds", "Section"]
-    body = [_cells(row, spec) for row, spec in zip(frame.to_dict("records"), specs, strict=True)]
-    below = [f"Intervals: {METHOD}. With one seed nothing is shown.", *_margins(claims), *notes]
-    text = markdown_table(
-        f"**Claims.** {markdown(_CAPTION)}",
-        header,
-        [list(map(markdown, cells)) for cells in body],
-        _WORDS,
-        list(map(markdown, below)),
-    )
-    write_text(directory / f"{NAME}.md", text)
+    body = _body(claims, frame, tables)
+    below = [_INTERVALS, *_margins(claims), *notes]
+    write_text(directory / f"{NAME}.md", _markdown(body, below))
     cells = [list(map(latex, cells)) for cells in body]
     write_text(
         directory / f"{NAME}.tex",
-        latex_table(NAME, latex(_CAPTION), header, cells, _WORDS, list(map(latex, below))),
+        latex_table(NAME, latex(_CAPTION), _HEADER, cells, _WORDS, list(map(latex, below))),
+    )
+
+
+def claims_markdown(claims: Sequence[Claim], metrics: pd.DataFrame, tables: Mapping[str, Table]) -> str:
+    """The claims for which a run was measured, in Markdown; arguments as of `judge`."""
+    frame = judge(claims, metrics, tables)
+    known = [index for index, verdict in enumerate(frame["verdict"]) if verdict != "pending"]
+    chosen = [claims[index] for index in known]
+    others = f"{len(claims) - len(chosen)} more claims wait for runs that are not trained."
+    below = [_INTERVALS, *([others] if len(chosen) < len(claims) else [])]
+    return _markdown(_body(chosen, frame.iloc[known], tables), below)
+
+
+def _body(claims: Sequence[Claim], frame: pd.DataFrame, tables: Mapping[str, Table]) -> list[list[str]]:
+    specs = [tables[claim.table].metrics[claim.metric] for claim in claims]
+    return [_cells(row, spec) for row, spec in zip(frame.to_dict("records"), specs, strict=True)]
+
+
+def _markdown(body: Sequence[Sequence[str]], below: Sequence[str]) -> str:
+    cells = [list(map(markdown, row)) for row in body]
+    return markdown_table(
+        f"**Claims.** {markdown(_CAPTION)}", _HEADER, cells, _WORDS, list(map(markdown, below))
     )
 
 

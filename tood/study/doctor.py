@@ -204,12 +204,12 @@ def _data(data_root: Path | None, scale_name: str | None) -> Iterator[Finding]:
     from tood.study.plan import Plan
     from tood.study.scales import load_scale, scale_names
 
-    if scale_name:  # raises on an unknown scale, or one that takes no data_root
-        Plan({"scale": scale_name, "data_root": data_root})
+    if scale_name:  # raises on an unknown scale
+        Plan({"scale": scale_name})
     scales = [load_scale(name) for name in ([scale_name] if scale_name else scale_names())]
     for scale in scales:
         what, root = f"data of {scale.name}", scale.data_root
-        if not scale.drawing:
+        if not scale.drawing or (scale_name and data_root):
             # Data that was asked for is required; without --scale and --data-root nobody may want it.
             folder = data_root.absolute() if data_root else REPOSITORY / root
             required = bool(scale_name or data_root)

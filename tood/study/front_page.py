@@ -1,18 +1,21 @@
 """The results that README.md shows: written from the files under `results/`, never by hand.
 
-Only the scales `paper` and `mini` say something about the methods, so only these are shown. Every table of
-the paper appears with the rows and metrics that were measured. Other rows and metrics are left out.
+Only the scales `paper` and `mini` say something about the methods, so only these are shown. A table appears
+with the rows and metrics that were measured. Other rows and metrics are left out.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from tood.runtime.files import atomic_path
+from tood.study.claims import load_claims
+from tood.study.claims_table import claims_markdown
 from tood.study.declarations import Run, Table, load_runs, load_tables
 from tood.study.paths import COMPLEXITY, METRICS
+from tood.study.records import Record, read_record
 from tood.study.references import Reference, load_references
 from tood.study.scales import load_scale
 from tood.study.server_scores import ServerScores, load_scores
@@ -20,14 +23,16 @@ from tood.study.tables import COLUMNS, build, read_complexity, to_markdown
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 SCALES = ("paper", "mini")
+# The tables that README.md shows; of other scales all. docs/mini.md has the rest.
+FRONT = {"mini": ("table6",)}
 
 
-def rewrite(readme: Path, results: Path) -> None:
-    """Replace the text between the two markers of `readme`; the bytes outside of them stay.
+def rewrite(readme: Path, part: str) -> None:
+    """Replace the text between the two markers of a file; the bytes outside of them stay.
 
     Args:
         readme: file with `BEGIN` and, after it, `END`, each once.
-        results: folder with one folder per study, such as `results/mini`.
+        part: the new text.
 
     Raises:
         ValueError: a marker is missing or occurs twice; the message names the file and the marker.
@@ -44,24 +49,69 @@ def rewrite(readme: Path, results: Path) -> None:
     if not end:
         raise ValueError(f"{readme}: has {END!r} before {BEGIN!r}; exchange the two")
     with atomic_path(readme) as temporary:
-        temporary.write_bytes(f"{before}{BEGIN}\n\n{results_part(results)}\n{END}{after}".encode())
+        temporary.write_bytes(f"{before}{BEGIN}\n\n{part}\n{END}{after}".encode())
 
 
-def results_part(results: Path) -> str:
-    """The results of `SCALES` in Markdown: per scale a description, the number of runs with AP, tables."""
+def results_part(results: Path, only: Mapping[str, Collection[str]] = FRONT) -> str:
+    """The results of `SCALES` in Markdown: per scale a description, what was trained, claims, tables.
+
+    Args:
+        results: folder with one folder per study, such as `results/mini`.
+        only: of a scale the tables that are shown; without an entry, all of which anything was measured.
+    """
     runs = load_runs()
-    tables = [table for table in load_tables(runs=runs).values() if table.printed]
-    references = load_references(runs)
     parts = []
     for scale in SCALES:
-        scores = load_scores(scale, runs)
         metrics = kept(results, scale)
         with_ap = metrics.loc[(metrics["metric"] == "AP") & metrics["value"].notna(), "run"].nunique()
         description = load_scale(scale).description.strip().rstrip(".;")
-        progress = f"AP measured so far: {with_ap} of the paper's {len(runs)} runs."
-        parts.append(f"**Scale `{scale}`:** {description}. {progress}\n")
-        parts += [text for table in tables if (text := _table(table, metrics, runs, references, scores))]
+        progress = f" AP measured so far: {with_ap} of the paper's {len(runs)} runs."
+        parts.append(f"**Scale `{scale}`:** {description}.{progress}{cost(results, scale)}\n")
+        if with_ap:
+            parts.append(_claims(results, metrics, runs))
+        parts += measured_tables(results, scale, only.get(scale))
     return "\n".join(parts)
+
+
+def measured_tables(results: Path, study: str, only: Collection[str] | None = None) -> list[str]:
+    """The tables of which a study measured anything, in Markdown.
+
+    Args:
+        results: folder with one folder per study.
+        study: its name.
+        only: no others than these are shown.
+    """
+    runs = load_runs()
+    references, scores, metrics = load_references(runs), load_scores(study, runs), kept(results, study)
+    tables = [table for name, table in load_tables(runs=runs).items() if only is None or name in only]
+    found = [_table(table, metrics, runs, references, scores) for table in tables if table.printed]
+    return [text for text in found if text]
+
+
+def cost(results: Path, study: str) -> str:
+    """How many trainings have a record, their hours, and on what, in a sentence; empty without one."""
+    made = [record.provenance for record in records_of(results, study)]
+    if not made:
+        return ""
+    hours = sum(one.get("seconds", 0.0) for one in made) / 3600
+    hardware = [one["hardware"] for one in made]
+    names = sorted({name for one in hardware for name in one["gpu_names"] or [f"{one['cpu']} (one thread)"]})
+    return f" {len(made)} trainings have a record; they took {hours:.1f} hours of {' or '.join(names)}."
+
+
+def records_of(results: Path, study: str) -> list[Record]:
+    """Every record of a study."""
+    found = (read_record(path) for path in sorted((results / study / "runs").glob("*/seed*.json")))
+    return [record for record in found if record]
+
+
+def _claims(results: Path, metrics: pd.DataFrame, runs: Mapping[str, Run]) -> str:
+    """The claims of which anything is known, judged by these values and the sizes of the models."""
+    tables = load_tables(runs=runs)
+    sizes = read_complexity(results / COMPLEXITY.relative_to("results"))
+    frames = [frame for frame in (metrics[metrics["seed"].notna()], sizes) if len(frame)]
+    known = pd.concat(frames, ignore_index=True)
+    return claims_markdown(load_claims(runs, tables), known, tables)
 
 
 def kept(results: Path, scale: str) -> pd.DataFrame:

@@ -4,38 +4,31 @@ Read at every workflow start, hence only yaml and pydantic.
 """
 
 import functools
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
-
-from pydantic import Field, ValidationError
+from typing import Any, cast
 
 from tood.data.synthetic import DrawingSpec
 from tood.data.validation import Split
-from tood.runtime.text import did_you_mean
 from tood.study.code_digest import config_files, import_code, training_code
 from tood.study.declarations import (
-    Declaration,
     ExperimentError,
     Run,
     load_runs,
     select_runs,
 )
+from tood.study.fitting import fitted_head, fitted_model
 from tood.study.jobs import (
     DEFAULT_PRECISION,
     AnalysisJob,
     Device,
     Execution,
     ImportJob,
-    Logger,
     MeasuringJob,
-    Positive,
-    Precision,
     Resources,
     TrainingJob,
-    renamed,
 )
+from tood.study.options import INCOMPARABLE, OF_TRAININGS, RESOURCES, check_data, parse_study
 from tood.study.paths import ALIGNMENT, AP, BEST_ANCHORS, CONFIGS, StudyPaths
 from tood.study.provenance import evaluation_digest
 from tood.study.released import RELEASED, Choice, ReleasedFile, choose_all
@@ -49,50 +42,7 @@ from tood.study.scales import (
     seeds_by_run,
 )
 
-
-class Study(Declaration):
-    """What one call of the workflow does; every field but `scale` has the scale's or a plain default.
-
-    Those marked * make the numbers incomparable with the scale's own, so they need a `name` of their own
-    for the results folder.
-    """
-
-    scale: str = "smoke"
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")] | None = None
-    data_root: Path | None = None
-    data_seed: Annotated[int, Field(ge=0)] | None = None  # * of a scale that draws its data
-    runs: tuple[str, ...] | None = None  # default: all that are implemented
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    device: Device | None = None
-    gpus: Positive | None = None  # that train one run together
-    micro_batch: Positive | None = None  # images in one forward pass of a process
-    logger: Logger | None = None  # event files of each training, too
-    weights: Literal["imagenet", "random", "released"] | None = None  # *
-    iterations: Positive | None = None  # * stop each training after this many
-    batch_size: Positive | None = None  # *
-    lr: Annotated[float, Field(gt=0)] | None = None  # *
-    schedule: Annotated[float, Field(gt=0)] | None = None  # * times the epochs and milestones of each run
-    precision: Precision | None = None  # *
-    val_images: Positive | None = None  # * evaluate on the first images only, this many
-    near: tuple[str, ...] | None = None  # released files of another recipe that are taken all the same
-    released: Path | None = None  # declares released files instead of experiments/released.yaml
-    fresh: bool | None = None  # train also what has a record
-    test2017: bool | None = None  # `snakemake download` fetches the images of COCO's test set too
-
-
 Training = tuple[str, int]  # run and seed
-
-# Those marked *
-_INCOMPARABLE = (
-    *("data_seed", "weights", "iterations", "batch_size", "lr", "schedule", "precision"),
-    "val_images",
-)
-_OF_TRAININGS = (
-    *("iterations", "batch_size", "lr", "schedule", "precision", "gpus", "micro_batch"),
-    "logger",
-)
-# What a call may change of the resources that a scale gives its trainings.
-_RESOURCES = set(Study.model_fields) & set(Resources.model_fields)
 
 
 class Plan:
@@ -107,7 +57,7 @@ class Plan:
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        self.study = _parse_study(options)
+        self.study = parse_study(options)
         self.scale = load_scale(self.study.scale)
         self.all_runs: dict[str, Run] = load_runs()
         backbones = {run.backbone for run in self.all_runs.values()}
@@ -130,7 +80,7 @@ class Plan:
             self._choose_released()
         elif self.study.near or self.study.released:
             raise ExperimentError("--config near, released: need weights=released; add it")
-        changed = [key for key in _INCOMPARABLE if getattr(self.study, key) is not None]
+        changed = [key for key in INCOMPARABLE if getattr(self.study, key) is not None]
         named = [key for key in changed if not (self.imports and key == "weights")]  # whose name is a default
         if named and self.study.name is None:
             raise ExperimentError(
@@ -141,11 +91,7 @@ class Plan:
             raise ExperimentError(f"--config name={self.study.name}: that is a scale's; choose another name")
         if self.study.gpus and not self.on_gpu:
             raise ExperimentError("--config gpus: needs GPUs to be asked for; add device=cuda")
-        if self.scale.drawing and self.study.data_root:
-            raise ExperimentError(
-                f"--config data_root: scale {self.scale.name!r} draws its own data; "
-                f"for a dataset of yours use --config scale=paper data_root=PATH name=NAME"
-            )
+        check_data(self.study, self.scale)
 
     @property
     def name(self) -> str:
@@ -162,6 +108,8 @@ class Plan:
     @property
     def drawing(self) -> DrawingSpec | None:
         """What the dataset is drawn by; None where it is the user's."""
+        if self.study.data_root:
+            return None
         if self.scale.drawing is None or self.study.data_seed is None:
             return self.scale.drawing
         return self.scale.drawing.model_copy(update={"seed": self.study.data_seed})
@@ -179,7 +127,8 @@ class Plan:
     @property
     def splits(self) -> dict[str, Split]:
         """The parts of the dataset that the study uses."""
-        return ({} if self.imports else {"train": self.scale.train}) | {"val": self.scale.val}
+        val = self.study.val or self.scale.val
+        return ({} if self.imports else {"train": self.study.train or self.scale.train}) | {"val": val}
 
     @property
     def device(self) -> Device:
@@ -194,7 +143,7 @@ class Plan:
     def resources(self, run_id: str) -> Resources:
         """What the training of a run asks for."""
         asked = self._backbone(run_id).resources or self.scale.resources
-        return asked.model_copy(update=self.study.model_dump(include=_RESOURCES, exclude_none=True))
+        return asked.model_copy(update=self.study.model_dump(include=RESOURCES, exclude_none=True))
 
     def seeds_of(self, run_id: str) -> tuple[int, ...]:
         """Seeds of a run."""
@@ -280,6 +229,12 @@ class Plan:
         run = self.all_runs[run_id]
         # Those of other heads do not decide this training.
         heads = {head: change for head, change in scale.heads.items() if head in _config_text(run.config)}
+        model, taken = scale.model, scale.input.model_dump(mode="json", exclude_none=True)
+        if study.image_size:
+            longer, shorter = sorted(study.image_size, reverse=True)
+            taken["size"] = [longer, shorter]
+            model = fitted_model(model, longer)
+            heads = {head: fitted_head(change, longer) for head, change in heads.items()}
         training = scale.training.model_dump(exclude_none=True)
         training |= study.model_dump(include={"batch_size", "lr", "precision"}, exclude_none=True)
         if training.get("precision") == DEFAULT_PRECISION:
@@ -289,11 +244,14 @@ class Plan:
         return {
             "run": run.model_dump(include={"id", "config"}, mode="json")
             | {"options": self._options(run_id), "epochs": epochs, "milestones": list(milestones)},
-            "model": merged(scale.model, self._backbone(run_id).model),
+            "model": merged(model, self._backbone(run_id).model),
             "heads": heads,
-            "input": scale.input.model_dump(mode="json", exclude_none=True),
+            "input": taken,
             "train": training,
-            "splits": {"train": scale.train._asdict(), "val": scale.val._asdict()},
+            "splits": {
+                "train": (study.train or scale.train)._asdict(),
+                "val": (study.val or scale.val)._asdict(),
+            },
             "weights": self.weights,
             "iterations": study.iterations,
             **({"released": released.file} if released else {}),
@@ -327,7 +285,7 @@ class Plan:
                 f"--config weights=released: no released file fits the models of scale {self.scale.name!r}; "
                 "add scale=paper"
             )
-        wrong = [key for key in _OF_TRAININGS if getattr(self.study, key) is not None]
+        wrong = [key for key in OF_TRAININGS if getattr(self.study, key) is not None]
         if wrong := wrong or ["seeds"] * any(len(self.seeds_of(run.id)) > 1 for run in self.runs):
             raise ExperimentError(f"--config {' '.join(wrong)}: weights=released trains nothing; omit it")
         near, declaration = self.study.near or (), self.study.released or RELEASED
@@ -338,7 +296,7 @@ class Plan:
     def tolerance(self) -> Tolerance | None:
         """Within which values are compared with the paper's; None where nothing is to be expected of them."""
         study = self.study
-        differing = {"data_root", *_INCOMPARABLE} - {"weights", "precision"}
+        differing = {"data_root", *INCOMPARABLE} - {"weights", "precision"}
         differs = any(getattr(study, key) is not None for key in differing)
         return None if differs or self.weights == "random" else self.scale.tolerance
 
@@ -350,7 +308,13 @@ class Plan:
         for share in sorted({share for share in shares.values() if share < 1}):
             names = ", ".join(name for name, other in shares.items() if other == share)
             notes.append(f"Runs with {names} train {share:.0%} of their epochs.")
-        if study.data_root:
+        if study.data_root and scale.drawing:
+            size = sorted(study.image_size or scale.input.size or (), reverse=True)
+            notes.append(
+                f"Data: {study.data_root.name} (COCO layout) in place of the generated images, at most "
+                f"{' × '.join(map(str, size))} pixels."
+            )
+        elif study.data_root:
             notes.append(f"Data: {study.data_root.name} (COCO layout), not necessarily COCO 2017.")
         if self.weights == "random":
             notes.append("Backbones start from random weights, not from ImageNet's.")
@@ -384,30 +348,3 @@ def _listed(seeds: tuple[int, ...]) -> str:
 def _config_text(config: str) -> str:
     """A configuration and those it builds on, as they are written."""
     return "".join(path.read_text() for path in config_files(CONFIGS / config))
-
-
-def _parse_study(options: Mapping[str, Any]) -> Study:
-    values = dict(options)
-    for key in ("runs", "seeds", "near"):
-        if isinstance(values.get(key), str):
-            values[key] = [part for part in re.split(r"[,\s]+", values[key]) if part]
-        elif values.get(key) is not None and not isinstance(values[key], list | tuple):
-            values[key] = [values[key]]
-    if values.get("name") is not None:
-        values["name"] = str(values["name"])
-    unknown = [key for key in values if key not in Study.model_fields]
-    if unknown:
-        if message := renamed(unknown[0]):
-            raise ExperimentError(f"--config {unknown[0]}={values[unknown[0]]}: {message}")
-        raise ExperimentError(
-            f"--config {unknown[0]}: unknown option; {did_you_mean(unknown[0], Study.model_fields)}"
-            f"there are {', '.join(Study.model_fields)}"
-        )
-    try:
-        return Study(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ExperimentError(
-            f"--config {key}={first['input']!r}: {first['msg']}; see docs/configuration.md"
-        ) from error

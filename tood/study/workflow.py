@@ -141,7 +141,7 @@ def archives(plan: Plan) -> list[str]:
 
     A study that trains nothing needs no images for training.
     """
-    if plan.drawing:
+    if plan.scale.drawing:
         return []
     unused = set() if "train" in plan.splits else {plan.scale.train.images}
     return [

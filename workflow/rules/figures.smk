@@ -66,7 +66,7 @@ if VIEWS[0] in DRAWN:
                     for name, trainings in SOURCES[VIEWS[0]].trainings.items()
                 }
             ),
-            annotations=PLAN.scale.val.annotations,
+            annotations=PLAN.splits["val"].annotations,
             folder=subpath(output[0], parent=True),
         shell:
             "python workflow/scripts/views.py --runs {params.runs:q} --manifest {input.manifest} "

@@ -1,9 +1,10 @@
 """Report: claims, tables, figures and runs on one page; the results that README.md shows.
 
 input   RESULTS/tables/*.md, RESULTS/figures/*.png
-        of `readme`: COMPLEXITY and, where they are, results/{paper,mini}/metrics.csv
+        of `readme`: COMPLEXITY and, where they are, metrics.csv and records of the studies that are kept
 output  RESULTS/report.html
-        of `readme`: the part of README.md between its two markers; on demand only (`make readme`)
+        of `readme`: the parts of README.md and docs/mini.md between their two markers; on demand only
+        (`make readme`)
 steps   report; readme
 """
 
@@ -32,7 +33,7 @@ rule report:
         "--absent {params.absent:q} 2>&1 | tee {log}"
 
 
-# README.md is not an `output`: Snakemake deletes outputs before it makes them, and this rule keeps most of the file.
+# Neither page is an `output`: Snakemake deletes outputs before it makes them, and this rule keeps most of them.
 rule readme:
     input:
         COMPLEXITY,
@@ -40,4 +41,4 @@ rule readme:
         "work/logs/readme.log",
     localrule: True
     shell:
-        "python workflow/scripts/readme.py --readme README.md --results results 2>&1 | tee {log}"
+        "python workflow/scripts/readme.py --readme README.md --mini docs/mini.md --results results 2>&1 | tee {log}"
