@@ -11,7 +11,8 @@ import yaml
 
 from tood.cli import _parser
 from tood.study.declarations import load_runs, parse_options
-from tood.study.plan import _INCOMPARABLE, Plan, Study
+from tood.study.options import INCOMPARABLE, Study
+from tood.study.plan import Plan
 from tood.study.workflow import summary
 
 REPOSITORY = Path(__file__).parents[1]
@@ -69,7 +70,7 @@ def test_configuration_has_every_key():
     rows = re.findall(r"^\| `(\w+)`( \*)? \|", text.split("## Scales")[0], re.MULTILINE)
     assert [key for key, _ in rows] == list(Study.model_fields)
     # Those whose numbers are not the scale's, so that the study needs a name of its own
-    assert [key for key, starred in rows if starred] == list(_INCOMPARABLE)
+    assert [key for key, starred in rows if starred] == list(INCOMPARABLE)
 
 
 def test_examples_in_the_readme_run_and_print_what_it_says():

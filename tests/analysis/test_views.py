@@ -9,6 +9,7 @@ import pytest
 from tood.analysis.box_counts import KINDS
 from tood.analysis.views import (
     ap_by_iou,
+    best_anchors,
     caption_density,
     caption_distances,
     cumulative,
@@ -62,14 +63,22 @@ def test_the_distribution_counts_objects_without_best_anchors():
 
 
 def test_distances_are_drawn_and_summed_up():
-    values = np.array([0.1, 0.5, np.nan, 0.3])
-    (axes,) = draw_distances({"a": values, "b": values + 1}).axes
-    first, second = axes.lines
-    assert np.array_equal(first.get_ydata(), cumulative(values, first.get_xdata()))
-    assert second.get_ydata()[-1] == 0.75
-    text = caption_distances({"a": values, "b": values + 1})
-    assert "Means: a 0.300; b 1.300. 4 objects each" in text
+    columns = {
+        "distance": [0.1, 0.5, None, 0.3],
+        "localised": [0.9, 0.8, None, 1.0],
+        "classified": [0.9, 0.6, None, 0.5],
+    }
+    first = best_anchors([pd.DataFrame(columns)])
+    assert first["lost"].tolist() == pytest.approx([0, 0.2, np.nan, 0.5], nan_ok=True)
+    objects = {"a": first, "b": first + 1}
+    for axes, column in zip(draw_distances(objects).axes, ("distance", "lost"), strict=True):
+        for line, found in zip(axes.lines, objects.values(), strict=True):
+            assert np.array_equal(line.get_ydata(), cumulative(found[column].to_numpy(), line.get_xdata()))
+    assert draw_distances(objects).axes[0].lines[1].get_ydata()[-1] == 0.75
+    text = caption_distances(objects)
+    assert "Mean distance: a 0.300; b 1.300. Mean IoU lost: a 0.233; b 1.233. 4 objects each" in text
     assert "(a 1; b 1)" in text
+    assert len(best_anchors([pd.DataFrame(columns)] * 2)) == 8  # of two seeds
 
 
 def test_ap_falls_at_the_threshold_that_a_box_misses(annotations):
@@ -137,7 +146,7 @@ def test_every_view_and_its_caption_are_written(annotations, tmp_path):
         runs[name] = [RunPaths(tmp_path / name / f"seed{seed}") for seed in (0, 1)]
         for paths in runs[name]:
             paths.folder.mkdir(parents=True)
-            objects = {"distance": [0.5, None]}
+            objects = {"distance": [0.5, None], "localised": [0.9, None], "classified": [0.8, None]}
             density = np.eye(50, dtype=int).tolist()
             paths.best_anchors.write_text(json.dumps({"objects": objects, "density": density}))
             found = {"image_ids": [1, 2], "detections": [EXACT, POOR]}

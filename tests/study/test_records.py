@@ -27,7 +27,11 @@ MANIFEST = {
     "splits": {name: {"images": 1, "sha256": name, "image_digest": name} for name in ("train", "val")},
 }
 AP_OF = {"atss_af": 40.0, "tood_af": 45.0, "fcos": 38.0}
-DISTANCES = [0.0, 0.05, 0.5, None]
+OBJECTS = {
+    "distance": [0.0, 0.05, 0.5, None],
+    "classified": [0.5, 0.6, 0.7, None],
+    "localised": [0.5, 0.9, 1.0, None],
+}
 
 
 @pytest.fixture
@@ -62,7 +66,7 @@ def finish(plan: Plan, run: str, seed: int, state: str = "done", **change) -> Pa
             evaluation = {"evaluation": evaluation_digest(name, plan.study.val_images)}
             write_json(paths.folder / name, metrics | {"digests": digests | evaluation})
         write_json(paths.alignment_variants, {"before NMS": {"default": {"pcc": 0.5}}})
-        write_json(paths.best_anchors, {"objects": {"distance": DISTANCES}, "density": []})
+        write_json(paths.best_anchors, {"objects": OBJECTS, "density": []})
     record = StudyPaths(plan.name).record(run, seed)
     write_record(paths, root, record)
     return record
@@ -90,12 +94,18 @@ def test_a_record_keeps_what_was_measured_and_how_it_was_made(folder):
     assert record.epochs == by_epoch(paths.losses)
     assert len(record.epochs) == 3
     assert record.provenance["digests"] == read_json(paths.provenance)["digests"]
-    assert record.distances["objects"] == 4
-    assert record.distances["without"] == 1
-    assert record.distances["mean"] == pytest.approx(0.55 / 3)
-    assert record.distances["share"][:2] == [0.25, 0.5]
-    assert record.distances["share"][5] == record.distances["share"][-1] == 0.75
-    assert len(record.distances["share"]) == 21
+    found = dict(record.best_anchors)
+    share = found.pop("share")
+    assert found == {
+        "objects": 4,
+        "without": 1,
+        "distance": pytest.approx(0.55 / 3),
+        "classified": pytest.approx(0.6),
+        "localised": pytest.approx(0.8),
+    }
+    assert share[:2] == [0.25, 0.5]
+    assert share[5] == share[-1] == 0.75
+    assert len(share) == 21
 
 
 def test_a_record_is_small_and_says_nothing_of_the_machines_folders(folder):

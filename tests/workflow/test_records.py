@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tood.study.report import CAPTIONS
+
 RUNS = ("atss_af", "fcos")
 CALL = ("--cores", "2", "--config", "runs=atss_af,fcos", "iterations=3", "val_images=6", "name=tiny")
 
@@ -113,3 +115,18 @@ def test_fresh_trains_all_the_same_to_the_last_bit(finished, clone):
         assert new["ap.json"] == old["ap.json"]
         assert new["provenance.json"]["digests"] == old["provenance.json"]["digests"]
     assert clone.files("results/tiny/tables") == finished.files("results/tiny/tables")
+
+
+def test_snakemakes_own_report_shows_each_figure_with_its_caption(finished, tmp_path):
+    page = tmp_path / "page.html"
+    outcome = finished.run("snakemake", *CALL, "--report", page)
+    assert outcome.returncode == 0, outcome.stdout
+    text = page.read_text()
+    for name in ("figure1", "distances", "positives"):
+        assert CAPTIONS[name][:40] in text
+        assert CAPTIONS[name] == (finished.path / f"workflow/report/figures/{name}.rst").read_text().strip()
+
+
+def test_every_caption_is_there():
+    folder = Path(__file__).parents[2] / "workflow/report/figures"
+    assert {path.stem: path.read_text().strip() for path in folder.glob("*.rst")} == CAPTIONS

@@ -35,8 +35,8 @@ def draw_views(runs: Mapping[str, Sequence[RunPaths]], annotations: Path, folder
     density = {name: np.sum([one["density"] for one in found], axis=0) for name, found in measured.items()}
     views: dict[str, tuple[Figure, str]] = {
         "distances": (
-            draw_distances({name: _distances(found) for name, found in objects.items()}),
-            caption_distances({name: _distances(found) for name, found in objects.items()}),
+            draw_distances({name: best_anchors(found) for name, found in objects.items()}),
+            caption_distances({name: best_anchors(found) for name, found in objects.items()}),
         ),
         "score_iou": (draw_density(density), caption_density(density)),
     }
@@ -56,9 +56,18 @@ def draw_views(runs: Mapping[str, Sequence[RunPaths]], annotations: Path, folder
 # Distance of the best anchors
 
 
-def _distances(found: Sequence[pd.DataFrame]) -> np.ndarray:
-    """Distances of all objects of all seeds; nan where no anchor belongs to an object."""
-    return np.concatenate([one["distance"].to_numpy(dtype=float) for one in found])
+def best_anchors(found: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """How far apart both best anchors of an object are, and what IoU that loses.
+
+    Args:
+        found: of each seed its objects, with the columns of `tood.analysis.best_anchors.ObjectRecord`.
+
+    Returns:
+        A row per object and seed: distance, in sizes of the object; lost, the IoU of the best-localised box
+        less that of the best-classified one. Both are nan where no anchor belongs to an object.
+    """
+    objects = pd.concat(found)[["distance", "localised", "classified"]].astype(float)
+    return objects.assign(lost=objects["localised"] - objects["classified"])[["distance", "lost"]]
 
 
 def cumulative(values: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -66,36 +75,50 @@ def cumulative(values: np.ndarray, at: np.ndarray) -> np.ndarray:
     return np.searchsorted(np.sort(values[~np.isnan(values)]), at, side="right") / max(len(values), 1)
 
 
-def draw_distances(distances: Mapping[str, np.ndarray]) -> Figure:
-    """Cumulative distribution of the distance between both best anchors, a line per run."""
-    figure, axes = _panel()
-    at = np.linspace(0, 2, 401)
-    for (name, values), style in zip(distances.items(), _STYLES, strict=False):
-        axes.plot(at, cumulative(values, at), label=name, **style)
-    axes.set(
-        xlabel="distance of the best anchors, in sizes of the object",
-        ylabel="share of objects",
-        xlim=(0, 2),
-        ylim=(0, 1),
-    )
-    axes.legend(frameon=False, loc="lower right")
+_DISTANCES = {  # column: label, largest value shown
+    "distance": ("distance of the best anchors, in sizes of the object", 2.0),
+    "lost": ("IoU lost by the best-classified box", 1.0),
+}
+
+
+def draw_distances(objects: Mapping[str, pd.DataFrame]) -> Figure:
+    """Cumulative distributions of the distance between both best anchors and of the IoU lost, a line per run.
+
+    Args:
+        objects: `best_anchors` of each run.
+    """
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (column, (label, largest)) in zip(panels, _DISTANCES.items(), strict=True):
+        at = np.linspace(0, largest, 401)
+        for (name, found), style in zip(objects.items(), _STYLES, strict=False):
+            axes.plot(at, cumulative(found[column].to_numpy(), at), label=name, **style)
+        axes.set(xlabel=label, xlim=(0, largest), ylim=(0, 1))
+        axes.grid(alpha=0.3)
+        seaborn.despine(ax=axes)
+    panels[0].set_ylabel("share of objects")
+    panels[1].legend(frameon=False, loc="lower right")
     return figure
 
 
-def caption_distances(distances: Mapping[str, np.ndarray]) -> str:
+def caption_distances(objects: Mapping[str, pd.DataFrame]) -> str:
     """What the figure shows, with the means."""
-    means = "; ".join(
-        f"{name} {np.nanmean(values):.3f}" if np.isfinite(values).any() else f"{name} -"
-        for name, values in distances.items()
-    )
-    number = len(next(iter(distances.values())))
-    lacking = "; ".join(f"{name} {int(np.isnan(values).sum()):,}" for name, values in distances.items())
+
+    def means(column: str) -> str:
+        found = {name: one[column].mean() for name, one in objects.items()}
+        return "; ".join(f"{name} {'-' if np.isnan(mean) else f'{mean:.3f}'}" for name, mean in found.items())
+
+    number = len(next(iter(objects.values())))
+    lacking = "; ".join(f"{name} {int(found['lost'].isna().sum()):,}" for name, found in objects.items())
     return (
-        "**Best anchors.** Share of all objects whose anchor of highest score and anchor of highest IoU "
-        "are no farther apart than this, in units of the square root of the object's area; the farther "
-        f"left a line, the better both tasks agree. Means: {means}. {number:,} objects each; a line stays "
-        "below 1 by those farther apart, and by those that no predicted box of their class touches "
-        f"({lacking})."
+        "**Best anchors.** Left: share of all objects whose anchor of highest score and anchor of highest "
+        "IoU are at most so far apart, in units of the square root of the object's area. Right: share of all "
+        "objects whose box of highest score has at most so much less IoU than the best box. The farther left "
+        "a line, the better both tasks agree. Where several anchors have about equally good boxes, as after "
+        "the alignment of boxes, the best one may be far away and nothing is lost by it. "
+        f"Mean distance: {means('distance')}. Mean IoU lost: {means('lost')}. {number:,} objects each; a "
+        "line stays below 1 by those beyond its end, and by those that no predicted box of their class "
+        f"touches ({lacking})."
     )
 
 

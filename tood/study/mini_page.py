@@ -1,9 +1,10 @@
 """The measured part of docs/mini.md: written from the files under `results/`, never by hand."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from tood.study.declarations import load_tables
 from tood.study.front_page import measured_tables, records_of
@@ -15,7 +16,7 @@ _NAME = re.compile(r"mini_lr(?P<lr>[\d.]+)_x[\d.]+")
 
 
 def mini_part(results: Path) -> str:
-    """The sweep of the recipe, every table of `mini`, the distances of best anchors, and the other images.
+    """The sweep of the recipe, every table of `mini`, how well best anchors agree, and the other images.
 
     Args:
         results: folder with one folder per study.
@@ -27,11 +28,11 @@ def mini_part(results: Path) -> str:
         "### Tables\n",
         *measured_tables(results, STUDY),
         "### Best anchors\n",
-        distances(results, STUDY),
+        agreement(results, STUDY),
     ]
     for title, study in sets:
         tables = measured_tables(results, study, ("table3", "table6"))
-        parts += [f"### {title}\n", *tables, distances(results, study)]
+        parts += [f"### {title}\n", *tables, agreement(results, study)]
     return "\n".join(parts)
 
 
@@ -50,27 +51,25 @@ def sweep(results: Path) -> str:
     return markdown_table("**Sweep of the recipe.**", header, body, 2, [])
 
 
-def distances(results: Path, study: str) -> str:
-    """Mean distance of each object's best anchors, of the runs of Table 6, over seeds."""
-    by_run: dict[str, list[Record]] = {}
+def agreement(results: Path, study: str) -> str:
+    """How well both best anchors of an object agree under the runs of Table 6, over seeds."""
+    by_run: dict[str, list[Mapping[str, Any]]] = {}
     for record in records_of(results, study):
-        if record.distances.get("mean") is not None:
-            by_run.setdefault(record.run, []).append(record)
+        if record.best_anchors.get("distance") is not None:
+            by_run.setdefault(record.run, []).append(record.best_anchors)
     body = []
     for row in load_tables()["table6"].rows:
-        if of_run := by_run.get(row.run):
-            means = [record.distances["mean"] for record in of_run]
-            shares = [record.distances["share"] for record in of_run]
-            near, far = ([100 * share[index] for share in shares] for index in (0, 10))
-            cells = [_spread(means, ".3f"), _spread(near, ".1f"), _spread([100 - one for one in far], ".1f")]
-            body.append([markdown(row.key["Method"]), str(len(of_run)), *cells])
+        if seeds := by_run.get(row.run):
+            lost = [one["localised"] - one["classified"] for one in seeds]
+            columns = [[one[name] for one in seeds] for name in ("distance", "classified", "localised")]
+            cells = [_spread(values) for values in (*columns, lost)]
+            body.append([markdown(row.key["Method"]), str(len(seeds)), *cells])
     caption = (
-        "**Best anchors.** Distance between the anchor of highest score and that of highest IoU, over all "
-        "objects, in units of the square root of an object's area; and the share of objects, in percent, "
-        "where both are the same, and where they are more than 1 apart or no predicted box of its class "
-        "touches the object."
+        "**Best anchors.** Means over all objects: distance between the anchor of highest score and that of "
+        "highest IoU, in units of the square root of the object's area; IoU of the box of the one and of the "
+        "other; and the difference of both, the IoU that is lost where scores choose the box."
     )
-    header = ["Method", "Seeds", "Mean distance", "Same anchor", "More than 1 apart"]
+    header = ["Method", "Seeds", "Distance", "IoU, best score", "IoU, best box", "IoU lost"]
     return markdown_table(caption, header, body, 1, [])
 
 
@@ -82,6 +81,6 @@ def _percent(record: Record, metric: str) -> str:
     return f"{record.files['ap.json'][metric]:.1f}"
 
 
-def _spread(values: Sequence[float], spec: str) -> str:
-    middle = format(mean(values), spec)
-    return middle if len(values) == 1 else f"{middle} ± {format(stdev(values), spec)}"
+def _spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation."""
+    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")

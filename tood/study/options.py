@@ -53,7 +53,7 @@ class Study(Declaration):
 
 # Those marked *
 INCOMPARABLE = (
-    *("data_seed", "image_size", "weights", "iterations", "batch_size", "lr", "schedule", "precision"),
+    *("image_size", "data_seed", "weights", "iterations", "batch_size", "lr", "schedule", "precision"),
     "val_images",
 )
 OF_TRAININGS = (

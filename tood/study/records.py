@@ -61,9 +61,9 @@ class Record:
         return self.content["epochs"]
 
     @property
-    def distances(self) -> Mapping[str, Any]:
-        """Of the best anchors of all objects, see `_distances`; empty where they were not measured."""
-        return self.content.get("distances", {})
+    def best_anchors(self) -> Mapping[str, Any]:
+        """Of the best anchors of all objects, see `_agreement`; empty where they were not measured."""
+        return self.content.get("best_anchors", {})
 
     @property
     def drawn(self) -> str | None:
@@ -97,7 +97,7 @@ def write_record(files: RunPaths, root: Path, path: Path) -> None:
         "epochs": by_epoch(files.losses),
     }
     if files.best_anchors.is_file():
-        content["distances"] = _distances(read_json(files.best_anchors)["objects"]["distance"])
+        content["best_anchors"] = _agreement(read_json(files.best_anchors)["objects"])
     write_json(path, content | {"checksum": _checksum(content)})
 
 
@@ -165,21 +165,27 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _distances(found: Sequence[float | None]) -> dict[str, Any]:
-    """Mean distance of the best anchors, and its distribution.
+def _agreement(objects: Mapping[str, Sequence[float | None]]) -> dict[str, Any]:
+    """How well the best-classified and the best-localised anchor of an object agree, over all objects.
 
     Args:
-        found: of each object, in sizes of the object; None where no anchor belongs to it.
+        objects: columns with an entry per object: `distance`, in sizes of the object, `classified` and
+            `localised`, IoU of both anchors' boxes; None where no anchor belongs to it.
 
     Returns:
-        objects, without (any anchor), mean, and `share`, of all objects, that is at most 0, 0.1, ... 2
+        objects; without (any anchor); means of distance, classified and localised (None without any); share,
+        of all objects, whose distance is at most 0, 0.1, ... 2
     """
-    known = [value for value in found if value is not None]
+    known = [value for value in objects["distance"] if value is not None]
+    number = len(objects["distance"])
     return {
-        "objects": len(found),
-        "without": len(found) - len(known),
-        "mean": sum(known) / len(known) if known else None,
-        "share": [sum(value <= limit for value in known) / len(found) for limit in _DISTANCES]
-        if found
-        else [],
+        "objects": number,
+        "without": number - len(known),
+        **{name: _mean(objects[name]) for name in ("distance", "classified", "localised")},
+        "share": [sum(value <= limit for value in known) / number for limit in _DISTANCES] if number else [],
     }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -82,11 +82,11 @@ def records(trainings):
     ]
 
 
-def reported(kind, name, path):
+def reported(kind, name, path, caption=None):
     """A file that `snakemake --report` shows, under the kind of thing that it is."""
     return report(
         path,
-        caption=f"../report/{kind}.rst",
+        caption=f"../report/{caption or kind}.rst",
         category=f"{kind.capitalize()}s",
         labels={kind: name},
     )
@@ -99,7 +99,10 @@ def picture(figure):
 
 def pictures(*figures):
     """The pictures of figures, which `snakemake --report` shows."""
-    return [reported("figure", figure, picture(figure)) for figure in figures]
+    return [
+        reported("figure", figure, picture(figure), f"figures/{figure}")
+        for figure in figures
+    ]
 
 
 def submissions():

@@ -1,0 +1,86 @@
+"""A dataset of the user's own, with its own classes and file names, through a small scale in one command."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+RUNS = ("atss_af", "tood_af")
+
+
+@pytest.fixture(scope="module")
+def birds(photographs, tmp_path_factory) -> Path:
+    """One class, and names that are not COCO's."""
+    root = tmp_path_factory.mktemp("own") / "birds"
+    for name in ("train", "val"):
+        shutil.copytree(photographs / f"{name}2017", root / "photos" / name)
+        content = json.loads((photographs / f"annotations/instances_{name}2017.json").read_text())
+        content["categories"] = [{"id": 7, "name": "bird"}]
+        for annotation in content["annotations"]:
+            annotation["category_id"] = 7
+        (root / f"{name}.json").write_text(json.dumps(content))
+    return root
+
+
+def call(root: Path, **options: object) -> list[str]:
+    given = {
+        "scale": "mini",
+        "name": "birds",
+        "data_root": root,
+        "train": "train.json:photos/train",
+        "val": "val.json:photos/val",
+        "image_size": "128,96",
+        "runs": ",".join(RUNS),
+        "seeds": 0,
+        "iterations": 4,
+    }
+    return ["--cores", "2", "--config", *(f"{key}={value}" for key, value in (given | options).items())]
+
+
+@pytest.mark.slow
+def test_one_command_compares_detectors_on_it(workspace, birds):
+    outcome = workspace.run("snakemake", *call(birds))
+    assert outcome.returncode == 0, outcome.stdout
+    results = workspace.path / "results/birds"
+    table = pd.read_csv(results / "tables/table3.csv")
+    assert set(table.loc[table["status"] == "done", "run"]) == set(RUNS)
+    page = (results / "report.html").read_text()
+    assert "Data: birds (COCO layout) in place of the generated images, at most 128 × 96 pixels." in page
+    assert (results / "figures/distances.png").is_file()
+    model = workspace.path / "work/birds/runs/tood_af/seed0/provenance.json"
+    config = json.loads(model.read_text())["config"]
+    assert config["model"]["bbox_head"]["anchor_generator"]["strides"] == [4, 8, 16, 32]
+    assert (config["model"]["bbox_head"]["num_classes"], config["classes"]) == (1, ["bird"])
+    assert "Nothing to be done" in workspace.run("snakemake", *call(birds)).stdout
+
+
+def test_a_split_without_objects_stops_before_any_training(workspace, birds, tmp_path):
+    root = shutil.copytree(birds, tmp_path / "birds")
+    content = json.loads((root / "val.json").read_text())
+    (root / "val.json").write_text(json.dumps(content | {"annotations": []}))
+    outcome = workspace.run("snakemake", *call(root))
+    assert outcome.returncode
+    assert "val.json: annotations: none is an object, with iscrowd 0 and a box of any size" in outcome.stdout
+    assert "rule train:" not in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"image_size": 8}, "image_size=8,8: sides are between 32 and 2048 pixels"),
+        ({"train": "train.json"}, "train=train.json: write ANNOTATIONS:IMAGES"),
+    ],
+)
+def test_options_that_do_not_fit_stop_the_call(workspace, birds, options, said):
+    outcome = workspace.run("snakemake", "-n", *call(birds, **options))
+    assert outcome.returncode
+    assert said in outcome.stdout
+    assert "Traceback" not in outcome.stdout
+
+
+def test_a_file_that_is_not_there_is_named(workspace, birds):
+    outcome = workspace.run("snakemake", *call(birds, val="other.json:photos/val"))
+    assert outcome.returncode
+    assert "other.json: annotations: no such file under data_root" in outcome.stdout
