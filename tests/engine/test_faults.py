@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.trainer import ITERATIONS, SCRIPT, Trainer, prepare
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from tood.engine.checkpoint import CheckpointError, Checkpoints, restore, training_state
@@ -81,9 +82,6 @@ def test_killed(trainer, undisturbed, at, resumed_from):
 
 
 def test_event_files_show_the_log_also_after_a_kill(trainer, undisturbed):
-    pytest.importorskip("tensorboard", reason="`pip install tensorboard`")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     assert trainer.run(fault="kill", at=11, logger="tensorboard") == -signal.SIGKILL
     assert_goes_on(trainer, undisturbed, 10, logger="tensorboard")
     shown = EventAccumulator(str(RunPaths(trainer.folder).event_files)).Reload()

@@ -139,6 +139,15 @@ def test_a_gpu_is_required_only_where_the_study_wants_one(monkeypatch):
         workflow.require_device("cuda")
 
 
+def test_a_logger_without_its_package_stops_before_any_job(empty, monkeypatch):
+    plan = Plan({"runs": "tood_af", "logger": "tensorboard"})
+    assert plan.training_execution("tood_af", 1).logger == "tensorboard"
+    monkeypatch.setattr(workflow, "find_spec", lambda name: None)
+    with pytest.raises(ExperimentError, match="logger=tensorboard: the package tensorboard is not installed"):
+        workflow.begin(plan, preload=False)
+    assert not StudyPaths("smoke").options.exists()
+
+
 def test_nothing_is_rendered_where_no_training_ever_started(empty):
     assert not workflow.render_what_is_there(PAIR, TABLES)
     assert list(empty.iterdir()) == []
