@@ -80,6 +80,8 @@ def _facts(status: Status, plan: Plan) -> dict:
         facts[name] = {key: None if math.isnan(value) else value for key, value in result.metrics.items()}
         if result.stale:
             facts[name]["stale"] = result.stale
+    if status.record:
+        facts["record"] = status.record.path.as_posix()
     if status.provenance:
         facts["provenance"] = status.provenance
     files = sorted(path for path in status.folder.rglob("*") if path.is_file())

@@ -84,16 +84,18 @@ def without_weights(
 
 
 def up_to_date(picture: Path, plan: Plan, sources: Sources) -> bool:
-    """Whether a figure is there and shows its runs as they are now."""
+    """Whether a figure is there and shows its runs as they are now.
+
+    Of a run that has a record alone the times say nothing: those of a clone are all of the same moment.
+    """
     statuses = [read_status(plan, run, seed) for run, seed in sources.all]
     if not picture.is_file() or not all(status.state in FINISHED for status in statuses):
         return False
+    here = [status for status in statuses if not status.record]
+    record = StudyPaths(plan.name).record
+    shown = [
+        status.folder / sources.file if sources.file else record(status.run.id, status.seed)
+        for status in here
+    ]
     drawn = picture.stat().st_mtime
-    for status in statuses:
-        if status.record and sources.file:
-            continue  # what it was drawn from is elsewhere
-        own = StudyPaths(plan.name).record(status.run.id, status.seed)
-        shown = status.record.path if status.record else status.folder / sources.file if sources.file else own
-        if not shown.is_file() or shown.stat().st_mtime > drawn:
-            return False
-    return True
+    return all(path.is_file() and path.stat().st_mtime <= drawn for path in shown)
