@@ -8,8 +8,9 @@ from pydantic import ValidationError
 from tood.study.code_digest import training_code
 from tood.study.declarations import ExperimentError
 from tood.study.jobs import Computing, Execution, Figure1Job, MeasuringJob, Resources, TrainingJob
+from tood.study.options import Study
 from tood.study.paths import ALIGNMENT, AP, StudyPaths
-from tood.study.plan import Plan, Study
+from tood.study.plan import Plan
 from tood.study.provenance import evaluation_digest
 from tood.study.scales import SCALES
 

@@ -29,6 +29,8 @@ from tood.analysis.positive_curves import draw as draw_positives
 from tood.runtime.locks import hold_study
 from tood.study.declarations import load_runs, load_tables
 from tood.study.figure_sources import VIEWS
+from tood.study.paths import RunPaths
+from tood.study.records import write_record
 from tood.study.report import CAPTIONS
 from tood.study.scales import load_scale
 
@@ -235,8 +237,10 @@ def test_the_figure_of_positives_shows_the_records_of_the_trainings(study, tmp_p
         {"epoch": epoch, "objects": 4, "positives": 2.0**epoch, "positive_iou": 0.2 * epoch}
         for epoch in (1, 2, 3)
     ]
-    losses = workspace.path / "work/tiny/runs/atss_af/seed0/losses.jsonl"
-    losses.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    files = RunPaths(workspace.path / "work/tiny/runs/atss_af/seed0")
+    files.losses.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    record = workspace.path / "results/tiny/runs/atss_af/seed0.json"
+    write_record(files, workspace.path / "work/data/smoke", record)
     drawn = workspace.path / "results/tiny/figures/positives.png"
     drawn.unlink()
     outcome = workspace.run("snakemake", drawn.relative_to(workspace.path), *CALL)
