@@ -1,0 +1,55 @@
+"""The measured part of docs/mini.md, from records that are written here."""
+
+import pytest
+from helpers.records import finish
+
+from tood.study.front_page import cost, records_of
+from tood.study.mini_page import agreement, mini_part, sweep
+from tood.study.plan import Plan
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        finish(Plan({"scale": "mini"}), "atss_af", seed)
+    return tmp_path / "results"
+
+
+def test_each_training_of_the_sweep_is_a_row(results):
+    for lr, times in ((0.08, 1), (0.02, 1), (0.02, 2)):
+        name = f"mini_lr{lr}_x{times}"
+        plan = Plan({"scale": "mini", "name": name, "lr": lr, "schedule": times, "runs": "atss_af"})
+        finish(plan, "atss_af", 0, epochs=12 * times)
+    rows = [line for line in sweep(results).splitlines() if line.startswith("| atss_af")]
+    assert rows == [
+        "| atss_af | 0 | 0.02 | 12 | 40.0 | 39.0 |",
+        "| atss_af | 0 | 0.08 | 12 | 40.0 | 39.0 |",
+        "| atss_af | 0 | 0.02 | 24 | 40.0 | 39.0 |",
+    ]
+
+
+def test_how_well_best_anchors_agree(results):
+    (row,) = [line for line in agreement(results, "mini").splitlines() if line.startswith("| Parallel")]
+    cells = "0.183 ± 0.000 | 0.600 ± 0.000 | 0.800 ± 0.000 | 0.200 ± 0.000"
+    assert row == f"| Parallel head + ATSS | 2 | {cells} |"
+
+
+def test_cost_is_that_of_the_records(results):
+    assert cost(results, "mini") == " 2 trainings have a record; they took 0.0 hours of a CPU (one thread)."
+    assert cost(results, "other") == ""
+
+
+def test_the_study_on_other_images_is_shown_where_there_is_one(results):
+    assert "On other images" not in mini_part(results)
+    finish(Plan({"scale": "mini", "name": "mini_data1", "data_seed": 1}), "atss_af", 0)
+    part = mini_part(results)
+    assert part.count("**Best anchors.**") == 2
+    assert "### On other images" in part
+
+
+def test_an_edited_record_is_not_shown(results):
+    path = records_of(results, "mini")[0].path
+    path.write_text(path.read_text().replace("40.0", "60.0"))
+    with pytest.raises(ValueError, match="does not fit its checksum"):
+        mini_part(results)
