@@ -3,8 +3,9 @@
 import pytest
 from helpers.records import finish
 
+from tood.study.declarations import load_tables
 from tood.study.front_page import cost, records_of
-from tood.study.mini_page import agreement, mini_part, sweep
+from tood.study.mini_page import agreement, mini_part, orders, sweep
 from tood.study.plan import Plan
 
 
@@ -33,6 +34,17 @@ def test_how_well_best_anchors_agree(results):
     (row,) = [line for line in agreement(results, "mini").splitlines() if line.startswith("| Parallel")]
     cells = "0.183 ± 0.000 | 0.600 ± 0.000 | 0.800 ± 0.000 | 0.200 ± 0.000"
     assert row == f"| Parallel head + ATSS | 2 | {cells} |"
+
+
+def test_orders_are_compared_where_enough_rows_are_measured(results):
+    """AP of Table 4 in the paper: 42.4, 42.3, 41.7, 42.5, 42.2, 41.5; here the first two change places."""
+    rows = load_tables()["table4"].rows
+    values = dict(zip([row.run for row in rows], (50.3, 50.4, 49.7, 50.5, 50.2, 49.5), strict=True))
+    found = [f"{run},0,AP,{value}," for run, value in values.items()]
+    (results / "mini/metrics.csv").write_text("\n".join(["run,seed,metric,value,stale", *found]) + "\n")
+    text = orders(results, "mini")
+    assert "| Table 4 | AP | 6 | 0.94 |" in text  # 1 - 6 * 2 / (6 * 35)
+    assert "Table 3" not in text
 
 
 def test_cost_is_that_of_the_records(results):

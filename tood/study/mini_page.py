@@ -6,17 +6,19 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from tood.study.declarations import load_tables
-from tood.study.front_page import measured_tables, records_of
+from tood.study.declarations import load_runs, load_tables
+from tood.study.front_page import kept, measured_tables, records_of
 from tood.study.markup import markdown, markdown_table
 from tood.study.records import Record
+from tood.study.tables import build
 
 STUDY, OTHER_DATA, SWEEP = "mini", "mini_data1", "mini_lr*_x*"  # folders under `results/`
+_ROWS = 5  # of a table that has an order worth a correlation
 _NAME = re.compile(r"mini_lr(?P<lr>[\d.]+)_x[\d.]+")
 
 
 def mini_part(results: Path) -> str:
-    """The sweep of the recipe, every table of `mini`, how well best anchors agree, and the other images.
+    """The sweep, the orders, every table of `mini`, how well best anchors agree, and the other images.
 
     Args:
         results: folder with one folder per study.
@@ -25,6 +27,8 @@ def mini_part(results: Path) -> str:
     parts = [
         "### The recipe\n",
         sweep(results),
+        "### Orders\n",
+        orders(results, STUDY),
         "### Tables\n",
         *measured_tables(results, STUDY),
         "### Best anchors\n",
@@ -49,6 +53,26 @@ def sweep(results: Path) -> str:
     ]
     header = ["Run", "Seed", "Learning rate", "Epochs", "AP", "AP75"]
     return markdown_table("**Sweep of the recipe.**", header, body, 2, [])
+
+
+def orders(results: Path, study: str) -> str:
+    """How far the order of the rows of each table is the paper's, for each metric of five rows or more."""
+    metrics, runs = kept(results, study), load_runs()
+    body = []
+    for table in load_tables(runs=runs).values():
+        if not table.printed:
+            continue
+        frame = build(table, metrics[metrics["seed"].notna()], {}, runs)
+        for metric in table.metrics:
+            both = frame[[metric, f"{metric}_paper"]].dropna()
+            if len(both) >= _ROWS:
+                rho = both[metric].corr(both[f"{metric}_paper"], method="spearman")
+                body.append([markdown(table.title), markdown(metric), str(len(both)), f"{rho:.2f}"])
+    caption = (
+        "**Orders.** Spearman's rank correlation of our values, means over seeds, with the paper's, over the "
+        "rows of a table that are measured: 1 is the paper's order, 0 no relation."
+    )
+    return markdown_table(caption, ["Table", "Metric", "Rows", "ρ"], body, 2, [])
 
 
 def agreement(results: Path, study: str) -> str:
