@@ -110,7 +110,7 @@ def claims_markdown(claims: Sequence[Claim], metrics: pd.DataFrame, tables: Mapp
     frame = judge(claims, metrics, tables)
     known = [index for index, verdict in enumerate(frame["verdict"]) if verdict != "pending"]
     chosen = [claims[index] for index in known]
-    others = f"{len(claims) - len(chosen)} more claims wait for runs that are not trained."
+    others = f"Claims that wait for runs that are not trained: {len(claims) - len(chosen)}."
     below = [_INTERVALS, *([others] if len(chosen) < len(claims) else [])]
     return _markdown(_body(chosen, frame.iloc[known], tables), below)
 
