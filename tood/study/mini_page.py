@@ -9,6 +9,7 @@ from typing import Any
 from tood.study.declarations import load_runs, load_tables
 from tood.study.front_page import kept, measured_tables, records_of
 from tood.study.markup import markdown, markdown_table
+from tood.study.paths import AP
 from tood.study.records import Record
 from tood.study.tables import build
 
@@ -23,7 +24,6 @@ def mini_part(results: Path) -> str:
     Args:
         results: folder with one folder per study.
     """
-    sets = [("On other images", OTHER_DATA)] if records_of(results, OTHER_DATA) else []
     parts = [
         "### The recipe\n",
         sweep(results),
@@ -34,9 +34,9 @@ def mini_part(results: Path) -> str:
         "### Best anchors\n",
         agreement(results, STUDY),
     ]
-    for title, study in sets:
-        tables = measured_tables(results, study, ("table3", "table6"))
-        parts += [f"### {title}\n", *tables, agreement(results, study)]
+    if records_of(results, OTHER_DATA):
+        tables = measured_tables(results, OTHER_DATA, ("table3", "table6"))
+        parts += ["### On other images\n", *tables, agreement(results, OTHER_DATA)]
     return "\n".join(parts)
 
 
@@ -102,7 +102,7 @@ def _epochs(record: Record) -> int:
 
 
 def _percent(record: Record, metric: str) -> str:
-    return f"{record.files['ap.json'][metric]:.1f}"
+    return f"{record.files[AP][metric]:.1f}"
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -127,8 +127,12 @@ class Plan:
     @property
     def splits(self) -> dict[str, Split]:
         """The parts of the dataset that the study uses."""
-        val = self.study.val or self.scale.val
-        return ({} if self.imports else {"train": self.study.train or self.scale.train}) | {"val": val}
+        return {name: split for name, split in self._splits.items() if name != "train" or not self.imports}
+
+    @property
+    def _splits(self) -> dict[str, Split]:
+        """Those of the dataset, used or not."""
+        return {"train": self.study.train or self.scale.train, "val": self.study.val or self.scale.val}
 
     @property
     def device(self) -> Device:
@@ -248,10 +252,7 @@ class Plan:
             "heads": heads,
             "input": taken,
             "train": training,
-            "splits": {
-                "train": (study.train or scale.train)._asdict(),
-                "val": (study.val or scale.val)._asdict(),
-            },
+            "splits": {name: split._asdict() for name, split in self._splits.items()},
             "weights": self.weights,
             "iterations": study.iterations,
             **({"released": released.file} if released else {}),

@@ -243,6 +243,12 @@ def study_status(plan: Plan, now: float | None = None) -> list[Status]:
     return _statuses(plan, plan.trainings, now)
 
 
+def status_with_records(plan: Plan) -> list[Status]:
+    """That of `study_status`, of the trainings of which there is a record, current or not."""
+    there = [one for one in plan.trainings if any(path.is_file() for path in record_paths(plan, *one))]
+    return _statuses(plan, there)
+
+
 def known_status(plan: Plan) -> list[Status]:
     """That of `study_status`, and of every other run and seed of which the study has a record."""
     of_plan, runs = set(plan.trainings), list(plan.all_runs)

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from tood.data.validation import Split, changed_since_check
 from tood.runtime import event_files
+from tood.runtime.failures import STATE_OF, ExitCode
 from tood.runtime.locks import FolderLock, hold_study
 from tood.runtime.preloaded import start_server
 from tood.study.coco import load_archives
@@ -24,9 +25,14 @@ from tood.study.plan import Plan, Training
 from tood.study.provenance import digest
 from tood.study.references import load_references
 from tood.study.server_scores import load_scores
-from tood.study.status import FINISHED, read_status, record_paths, save_study, study_status
+from tood.study.status import (
+    FINISHED,
+    Status,
+    save_study,
+    status_with_records,
+    study_status,
+)
 
-DIVERGED = "diverged"  # a state that a record may have, too
 # How the shell of a rule starts a script that computes on models
 PYTHON = "python -m tood.runtime.preloaded"
 _PORT = 29400  # torchrun's own default
@@ -45,10 +51,17 @@ def analysed_runs(plan: Plan, tables: Mapping[str, Table]) -> list[str]:
     return [row.run for row in tables["table6"].rows if row.run in ids]
 
 
-def recorded(plan: Plan, tables: Mapping[str, Table]) -> dict[Training, Path]:
+def recorded(
+    plan: Plan, tables: Mapping[str, Table], found: Iterable[Status] | None = None
+) -> dict[Training, Path]:
     """The trainings of the study for which a record stands, and the record of each.
 
     Those that were trained here, and those that the study is to train afresh, are not among them.
+
+    Args:
+        plan: the study.
+        tables: all that are declared.
+        found: result of `status_with_records`; None asks for it.
 
     Raises:
         ExperimentError: a record is damaged.
@@ -56,16 +69,13 @@ def recorded(plan: Plan, tables: Mapping[str, Table]) -> dict[Training, Path]:
     if plan.study.fresh:
         return {}
     analysed = analysed_runs(plan, tables)
-    found: dict[Training, Path] = {}
-    for run, seed in plan.trainings:
-        if not any(path.is_file() for path in record_paths(plan, run, seed)):
-            continue
-        status = read_status(plan, run, seed)
-        wanted = {AP, *([ALIGNMENT] if run in analysed else [])}
+    standing: dict[Training, Path] = {}
+    for status in status_with_records(plan) if found is None else found:
+        wanted = {AP, *([ALIGNMENT] if status.run.id in analysed else [])}
         complete = status.state in FINISHED and wanted <= set(status.results)
-        if status.record and (complete or status.state == DIVERGED):
-            found[run, seed] = status.record.path
-    return found
+        if status.record and (complete or status.state == STATE_OF[ExitCode.DIVERGED]):
+            standing[status.run.id, status.seed] = status.record.path
+    return standing
 
 
 def not_recorded(trainings: Collection[Training], runs: Iterable[str] = ()) -> str:
@@ -151,8 +161,18 @@ def archives(plan: Plan) -> list[str]:
     ]
 
 
-def summary(plan: Plan, records: Mapping[Training, Path] | None = None) -> str:
-    """What the study is, and for which of its trainings records stand."""
+def summary(
+    plan: Plan,
+    records: Mapping[Training, Path] | None = None,
+    found: Iterable[Status] | None = None,
+) -> str:
+    """What the study is, and for which of its trainings records stand.
+
+    Args:
+        plan: the study.
+        records: result of `recorded`; None says nothing of them.
+        found: result of `status_with_records`; None asks for it.
+    """
     if plan.imports:
         return _summary_of_released(plan)
     implemented = sum(run.implemented for run in plan.all_runs.values())
@@ -162,11 +182,11 @@ def summary(plan: Plan, records: Mapping[Training, Path] | None = None) -> str:
     return (
         f"{plan.name}: {len(plan.runs)} runs x {seeds} = {len(plan.trainings)} trainings, {epochs} epochs. "
         f"Of the paper's {len(plan.all_runs)} runs {implemented} are implemented (`tood runs`)."
-        + _summary_of_records(plan, records or {})
+        + ("" if records is None else _summary_of_records(plan, records, found))
     )
 
 
-def _summary_of_records(plan: Plan, records: Mapping[Training, Path]) -> str:
+def _summary_of_records(plan: Plan, records: Mapping[Training, Path], found: Iterable[Status] | None) -> str:
     """How many trainings have a record that stands for them, and why others do not."""
     said = ""
     if records:
@@ -177,7 +197,8 @@ def _summary_of_records(plan: Plan, records: Mapping[Training, Path]) -> str:
         )
     if plan.study.fresh:
         return said
-    stale = [status for status in study_status(plan) if status.record and status.state == "stale"]
+    found = status_with_records(plan) if found is None else found
+    stale = [status for status in found if status.record and status.state == "stale"]
     if stale:
         parts = dict.fromkeys(part for status in stale for part in status.stale)
         said += (

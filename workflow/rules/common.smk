@@ -28,6 +28,7 @@ from tood.study.heartbeat import watch
 from tood.study.paths import COMPLEXITY, StudyPaths
 from tood.study.plan import Plan
 from tood.study.released import FOLDER as RELEASED
+from tood.study.status import status_with_records
 
 # Jobs find the environment that Snakemake runs in, also where the PATH does not name it.
 shell.prefix(f"set -euo pipefail; export PATH={Path(sys.executable).parent}:$PATH; ")
@@ -38,7 +39,8 @@ try:
     CLAIMS = load_claims(PLAN.all_runs, DECLARED_TABLES)
     PUBLISHED = study.published(PLAN)
     study.require_folders(PLAN)
-    RECORDED = study.recorded(PLAN, DECLARED_TABLES)
+    WITH_RECORDS = status_with_records(PLAN)
+    RECORDED = study.recorded(PLAN, DECLARED_TABLES, WITH_RECORDS)
 except ExperimentError as error:
     raise WorkflowError(str(error)) from None
 
@@ -77,9 +79,7 @@ def of_each(pattern, trainings):
 
 def records(trainings):
     """The records of trainings: those that stand for them, or those that this study makes."""
-    return [
-        str(RECORDED.get(one) or PATHS.record(*one)) for one in map(tuple, trainings)
-    ]
+    return [str(RECORDED.get(one) or PATHS.record(*one)) for one in trainings]
 
 
 def reported(kind, name, path, caption=None):
@@ -156,4 +156,4 @@ def after_failure():
 
 
 if workflow.is_main_process:
-    logger.info(study.summary(PLAN, RECORDED))
+    logger.info(study.summary(PLAN, RECORDED, WITH_RECORDS))
