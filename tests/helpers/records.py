@@ -26,7 +26,8 @@ def finish(plan: Plan, run: str, seed: int, state: str = "done", epochs: int = 1
     """What a finished training and its measurements leave, and its record; returns the latter's path."""
     paths = StudyPaths(plan.name).run(run, seed)
     root = Path("work/data") / plan.name
-    write_json(StudyPaths(plan.name).manifest, MANIFEST)
+    manifest = StudyPaths(plan.name).manifest
+    write_json(manifest, MANIFEST | {"root": str(root)})
     if plan.drawing:
         write_json(root / "drawing.json", plan.drawing.model_dump(mode="json"))
     digests = {
@@ -56,5 +57,5 @@ def finish(plan: Plan, run: str, seed: int, state: str = "done", epochs: int = 1
         write_json(paths.alignment_variants, {"before NMS": {"default": {"pcc": 0.5}}})
         write_json(paths.best_anchors, {"objects": OBJECTS, "density": []})
     record = StudyPaths(plan.name).record(run, seed)
-    write_record(paths, root, record)
+    write_record(paths, manifest, record)
     return record

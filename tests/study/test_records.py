@@ -273,7 +273,7 @@ def test_one_without_what_table_6_needs_does_not_stand_for_a_run_of_it(folder):
     for run, seed in plan.trainings:
         paths = StudyPaths("mini").run(run, seed)
         paths.alignment.unlink()
-        write_record(paths, Path("work/data/mini"), StudyPaths("mini").record(run, seed))
+        write_record(paths, StudyPaths("mini").manifest, StudyPaths("mini").record(run, seed))
     elsewhere()
     assert {run for run, _ in workflow.recorded(plan, TABLES)} == {"fcos"}
 

@@ -240,7 +240,7 @@ def test_the_figure_of_positives_shows_the_records_of_the_trainings(study, tmp_p
     files = RunPaths(workspace.path / "work/tiny/runs/atss_af/seed0")
     files.losses.write_text("".join(f"{json.dumps(record)}\n" for record in records))
     record = workspace.path / "results/tiny/runs/atss_af/seed0.json"
-    write_record(files, workspace.path / "work/data/smoke", record)
+    write_record(files, workspace.path / "work/tiny/manifest.json", record)
     drawn = workspace.path / "results/tiny/figures/positives.png"
     drawn.unlink()
     outcome = workspace.run("snakemake", drawn.relative_to(workspace.path), *CALL)

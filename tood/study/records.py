@@ -71,12 +71,12 @@ class Record:
         return self.content["drawn"]
 
 
-def write_record(files: RunPaths, root: Path, path: Path) -> None:
+def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
     """Write the record of a training that has ended, from the files of its run.
 
     Args:
         files: of the run; those that there are not, such as Table 6 of other runs, are left out.
-        root: of its data.
+        manifest: of its data.
         path: written.
     """
     state, provenance = read_json(files.state), read_json(files.provenance)
@@ -87,7 +87,7 @@ def write_record(files: RunPaths, root: Path, path: Path) -> None:
     for measured in (files.ap, files.alignment, files.alignment_variants):
         if measured.is_file():
             kept[measured.name] = read_json(measured)
-    spec = root / SPEC_FILE
+    spec = Path(read_json(manifest)["root"], SPEC_FILE)
     content: dict[str, Any] = {
         "version": VERSION,
         "run": provenance["run"],

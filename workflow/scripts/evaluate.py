@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from tood.evaluation.evaluate import evaluate
-from tood.runtime.files import read_json
 from tood.study.jobs import Execution, MeasuringJob
 from tood.study.paths import RunPaths
 from tood.study.records import write_record
@@ -23,7 +22,7 @@ def main() -> None:
         evaluate(args.job, args.execution, files.detections, files.ap)
     except RuntimeError as error:
         sys.exit(f"evaluate: {error}")
-    write_record(files, Path(read_json(args.job.manifest)["root"]), args.record)
+    write_record(files, args.job.manifest, args.record)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from tood.analysis.one_pass import analyse
-from tood.runtime.files import read_json
 from tood.study.jobs import AnalysisJob, Execution
 from tood.study.paths import RunPaths
 from tood.study.records import write_record
@@ -23,7 +22,7 @@ def main() -> None:
         analyse(args.job, args.execution, files)
     except RuntimeError as error:
         sys.exit(f"evaluate: {error}")
-    write_record(files, Path(read_json(args.job.manifest)["root"]), args.record)
+    write_record(files, args.job.manifest, args.record)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from tood.engine.job import run_training
 from tood.runtime.failures import ExitCode
-from tood.runtime.files import read_json
 from tood.study.jobs import Execution, TrainingJob
 from tood.study.paths import RunPaths
 from tood.study.records import write_record
@@ -22,7 +21,7 @@ def main() -> None:
     args = parser.parse_args()
     ended = run_training(args.job, args.execution, args.folder, args.output)
     if ended == ExitCode.DIVERGED and args.record:
-        write_record(RunPaths(args.folder), Path(read_json(args.job.manifest)["root"]), args.record)
+        write_record(RunPaths(args.folder), args.job.manifest, args.record)
     sys.exit(ended)
 
 
