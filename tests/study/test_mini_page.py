@@ -5,7 +5,7 @@ from helpers.records import finish
 
 from tood.study.declarations import load_tables
 from tood.study.front_page import cost, records_of
-from tood.study.mini_page import agreement, mini_part, orders, sweep
+from tood.study.mini_page import agreement, mini_part, on_both, orders, sweep
 from tood.study.plan import Plan
 
 
@@ -58,6 +58,22 @@ def test_the_study_on_other_images_is_shown_where_there_is_one(results):
     part = mini_part(results)
     assert part.count("**Best anchors.**") == 2
     assert "### On other images" in part
+
+
+def test_effects_stand_beside_those_on_other_images(results):
+    """By hand: the differences 8, 9, 10 have the interval 9 -+ 4.303 / sqrt(3)."""
+    for study, effects in (("mini", (8, 9, 10)), ("mini_data1", (1, -1))):
+        rows = [f"tood_af,{seed},AP,{40 + effect}," for seed, effect in enumerate(effects)]
+        rows += [f"atss_af,{seed},AP,40," for seed in range(len(effects))]
+        rows += ["tal,0,AP,50,"]  # of one seed: no claim that rests on it is shown
+        (results / study).mkdir(exist_ok=True)
+        (results / study / "metrics.csv").write_text("\n".join(["run,seed,metric,value,stale", *rows]) + "\n")
+    (row,) = [line for line in on_both(results).splitlines() if line.endswith(("holds |", "shown |"))]
+    claim, metric, ours, seeds, verdict, elsewhere, *others = row.strip("| ").split(" | ")
+    assert (claim, metric) == ("TOOD is better than ATSS, anchor-free", "AP")
+    assert (ours, seeds, verdict) == ("+9.0 (+6.5 to +11.5)", "3", "holds")
+    assert elsewhere.startswith("+0.0 (-")
+    assert others == ["2", "not shown"]
 
 
 def test_an_edited_record_is_not_shown(results):

@@ -127,23 +127,30 @@ def _markdown(body: Sequence[Sequence[str]], below: Sequence[str]) -> str:
     )
 
 
+def effect_with_interval(row: Mapping, spec: str) -> str:
+    """Our effect in a row of `judge`, with its interval where there are several seeds.
+
+    Args:
+        row: with ours, low, high and seeds.
+        spec: of the metric, as a format of Python without a sign.
+    """
+    ours = _shown(row["ours"], spec)
+    return f"{ours} ({_shown(row['low'], spec)} to {_shown(row['high'], spec)})" if row["seeds"] > 1 else ours
+
+
+def _shown(value: float, spec: str) -> str:
+    return _DASH if math.isnan(value) else format(value, f"+{spec}")
+
+
 def _cells(row: Mapping, spec: str) -> list[str]:
-    signed = f"+{spec}"
-
-    def shown(value: float) -> str:
-        return _DASH if math.isnan(value) else format(value, signed)
-
-    ours = shown(row["ours"])
-    if row["seeds"] > 1:
-        ours += f" ({shown(row['low'])} to {shown(row['high'])})"
     margin = "" if math.isnan(row["within"]) else f" (within {format(row['within'], spec)})"
     seeds = str(row["seeds"]) if row["seeds"] or math.isnan(row["ours"]) else "none needed"
     return [
         row["claim"] + margin,
         row["verdict"],
         row["metric"],
-        shown(row["paper"]),
-        ours,
+        _shown(row["paper"], spec),
+        effect_with_interval(row, spec),
         seeds,
         row["section"],
     ]

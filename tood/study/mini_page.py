@@ -6,6 +6,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from tood.study.claims import load_claims
+from tood.study.claims_table import effect_with_interval, judge
 from tood.study.declarations import load_runs, load_tables
 from tood.study.front_page import kept, measured_tables, records_of
 from tood.study.markup import markdown, markdown_table
@@ -36,7 +38,7 @@ def mini_part(results: Path) -> str:
     ]
     if records_of(results, OTHER_DATA):
         tables = measured_tables(results, OTHER_DATA, ("table3", "table6"))
-        parts += ["### On other images\n", *tables, agreement(results, OTHER_DATA)]
+        parts += ["### On other images\n", on_both(results), *tables, agreement(results, OTHER_DATA)]
     return "\n".join(parts)
 
 
@@ -95,6 +97,28 @@ def agreement(results: Path, study: str) -> str:
     )
     header = ["Method", "Seeds", "Distance", "IoU, best score", "IoU, best box", "IoU lost"]
     return markdown_table(caption, header, body, 1, [])
+
+
+def on_both(results: Path) -> str:
+    """The effects on both sets of images side by side, for the claims that both can judge."""
+    runs = load_runs()
+    tables = load_tables(runs=runs)
+    claims = load_claims(runs, tables)
+    here, there = (
+        judge(claims, kept(results, study), tables).to_dict("records") for study in (STUDY, OTHER_DATA)
+    )
+    body = []
+    for claim, *rows in zip(claims, here, there, strict=True):
+        if all(row["seeds"] > 1 for row in rows):
+            spec = tables[claim.table].metrics[claim.metric]
+            cells = [(effect_with_interval(row, spec), str(row["seeds"]), row["verdict"]) for row in rows]
+            body.append([markdown(claim.claim), markdown(claim.metric), *cells[0], *cells[1]])
+    caption = (
+        "**Effects on both.** The claims that several seeds on both sets of images can judge: the difference "
+        "with its interval, as in the table of claims, on the images of all other tables and on others."
+    )
+    header = ["Claim", "Metric", "ours", "Seeds", "Verdict", "on other images", "Seeds", "Verdict"]
+    return markdown_table(caption, header, body, 2, [])
 
 
 def _epochs(record: Record) -> int:
