@@ -131,7 +131,7 @@ def of_run(run: str, study: str | None, seed: int | None, device: str) -> tuple[
     paths, number = StudyPaths(plan.name), plan.seeds[0] if seed is None else seed
     weights = paths.run(run, number).model
     if not (weights.is_file() and paths.manifest.is_file()):
-        call = call_of(plan, runs=run, seeds=number)
+        call = call_of(plan, runs=run, seeds=number, fresh=True)
         raise ExperimentError(f"--run {run}: {weights} is not there; this trains it:\n{call}")
     categories = read_json(paths.manifest)["categories"]
     config = resolve(plan.settings(run), categories, None)

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from tood.runtime.files import read_json
 from tood.runtime.text import aligned, did_you_mean
+from tood.study.claims import Claim, load_claims
 from tood.study.declarations import (
     Declaration,
     ExperimentError,
@@ -23,7 +24,6 @@ from tood.study.declarations import (
     load_runs,
     load_tables,
     select_runs,
-    unknown_run,
 )
 from tood.study.paths import EXPERIMENTS, StudyPaths
 from tood.study.scales import Scale, load_scale, seeds_by_run
@@ -62,15 +62,9 @@ class _Data(Declaration):
     optional_gigabytes: dict[str, float]
 
 
-class _Claims(Declaration):
-    tables: list[str]
-    runs: list[str]
-
-
 class Planning(Declaration):
     """Content of `experiments/planning.yaml`."""
 
-    claims: _Claims
     throughput: _Throughput
     gpus: _Gpus
     backbones: dict[str, _Backbone]
@@ -96,17 +90,13 @@ class Basis(NamedTuple):
     statement: str
 
 
-def load_planning(runs: Mapping[str, Run], tables: Mapping[str, Table], path: Path = PLANNING) -> Planning:
+def load_planning(runs: Mapping[str, Run], path: Path = PLANNING) -> Planning:
     """The assumptions, checked against the declarations.
 
     Raises:
         ExperimentError: the file does not fit its schema, or names something that is not declared.
     """
     planning = load_declared(Planning, path)
-    if unknown := [name for name in planning.claims.tables if name not in tables]:
-        raise ExperimentError(f"{path}: claims: tables: {unknown[0]!r} is none of {', '.join(tables)}")
-    if unknown := [name for name in planning.claims.runs if name not in runs]:
-        raise ExperimentError(f"{path}: claims: runs: {unknown_run(unknown[0], runs)}")
     if unknown := sorted({run.backbone for run in runs.values()} - set(planning.backbones)):
         raise ExperimentError(f"{path}: backbones: no entry for {unknown[0]}; add its time and parameters")
     return planning
@@ -123,7 +113,7 @@ def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus
 
     Returns:
         `scale`, `seeds`, `gpus`, `device`, `measured` (run ids whose own time is known), `basis` (sentences).
-        Under `study`, the chosen runs, and under `claims`, the smallest set that tests the paper's claims:
+        Under `study`, the chosen runs, and under `claims`, those on which the paper's claims rest:
         `runs`, `not_yet` (those of them that cannot be trained yet), `epochs`, `by_backbone`, `gpu_hours`,
         `days` (both are ranges, or None) and `disk_gib`.
 
@@ -132,7 +122,7 @@ def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus
     """
     runs = load_runs()
     declared = load_tables(runs=runs)
-    planning = load_planning(runs, declared)
+    planning = load_planning(runs)
     size = load_scale(scale)
     basis = _basis(size, planning, runs, gpu)
     seeds = {run: len(own) for run, own in seeds_by_run(size, runs).items()}
@@ -175,7 +165,7 @@ def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus
         "measured": [] if basis is None else list(basis.measured),
         "basis": _statements(size, planning, basis),
         "study": cost(names),
-        "claims": cost(claimed(planning, declared)),
+        "claims": cost(claimed(load_claims(runs, declared))),
     }
 
 
@@ -201,9 +191,9 @@ def runs_of(names: Iterable[str], tables: Mapping[str, Table]) -> list[str]:
     return list(dict.fromkeys(row.run for name in names for row in tables[name].rows))
 
 
-def claimed(planning: Planning, tables: Mapping[str, Table]) -> list[str]:
-    """The smallest set of runs that tests the paper's own claims."""
-    return list(dict.fromkeys([*runs_of(planning.claims.tables, tables), *planning.claims.runs]))
+def claimed(claims: Iterable[Claim]) -> list[str]:
+    """The runs on which claims rest, each once."""
+    return list(dict.fromkeys(run for claim in claims for run in claim.runs))
 
 
 def _basis(scale: Scale, planning: Planning, runs: Mapping[str, Run], gpu: str | None) -> Basis | None:
@@ -370,7 +360,7 @@ def describe(found: Mapping[str, Any]) -> str:
         lines.append(f"disk in all: {_gib(sum(study['disk_gib'].values()))}")
     lines += [
         "",
-        f"The smallest set that tests the paper's own claims: {len(claims['runs'])} runs, "
+        f"The runs on which the paper's own claims rest: {len(claims['runs'])} runs, "
         f"{claims['epochs']:,} epochs, {_span(claims['gpu_hours'])} {unit}:",
         f"  runs={','.join(claims['runs'])}",
         "",
