@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tood.data.loading import build_dataset
 from tood.data.synthetic import CLASSES, DrawingSpec, generate
 from tood.data.validation import DataError, Split, changed_since_check, check_dataset
 
@@ -96,6 +97,18 @@ def test_an_image_written_after_the_check_is_found(root, tmp_path):
     assert changed_since_check(manifest) == root / FIRST_VAL
 
 
+def test_what_a_file_manager_leaves_is_no_image(root, tmp_path):
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(json.dumps({"root": str(root), **check(root)}))
+    later = manifest.stat().st_mtime + 1
+    for name in (".DS_Store", "Thumbs.db"):
+        left = root / "train2017" / name
+        left.touch()
+        os.utime(left, (later, later))
+    (root / "train2017/link.png").symlink_to(root / "nowhere.png")
+    assert changed_since_check(manifest) is None
+
+
 def test_image_digest_ignores_the_order_of_entries(root):
     before = check(root)["splits"]["train"]["image_digest"]
     edit(root, lambda content: content["images"].reverse())
@@ -119,11 +132,26 @@ def test_image_ids_may_recur_in_the_other_split(root):
     assert manifest["splits"]["val"]["sha256"] == manifest["splits"]["train"]["sha256"]
 
 
-def test_exif_orientation_is_ignored(root):
+@pytest.mark.parametrize(
+    ("orientation", "stored"), [(1, (48, 32)), (3, (48, 32)), (6, (32, 48)), (8, (32, 48))]
+)
+def test_an_image_has_the_size_that_the_loader_has(root, orientation, stored):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by a quarter
-    Image.new("RGB", (48, 32)).save(root / FIRST_TRAIN, "JPEG", exif=exif)
+    exif[0x0112] = orientation  # 6 and 8: to be shown turned by a quarter
+    name = "000000000001.jpg"
+    Image.new("RGB", stored).save(root / "train2017" / name, "JPEG", exif=exif)
+    edit(root, lambda content: content["images"][0].update(file_name=name))
     check(root)
+    loaded = build_dataset(root, *TRAIN, CLASSES, size=(48, 32), flip=0.0)
+    index = [one["img_id"] for one in map(loaded.get_data_info, range(len(loaded)))].index(1)
+    assert tuple(loaded[index]["inputs"].shape) == (3, 32, 48)
+
+
+def test_boxes_of_an_image_before_it_is_turned(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (48, 32)).save(root / FIRST_TRAIN, "JPEG", exif=exif)
+    assert_refused(root, FIRST_TRAIN, "32 x 48", "48 x 32", "EXIF", "upright")
 
 
 @pytest.mark.parametrize(
@@ -184,6 +212,48 @@ def test_binary_instead_of_json(root):
 def test_not_an_instances_file(root, content):
     (root / VAL.annotations).write_text(content)
     assert_refused(root, VAL.annotations, "images", "missing, or not a list", "COCO instances file")
+
+
+def test_a_byte_order_mark(root):
+    """pycocotools, which reads text, refuses it."""
+    file = root / VAL.annotations
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert_refused(root, VAL.annotations, "not valid JSON", "BOM")
+
+
+def test_annotations_are_numbered_from_1(root):
+    """COCO's evaluation takes the annotation 0 for none, and counts a box that finds it as an error."""
+    edit(root, _set("annotations", id=0), VAL)
+    assert_refused(root, VAL.annotations, "annotations.id", "0 means", "from 1")
+
+
+UNUSED = {
+    "crowds": {"iscrowd": 1},
+    "boxes in shares of the image": {"bbox": [0.25, 0.25, 0.5, 0.5]},
+    "no area": {"area": 0},
+    "outside": {"bbox": [480, 0, 9, 9]},
+    "to be ignored": {"ignore": 1},
+}
+
+
+@pytest.mark.parametrize("values", UNUSED.values(), ids=UNUSED)
+@pytest.mark.parametrize("split", [TRAIN, VAL])
+def test_a_split_of_which_the_loader_takes_no_object(root, split, values):
+    edit(root, lambda content: [one.update(values) for one in content["annotations"]], split)
+    assert_refused(root, split.annotations, "none is an object")
+    loaded = build_dataset(root, *split, CLASSES, size=(48, 32), flip=None)
+    found = [one for index in range(len(loaded)) for one in loaded.get_data_info(index)["instances"]]
+    assert all(one["ignore_flag"] for one in found)
+
+
+def test_images_that_are_too_small_to_train_on(root):
+    """The loader leaves them out in training and not in testing."""
+    for split in (TRAIN, VAL):
+        for file in (root / split.images).iterdir():
+            Image.new("RGB", (48, 31)).save(file)
+        edit(root, lambda content: [one.update(height=31) for one in content["images"]], split)
+    assert_refused(root, TRAIN.annotations, "none is an object", "32 pixels")
+    check_dataset(root, None, VAL)
 
 
 def _set(table: str, **values) -> Callable[[dict], None]:

@@ -25,7 +25,7 @@ OBJECTS = {
 def finish(plan: Plan, run: str, seed: int, state: str = "done", epochs: int = 12, **change) -> Path:
     """What a finished training and its measurements leave, and its record; returns the latter's path."""
     paths = StudyPaths(plan.name).run(run, seed)
-    root = Path("work/data") / plan.name
+    root = plan.data_root
     manifest = StudyPaths(plan.name).manifest
     write_json(manifest, MANIFEST | {"root": str(root)})
     if plan.drawing:

@@ -54,7 +54,7 @@ def test_a_training_without_a_loss_log_has_no_positives(tmp_path):
 
 def test_a_reconstruction_is_explained_below_its_table(tmp_path):
     run = RUNS["tood_af"].model_copy(update={"title": "TOOD, a reconstruction", "reconstruction": True})
-    found = remarks(load_tables()["table3"], [status(tmp_path, "atss_af"), status(tmp_path, run=run)])
+    found = remarks(["atss_af", "tood_af"], [status(tmp_path, "atss_af"), status(tmp_path, run=run)])
     assert found == [
         "TOOD, a reconstruction: no code of its authors was published, so it was written from what is public "
         "about it; its result is not a reproduction of theirs."
@@ -88,8 +88,7 @@ def test_readings_are_those_of_runs_that_are_up_to_date(tmp_path):
 
 
 def test_remarks_name_what_stopped_and_what_is_stale_of_the_tables_own_runs(tmp_path):
-    table = load_tables()["table3"]
-    own = [row.run for row in table.rows]
+    own = [row.run for row in load_tables()["table3"].rows]
     statuses = [
         status(tmp_path, own[0], state="diverged", reason="the loss is nan"),
         status(tmp_path, own[1], training_stale=["code"]),
@@ -97,7 +96,7 @@ def test_remarks_name_what_stopped_and_what_is_stale_of_the_tables_own_runs(tmp_
         status(tmp_path, "tal", state="failed", reason="of another table"),
     ]
     assert "tal" not in own
-    stopped, stale = remarks(table, statuses)
+    stopped, stale = remarks(own, statuses)
     assert stopped == f"{own[0]}, seed 3, diverged: the loss is nan"
     assert f"({own[1]}: code, data)" in stale
-    assert remarks(table, [status(tmp_path, own[0])]) == []
+    assert remarks(own, [status(tmp_path, own[0])]) == []

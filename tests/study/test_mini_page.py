@@ -28,12 +28,22 @@ def test_each_training_of_the_sweep_is_a_row(results):
         "| atss_af | 0 | 0.08 | 12 | 40.0 | 39.0 |",
         "| atss_af | 0 | 0.02 | 24 | 40.0 | 39.0 |",
     ]
+    finish(plan, "atss_af", 0, epochs=24, state="diverged")
+    assert "| atss_af | 0 | 0.02 | 24 | diverged | diverged |" in sweep(results)
 
 
 def test_how_well_best_anchors_agree(results):
     (row,) = [line for line in agreement(results, "mini").splitlines() if line.startswith("| Parallel")]
     cells = "0.183 ± 0.000 | 0.600 ± 0.000 | 0.800 ± 0.000 | 0.200 ± 0.000"
     assert row == f"| Parallel head + ATSS | 2 | {cells} |"
+
+
+def test_what_other_code_gave_is_marked(results):
+    finish(Plan({"scale": "mini"}), "atss_af", 1, code="old")
+    assert "| Parallel head + ATSS (stale) | 2 |" in agreement(results, "mini")
+    plan = Plan({"scale": "mini", "name": "mini_lr0.02_x1", "lr": 0.02, "runs": "atss_af"})
+    finish(plan, "atss_af", 0, code="old")
+    assert "| atss_af | 0 | 0.02 | 12 | 40.0 (stale) | 39.0 (stale) |" in sweep(results)
 
 
 def test_orders_are_compared_where_enough_rows_are_measured(results):

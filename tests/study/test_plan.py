@@ -113,6 +113,8 @@ def test_incomparable_numbers_need_a_name_of_their_own(key):
 @pytest.mark.parametrize("name", scale_names())
 def test_the_name_of_a_scale_is_not_for_other_numbers(name):
     assert name in refused(iterations=3, name=name)
+    if Plan({"scale": name}).drawing:
+        assert name in refused(scale=name, data_root="birds", name=name)
 
 
 def test_a_number_may_be_a_name():

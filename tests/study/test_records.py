@@ -1,6 +1,7 @@
 """Records: what they keep, when they stand for a training, and that nobody edits one unseen."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -158,7 +159,7 @@ def test_one_with_other_digests_is_stale_and_never_used_silently(folder, part):
     finish(plan, "tood_af", 0, **{part: "other"})
     manifest = StudyPaths("mini").manifest
     elsewhere()
-    write_json(manifest, MANIFEST)
+    write_json(manifest, MANIFEST | {"root": str(plan.data_root)})
     found = read_status(plan, "tood_af", 0)
     assert (found.state, found.stale) == ("stale", [part])
     recorded = workflow.recorded(plan, TABLES)
@@ -219,8 +220,30 @@ def test_unchecked_data_count_while_their_annotations_are_the_same(folder, photo
     annotations = moved / plan.scale.train.annotations
     annotations.write_text(annotations.read_text() + " ")
     assert read_status(Plan(study | {"data_root": str(moved)}), "fcos", 0).stale == ["data"]
-    absent = Plan(study | {"data_root": str(folder / "none")})
-    assert read_status(absent, "fcos", 0).state == "done"  # nothing speaks against it
+    absent = study | {"data_root": str(folder / "none")}
+    assert read_status(Plan(absent), "fcos", 0).state == "done"  # nothing speaks against it
+    # A study of another name has no reason to believe that its data are the same.
+    assert read_status(Plan(absent | {"name": "mine"}), "fcos", 0).state == "pending"
+    assert read_status(Plan(study | {"name": "mine"}), "fcos", 0).state == "done"
+
+
+def test_checked_data_of_another_place_or_time_do_not_count_as_checked(folder, photographs):
+    """A record of other data would otherwise stand for a training on these."""
+    plan = Plan({"scale": "paper", "runs": "fcos", "data_root": str(photographs), "device": "cpu"})
+    finish(plan, "fcos", 0)  # of whose annotations the digests are "train" and "val"
+    manifest = StudyPaths("paper").manifest
+    for path in (StudyPaths("paper").run("fcos", 0).folder).iterdir():
+        path.unlink()
+
+    def stale(root: Path) -> list[str]:
+        write_json(manifest, MANIFEST | {"root": str(root)})
+        return read_status(plan, "fcos", 0).stale
+
+    assert stale(photographs) == []
+    assert stale(folder / "others") == ["data"]
+    assert stale(photographs) == []
+    os.utime(manifest, (0, 0))
+    assert read_status(plan, "fcos", 0).stale == ["data"]
 
 
 def test_fresh_trains_all_the_same(folder):
@@ -285,6 +308,14 @@ def test_a_training_that_diverged_stays_as_such(folder):
     assert list(workflow.recorded(plan, TABLES)) == [("fcos", 1)]
     write_results(plan, Path("none.csv"))
     assert "fcos, seed 1, diverged" in Path("results/mini/tables/table2.md").read_text()
+
+
+def test_one_of_a_training_that_diverged_has_no_measurements_of_earlier_weights(folder):
+    plan = Plan(STUDY)
+    assert read_record(finish(plan, "tood_af", 0)).best_anchors
+    record = read_record(finish(plan, "tood_af", 0, state="diverged"))
+    assert set(record.files) == {"state.json", "provenance.json"}
+    assert not record.best_anchors
 
 
 def test_records_of_two_machines_are_merged_by_copying(folder):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from types import SimpleNamespace
 
 import pandas as pd
@@ -18,6 +19,7 @@ from tood.study.provenance import evaluation_digest
 from tood.study.status import (
     HEARTBEAT_TIMEOUT,
     Status,
+    call_of,
     expected_digests,
     load_study,
     most_urgent,
@@ -138,6 +140,26 @@ def test_the_part_that_differs_is_named(plan, part, state):
     found = status(plan)
     assert (found.state, found.stale, found.results["ap.json"].stale) == ("stale", [part], [part])
     assert f"other {part} than now" in found.reason
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {
+            "scale": "mini",
+            "name": "birds",
+            "data_root": "my birds",
+            "image_size": "96,64",
+            "runs": "tal,atss_af",
+        }
+        | {"train": "a b.json:photos", "val": "val.json:photos", "seeds": "1,2", "fresh": True},
+        {"scale": "paper", "runs": "tood_r101", "weights": "released"},
+    ],
+)
+def test_the_call_of_a_study_is_that_study(options):
+    command, *words = shlex.split(call_of(Plan(options)))
+    given = dict(word.split("=", 1) for word in words[words.index("--config") + 1 :])
+    assert (command, Plan(given).study) == ("snakemake", Plan(options).study)
 
 
 def test_other_options_are_other_settings(plan):

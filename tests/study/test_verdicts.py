@@ -16,6 +16,8 @@ def test_a_contrast_is_formed_by_seed_over_the_seeds_that_all_runs_have():
     assert contrast({"a": 1, "b": -1}, values).tolist() == [4, 7]
     assert contrast({"a": 1, "b": -2, "c": 4}, values).tolist() == [7, 7]
     assert contrast({"a": 1, "absent": -1}, values).size == 0
+    values["c"][4] = math.nan  # such as the correlation of no boxes
+    assert contrast({"a": 1, "c": -1}, values).tolist() == [4, 6]
 
 
 def test_the_interval_by_hand():

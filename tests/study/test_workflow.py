@@ -1,15 +1,17 @@
 """What the workflow decides without Snakemake: requests of jobs, launchers, figures, and when it stops."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from helpers.records import finish
 
 from tood.runtime.failures import Held
 from tood.runtime.files import write_json
 from tood.study import figure_sources, workflow
 from tood.study.declarations import ExperimentError, load_tables
-from tood.study.figure_sources import VIEWS, figure1_job, figures, up_to_date
+from tood.study.figure_sources import VIEWS, figure1_job, figures, up_to_date, without_weights
 from tood.study.jobs import Resources
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
@@ -42,6 +44,44 @@ def test_figures_are_those_that_the_runs_suffice_for():
     every = list(figures(Plan({}), TABLES))
     assert every == ["figure1", "figure4", *VIEWS, "positives", "sweep_m", "alpha_beta"]
     assert figures(Plan({"runs": "fcos_imprv"}), TABLES) == {}
+
+
+def test_a_call_of_some_trainings_leaves_the_figures_of_more_as_they_are(empty):
+    """Tables show what else has a record. So do figures from records, and others that are there."""
+    plan = Plan({"scale": "mini", "runs": "atss_af,tood_af,fcos", "seeds": "4"})
+    for training in plan.trainings:
+        finish(plan, *training)
+    part = Plan({"scale": "mini", "runs": "atss_af", "seeds": "4,5"})
+    new = [("atss_af", 4), ("atss_af", 5)]
+    found = figures(part, TABLES)
+    assert sorted(found["positives"].all) == [*new, ("fcos", 4)]
+    assert found["figure1"].trainings == {"ATSS": [("atss_af", 4)]}  # there is no picture yet
+    assert found["distances"].all == new
+    assert without_weights(part, found, {}) == {}
+    for name in found:
+        picture = StudyPaths("mini").figures / f"{name}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.touch()
+    found = figures(part, TABLES)
+    assert found["figure1"].trainings == {"ATSS": [("atss_af", 4)], "TOOD": [("tood_af", 4)]}
+    assert found["distances"].all == [*new, ("tood_af", 4)]
+    kept = without_weights(part, found, {})
+    assert set(kept) == {"figure1", "figure4", *VIEWS}
+    assert set(kept.values()) == {
+        "shows trainings that this call does not name; a call without runs and seeds draws it"
+    }
+    assert without_weights(plan, figures(plan, TABLES), {}) | kept == kept
+    other = figures(Plan({"scale": "mini", "runs": "tal_18e", "seeds": "4"}), TABLES)
+    assert set(other) == {*found}  # on the page beside what is new
+
+
+def test_a_figure_of_a_training_that_diverged(empty):
+    plan = Plan({"scale": "mini", "runs": "atss_af,tood_af", "seeds": "4"})
+    finish(plan, "atss_af", 4)
+    record = finish(plan, "tood_af", 4, state="diverged")
+    shutil.rmtree("work")
+    (why,) = set(without_weights(plan, figures(plan, TABLES), {("tood_af", 4): record}).values())
+    assert why == "needs trained weights, and the training of tood_af with seed 4 diverged"
 
 
 def test_the_sweeps_want_every_run_of_their_tables():
@@ -216,6 +256,12 @@ def test_submissions_are_of_the_runs_that_are_named_and_of_all_seeds(photographs
         for run in ("tood_af", "tal")
         for seed in (0, 3)
     ]
+
+
+def test_a_submission_needs_weights_which_a_record_does_not_hold(photographs):
+    plan = Plan({"scale": "paper", "data_root": str(photographs), "runs": "tood_af,tal", "seeds": "0,3"})
+    with pytest.raises(ExperimentError, match=r"needs the weights of tal, seed 3, .* add fresh=true"):
+        workflow.submissions(plan, TABLES, {("tal", 3)})
 
 
 def test_submissions_are_of_table_5_where_no_run_is_named(photographs):

@@ -20,6 +20,9 @@ from PIL import Image
 BATCH = 1024  # images queued at a time; COCO has 118,000
 LAYOUT_HINT = "point `--config data_root=PATH` at a folder in the COCO layout"
 SOURCE_HINT = "fetch or export the file again"
+SMALLEST_SIDE = 32  # pixels; the loader leaves out smaller images in training, as mmdet's configurations do
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that exchange width and height
+_OF_DESKTOPS = ("Thumbs.db", "desktop.ini")  # that file managers leave beside images
 
 
 class DataError(Exception):
@@ -83,7 +86,10 @@ def check_dataset(
     for split in splits.values():
         if not (root / split.annotations).is_file():
             raise _error(root / split.annotations, "annotations", "no such file under data_root", LAYOUT_HINT)
-    listings = {name: _read(root / split.annotations) for name, split in splits.items()}
+    listings = {
+        name: _read(root / split.annotations, SMALLEST_SIDE if name == "train" else 1)
+        for name, split in splits.items()
+    }
     _check_categories(root, splits, listings, expected_categories)
 
     for name, split in splits.items():
@@ -126,7 +132,8 @@ def changed_since_check(manifest: Path) -> Path | None:
         for folder, _, names in os.walk(Path(content["root"], split["image_folder"])):
             for name in names:
                 path = Path(folder, name)
-                if path.stat().st_mtime > checked:
+                of_images = not name.startswith(".") and name not in _OF_DESKTOPS and path.exists()
+                if of_images and path.stat().st_mtime > checked:
                     return path
     return None
 
@@ -135,11 +142,16 @@ def _error(file: Path, key: str, problem: str, hint: str) -> DataError:
     return DataError(f"{file}: {key}: {problem}. Hint: {hint}.")
 
 
-def _read(path: Path) -> _Listing:
-    """Parses one annotation file and checks everything that needs no image."""
+def _read(path: Path, smallest: int) -> _Listing:
+    """Parses one annotation file and checks everything that needs no image.
+
+    Args:
+        path: of the file.
+        smallest: side of the smallest images that are used, in pixels.
+    """
     raw = path.read_bytes()
     try:
-        content = json.loads(raw)
+        content = json.loads(raw.decode())  # as readers of text do, which take no byte order mark
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}, character {error.pos}"
         problem = f"not valid JSON at {where} (truncated? it has {len(raw)} bytes): {error.msg}"
@@ -162,12 +174,18 @@ def _read(path: Path) -> _Listing:
     files = [_image_file(path, number, image) for number, image in enumerate(content["images"])]
     category_ids = _unique(path, "categories", content["categories"], "id", int)
     _unique(path, "categories", content["categories"], "name", str)
-    _unique(path, "annotations", content["annotations"], "id", int)
+    if 0 in _unique(path, "annotations", content["annotations"], "id", int):
+        hint = "number the annotations from 1"
+        raise _error(path, "annotations.id", "0 means 'not found' in COCO's evaluation", hint)
     for number, annotation in enumerate(content["annotations"]):
         _check_annotation(path, number, annotation, image_ids, category_ids)
 
-    if not any(one["iscrowd"] == 0 and min(one["bbox"][2:]) > 0 for one in content["annotations"]):
-        problem = "none is an object, with iscrowd 0 and a box of any size"
+    by_id = {image["id"]: file for image, file in zip(content["images"], files, strict=True)}
+    if not any(_is_object(one, by_id[one["image_id"]], smallest) for one in content["annotations"]):
+        problem = (
+            "none is an object: with iscrowd 0, an area above 0, and a box of at least one pixel, in pixels "
+            f"and inside of an image whose sides have {smallest} pixels or more"
+        )
         hint = "nothing can be learned or measured without; annotate at least one"
         raise _error(path, "annotations", problem, hint)
     annotated = {annotation["image_id"] for annotation in content["annotations"]}
@@ -239,6 +257,20 @@ def _check_annotation(path: Path, number: int, annotation: dict, image_ids: set,
         raise _error(path, f"{key}.iscrowd", problem, "write 1 for a crowd region and 0 otherwise")
 
 
+def _is_object(annotation: dict, image: ImageFile, smallest: int) -> bool:
+    """Whether mmdet's loader takes it for an object; COCO itself has annotations that it leaves out."""
+    x, y, width, height = annotation["bbox"]
+    inside = x < image.width and y < image.height and x + width > 0 and y + height > 0
+    return (
+        inside
+        and min(width, height) >= 1
+        and annotation["area"] > 0
+        and annotation["iscrowd"] == 0
+        and not annotation.get("ignore")
+        and min(image.width, image.height) >= smallest
+    )
+
+
 def _is_finite(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
@@ -288,12 +320,18 @@ def _decode(annotations: Path, folder: Path, files: list[ImageFile]) -> Iterable
             content = path.read_bytes()
             with Image.open(io.BytesIO(content)) as image:
                 image.load()
-                size = image.size  # as stored: COCO's sizes and boxes ignore EXIF orientation
+                turned = image.getexif().get(_ORIENTATION) in _TURNED
+                size = image.size[::-1] if turned else image.size  # as the loader has it
         except Exception as error:  # on a damaged file, Pillow's decoders raise errors of any type
             raise _error(path, "image", f"cannot be decoded: {error}", SOURCE_HINT) from error
         if size != (file.width, file.height):
             problem = f"{size[0]} x {size[1]} pixels, but {annotations} says {file.width} x {file.height}"
             hint = "restore the original image, or correct its entry and boxes"
+            if turned:
+                hint = (
+                    "the loader turns it upright, as its EXIF orientation says; save it upright without one, "
+                    "if its boxes are upright too, or remove the orientation"
+                )
             raise _error(path, "width, height", problem, hint)
         return file, hashlib.sha256(content).hexdigest()
 

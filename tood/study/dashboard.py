@@ -49,7 +49,7 @@ def show_run(run_id: str, name: str | None = None, seed: int | None = None, as_j
         raise ExperimentError(unknown_run(run_id, plan.all_runs))
     run = plan.all_runs[run_id]
     cells = cells_of(run_id, load_tables(runs=plan.all_runs))
-    seeds = (plan.seeds if seed is None else [seed]) if run.implemented else []
+    seeds = (plan.seeds_of(run_id) if seed is None else [seed]) if run.implemented else []
     found = [_facts(read_status(plan, run_id, number), plan) for number in seeds]
     if as_json:
         return json.dumps(found, indent=2, ensure_ascii=False)

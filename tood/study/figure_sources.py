@@ -3,15 +3,16 @@
 Read at every workflow start.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from tood.runtime.failures import STATE_OF, ExitCode
 from tood.study.declarations import Table
 from tood.study.jobs import Figure1Job
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan, Training
-from tood.study.status import FINISHED, call_of, read_status
+from tood.study.status import FINISHED, call_of, other_trainings, read_status
 
 # The detectors of Figures 1 and 4 by their names in them, the baseline first.
 FIGURE1 = {"ATSS": "atss_af", "TOOD": "tood_af"}
@@ -33,17 +34,35 @@ class Sources(NamedTuple):
 
 
 def figures(plan: Plan, tables: Mapping[str, Table]) -> dict[str, Sources]:
-    """The figures that the study's runs suffice for, by name."""
-    ids = [run.id for run in plan.runs]
+    """The figures that the study's runs suffice for, by name.
+
+    They show what the tables show: the trainings of this call, and all others that have a record. A figure
+    that needs weights is of this call's alone where there is no picture of it yet.
+    """
+    whole = _figures(plan, tables, [*plan.trainings, *other_trainings(plan)])
+    part = _figures(plan, tables, plan.trainings)
+    folder = StudyPaths(plan.name).figures
+    return {
+        name: part[name] if one.file and name in part and not (folder / f"{name}.png").is_file() else one
+        for name, one in whole.items()
+    }
+
+
+def _figures(plan: Plan, tables: Mapping[str, Table], trainings: Iterable[Training]) -> dict[str, Sources]:
+    """The figures that these trainings suffice for."""
+    seeds_of: dict[str, list[int]] = {}
+    for run, seed in trainings:
+        seeds_of.setdefault(run, []).append(seed)
+    ids = list(seeds_of)
     found: dict[str, Sources] = {}
 
     def all_seeds(runs: Mapping[str, str]) -> dict[str, list[Training]]:
-        return {name: [(run, seed) for seed in plan.seeds_of(run)] for name, run in runs.items()}
+        return {name: [(run, seed) for seed in sorted(seeds_of[run])] for name, run in runs.items()}
 
     if detectors := {name: run for name, run in FIGURE1.items() if run in ids}:
-        seed = min(set.intersection(*(set(plan.seeds_of(run)) for run in detectors.values())), default=None)
-        if seed is not None:
-            trained = {name: [(run, seed)] for name, run in detectors.items()}
+        shared = set.intersection(*(set(seeds_of[run]) for run in detectors.values()))
+        if shared:
+            trained = {name: [(run, min(shared))] for name, run in detectors.items()}
             found |= dict.fromkeys(("figure1", "figure4"), Sources(trained, "model.pth"))
     cells = {row.key["Method"]: row.run for row in tables["table6"].rows if row.run in ids}
     if cells:
@@ -67,20 +86,30 @@ def figure1_job(plan: Plan, sources: Sources) -> Figure1Job:
 def without_weights(
     plan: Plan, sources: Mapping[str, Sources], records: Collection[Training]
 ) -> dict[str, str]:
-    """The figures that cannot be drawn here, as a training has a record alone, and what it would take.
+    """The figures that cannot be drawn by this call, and why or what it would take.
 
     Args:
         plan: the study.
         sources: its figures, as `figures` gives them.
         records: trainings for which records stand.
     """
-    found = {}
-    for name, one in sources.items():
-        if one.file and any(training in records for training in one.all):
-            runs, seeds = (tuple(dict.fromkeys(part)) for part in zip(*one.all, strict=True))
-            call = call_of(plan, runs=runs, seeds=tuple(sorted(seeds)), fresh=True)
-            found[name] = f"needs trained weights, which records do not hold; `{call}` trains and draws"
-    return found
+    reasons = {name: _why_not(plan, one, records) for name, one in sources.items() if one.file}
+    return {name: why for name, why in reasons.items() if why}
+
+
+def _why_not(plan: Plan, sources: Sources, records: Collection[Training]) -> str:
+    """Why a figure that needs weights cannot be drawn by this call; empty if it can."""
+    if set(sources.all) - set(plan.trainings):
+        return "shows trainings that this call does not name; a call without runs and seeds draws it"
+    bare = [training for training in sources.all if training in records]
+    for run, seed in bare:
+        if read_status(plan, run, seed).state == STATE_OF[ExitCode.DIVERGED]:
+            return f"needs trained weights, and the training of {run} with seed {seed} diverged"
+    if not bare:
+        return ""
+    runs, seeds = (tuple(dict.fromkeys(part)) for part in zip(*sources.all, strict=True))
+    call = call_of(plan, runs=runs, seeds=tuple(sorted(seeds)), fresh=True)
+    return f"needs trained weights, which records do not hold; `{call}` trains and draws"
 
 
 def up_to_date(picture: Path, plan: Plan, sources: Sources) -> bool:

@@ -38,13 +38,14 @@ def write_results(plan: Plan, complexity: Path) -> None:
     states: dict[str, list[str]] = {}
     for status in statuses:
         states.setdefault(status.run.id, []).append(status.state)
+    about = plan.notes([(status.run.id, status.seed) for status in statuses])
     urgent = {run: most_urgent(found) for run, found in states.items()}
     seeds = {run: plan.seeds_of(run) for run in plan.all_runs}
     references, scores = load_references(plan.all_runs), load_scores(plan.name, plan.all_runs)
     tables = load_tables(runs=plan.all_runs)
     for table in tables.values():
         frame = build(table, metrics, urgent, plan.all_runs, seeds, references, scores)
-        notes = [*plan.notes(), *remarks(table, statuses)]
+        notes = [*about, *remarks([row.run for row in table.rows], statuses)]
         if plan.tolerance:
             frame = compare(table, frame, plan.tolerance)
             if any(f"{metric}_difference" in frame for metric in table.metrics):
@@ -53,7 +54,9 @@ def write_results(plan: Plan, complexity: Path) -> None:
             frame["released"] = [file_of(row.run, statuses) for row in table.rows]
             table, notes = with_origins(table, statuses), [*notes, *without_file(table, plan)]
         write(table, frame, paths.tables, notes)
-    write_claims(load_claims(plan.all_runs, tables), metrics, tables, paths.tables, plan.notes())
+    claims = load_claims(plan.all_runs, tables)
+    of_claims = remarks([run for claim in claims for run in claim.runs], statuses)
+    write_claims(claims, metrics, tables, paths.tables, [*about, *of_claims])
 
 
 def with_origins(table: Table, statuses: Iterable[Status]) -> Table:
@@ -146,9 +149,9 @@ def positives(epochs: Iterable[Mapping[str, float | None]]) -> list[tuple[str, f
     ]
 
 
-def remarks(table: Table, statuses: Iterable[Status]) -> list[str]:
-    """Why runs of this table have no result, or none that still holds; one line each."""
-    shown = {row.run for row in table.rows}
+def remarks(runs: Iterable[str], statuses: Iterable[Status]) -> list[str]:
+    """Why these runs have no result, or none that still holds; one line each."""
+    shown = set(runs)
     concerned = [status for status in statuses if status.run.id in shown]
     lines = [
         f"{status.run.id}, seed {status.seed}, {status.state}: {status.reason or 'no reason given'}"

@@ -1,10 +1,10 @@
 """The measured part of docs/mini.md: written from the files under `results/`, never by hand."""
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 from tood.study.claims import load_claims
 from tood.study.claims_table import effect_with_interval, judge
@@ -12,6 +12,7 @@ from tood.study.declarations import load_runs, load_tables
 from tood.study.front_page import kept, measured_tables, records_of
 from tood.study.markup import markdown, markdown_table
 from tood.study.paths import AP
+from tood.study.plan import Plan
 from tood.study.records import Record
 from tood.study.tables import build
 
@@ -48,7 +49,7 @@ def sweep(results: Path) -> str:
     for folder in results.glob(SWEEP):
         if named := _NAME.fullmatch(folder.name):
             for one in records_of(results, folder.name):
-                values = (_percent(one, "AP"), _percent(one, "AP75"))
+                values = [f"{_percent(one, metric)}{_mark(one)}" for metric in ("AP", "AP75")]
                 found.append((_epochs(one), float(named["lr"]), one.run, one.content["seed"], *values))
     body = [
         [run, str(seed), f"{lr:g}", str(epochs), *values] for epochs, lr, run, seed, *values in sorted(found)
@@ -64,7 +65,7 @@ def orders(results: Path, study: str) -> str:
     for table in load_tables(runs=runs).values():
         if not table.printed:
             continue
-        frame = build(table, metrics[metrics["seed"].notna()], {}, runs)
+        frame = build(table, metrics[metrics["seed"].notna() & (metrics["stale"] == "")], {}, runs)
         for metric in table.metrics:
             both = frame[[metric, f"{metric}_paper"]].dropna()
             if len(both) >= _ROWS:
@@ -79,17 +80,19 @@ def orders(results: Path, study: str) -> str:
 
 def agreement(results: Path, study: str) -> str:
     """How well both best anchors of an object agree under the runs of Table 6, over seeds."""
-    by_run: dict[str, list[Mapping[str, Any]]] = {}
+    by_run: dict[str, list[Record]] = {}
     for record in records_of(results, study):
         if record.best_anchors.get("distance") is not None:
-            by_run.setdefault(record.run, []).append(record.best_anchors)
+            by_run.setdefault(record.run, []).append(record)
     body = []
     for row in load_tables()["table6"].rows:
-        if seeds := by_run.get(row.run):
+        if records := by_run.get(row.run):
+            seeds = [record.best_anchors for record in records]
             lost = [one["localised"] - one["classified"] for one in seeds]
             columns = [[one[name] for one in seeds] for name in ("distance", "classified", "localised")]
             cells = [_spread(values) for values in (*columns, lost)]
-            body.append([markdown(row.key["Method"]), str(len(seeds)), *cells])
+            mark = max(map(_mark, records))
+            body.append([f"{markdown(row.key['Method'])}{mark}", str(len(seeds)), *cells])
     caption = (
         "**Best anchors.** Means over all objects: distance between the anchor of highest score and that of "
         "highest IoU, in units of the square root of the object's area; IoU of the box of the one and of the "
@@ -126,7 +129,19 @@ def _epochs(record: Record) -> int:
 
 
 def _percent(record: Record, metric: str) -> str:
-    return f"{record.files[AP][metric]:.1f}"
+    """A metric of AP, or the state of a training that has none."""
+    files = record.files
+    return f"{files[AP][metric]:.1f}" if AP in files else str(files["state.json"]["state"])
+
+
+def _mark(record: Record) -> str:
+    """What follows a value that was obtained with other code than there is now."""
+    return "" if record.provenance["digests"]["code"] == _code(record.run) else " (stale)"
+
+
+@functools.cache  # records of several seeds and studies share it
+def _code(run: str) -> str:
+    return Plan({"scale": STUDY}).code(run)
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -4,7 +4,8 @@ Read at every workflow start, hence only yaml and pydantic.
 """
 
 import functools
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -87,7 +88,8 @@ class Plan:
                 f"--config {' '.join(named)}: numbers obtained so are not those of scale "
                 f"{self.scale.name!r}; give the study a name for its results: --config name=NAME"
             )
-        if self.study.name in scale_names() and (changed or self.study.name != self.scale.name):
+        own = changed or (self.scale.drawing and self.study.data_root)
+        if self.study.name in scale_names() and (own or self.study.name != self.scale.name):
             raise ExperimentError(f"--config name={self.study.name}: that is a scale's; choose another name")
         if self.study.gpus and not self.on_gpu:
             raise ExperimentError("--config gpus: needs GPUs to be asked for; add device=cuda")
@@ -301,8 +303,12 @@ class Plan:
         differs = any(getattr(study, key) is not None for key in differing)
         return None if differs or self.weights == "random" else self.scale.tolerance
 
-    def notes(self) -> list[str]:
-        """What a reader of the tables must know about how these numbers came about."""
+    def notes(self, trainings: Iterable[Training] | None = None) -> list[str]:
+        """What a reader of the tables must know about how these numbers came about.
+
+        Args:
+            trainings: that the tables show; None: those of the study.
+        """
         scale, study = self.scale, self.study
         notes = [f"Scale {scale.name}: {scale.description}"]
         shares = {name: changes.schedule for name, changes in scale.backbones.items()}
@@ -335,14 +341,18 @@ class Plan:
             notes.append("Networks were trained in bfloat16 where torch's autocast allows it.")
         if study.val_images:
             notes.append(f"Evaluated on the first {study.val_images} validation images only.")
-        others = {seeds for run in self.runs if (seeds := self.seeds_of(run.id)) != self.seeds}
-        also = f"; of some runs {' or '.join(_listed(seeds) for seeds in sorted(others))}" if others else ""
-        notes.append(f"Seeds: {_listed(self.seeds)}{also}.")
-        return notes
+        return [*notes, _seeds_note(self.trainings if trainings is None else trainings)]
 
 
-def _listed(seeds: tuple[int, ...]) -> str:
-    return ", ".join(map(str, seeds))
+def _seeds_note(trainings: Iterable[Training]) -> str:
+    """The seeds of most runs, and those of others."""
+    by_run: dict[str, list[int]] = {}
+    for run, seed in trainings:
+        by_run.setdefault(run, []).append(seed)
+    counted = Counter(", ".join(map(str, sorted(seeds))) for seeds in by_run.values())
+    (most, _), *others = counted.most_common() or [("none", 0)]
+    also = f"; of some runs {' or '.join(sorted(seeds for seeds, _ in others))}" if others else ""
+    return f"Seeds: {most}{also}."
 
 
 @functools.cache  # runs share configurations, and are asked for often

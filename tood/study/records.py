@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tood.data.synthetic import SPEC_FILE
+from tood.runtime.failures import STATE_OF, ExitCode
 from tood.runtime.files import read_json, write_json
 from tood.study.code_digest import code_digest
 from tood.study.curves import by_epoch
@@ -84,9 +85,10 @@ def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
         files.state.name: _only(state, _STATE),
         files.provenance.name: _only(provenance, _PROVENANCE) | {"data": _without_root(provenance["data"])},
     }
-    for measured in (files.ap, files.alignment, files.alignment_variants):
-        if measured.is_file():
-            kept[measured.name] = read_json(measured)
+    measured = state["state"] != STATE_OF[ExitCode.DIVERGED]  # else what is there is of other weights
+    for file in (files.ap, files.alignment, files.alignment_variants):
+        if measured and file.is_file():
+            kept[file.name] = read_json(file)
     spec = Path(read_json(manifest)["root"], SPEC_FILE)
     content: dict[str, Any] = {
         "version": VERSION,
@@ -96,7 +98,7 @@ def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
         "files": kept,
         "epochs": by_epoch(files.losses),
     }
-    if files.best_anchors.is_file():
+    if measured and files.best_anchors.is_file():
         content["best_anchors"] = _agreement(read_json(files.best_anchors)["objects"])
     write_json(path, content | {"checksum": _checksum(content)})
 
@@ -136,20 +138,22 @@ def drawn_by(spec: Mapping[str, Any]) -> str:
     return digest({"spec": dict(spec), "code": code_digest([PACKAGE / "data" / "synthetic.py"])})
 
 
-def same_annotations(record: Record, root: Path, splits: Mapping[str, Any]) -> bool:
-    """Whether annotation files are those of a record's data; without such files nothing speaks against it.
+def same_annotations(record: Record, root: Path, splits: Mapping[str, Any], needed: bool) -> bool:
+    """Whether annotation files are those of a record's data.
 
     Args:
         record: of data that were not drawn.
         root: folder of the dataset.
         splits: by name, each with the path of its `annotations`.
+        needed: whether they have to be there; else nothing speaks against the record without them.
     """
     known = record.provenance["data"]
     files = {name: root / split.annotations for name, split in splits.items() if name in known}
     return all(
         hashlib.sha256(path.read_bytes()).hexdigest() == known[name]["sha256"]
-        for name, path in files.items()
         if path.is_file()
+        else not needed
+        for name, path in files.items()
     )
 
 

@@ -7,6 +7,7 @@ here has the state in its record, if it has one.
 
 import functools
 import math
+import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from tood.runtime.text import did_you_mean
 from tood.study.curves import by_epoch
 from tood.study.declarations import ExperimentError, Run
 from tood.study.paths import ALIGNMENT, AP, RunPaths, StudyPaths
-from tood.study.plan import Plan
+from tood.study.plan import Plan, Training
 from tood.study.provenance import data_digest, digest, evaluation_digest, is_stale
 from tood.study.records import Record, drawn_by, read_record, same_annotations
 from tood.study.scales import scale_names
@@ -112,14 +113,15 @@ def load_study(name: str | None = None) -> Plan:
 def call_of(plan: Plan, **changes: object) -> str:
     """The call of the workflow that does a study, or a part of it if options are changed."""
     options = plan.study.model_dump(mode="json", exclude_none=True) | changes
-    words = (f"{key}={_word(value)}" for key, value in options.items())
+    words = (shlex.quote(f"{key}={_word(key, value)}") for key, value in options.items())
     return f"snakemake --cores all --config {' '.join(words)}"
 
 
-def _word(value: object) -> str:
+def _word(key: str, value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    separator = ":" if key in ("train", "val") else ","
+    return separator.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def expected_digests(plan: Plan, run_id: str) -> dict[str, str]:
@@ -176,7 +178,8 @@ def _status_of_record(
     """By a record; None if there is none."""
     if (record := read_record(path)) is None:
         return None
-    status = _status_of(plan, run_id, seed, record.files, _expected_of(record, expected, plan), now)
+    own = path == StudyPaths(plan.name).record(run_id, seed)
+    status = _status_of(plan, run_id, seed, record.files, _expected_of(record, expected, plan, own), now)
     return replace(status, record=record)
 
 
@@ -186,19 +189,30 @@ def record_paths(plan: Plan, run_id: str, seed: int) -> list[Path]:
     return [StudyPaths(name).record(run_id, seed) for name in names]
 
 
-def _expected_of(record: Record, expected: dict[str, str], plan: Plan) -> dict[str, str]:
+def _expected_of(record: Record, expected: dict[str, str], plan: Plan, own: bool) -> dict[str, str]:
     """The digests that this record would have if it were made now.
 
     Where data have not been checked yet, they count as the record's as long as they are drawn by the same, or
-    as their annotation files, if they are there, are the same.
+    as their annotation files are the same. Those of the study's `own` record, or of the scale's data, may be
+    elsewhere.
     """
-    if expected["data"] != UNCHECKED:
+    if expected["data"] != UNCHECKED and _checked(plan):
         return expected
     if plan.drawing:
         same = record.drawn == drawn_by(plan.drawing.model_dump(mode="json"))
     else:
-        same = record.drawn is None and same_annotations(record, plan.data_root, plan.splits)
-    return expected | ({"data": record.provenance["digests"]["data"]} if same else {})
+        needed = plan.study.data_root is not None and not own
+        same = record.drawn is None and same_annotations(record, plan.data_root, plan.splits, needed)
+    return expected | {"data": record.provenance["digests"]["data"] if same else UNCHECKED}
+
+
+def _checked(plan: Plan) -> bool:
+    """Whether what was checked are the data that the study has now, by their place and their times."""
+    manifest = StudyPaths(plan.name).manifest
+    annotations = [plan.data_root / split.annotations for split in plan.splits.values()]
+    return Path(read_json(manifest)["root"]) == plan.data_root and not any(
+        path.is_file() and path.stat().st_mtime > manifest.stat().st_mtime for path in annotations
+    )
 
 
 def _status_of(
@@ -251,12 +265,16 @@ def status_with_records(plan: Plan) -> list[Status]:
 
 def known_status(plan: Plan) -> list[Status]:
     """That of `study_status`, and of every other run and seed of which the study has a record."""
-    of_plan, runs = set(plan.trainings), list(plan.all_runs)
+    return [*study_status(plan), *_statuses(plan, other_trainings(plan))]
+
+
+def other_trainings(plan: Plan) -> list[Training]:
+    """Every run and seed of which the study has a record and that this call does not name."""
+    runs = list(plan.all_runs)
     paths = StudyPaths(plan.name).records.glob("*/seed*.json")
     there = [(path.parent.name, path.stem.removeprefix("seed")) for path in paths]
-    others = {(run_id, int(seed)) for run_id, seed in there if run_id in runs and seed.isdecimal()} - of_plan
-    ordered = sorted(others, key=lambda one: (runs.index(one[0]), one[1]))
-    return [*study_status(plan), *_statuses(plan, ordered)]
+    known = {(run_id, int(seed)) for run_id, seed in there if run_id in runs and seed.isdecimal()}
+    return sorted(known - set(plan.trainings), key=lambda one: (runs.index(one[0]), one[1]))
 
 
 def _statuses(plan: Plan, trainings: Iterable[tuple[str, int]], now: float | None = None) -> list[Status]:

@@ -40,13 +40,15 @@ class Judgement(NamedTuple):
 
 
 def contrast(weights: Mapping[str, float], values: Mapping[str, Mapping[int, float]]) -> np.ndarray:
-    """[S] a contrast for each seed that all of its runs have.
+    """[S] a contrast for each seed for which all of its runs have a value, which may be undefined (nan).
 
     Args:
         weights: by run.
         values: by run, then by seed.
     """
-    shared = set.intersection(*(set(values.get(run, ())) for run in weights))
+    shared = set.intersection(
+        *({seed for seed, value in values.get(run, {}).items() if not math.isnan(value)} for run in weights)
+    )
     return np.array(
         [sum(weight * values[run][seed] for run, weight in weights.items()) for seed in sorted(shared)]
     )

@@ -97,13 +97,18 @@ def submitted_images(plan: Plan) -> str:
     return Path(plan.scale.test.annotations).stem.removeprefix("image_info_") if plan.scale.test else ""
 
 
-def submissions(plan: Plan, tables: Mapping[str, Table]) -> list[Path]:
+def submissions(plan: Plan, tables: Mapping[str, Table], records: Collection[Training] = ()) -> list[Path]:
     """The files for COCO's server that a call of `test_dev` makes.
 
     They are of the runs that the call names, or without `runs` of those of Table 5.
 
+    Args:
+        plan: the study.
+        tables: all that are declared.
+        records: trainings for which records stand.
+
     Raises:
-        ExperimentError: there are no test images, or no such run.
+        ExperimentError: there are no test images, no such run, or no weights of one.
     """
     if plan.scale.test is None:
         raise ExperimentError(
@@ -121,7 +126,13 @@ def submissions(plan: Plan, tables: Mapping[str, Table]) -> list[Path]:
     if not chosen:
         raise ExperimentError("test_dev: no run of Table 5 can be trained; name others with --config runs=")
     paths, images = StudyPaths(plan.name), submitted_images(plan)
-    return [paths.run(run, seed).submission(images, run) for run, seed in plan.trainings if run in chosen]
+    trainings = [training for training in plan.trainings if training[0] in chosen]
+    if bare := [training for training in trainings if training in records]:
+        raise ExperimentError(
+            f"test_dev: needs the weights of {bare[0][0]}, seed {bare[0][1]}, and there is only its record; "
+            "add fresh=true to train it"
+        )
+    return [paths.run(run, seed).submission(images, run) for run, seed in trainings]
 
 
 def submission_job(plan: Plan, run_id: str, seed: int) -> SubmissionJob:

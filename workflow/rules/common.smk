@@ -7,6 +7,7 @@ jobs ask for; `tood.study.jobs` describes them.
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -28,10 +29,12 @@ from tood.study.heartbeat import watch
 from tood.study.paths import COMPLEXITY, StudyPaths
 from tood.study.plan import Plan
 from tood.study.released import FOLDER as RELEASED
-from tood.study.status import status_with_records
+from tood.study.status import other_trainings, status_with_records
 
 # Jobs find the environment that Snakemake runs in, also where the PATH does not name it.
-shell.prefix(f"set -euo pipefail; export PATH={Path(sys.executable).parent}:$PATH; ")
+shell.prefix(
+    f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+)
 
 try:
     PLAN = Plan(config)
@@ -41,6 +44,8 @@ try:
     study.require_folders(PLAN)
     WITH_RECORDS = status_with_records(PLAN)
     RECORDED = study.recorded(PLAN, DECLARED_TABLES, WITH_RECORDS)
+    # No rule makes anything for these: others that have a record are shown beside those of this call.
+    NOT_MADE = [*RECORDED, *other_trainings(PLAN)]
 except ExperimentError as error:
     raise WorkflowError(str(error)) from None
 
@@ -50,7 +55,7 @@ WORK, RESULTS, MANIFEST = PATHS.work, PATHS.results, PATHS.manifest
 RUNS = [run.id for run in PLAN.runs]
 ANALYSED = study.analysed_runs(PLAN, DECLARED_TABLES)
 SOURCES = figures(PLAN, DECLARED_TABLES)
-# Of some of their trainings there are records and no weights: what is there of them stays as it is.
+# What is there of them stays as it is: this call has no weights of some training that they show.
 KEPT = without_weights(PLAN, SOURCES, RECORDED)
 DRAWN = [figure for figure in SOURCES if figure not in KEPT]
 EVALUATION = PLAN.scale.evaluation
@@ -108,7 +113,7 @@ def pictures(*figures):
 def submissions():
     """The files of `test_dev`, if this study can make them."""
     try:
-        return study.submissions(PLAN, DECLARED_TABLES)
+        return study.submissions(PLAN, DECLARED_TABLES, RECORDED)
     except ExperimentError as error:
         raise WorkflowError(str(error)) from None
 

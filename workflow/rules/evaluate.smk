@@ -23,7 +23,7 @@ if ONLY_EVALUATED:
         log:
             f"{PATHS.logs}/evaluate_{{run}}_seed{{seed}}.log",
         wildcard_constraints:
-            run=study.not_recorded(RECORDED, ONLY_EVALUATED),
+            run=study.not_recorded(NOT_MADE, ONLY_EVALUATED),
         # Before the next training, so that what is trained has its record soon.
         priority: 1
         threads: EVALUATION.threads
@@ -56,7 +56,7 @@ if ANALYSED:
         log:
             f"{PATHS.logs}/evaluate_{{run}}_seed{{seed}}.log",
         wildcard_constraints:
-            run=study.not_recorded(RECORDED, ANALYSED),
+            run=study.not_recorded(NOT_MADE, ANALYSED),
         # Before the next training, so that what is trained has its record soon.
         priority: 1
         threads: EVALUATION.threads

@@ -70,7 +70,7 @@ if VIEWS[0] in DRAWN:
             folder=subpath(output[0], parent=True),
         shell:
             "python workflow/scripts/views.py --runs {params.runs:q} --manifest {input.manifest} "
-            "--annotations {params.annotations} --output {params.folder} 2>&1 | tee {log}"
+            "--annotations {params.annotations:q} --output {params.folder} 2>&1 | tee {log}"
 
 
 rule sweeps:

@@ -18,7 +18,7 @@ if not PLAN.imports:
         log:
             f"{PATHS.logs}/train_{{run}}_seed{{seed}}.log",
         wildcard_constraints:
-            run=study.not_recorded(RECORDED),
+            run=study.not_recorded(NOT_MADE),
         threads: lambda wildcards: PLAN.resources(wildcards.run).threads
         resources:
             **study.requests(
