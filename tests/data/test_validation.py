@@ -218,7 +218,7 @@ def test_a_byte_order_mark(root):
     """pycocotools, which reads text, refuses it."""
     file = root / VAL.annotations
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
-    assert_refused(root, VAL.annotations, "not valid JSON", "BOM")
+    assert_refused(root, VAL.annotations, "not valid JSON", "without a byte order mark")
 
 
 def test_annotations_are_numbered_from_1(root):
@@ -240,7 +240,7 @@ UNUSED = {
 @pytest.mark.parametrize("split", [TRAIN, VAL])
 def test_a_split_of_which_the_loader_takes_no_object(root, split, values):
     edit(root, lambda content: [one.update(values) for one in content["annotations"]], split)
-    assert_refused(root, split.annotations, "none is an object")
+    assert_refused(root, split.annotations, "none can be used")
     loaded = build_dataset(root, *split, CLASSES, size=(48, 32), flip=None)
     found = [one for index in range(len(loaded)) for one in loaded.get_data_info(index)["instances"]]
     assert all(one["ignore_flag"] for one in found)
@@ -252,8 +252,13 @@ def test_images_that_are_too_small_to_train_on(root):
         for file in (root / split.images).iterdir():
             Image.new("RGB", (48, 31)).save(file)
         edit(root, lambda content: [one.update(height=31) for one in content["images"]], split)
-    assert_refused(root, TRAIN.annotations, "none is an object", "32 pixels")
+    assert_refused(root, TRAIN.annotations, "none can be used", "32 pixels")
     check_dataset(root, None, VAL)
+    assert len(build_dataset(root, *VAL, CLASSES, size=(48, 32), flip=None)) == 3
+    edit(root, lambda content: content["images"][0].update(height=32))
+    Image.new("RGB", (48, 32)).save(root / FIRST_TRAIN)
+    check(root)
+    assert len(build_dataset(root, *TRAIN, CLASSES, size=(48, 32), flip=0.0)) == 1
 
 
 def _set(table: str, **values) -> Callable[[dict], None]:

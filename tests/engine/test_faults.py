@@ -198,7 +198,8 @@ def test_diverged(trainer):
     state = trainer.state
     assert state["state"] == "diverged"
     assert "nan at iteration 4 (epoch 0, lr 0.0033" in state["reason"]
-    assert state["reason"].endswith(f"delete {trainer.folder} and call with fresh=true to force it")
+    assert state["reason"].endswith("fresh=true to force it")
+    assert f"delete {trainer.folder} and call with runs=" in state["reason"]
     assert trainer.run(fault="fail") == ExitCode.DIVERGED, trainer.log
     assert trainer.state == state
     assert trainer.log.count(state["reason"]) == 2

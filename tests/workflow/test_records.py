@@ -106,6 +106,20 @@ def test_what_has_no_record_is_trained_and_the_rest_is_not(clone):
     assert "wildcards: run=atss_af" not in outcome.stdout
 
 
+def test_another_seed_is_trained_alone_and_shown_beside_the_recorded_one(clone):
+    """Of figures that need weights, those of the recorded seed stay."""
+    outcome = clone.run("snakemake", "-n", *CALL, "seeds=1")
+    assert outcome.returncode == 0, outcome.stdout
+    assert outcome.stdout.count("rule train:") == 2
+    assert "seed=0" not in outcome.stdout
+    assert "rule positives:" in outcome.stdout
+    assert "rule figure1:" not in outcome.stdout
+    assert "rule views:" not in outcome.stdout
+    (clone.path / "results/tiny/figures/figure4.png").unlink()
+    (clone.path / "results/tiny/figures/distances.png").unlink()
+    assert clone.run("snakemake", "-n", *CALL, "seeds=1").returncode == 0
+
+
 def test_fresh_trains_all_the_same_to_the_last_bit(finished, clone):
     outcome = clone.run("snakemake", *CALL, "fresh=true")
     assert outcome.returncode == 0, outcome.stdout

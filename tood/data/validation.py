@@ -4,6 +4,7 @@ Cheap checks come first, and the first problem is raised: whole files, then thei
 against each other, then the names of the images. Last, every image is decoded.
 """
 
+import codecs
 import hashlib
 import io
 import json
@@ -155,7 +156,9 @@ def _read(path: Path, smallest: int) -> _Listing:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}, character {error.pos}"
         problem = f"not valid JSON at {where} (truncated? it has {len(raw)} bytes): {error.msg}"
-        raise _error(path, "whole file", problem, SOURCE_HINT) from error
+        marked = raw.startswith(codecs.BOM_UTF8)
+        hint = "save it as UTF-8 without a byte order mark" if marked else SOURCE_HINT
+        raise _error(path, "whole file", problem, hint) from error
     except UnicodeDecodeError as error:
         problem = f"not text at byte {error.start} of {len(raw)}"
         raise _error(path, "whole file", problem, SOURCE_HINT) from error
@@ -183,9 +186,11 @@ def _read(path: Path, smallest: int) -> _Listing:
     by_id = {image["id"]: file for image, file in zip(content["images"], files, strict=True)}
     if not any(_is_object(one, by_id[one["image_id"]], smallest) for one in content["annotations"]):
         problem = (
-            "none is an object: with iscrowd 0, an area above 0, and a box of at least one pixel, in pixels "
-            f"and inside of an image whose sides have {smallest} pixels or more"
+            "none can be used: it needs iscrowd 0, an area above 0, and a box in pixels, at least 1 wide and "
+            "high, that overlaps its image"
         )
+        if smallest > 1:
+            problem += f", whose sides have {smallest} pixels or more"
         hint = "nothing can be learned or measured without; annotate at least one"
         raise _error(path, "annotations", problem, hint)
     annotated = {annotation["image_id"] for annotation in content["annotations"]}

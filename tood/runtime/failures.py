@@ -82,7 +82,8 @@ def reason(error: BaseException, folder: Path, micro_batch: int | None) -> str:
         fewer = f"below {micro_batch}" if micro_batch else "below the batch size"
         return f"out of memory; set micro_batch {fewer}, which leaves the gradient the same ({text})"
     if code == ExitCode.DIVERGED:
-        hint = f"delete {folder} and call with fresh=true to force it"
+        of_it = f"runs={folder.parent.name} seeds={folder.name.removeprefix('seed')}"
+        hint = f"delete {folder} and call with {of_it} fresh=true to force it"
         return f"{text}; another attempt would diverge too, so none is made: {hint}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         free = shutil.disk_usage(folder).free / 2**20

@@ -16,6 +16,7 @@ from tood.study.status import FINISHED, call_of, other_trainings, read_status
 
 # The detectors of Figures 1 and 4 by their names in them, the baseline first.
 FIGURE1 = {"ATSS": "atss_af", "TOOD": "tood_af"}
+FIGURES_1_AND_4 = ("figure1", "figure4")
 # Figures of the runs of Table 6, see `tood.analysis.views`
 VIEWS = ("distances", "score_iou", "ap_by_iou", "box_kinds")
 
@@ -36,16 +37,18 @@ class Sources(NamedTuple):
 def figures(plan: Plan, tables: Mapping[str, Table]) -> dict[str, Sources]:
     """The figures that the study's runs suffice for, by name.
 
-    They show what the tables show: the trainings of this call, and all others that have a record. A figure
-    that needs weights is of this call's alone where there is no picture of it yet.
+    A figure from records shows what the tables show: the trainings of this call, and all others that have a
+    current record. One that needs weights shows those of this call, unless the call names runs or seeds and
+    would replace a picture of more.
     """
-    whole = _figures(plan, tables, [*plan.trainings, *other_trainings(plan)])
-    part = _figures(plan, tables, plan.trainings)
-    folder = StudyPaths(plan.name).figures
-    return {
-        name: part[name] if one.file and name in part and not (folder / f"{name}.png").is_file() else one
-        for name, one in whole.items()
-    }
+    others = [one for one in other_trainings(plan) if read_status(plan, *one).state in FINISHED]
+    called = _figures(plan, tables, plan.trainings)
+    found = called | _figures(plan, tables, [*plan.trainings, *others])
+    some, folder = plan.study.runs or plan.study.seeds, StudyPaths(plan.name).figures
+    for together in (FIGURES_1_AND_4, VIEWS):  # one rule draws them all
+        if not (some and any((folder / f"{name}.png").is_file() for name in together)):
+            found |= {name: called[name] for name in together if name in called}
+    return {name: one for name, one in found.items() if not one.file or name in called or some}
 
 
 def _figures(plan: Plan, tables: Mapping[str, Table], trainings: Iterable[Training]) -> dict[str, Sources]:
@@ -63,7 +66,7 @@ def _figures(plan: Plan, tables: Mapping[str, Table], trainings: Iterable[Traini
         shared = set.intersection(*(set(seeds_of[run]) for run in detectors.values()))
         if shared:
             trained = {name: [(run, min(shared))] for name, run in detectors.items()}
-            found |= dict.fromkeys(("figure1", "figure4"), Sources(trained, "model.pth"))
+            found |= dict.fromkeys(FIGURES_1_AND_4, Sources(trained, "model.pth"))
     cells = {row.key["Method"]: row.run for row in tables["table6"].rows if row.run in ids}
     if cells:
         found |= dict.fromkeys(VIEWS, Sources(all_seeds(cells), "model.pth"))
@@ -99,13 +102,13 @@ def without_weights(
 
 def _why_not(plan: Plan, sources: Sources, records: Collection[Training]) -> str:
     """Why a figure that needs weights cannot be drawn by this call; empty if it can."""
-    if set(sources.all) - set(plan.trainings):
-        return "shows trainings that this call does not name; a call without runs and seeds draws it"
-    bare = [training for training in sources.all if training in records]
-    for run, seed in bare:
+    for run, seed in sources.all:
         if read_status(plan, run, seed).state == STATE_OF[ExitCode.DIVERGED]:
             return f"needs trained weights, and the training of {run} with seed {seed} diverged"
-    if not bare:
+    called = set(plan.trainings)
+    if others := [f"{run} with seed {seed}" for run, seed in sources.all if (run, seed) not in called]:
+        return f"shows trainings that this call does not name: {', '.join(others)}"
+    if not any(training in records for training in sources.all):
         return ""
     runs, seeds = (tuple(dict.fromkeys(part)) for part in zip(*sources.all, strict=True))
     call = call_of(plan, runs=runs, seeds=tuple(sorted(seeds)), fresh=True)

@@ -117,8 +117,8 @@ def on_both(results: Path) -> str:
             cells = [(effect_with_interval(row, spec), str(row["seeds"]), row["verdict"]) for row in rows]
             body.append([markdown(claim.claim), markdown(claim.metric), *cells[0], *cells[1]])
     caption = (
-        "**Effects on both.** The claims that several seeds on both sets of images can judge: the difference "
-        "with its interval, as in the table of claims, on the images of all other tables and on others."
+        "**Effects on both sets of images.** The claims that several seeds on both can judge: the difference "
+        "with its interval, first on the images of this study, then on others."
     )
     header = ["Claim", "Metric", "ours", "Seeds", "Verdict", "on other images", "Seeds", "Verdict"]
     return markdown_table(caption, header, body, 2, [])
@@ -141,7 +141,8 @@ def _mark(record: Record) -> str:
 
 @functools.cache  # records of several seeds and studies share it
 def _code(run: str) -> str:
-    return Plan({"scale": STUDY}).code(run)
+    plan = Plan({"scale": STUDY})
+    return plan.code(run) if run in plan.all_runs else ""
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -24,7 +24,13 @@ from tood.study import workflow as study
 from tood.study.claims import load_claims
 from tood.study.code_digest import code_digest, import_closure, training_files
 from tood.study.declarations import ExperimentError, load_tables
-from tood.study.figure_sources import VIEWS, figure1_job, figures, without_weights
+from tood.study.figure_sources import (
+    VIEWS,
+    figure1_job,
+    figures,
+    up_to_date,
+    without_weights,
+)
 from tood.study.heartbeat import watch
 from tood.study.paths import COMPLEXITY, StudyPaths
 from tood.study.plan import Plan
@@ -44,8 +50,9 @@ try:
     study.require_folders(PLAN)
     WITH_RECORDS = status_with_records(PLAN)
     RECORDED = study.recorded(PLAN, DECLARED_TABLES, WITH_RECORDS)
-    # No rule makes anything for these: others that have a record are shown beside those of this call.
-    NOT_MADE = [*RECORDED, *other_trainings(PLAN)]
+    # Of these there are records, which are shown beside the trainings of this call.
+    OTHERS = other_trainings(PLAN)
+    NOT_MADE = [*RECORDED, *OTHERS]  # for which no rule makes anything
 except ExperimentError as error:
     raise WorkflowError(str(error)) from None
 
@@ -58,6 +65,12 @@ SOURCES = figures(PLAN, DECLARED_TABLES)
 # What is there of them stays as it is: this call has no weights of some training that they show.
 KEPT = without_weights(PLAN, SOURCES, RECORDED)
 DRAWN = [figure for figure in SOURCES if figure not in KEPT]
+# Those of which there is no picture, or one of other trainings
+NOT_SHOWN = {
+    figure: why
+    for figure, why in KEPT.items()
+    if not up_to_date(Path(PATHS.figures, f"{figure}.png"), PLAN, SOURCES[figure])
+}
 EVALUATION = PLAN.scale.evaluation
 # Where Slurm runs a training, it is a step of its own, so that Slurm's signals reach the trainer itself and
 # neither Snakemake, the shell nor tee, and so that it may span nodes.

@@ -13,7 +13,7 @@ rule report:
     input:
         tables=[path for path in TABLES if path.endswith(".md")],
         figures=[path for path in FIGURES if path.endswith(".png")],
-        kept=[path for path in map(picture, KEPT) if Path(path).is_file()],
+        kept=[picture(name) for name in KEPT if name not in NOT_SHOWN],
     output:
         reported("page", PLAN.name, PATHS.report),
     log:
@@ -21,13 +21,7 @@ rule report:
     localrule: True
     params:
         study=PLAN.study.model_dump_json(exclude_none=True),
-        absent=json.dumps(
-            {
-                name: why
-                for name, why in KEPT.items()
-                if not Path(picture(name)).is_file()
-            }
-        ),
+        absent=json.dumps(NOT_SHOWN),
     shell:
         "python workflow/scripts/report.py --study {params.study:q} --figures {input.figures} {input.kept} "
         "--absent {params.absent:q} 2>&1 | tee {log}"
