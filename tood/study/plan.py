@@ -310,7 +310,7 @@ class Plan:
             trainings: that the tables show; None: those of the study.
         """
         scale, study = self.scale, self.study
-        notes = [f"Scale {scale.name}: {scale.description}"]
+        notes = [f"Scale {scale.name}: {scale.description}", *scale.notes]
         shares = {name: changes.schedule for name, changes in scale.backbones.items()}
         for share in sorted({share for share in shares.values() if share < 1}):
             names = ", ".join(name for name, other in shares.items() if other == share)

@@ -68,6 +68,7 @@ class Scale(Declaration):
 
     name: str
     description: str
+    notes: tuple[str, ...] = ()  # below every table: what the scale changes of some methods, and why
     data_root: Path
     train: Split = Split("annotations/instances_train2017.json", "train2017")
     val: Split = Split("annotations/instances_val2017.json", "val2017")
