@@ -62,7 +62,7 @@ def test_a_split_without_objects_stops_before_any_training(workspace, birds, tmp
     (root / "val.json").write_text(json.dumps(content | {"annotations": []}))
     outcome = workspace.run("snakemake", *call(root))
     assert outcome.returncode
-    assert "val.json: annotations: none is an object, with iscrowd 0 and a box of any size" in outcome.stdout
+    assert "val.json: annotations: none can be used: it needs iscrowd 0, an area above 0" in outcome.stdout
     assert "rule train:" not in outcome.stdout
 
 
