@@ -12,7 +12,7 @@ from tood.study.declarations import Table
 from tood.study.jobs import Figure1Job
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan, Training
-from tood.study.status import FINISHED, call_of, other_trainings, read_status
+from tood.study.status import FINISHED, Status, call_of, other_trainings, read_status
 
 # The detectors of Figures 1 and 4 by their names in them, the baseline first.
 FIGURE1 = {"ATSS": "atss_af", "TOOD": "tood_af"}
@@ -87,7 +87,10 @@ def figure1_job(plan: Plan, sources: Sources) -> Figure1Job:
 
 
 def without_weights(
-    plan: Plan, sources: Mapping[str, Sources], records: Collection[Training]
+    plan: Plan,
+    sources: Mapping[str, Sources],
+    records: Collection[Training],
+    found: Iterable[Status] = (),
 ) -> dict[str, str]:
     """The figures that cannot be drawn by this call, and why or what it would take.
 
@@ -95,16 +98,20 @@ def without_weights(
         plan: the study.
         sources: its figures, as `figures` gives them.
         records: trainings for which records stand.
+        found: statuses that are known; others are read.
     """
-    reasons = {name: _why_not(plan, one, records) for name, one in sources.items() if one.file}
+    known = list(found)
+    reasons = {name: _why_not(plan, one, records, known) for name, one in sources.items() if one.file}
     return {name: why for name, why in reasons.items() if why}
 
 
-def _why_not(plan: Plan, sources: Sources, records: Collection[Training]) -> str:
+def _why_not(plan: Plan, sources: Sources, records: Collection[Training], found: Iterable[Status]) -> str:
     """Why a figure that needs weights cannot be drawn by this call; empty if it can."""
-    for run, seed in sources.all:
-        if read_status(plan, run, seed).state == STATE_OF[ExitCode.DIVERGED]:
-            return f"needs trained weights, and the training of {run} with seed {seed} diverged"
+    for status in _statuses(plan, sources, found):
+        if status.state == STATE_OF[ExitCode.DIVERGED]:
+            return (
+                f"needs trained weights, and the training of {status.run.id} with seed {status.seed} diverged"
+            )
     called = set(plan.trainings)
     if others := [f"{run} with seed {seed}" for run, seed in sources.all if (run, seed) not in called]:
         return f"shows trainings that this call does not name: {', '.join(others)}"
@@ -115,12 +122,24 @@ def _why_not(plan: Plan, sources: Sources, records: Collection[Training]) -> str
     return f"needs trained weights, which records do not hold; `{call}` trains and draws"
 
 
-def up_to_date(picture: Path, plan: Plan, sources: Sources) -> bool:
+def _statuses(plan: Plan, sources: Sources, found: Iterable[Status]) -> list[Status]:
+    """Those of the trainings of a figure; only what is not `found` is read."""
+    known = {(status.run.id, status.seed): status for status in found}
+    return [known.get(one) or read_status(plan, *one) for one in sources.all]
+
+
+def up_to_date(picture: Path, plan: Plan, sources: Sources, found: Iterable[Status] = ()) -> bool:
     """Whether a figure is there and shows its runs as they are now.
 
     Of a run that has a record alone the times say nothing: those of a clone are all of the same moment.
+
+    Args:
+        picture: PNG.
+        plan: the study.
+        sources: of the figure.
+        found: statuses that are known; others are read.
     """
-    statuses = [read_status(plan, run, seed) for run, seed in sources.all]
+    statuses = _statuses(plan, sources, found)
     if not picture.is_file() or not all(status.state in FINISHED for status in statuses):
         return False
     here = [status for status in statuses if not status.record]

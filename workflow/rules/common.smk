@@ -63,13 +63,15 @@ RUNS = [run.id for run in PLAN.runs]
 ANALYSED = study.analysed_runs(PLAN, DECLARED_TABLES)
 SOURCES = figures(PLAN, DECLARED_TABLES)
 # What is there of them stays as it is: this call has no weights of some training that they show.
-KEPT = without_weights(PLAN, SOURCES, RECORDED)
+KEPT = without_weights(PLAN, SOURCES, RECORDED, WITH_RECORDS)
 DRAWN = [figure for figure in SOURCES if figure not in KEPT]
 # Those of which there is no picture, or one of other trainings
 NOT_SHOWN = {
     figure: why
     for figure, why in KEPT.items()
-    if not up_to_date(Path(PATHS.figures, f"{figure}.png"), PLAN, SOURCES[figure])
+    if not up_to_date(
+        Path(PATHS.figures, f"{figure}.png"), PLAN, SOURCES[figure], WITH_RECORDS
+    )
 }
 EVALUATION = PLAN.scale.evaluation
 # Where Slurm runs a training, it is a step of its own, so that Slurm's signals reach the trainer itself and
