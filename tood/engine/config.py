@@ -11,6 +11,8 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 import tood.models  # noqa: F401 - registers what configurations name as tood.*
+from tood.engine.registered import MODEL_PARTS, require_registered
+from tood.study.declarations import ExperimentError
 from tood.study.paths import CONFIGS
 
 
@@ -23,9 +25,17 @@ def resolve(settings: dict, categories: list[dict], weights: Path | None) -> Con
         settings: as `tood.study.plan.Plan.settings` returns them.
         categories: categories of the dataset; the model has as many classes.
         weights: file of the backbone's initial weights; None draws random ones.
+
+    Raises:
+        ExperimentError: the run's configuration, which is a program, lies elsewhere than those of the suite.
     """
     run = settings["run"]
-    config = Config.fromfile(CONFIGS / run["config"])
+    path = (CONFIGS / run["config"]).resolve()
+    if not path.is_relative_to(CONFIGS.resolve()):
+        raise ExperimentError(
+            f"{run['id']}: its configuration {path} lies outside of {CONFIGS}; move it there"
+        )
+    config = Config.fromfile(path)
     published = config.input.size
     # A head without normalisation may say None, which a scale's mapping cannot be merged into.
     if config.model.bbox_head.get("norm_cfg", {}) is None:
@@ -47,8 +57,13 @@ def resolve(settings: dict, categories: list[dict], weights: Path | None) -> Con
 
 
 def build_model(config: Config) -> SingleStageDetector:
-    """The detector of a resolved configuration; its weights are not initialised yet."""
+    """The detector of a configuration; its weights are not initialised yet.
+
+    Raises:
+        ExperimentError: the configuration names anything but classes that are registered for models.
+    """
     init_default_scope("mmdet")
+    require_registered(config.model, "model", MODEL_PARTS)
     return MODELS.build(config.model)
 
 

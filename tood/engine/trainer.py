@@ -27,6 +27,7 @@ from tood.runtime.distributed import any_process
 from tood.runtime.event_files import EventFiles
 from tood.runtime.failures import Interrupted
 from tood.runtime.progress import Progress
+from tood.runtime.weight_file import read_weights
 
 LOG_INTERVAL = 50  # iterations; an epoch has at least one entry
 
@@ -222,8 +223,10 @@ def load_model(path: Path, model: nn.Module) -> dict:
         RuntimeError: the file does not fit the model, or is no checkpoint.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(checkpoint["state_dict"], strict=True)
-        return checkpoint["meta"]
-    except Exception as error:
+        content = read_weights(path)
+        model.load_state_dict(content.state_dict, strict=True)
+    except RuntimeError as error:
         raise RuntimeError(f"{path}: cannot be loaded into this run's model: {error}") from error
+    if not isinstance(content.meta, dict):
+        raise RuntimeError(f"{path}: cannot be loaded into this run's model: it does not say what it is of")
+    return content.meta

@@ -2,10 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
-import torch
-from mmengine.runner.checkpoint import get_external_models, get_torchvision_models
+from mmengine.runner.checkpoint import CheckpointLoader, get_external_models, get_torchvision_models
 from torch import nn
+
+from tood.runtime.weight_file import WeightFileError, read_weights
 
 # Names that are not torchvision's: as mmdet's configurations call them, after open-mmlab://
 _OPEN_MMLAB = {
@@ -31,6 +33,12 @@ def address(name: str) -> tuple[str, str]:
     return url, digest.group(1) if digest else ""
 
 
+@CheckpointLoader.register_scheme(prefixes="", force=True)
+def _read_for_mmengine(filename: str, map_location: Any = None) -> dict:
+    """What mmengine loads from a path. Its own reader executes a file that it cannot read safely."""
+    return {"state_dict": read_weights(Path(filename)).state_dict}
+
+
 def require_backbone(path: Path, backbone: nn.Module) -> None:
     """Make sure that a file has every weight of a backbone; mmengine only logs those that it does not find.
 
@@ -44,10 +52,9 @@ def require_backbone(path: Path, backbone: nn.Module) -> None:
         RuntimeError: the file cannot be read, lacks weights, or has some of another shape.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        shapes = {name: tensor.shape for name, tensor in content.get("state_dict", content).items()}
-    except Exception as error:
-        raise RuntimeError(f"{path}: cannot be read as weights of a backbone: {error}") from error
+        shapes = {name: tensor.shape for name, tensor in read_weights(path).state_dict.items()}
+    except WeightFileError as error:
+        raise RuntimeError(f"{error} (for the backbone's initial weights)") from error
     wanted = {
         name: tensor.shape
         for name, tensor in backbone.state_dict().items()

@@ -1,19 +1,16 @@
 """A detector for any image: a trained run, or a file of weights with the configuration that it is of."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mmdet
 import numpy as np
 import torch
 from mmcv.transforms import Compose
 from mmdet.models.detectors import SingleStageDetector
-from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
-from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_V2_Weights
@@ -21,8 +18,10 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_V2_Weights
 from tood.data.loading import META_KEYS, resizing
 from tood.engine.config import build_model, resolve
 from tood.engine.trainer import load_model
-from tood.evaluation.importing import ImportFailed, checked, fitted, read
-from tood.evaluation.mmdet_levels import dense_levels, reader_problem
+from tood.evaluation.importing import built, checked, fitted
+from tood.evaluation.mmdet_config import of_mmdet
+from tood.evaluation.mmdet_levels import dense_levels
+from tood.evaluation.weight_meta import ImportFailed, Weights, declared_settings, read
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.dense_prediction import DensePredictionMixin, select_detections
 from tood.runtime.device import choose_device
@@ -30,10 +29,8 @@ from tood.runtime.files import read_json
 from tood.study.declarations import ExperimentError, load_runs, select_runs, unknown_run
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
-from tood.study.released import load_released
+from tood.study.released import ReleasedFile, load_released
 from tood.study.status import call_of, load_study
-
-ZOO = Path(mmdet.__file__).parent / ".mim" / "configs"
 
 
 @dataclass
@@ -150,26 +147,29 @@ def of_file(checkpoint: Path, config: str | None, device: str) -> Detector:
     Args:
         checkpoint: of this suite, of the authors' release, or of mmdet.
         config: id of a run, or a configuration file: a path, or a name in mmdet's own folder. None takes what
-            the file itself or `experiments/released.yaml` says.
+            `experiments/released.yaml` or the file itself says.
         device: as for `choose_device`.
 
     Raises:
         ExperimentError: the file or the configuration cannot be read, does not fit, or has a head that is no
             dense one or cannot be read.
     """
+    declared = load_released().get(checkpoint.name)
     try:
-        checked(checkpoint)
-        state_dict, classes = read(checkpoint)
-        settings = _meta(checkpoint)
-        classes = settings.get("classes") or classes
-        found, transforms, what = _configuration(checkpoint, config, classes, settings.get("settings"))
-        model = _quietly(build_model, found)
-        if problem := _problem(model):
-            raise ExperimentError(f"--config {what}: {problem}")
-        model.load_state_dict(fitted(state_dict, model, checkpoint, what))
+        checked(checkpoint, declared.digest if declared else "")
+        weights = read(checkpoint)
+        settings = _settings(checkpoint, config, weights, declared)
+        if settings is None:
+            model, transforms = of_mmdet(str(config))
+            model.load_state_dict(fitted(weights.state_dict, model, checkpoint, str(config)))
+        else:
+            categories = [{"name": name} for name in weights.classes]
+            model, found = built(settings, categories, weights.state_dict, checkpoint)
+            transforms = _own_transforms(found)
     except ImportFailed as error:
         raise ExperimentError(str(error)) from error
-    return _ready(checkpoint.stem, model, classes, category_ids(classes), transforms, device)
+    ids = category_ids(weights.classes)
+    return _ready(checkpoint.stem, model, weights.classes, ids, transforms, device)
 
 
 def category_ids(classes: Sequence[str]) -> list[int]:
@@ -181,59 +181,25 @@ def category_ids(classes: Sequence[str]) -> list[int]:
     return list(range(1, len(classes) + 1))
 
 
-def _configuration(
-    checkpoint: Path, given: str | None, classes: Sequence[str], settings: Mapping[str, Any] | None
-) -> tuple[Config, list[dict], str]:
-    """Configuration of a file of weights, the transforms of an image, and what they are of, in a word."""
-    runs = load_runs()
-    declared = load_released().get(checkpoint.name)
-    categories = [{"name": name} for name in classes]
-    if given is None and settings:
-        config = resolve(dict(settings), categories, None)
-        return config, _own_transforms(config), settings["run"]["id"]
-    run = given or (declared.run if declared else "")
+def _settings(
+    checkpoint: Path, given: str | None, weights: Weights, declared: ReleasedFile | None
+) -> dict[str, Any] | None:
+    """Settings of a file of weights, all declared here; None where a configuration of mmdet is given."""
+    if given is None and weights.settings is not None:
+        return declared_settings(weights.settings, checkpoint)
+    runs, run = load_runs(), given or (declared.run if declared else "")
     if run in runs:
         select_runs([run], runs)
-        asked = Plan({"scale": "paper", "runs": run}).settings(run)
+        settings = Plan({"scale": "paper", "runs": run}).settings(run)
         if declared and declared.run == run:
-            asked["run"]["options"] |= declared.options
-        config = resolve(asked, categories, None)
-        return config, _own_transforms(config), run
+            settings["run"]["options"] |= declared.options
+        return settings
     if given is None:
         raise ExperimentError(
             f"{checkpoint}: does not say what it is of; give --config: the id of a run (`tood runs` lists "
             "them) or a configuration file of mmdet"
         )
-    path = next((path for path in (Path(given), ZOO / given) if path.is_file()), None)
-    if path is None:
-        raise ExperimentError(
-            f"--config {given}: is no file, no file in mmdet's folder of configurations, such as "
-            f"atss/atss_r50_fpn_1x_coco.py, and no run; {unknown_run(given, runs)}"
-        )
-    return _of_mmdet(path, given)
-
-
-def _of_mmdet(path: Path, given: str) -> tuple[Config, list[dict], str]:
-    """A configuration file of mmdet, and its transforms of test images."""
-    try:
-        register_all_modules(init_default_scope=True)
-        config = Config.fromfile(path)
-        head, backbone = config.model.bbox_head, config.model.backbone
-        steps = config.get("test_pipeline") or config.test_dataloader.dataset.pipeline
-    except Exception as error:  # a configuration is a program
-        raise ExperimentError(
-            f"--config {given}: cannot be read as a configuration of a dense detector with a `bbox_head` "
-            f"and a `test_pipeline` ({type(error).__name__}: {error})"
-        ) from error
-    if not isinstance(head, Mapping):
-        raise ExperimentError(f"--config {given}: has several heads; a dense detector has one")
-    if not hasattr(MODELS.get(config.model.type), "extract_feat"):
-        raise ExperimentError(
-            f"--config {given}: {config.model.type} is no detector with features and a head"
-        )
-    backbone.init_cfg = None
-    left_out = ("LoadImageFromFile", "LoadAnnotations")
-    return config, [dict(step) for step in steps if step["type"].split(".")[-1] not in left_out], given
+    return None
 
 
 def _own_transforms(config: Config) -> list[dict]:
@@ -258,36 +224,6 @@ def _ready(
     if not isinstance(model.bbox_head, DensePredictionMixin):
         cfg["nms_pre_by"] = "pair"  # as mmdet's heads select what goes into NMS
     return Detector(name, model.to(chosen).eval(), list(classes), list(ids), transforms, cfg, chosen)
-
-
-def _problem(model: SingleStageDetector) -> str | None:
-    """Why a model cannot be used here; None if it can."""
-    head = model.bbox_head
-    if isinstance(head, DensePredictionMixin):
-        return None
-    if problem := reader_problem(head):
-        return f"{problem}, so its maps cannot be read; `tood runs` lists heads that can"
-    if (kind := head.test_cfg.get("nms", {}).get("type", "nms")) != "nms":
-        return f"its NMS is {kind!r}; only 'nms' is computed here"
-    try:
-        with torch.no_grad():
-            model.eval()
-            head(model.extract_feat(torch.zeros(1, 3, 64, 64)))
-    except Exception as error:
-        return (
-            f"its model cannot compute here ({error}); the suite's own model of the same weights can, if "
-            "there is one: give the id of a run as --config, such as tood_af"
-        )
-    return None
-
-
-def _meta(path: Path) -> Mapping[str, Any]:
-    """What a file of this suite says of itself; empty for other files."""
-    try:
-        meta = torch.load(path, map_location="cpu", weights_only=True)["meta"]
-    except Exception:  # `read` has read it, or said why it cannot
-        return {}
-    return meta if isinstance(meta, Mapping) and "settings" in meta else {}
 
 
 def _quietly(build: Any, config: Config) -> SingleStageDetector:

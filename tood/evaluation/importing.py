@@ -1,22 +1,22 @@
 """Weights that were released by others, as the model of a run: read, renamed, compared with it, written."""
 
 import logging
-import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-from mmdet.datasets import CocoDataset
+from mmdet.models.detectors import SingleStageDetector
+from mmengine.config import Config
 from torch import Tensor, nn
 
 from tood.engine.config import build_model, resolve
 from tood.engine.trainer import weights_of
 from tood.evaluation.released import ours
-from tood.runtime.download import checksums, digest_in_name
+from tood.evaluation.weight_meta import ImportFailed, read
+from tood.runtime.download import checksums
 from tood.runtime.files import atomic_path, read_json, write_json
 from tood.runtime.locks import claim
 from tood.study.declarations import ExperimentError, Run, load_runs, select_runs, unknown_run
@@ -28,14 +28,6 @@ from tood.study.released import RELEASED, ReleasedFile, by_hand, load_released
 from tood.study.status import call_of, save_study
 
 _NAMED = 3  # tensors of each kind that a message names
-# Numbers of numpy, such as the best AP so far, which torch's reader does not know; numpy 1 had other names.
-_NUMPY: list[Any] = [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]]
-_SAFE = [*_NUMPY, *((each, f"numpy.core.multiarray.{each.__name__}") for each in _NUMPY)]
-_SAFE += [np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in "fdlq"}]
-
-
-class ImportFailed(RuntimeError):
-    """A file that cannot be the model of a run; the message names it, says why, and gives a hint."""
 
 
 def run_import(job: ImportJob, released: ReleasedFile, folder: Path, output: Path) -> None:
@@ -69,9 +61,9 @@ def run_import(job: ImportJob, released: ReleasedFile, folder: Path, output: Pat
 
 def _imported(job: ImportJob, released: ReleasedFile) -> tuple[dict, dict]:
     """The content of the run's file of weights, and its provenance."""
-    sha256 = checked(job.file)
-    state_dict, classes = read(job.file)
-    manifest = read_json(job.manifest)
+    sha256 = checked(job.file, released.digest)
+    weights = read(job.file)
+    classes, manifest = weights.classes, read_json(job.manifest)
     names = [category["name"] for category in manifest["categories"]]
     if names != list(classes):
         raise ImportFailed(
@@ -79,10 +71,7 @@ def _imported(job: ImportJob, released: ReleasedFile) -> tuple[dict, dict]:
             f"{manifest['root']} has {len(names)}, {names[0]} .. {names[-1]}; released weights need a "
             "dataset with their classes, in their order"
         )
-    logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
-    config = resolve(job.settings, manifest["categories"], None)
-    model = build_model(config)
-    model.load_state_dict(fitted(state_dict, model, job.file, job.run))
+    model, config = built(job.settings, manifest["categories"], weights.state_dict, job.file)
     what = {"bytes": job.file.stat().st_size, "sha256": sha256, "from": released.from_whom}
     facts = {**released.model_dump(exclude_none=True, exclude={"options"}), **what}
     meta = {"settings": job.settings, "seed": job.seed, "classes": config.classes, "released": facts}
@@ -97,53 +86,61 @@ def _imported(job: ImportJob, released: ReleasedFile) -> tuple[dict, dict]:
     return weights_of(model, meta), provenance
 
 
-def checked(path: Path) -> str:
+def checked(path: Path, digest: str = "") -> str:
     """The sha256 of a file, in hexadecimal.
 
+    Args:
+        path: the file.
+        digest: start of the sha256 that it is declared with; empty if with none.
+
     Raises:
-        ImportFailed: it is not there, or its name ends in the start of another one.
+        ImportFailed: it is not there, or has another sha256.
     """
     if not path.is_file():
         raise ImportFailed(f"{path}: no such file")
-    (_, sha256), named = checksums(path), digest_in_name(path.name)
-    if not sha256.startswith(named):
+    _, sha256 = checksums(path)
+    if not sha256.startswith(digest):
         raise ImportFailed(
-            f"{path}: its sha256 begins with {sha256[:8]}, its name says {named}: the file is damaged or "
+            f"{path}: its sha256 begins with {sha256[:8]}, its name says {digest}: the file is damaged or "
             "another one; fetch it again"
         )
     return sha256
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], Sequence[str]]:
-    """The tensors of a file and the classes that they know; nothing in the file is executed.
+def built(
+    settings: dict, categories: list[dict], state_dict: Mapping[str, Tensor], path: Path
+) -> tuple[SingleStageDetector, Config]:
+    """The model of a run with the weights of a file, and its configuration.
 
-    Reads torch's files, of the old container too, that hold a state dict, alone or under "state_dict". An
-    optimiser beside it is passed over.
+    It takes memory only after it was seen that the weights fit.
+
+    Args:
+        settings: as for `resolve`.
+        categories: of the weights.
+        state_dict: as for `fitted`.
+        path: file of the weights, for messages.
 
     Raises:
-        ImportFailed: it is no such file.
+        ImportFailed: the weights do not fit, or the settings make no model.
+        ExperimentError: the settings name what is no part of a model.
     """
+    logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
+    run = settings["run"]["id"]
     try:
-        with torch.serialization.safe_globals(_SAFE):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        if named := re.search(r"Unsupported \w+: (?:GLOBAL )?(\S+)", str(error)):
-            raise ImportFailed(
-                f"{path}: holds {named.group(1)} besides weights, which reading would execute; if you trust "
-                "the file, strip it by mmdet's tools/model_converters/publish_model.py"
-            ) from error
-        detail = " ".join(str(error).split("\n")[0].split())
-        raise ImportFailed(f"{path}: cannot be read as weights ({detail}); fetch it again") from error
-    found: Any = content.get("state_dict", content) if isinstance(content, Mapping) else content
-    if not (isinstance(found, Mapping) and found and all(isinstance(v, Tensor) for v in found.values())):
-        keys = ", ".join(map(str, list(found)[:5])) if isinstance(found, Mapping) else type(found).__name__
-        raise ImportFailed(f"{path}: holds no state dict of names and tensors, but {keys}; fetch it again")
-    meta = content.get("meta")
-    meta = meta if isinstance(meta, Mapping) else {}
-    # mmdet 2 has it at the top, mmdet 3 in a mapping
-    described = meta.get("dataset_meta") or {}
-    classes = meta.get("CLASSES") or described.get("classes") or described.get("CLASSES")
-    return dict(found), classes or CocoDataset.METAINFO["classes"]
+        config = resolve(settings, categories, None)
+        with torch.device("meta"):
+            shapes = build_model(config)
+    except ExperimentError:
+        raise
+    except Exception as error:  # a key or a number that a part of the model does not take
+        detail = " ".join(str(error).split())[:200]
+        raise ImportFailed(
+            f"{path}: its declared options make no model of {run}: {detail}; correct them"
+        ) from error
+    found = fitted(state_dict, shapes, path, run)
+    model = build_model(config)
+    model.load_state_dict(found)
+    return model, config
 
 
 def fitted(state_dict: Mapping[str, Tensor], model: nn.Module, path: Path, run: str) -> dict[str, Tensor]:
@@ -165,21 +162,28 @@ def fitted(state_dict: Mapping[str, Tensor], model: nn.Module, path: Path, run: 
         raise ImportFailed(f"{path}: is not of {run}: {error}") from error
     # Counters of training steps, which older files lack and no output depends on
     found |= {
-        name: tensor
+        name: torch.zeros_like(tensor, device="cpu")
         for name, tensor in expected.items()
         if name.endswith("num_batches_tracked") and name not in found
     }
     both = [name for name in expected if name in found]
+    alike = [name for name in both if found[name].shape == expected[name].shape]
     shapes = [
         f"{name} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
         for name in both
         if found[name].shape != expected[name].shape
     ]
-    infinite = [name for name in both if not torch.isfinite(found[name]).all()]
+    kinds = [
+        f"{name} {found[name].dtype} instead of {expected[name].dtype}"
+        for name in alike
+        if _kind(found[name]) != _kind(expected[name])
+    ]
+    infinite = [name for name in alike if not torch.isfinite(found[name].to(expected[name].dtype)).all()]
     problems = [
         _some("lacks", [name for name in expected if name not in found]),
         _some("has besides", [name for name in found if name not in expected]),
         _some("has in another shape", shapes),
+        _some("has as numbers of another kind", kinds),
         _some("has values that are not finite in", infinite),
     ]
     if said := "; it ".join(problem for problem in problems if problem):
@@ -188,6 +192,11 @@ def fitted(state_dict: Mapping[str, Tensor], model: nn.Module, path: Path, run: 
             "experiments/released.yaml names files that fit"
         )
     return found
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    """Whether its numbers are real, and complex; half and double precision are alike."""
+    return tensor.is_floating_point(), tensor.is_complex()
 
 
 def _some(verb: str, names: Sequence[str]) -> str:
@@ -258,13 +267,11 @@ def import_file(file: Path, run: str, options: Mapping[str, Any], near: bool = F
 
 def _try(file: Path, run: Run, released: ReleasedFile, scale: str) -> None:
     """See that a file fits a run, before it is put anywhere."""
-    checked(file)
-    state_dict, classes = read(file)
+    checked(file, released.digest)
+    weights = read(file)
     settings = Plan({"scale": scale, "runs": run.id}).settings(run.id)
     settings["run"]["options"] = run.options | released.options
-    logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
-    model = build_model(resolve(settings, [{"name": name} for name in classes], None))
-    fitted(state_dict, model, file, run.id)
+    built(settings, [{"name": name} for name in weights.classes], weights.state_dict, file)
 
 
 def _in_place(file: Path, released: ReleasedFile) -> Path:

@@ -24,12 +24,18 @@ _RENAMES = [
     (r"reg_offset_conv2\.", "predictor.alignment.offset.2."),
 ]
 _PREFIX = "bbox_head."
+# Before all names of a file: of torch's parallel training, of its compiler, of a model inside of another one
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
+_AVERAGED = "ema_"  # before the names of moving averages that mmcv keeps beside the weights
 # The last convolutions of FCOS and FoveaBox, as mmdet called them at first
 _EARLY_CONV = r"^(bbox_head\.)(?:fcos|fovea)_(cls|reg|centerness)\."
 
 
 def ours(state_dict: Mapping[str, Tensor], expected: Iterable[str]) -> dict[str, Tensor]:
     """A state dict of mmdet, of any of its versions, or of the authors' release, renamed for a detector here.
+
+    Where a file has moving averages beside the weights, what has the plain names is taken, as mmdet does it.
+    mmengine writes the averages under them.
 
     Args:
         state_dict: names to tensors; not modified, tensors are shared.
@@ -38,11 +44,19 @@ def ours(state_dict: Mapping[str, Tensor], expected: Iterable[str]) -> dict[str,
     Raises:
         ValueError: it has one, and the state dict has none.
     """
-    # The prefix is that of a model that was trained in parallel.
-    plain = rename_offsets({name.removeprefix("module."): tensor for name, tensor in state_dict.items()})
+    plain = rename_offsets(_unwrapped(state_dict))
     plain = {re.sub(_EARLY_CONV, r"\1conv_\2.", name): tensor for name, tensor in plain.items()}
     is_tood = any(name.startswith(f"{_PREFIX}predictor.") for name in expected)
     return convert(plain) if is_tood else plain
+
+
+def _unwrapped(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefixes that all names have, and without moving averages beside the weights."""
+    names = {name: tensor for name, tensor in state_dict.items() if not name.startswith(_AVERAGED)}
+    for prefix in _WRAPPERS:
+        if names and all(name.startswith(prefix) for name in names):
+            return _unwrapped({name.removeprefix(prefix): tensor for name, tensor in names.items()})
+    return names
 
 
 def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

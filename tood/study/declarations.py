@@ -46,7 +46,7 @@ class Run(Declaration):
     backbone: str
     epochs: int
     milestones: tuple[int, ...] = ()  # filled in from the schedules
-    config: str | None = None  # file under experiments/configs
+    config: Annotated[str, Field(pattern=r"^\w[\w-]*\.py$")] | None = None  # file in experiments/configs
     options: dict[str, Any] = {}  # deviations from the config, by dotted keys
     weights: str = "resnet50"  # initial weights of the backbone: file stem under weights/
     implemented: bool = False

@@ -6,12 +6,13 @@ it imports little.
 
 import functools
 import importlib.util
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tood.runtime.download import Source, digest_in_name
 from tood.runtime.text import did_you_mean
@@ -26,6 +27,12 @@ _ORIGINS = {
     "other": "another release",
     "hand": "a file that was put there by hand",
 }
+# What the options of a file may hold. A declaration may come from anywhere, and mmengine would import what a
+# `type` names, and read what the excluded keys name.
+_TYPE = re.compile(r"(tood\.\w+|BN|SyncBN|GN)", re.ASCII)
+_KEY = re.compile(r"(?!(init_cfg|pretrained|checkpoint)$)[a-z][a-z0-9_]*", re.ASCII)
+_WORD = re.compile(r"[\w-]{0,40}", re.ASCII)
+_LARGEST = 4096  # counts and widths; a larger one would need more memory than there is
 
 
 class ReleasedFile(Declaration):
@@ -41,6 +48,15 @@ class ReleasedFile(Declaration):
     note: str | None = None
     near: str | None = None  # why it is not the run's own recipe
     options: dict[str, Any] = {}  # deviations from the run's model
+
+    @field_validator("options")
+    @classmethod
+    def _plain(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for key, value in options.items():
+            if not key.startswith("model."):
+                raise ValueError(f"{key!r} is nothing of the model; write model.PART.KEY")
+            _require_plain(key, value)
+        return options
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -94,6 +110,40 @@ class ReleasedFile(Declaration):
         stated = f"AP as stated there: {self.AP:.1f} on {self.set}." if self.AP is not None else None
         near = f"Near: {self.near}" if self.near else None
         return " ".join(text for text in (stated, self.note, near) if text)
+
+
+def _require_plain(key: str, value: Any) -> None:
+    """Make sure that an option holds numbers and words, and no name of foreign code or of a file.
+
+    Args:
+        key: with dots.
+        value: as YAML has it.
+
+    Raises:
+        ValueError: it holds anything else.
+    """
+    *_, last = steps = key.split(".")
+    if not all(_KEY.fullmatch(step) for step in steps):
+        raise ValueError(f"{key[:80]!r} is no option of a file; leave it out")
+    match value:
+        case dict():
+            for step, inner in value.items():
+                _require_plain(f"{key}.{step}", inner)
+        case list():
+            for inner in value:
+                _require_plain(key, inner)
+        case str() if last == "type" and not _TYPE.fullmatch(value):
+            raise ValueError(f"{key}: {value[:80]!r} is no class of this suite, such as tood.DeformConv2d")
+        case str() if last != "type" and not _WORD.fullmatch(value):
+            raise ValueError(f"{key}: {value[:80]!r} is no plain word")
+        case int() if abs(value) > _LARGEST:
+            raise ValueError(f"{key}: is a number above {_LARGEST}; correct it")
+        case float() if not math.isfinite(value):
+            raise ValueError(f"{key}: {value} is no finite number; correct it")
+        case None | bool() | int() | float() | str():
+            pass
+        case _:
+            raise ValueError(f"{key}: is neither a number nor a word, but a {type(value).__name__}")
 
 
 class _Files(Declaration):

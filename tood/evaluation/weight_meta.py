@@ -1,0 +1,167 @@
+"""What a file of weights says of itself, as far as it is believed: names of classes, and which run it is.
+
+The model is built from what is declared here, never from what a file says. A file made by this suite holds
+the settings of its training. They choose among the declared ones, and have to be equal to them.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from mmdet.datasets import CocoDataset
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from torch import Tensor
+
+from tood.runtime.weight_file import WeightFileError, read_weights
+from tood.study.declarations import ExperimentError, load_runs, select_runs, unknown_run
+from tood.study.plan import Plan
+from tood.study.released import load_released
+from tood.study.scales import load_scale, scale_names
+
+MOST_CLASSES = 20_000
+_Name = Annotated[str, Field(max_length=1000)]
+_Names = Annotated[tuple[_Name, ...], Field(min_length=1, max_length=MOST_CLASSES)]
+
+
+class ImportFailed(RuntimeError):
+    """A file that cannot be the model of a run; the message names it, says why, and gives a hint."""
+
+
+class _Said(BaseModel):
+    """Part of what a file says; what else it says is passed over."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class _Run(_Said):
+    id: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,80}$")]
+    options: dict[str, Any] = {}
+
+
+class _Input(_Said):
+    size: list[int] | tuple[int, ...] | None = None
+
+
+class SavedSettings(_Said):
+    """What `tood.study.plan.Plan.settings` gave for a training, as far as it decides a model."""
+
+    run: _Run
+    model: dict[str, Any]
+    heads: dict[str, Any]
+    input: _Input
+    released: str | None = None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What is taken from a file."""
+
+    state_dict: dict[str, Tensor]
+    classes: tuple[str, ...]
+    settings: Any  # not checked; None where there are none
+
+
+def read(path: Path) -> Weights:
+    """The tensors of a file, and the classes that they know: COCO's where the file names none.
+
+    Raises:
+        ImportFailed: it is no file of weights, or says of itself what cannot be.
+    """
+    try:
+        content = read_weights(path)
+    except WeightFileError as error:
+        raise ImportFailed(str(error)) from error
+    meta = _checked(dict, {} if content.meta is None else content.meta, "meta", path)
+    described = _checked(dict, meta.get("dataset_meta") or {}, "meta.dataset_meta", path)
+    # This suite's, mmdet 2's, mmdet 3's
+    for name, holder in (
+        ("classes", meta),
+        ("CLASSES", meta),
+        ("classes", described),
+        ("CLASSES", described),
+    ):
+        if holder.get(name) is not None:
+            where = f"meta.{name}" if holder is meta else f"meta.dataset_meta.{name}"
+            names = _checked(_Names, holder[name], where, path)
+            return Weights(content.state_dict, names, meta.get("settings"))
+    return Weights(content.state_dict, tuple(CocoDataset.METAINFO["classes"]), meta.get("settings"))
+
+
+def declared_settings(said: Any, path: Path) -> dict[str, Any]:
+    """The declared settings that a file's are equal to.
+
+    Args:
+        said: the file's.
+        path: of the file, for messages.
+
+    Raises:
+        ImportFailed: they are no settings.
+        ExperimentError: they are of no run, no scale or no released file that is declared.
+    """
+    saved, runs = _checked(SavedSettings, said, "meta.settings", path), load_runs()
+    run = saved.run.id
+    if run not in runs:
+        raise ExperimentError(f"{path}: meta.settings.run.id: {unknown_run(run, runs)}")
+    select_runs([run], runs)
+    for settings in _candidates(saved):
+        if (
+            _same(settings["model"], saved.model)
+            and _same(settings["heads"], saved.heads)
+            and _same(settings["input"].get("size"), saved.input.size)
+            and _same(settings["run"]["options"], saved.run.options)
+        ):
+            return settings
+    raise ExperimentError(
+        f"{path}: meta.settings: they are of {run}, and of none of the scales {', '.join(scale_names())} as "
+        f"declared here; look at it in its study (--run {run} --name STUDY), or add its scale to "
+        f"experiments/scales; if it has the paper's size, give --config {run}"
+    )
+
+
+def _candidates(saved: SavedSettings) -> Iterator[dict[str, Any]]:
+    """The settings of a run at each scale, for a scale's own images and for those of the file's size."""
+    run, size = saved.run.id, saved.input.size
+    released = load_released().get(saved.released or "")
+    for name in scale_names():
+        options: dict[str, Any] = {"scale": name, "runs": run}
+        settings = Plan(options).settings(run)
+        if released and released.run == run:
+            settings["run"]["options"] |= released.options
+        yield settings
+        if size and load_scale(name).drawing:
+            own = {"name": "own", "data_root": ".", "image_size": list(size)}
+            try:
+                yield Plan(options | own).settings(run)
+            except ExperimentError:
+                continue  # no size that images may have
+
+
+def _same(declared: Any, said: Any) -> bool:
+    """Whether a value is the declared one; how weights are initialised does not count."""
+    if isinstance(declared, Mapping):
+        if not isinstance(said, dict):
+            return False
+        keys = declared.keys() - {"init_cfg"}
+        return keys == said.keys() - {"init_cfg"} and all(_same(declared[key], said[key]) for key in keys)
+    if isinstance(declared, list | tuple):
+        if not isinstance(said, list | tuple) or len(declared) != len(said):
+            return False
+        return all(_same(*pair) for pair in zip(declared, said, strict=True))
+    return type(said) in (type(None), bool, int, float, str) and declared == said
+
+
+def _checked(kind: Any, value: Any, where: str, path: Path) -> Any:
+    """A part of what a file says, of its kind.
+
+    Raises:
+        ImportFailed: it is of another kind; the message is one line.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except (ValidationError, RecursionError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "is endless"}
+        place = ".".join([where, *(str(step)[:40] for step in first["loc"])])
+        raise ImportFailed(
+            f"{path}: {place}: {first['msg']}; the file is damaged or not what it seems; fetch it again"
+        ) from None
