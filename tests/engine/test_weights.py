@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.weight_files import Harmful
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 
@@ -70,7 +71,7 @@ def test_files_without_counters_or_with_a_state_dict_inside_will_do(plain):
             "1 of the backbone's .* such as layer3.1.conv2.weight",
         ),
         (lambda names: names.update({"conv1.weight": torch.zeros(16, 3, 7, 7)}), "such as conv1.weight"),
-        (dict.clear, "of another shape"),
+        (dict.clear, "holds no state dict of names and tensors, but nothing"),
     ],
     ids=["a weight is absent", "a weight is wider", "nothing"],
 )
@@ -86,8 +87,20 @@ def test_a_file_of_another_backbone_is_refused(plain, change, part):
 def test_a_file_that_holds_no_weights_is_refused(tmp_path):
     path = tmp_path / "initial.pth"
     path.write_text("<html>404</html>")
-    with pytest.raises(RuntimeError, match="cannot be read as weights of a backbone"):
+    with pytest.raises(RuntimeError, match="is a web page.*put the file of the run's `weights` there"):
         require_backbone(path, build())
+
+
+def test_what_mmengine_would_execute_it_does_not_load(plain, tmp_path):
+    """Its own reader falls back to one that executes where the safe one refuses."""
+    backbone, path = plain
+    planted = tmp_path / "planted"
+    torch.save({"state_dict": backbone.state_dict(), "more": Harmful(planted)}, path)
+    other = build(init_cfg=dict(type="Pretrained", checkpoint=str(path)))
+    require_backbone(path, other)
+    other.init_weights()
+    assert torch.equal(other.conv1.weight, backbone.conv1.weight)
+    assert not planted.exists()
 
 
 @pytest.mark.parametrize("name", sorted({run.weights for run in load_runs().values()}))

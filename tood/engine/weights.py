@@ -17,6 +17,7 @@ _OPEN_MMLAB = {
     "resnext101_32x4d": "resnext101_32x4d",
     "resnext101_64x4d": "resnext101_64x4d",
 }
+_INSTEAD = "put the file of the run's `weights` there, or remove it to have it fetched"
 
 
 def address(name: str) -> tuple[str, str]:
@@ -54,7 +55,7 @@ def require_backbone(path: Path, backbone: nn.Module) -> None:
     try:
         shapes = {name: tensor.shape for name, tensor in read_weights(path).state_dict.items()}
     except WeightFileError as error:
-        raise RuntimeError(f"{error} (for the backbone's initial weights)") from error
+        raise RuntimeError(f"{error}; {_INSTEAD}") from error
     wanted = {
         name: tensor.shape
         for name, tensor in backbone.state_dict().items()
@@ -63,5 +64,5 @@ def require_backbone(path: Path, backbone: nn.Module) -> None:
     if wrong := [name for name, shape in wanted.items() if shapes.get(name) != shape]:
         raise RuntimeError(
             f"{path}: {len(wrong)} of the backbone's {len(wanted)} weights are absent or of another shape, "
-            f"such as {wrong[0]}; put the file of the run's `weights` there, or remove it to have it fetched"
+            f"such as {wrong[0]}; {_INSTEAD}"
         )

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tood.runtime.inert_pickle import StoredStorage, StoredTensor, unpickle
+from tood.runtime.inert_pickle import Inert, StoredStorage, StoredTensor, unpickle
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # first value of torch's container before 1.6
 _MOST_SIDES = 16
@@ -156,7 +156,8 @@ def _of_torch(value: Any, storage: Callable[[str], bytes], path: Path) -> Weight
     held = value if isinstance(value, dict) else {}
     stored = held.get("state_dict", value)
     if not isinstance(stored, dict):
-        what = _listed(held) if held else "an object, whose class reading would execute"
+        kind = "an object of a class" if isinstance(stored, Inert) else f"a {type(stored).__name__}"
+        what = _listed(held) if held else kind
         raise WeightFileError(f"{path}: holds no state dict of names and tensors, but {what}; {_SAVE}")
     if odd := [name for name, tensor in stored.items() if not isinstance(tensor, StoredTensor)]:
         raise WeightFileError(
