@@ -87,7 +87,7 @@ def test_a_file_of_another_backbone_is_refused(plain, change, part):
 def test_a_file_that_holds_no_weights_is_refused(tmp_path):
     path = tmp_path / "initial.pth"
     path.write_text("<html>404</html>")
-    with pytest.raises(RuntimeError, match="is a web page.*put the file of the run's `weights` there"):
+    with pytest.raises(RuntimeError, match=r"is a web page.*put the file of the run's `weights` there"):
         require_backbone(path, build())
 
 

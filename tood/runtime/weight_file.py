@@ -80,13 +80,13 @@ def _read(file: BinaryIO, path: Path) -> WeightFile:
     start, size = file.read(4096), path.stat().st_size
     if not start:
         raise WeightFileError(f"{path}: is empty; {_AGAIN}")
+    if start[8:9] == b"{" and 0 < int.from_bytes(start[:8], "little") < size:
+        return WeightFile(_some(load_file(path), path), None)
     if start[:2] == b"PK":
         return _of_torch(*_zip(file, size, path), path)
     if start[:1] == b"\x80":
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _of_torch(*_old(content, path), path)
-    if start[8:9] == b"{" and 0 < int.from_bytes(start[:8], "little") < size:
-        return WeightFile(_some(load_file(path), path), None)
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     for beginning, what, hint in _OTHERS:
         if text.startswith(beginning):
