@@ -122,7 +122,6 @@ def built(
 
     Raises:
         ImportFailed: the weights do not fit, or the settings make no model.
-        ExperimentError: the settings name what is no part of a model.
     """
     logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
     run = settings["run"]["id"]
@@ -130,8 +129,8 @@ def built(
         config = resolve(settings, categories, None)
         with torch.device("meta"):
             shapes = build_model(config)
-    except ExperimentError:
-        raise
+    except ExperimentError as error:
+        raise ImportFailed(f"{path}: {error}") from error
     except Exception as error:  # a key or a number that a part of the model does not take
         detail = " ".join(str(error).split())[:200]
         raise ImportFailed(
