@@ -97,7 +97,7 @@ def test_no_dataset(kept, tmp_path):
 
 def test_dataset_with_a_damaged_image(kept, dataset):
     cut_short(dataset / FIRST_VAL)
-    parts = [f"data: {dataset / FIRST_VAL}: ", "cannot be decoded", "Hint: fetch"]
+    parts = [f"data: {dataset / FIRST_VAL}: ", "cannot be read as an image", "Hint: fetch"]
     assert_refused(kept, "--config", *ON_THE_CPU, f"data_root={dataset}", parts=parts)
 
 
@@ -127,7 +127,7 @@ def rename_category(path: Path) -> None:
         (Path.unlink, VAL, [VAL, "no such file", "--config data_root=PATH"]),
         (cut_short, TRAIN, [TRAIN, "not valid JSON at line 1", "truncated?", "fetch or export"]),
         (Path.unlink, FIRST_TRAIN, [TRAIN, "1 of 4 image files", Path(FIRST_TRAIN).name, "copy the missing"]),
-        (cut_short, FIRST_TRAIN, [FIRST_TRAIN, "cannot be decoded", "fetch or export"]),
+        (cut_short, FIRST_TRAIN, [FIRST_TRAIN, "cannot be read as an image", "fetch or export"]),
         (rename_category, VAL, [VAL, f"not those of {TRAIN}", "'1 lolly'", "write the same list"]),
     ],
     ids=["no annotations", "half the annotations", "no image", "half an image", "other categories"],

@@ -15,6 +15,7 @@ import os
 import re
 import stat
 import struct
+import warnings
 from pathlib import Path
 
 import cv2
@@ -29,7 +30,11 @@ MOST_PIXELS = 2**28  # 0.8 GB when decoded
 SOURCE_HINT = "fetch or export the file again"
 Image.MAX_IMAGE_PIXELS = None  # MOST_PIXELS is the limit here
 PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # some programs write colour profiles and histories above 1 MB
+# What matters is raised, in one message.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
+_PNG = b"\x89PNG\r\n\x1a\n"  # how it begins
 _BY_OPENCV = ("JPEG", "MPO", "PNG")  # MPO: a JPEG with further images behind it
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {
@@ -85,17 +90,17 @@ def decode(content: bytes, path: Path) -> np.ndarray:
             say for certain what its pixels or its orientation are.
     """
     try:
+        if content.startswith(_PNG) and not _may_turn(content, path):
+            _check_size(*struct.unpack_from(">II", content, 16), path)
+            return _decode_by_opencv(content, path)  # Pillow need not look; that would take time
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            _check_size(image, path)
+            _check_size(*image.size, path)
+            if image.format == "PNG":
+                image.load()  # which reads what stands behind the pixels, too
+            orientation = _orientation(image, path)
             if image.format not in _BY_OPENCV:
-                return _decode_by_pillow(image, path)
-            orientation = _orientation(image, content, path)
-        pixels = cv2.imdecode(
-            np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        )
-        if pixels is None:
-            raise _error(path, "truncated or damaged, or a rare variant of its format", SOURCE_HINT)
-        return _TURNS[orientation](pixels)
+                return _TURNS[orientation](_decode_by_pillow(image, path))
+        return _TURNS[orientation](_decode_by_opencv(content, path))
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -113,9 +118,8 @@ def _error(path: Path, problem: str, hint: str) -> ImageError:
     return ImageError(f"{path}: cannot be read as an image: {problem}. Hint: {hint}.")
 
 
-def _check_size(image: Image.Image, path: Path) -> None:
+def _check_size(width: int, height: int, path: Path) -> None:
     """Refuses what would fill the memory, before it is decoded."""
-    width, height = image.size
     if width * height > MOST_PIXELS or max(width, height) > LONGEST_SIDE:
         problem = (
             f"{width} x {height} pixels are {width * height / 1e6:,.0f} megapixels; at most "
@@ -124,10 +128,8 @@ def _check_size(image: Image.Image, path: Path) -> None:
         raise _error(path, problem, "cut the image into parts, or scale it down, and its boxes with it")
 
 
-def _orientation(image: Image.Image, content: bytes, path: Path) -> int:
+def _orientation(image: Image.Image, path: Path) -> int:
     """The EXIF orientation of an image, from 1 (upright) to 8."""
-    if image.format == "PNG" and _may_turn(content):
-        image.load()  # which reads what stands behind the pixels, too
     stated = None
     with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing, as for OpenCV
         if image.format == "TIFF":
@@ -139,7 +141,8 @@ def _orientation(image: Image.Image, content: bytes, path: Path) -> int:
     if stated is None and (place := _turned_elsewhere(image)):
         problem = f"only its {place} says that it is to be turned, and programs do not agree on that"
         raise _error(path, problem, f"save it upright, as its boxes are, and remove its {place}")
-    return stated if stated in _TURNS else 1
+    # Pillow turns a TIFF itself as it decodes it.
+    return stated if stated in _TURNS and image.format != "TIFF" else 1
 
 
 def _turned_elsewhere(image: Image.Image) -> str:
@@ -151,29 +154,36 @@ def _turned_elsewhere(image: Image.Image) -> str:
     return f"text {_OLD_EXIF!r}" if old else ""
 
 
-def _may_turn(content: bytes) -> bool:
-    """Whether a PNG has a chunk that can hold an orientation; it may stand behind the pixels."""
-    position, texts = 8, (b"XML:com.adobe.xmp", _OLD_EXIF.encode())
-    while position + 8 <= len(content):
+def _may_turn(content: bytes, path: Path) -> bool:
+    """Whether a PNG has a chunk that can hold an orientation; it may stand behind the pixels.
+
+    Raises:
+        ImageError: it has no end.
+    """
+    position, found, texts = 8, False, (b"XML:com.adobe.xmp", _OLD_EXIF.encode())
+    while position + 12 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, position)
-        if kind == b"eXIf" or content.startswith(texts, position + 8):
-            return True
+        if kind == b"IEND":
+            return found
+        found = found or kind == b"eXIf" or content.startswith(texts, position + 8)
         position += length + 12  # and the chunk's length, name and checksum
-    return False
+    raise _error(path, f"truncated, its end is missing after {len(content)} bytes", SOURCE_HINT)
+
+
+def _decode_by_opencv(content: bytes, path: Path) -> np.ndarray:
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    if pixels is None:
+        raise _error(path, "truncated or damaged, or a rare variant of its format", SOURCE_HINT)
+    return pixels
 
 
 def _decode_by_pillow(image: Image.Image, path: Path) -> np.ndarray:
-    orientation = _orientation(image, b"", path)
-    image.load()
-    if image.format == "TIFF":
-        orientation = 1  # Pillow has turned it
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         grey = (np.asarray(image) >> 8).astype(np.uint8)
-        pixels = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
-    elif image.mode in ("I", "F"):
+        return cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
+    if image.mode in ("I", "F"):
         kind = {"I": "integers", "F": "floating-point numbers"}[image.mode]
         hint = "save it with 8 bits per channel, or with 16, scaled to their range"
         raise _error(path, f"its pixels are {kind} of 32 bits, whose range is not known", hint)
-    else:
-        pixels = cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
-    return _TURNS[orientation](pixels)
+    return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
