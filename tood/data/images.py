@@ -56,7 +56,7 @@ class ImageError(ValueError):
     """A file that cannot be read as an image in one certain way; the message names it and gives a hint."""
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path | str) -> np.ndarray:
     """The pixels [H, W, 3] uint8 of an image file, upright, in the order BGR, which mmdet's models take.
 
     Raises:
@@ -65,7 +65,7 @@ def read_image(path: Path) -> np.ndarray:
     return decode(read_file(path), path)
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: Path | str) -> bytes:
     """The content of a file.
 
     Raises:
@@ -73,13 +73,13 @@ def read_file(path: Path) -> bytes:
     """
     try:
         if stat.S_ISREG(os.stat(path).st_mode):
-            return path.read_bytes()
+            return Path(path).read_bytes()
     except OSError as error:
         raise _error(path, str(error.strerror), "check the name and who may read the file") from error
     raise _error(path, "a folder, pipe or device and no file", "name image files alone")
 
 
-def decode(content: bytes, path: Path) -> np.ndarray:
+def decode(content: bytes, path: Path | str) -> np.ndarray:
     """The pixels of an image, as `read_image` returns them.
 
     Args:
@@ -115,11 +115,11 @@ def decode(content: bytes, path: Path) -> np.ndarray:
         raise _error(path, " ".join(str(error).split()) or type(error).__name__, SOURCE_HINT) from error
 
 
-def _error(path: Path, problem: str, hint: str) -> ImageError:
+def _error(path: Path | str, problem: str, hint: str) -> ImageError:
     return ImageError(f"{path}: cannot be read as an image: {problem}. Hint: {hint}.")
 
 
-def _check_size(width: int, height: int, path: Path) -> None:
+def _check_size(width: int, height: int, path: Path | str) -> None:
     """Refuses what would fill the memory, before it is decoded."""
     if width * height > MOST_PIXELS or max(width, height) > LONGEST_SIDE:
         problem = (
@@ -129,7 +129,7 @@ def _check_size(width: int, height: int, path: Path) -> None:
         raise _error(path, problem, "cut the image into parts, or scale it down, and its boxes with it")
 
 
-def _orientation(image: Image.Image, path: Path) -> int:
+def _orientation(image: Image.Image, path: Path | str) -> int:
     """The EXIF orientation of an image, from 1 (upright) to 8."""
     stated = None
     with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing, as for OpenCV
@@ -155,7 +155,7 @@ def _turned_elsewhere(image: Image.Image) -> str:
     return f"text {_OLD_EXIF!r}" if old else ""
 
 
-def _plain_size(content: bytes, path: Path) -> tuple[int, int] | None:
+def _plain_size(content: bytes, path: Path | str) -> tuple[int, int] | None:
     """Width and height of a JPEG or PNG that has no metadata that could turn it; None for all else.
 
     Most images are so. Opening them with Pillow too would take a twentieth of the time of loading.
@@ -180,7 +180,7 @@ def _plain_size(content: bytes, path: Path) -> tuple[int, int] | None:
     return None
 
 
-def _may_turn(content: bytes, path: Path) -> bool:
+def _may_turn(content: bytes, path: Path | str) -> bool:
     """Whether a PNG has a chunk that can hold an orientation; it may stand behind the pixels.
 
     Raises:
@@ -196,7 +196,7 @@ def _may_turn(content: bytes, path: Path) -> bool:
     raise _error(path, f"truncated, its end is missing after {len(content)} bytes", SOURCE_HINT)
 
 
-def _decode_by_opencv(content: bytes, path: Path) -> np.ndarray:
+def _decode_by_opencv(content: bytes, path: Path | str) -> np.ndarray:
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     if pixels is None:
@@ -204,7 +204,7 @@ def _decode_by_opencv(content: bytes, path: Path) -> np.ndarray:
     return pixels
 
 
-def _decode_by_pillow(image: Image.Image, path: Path) -> np.ndarray:
+def _decode_by_pillow(image: Image.Image, path: Path | str) -> np.ndarray:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)

@@ -38,7 +38,7 @@ def load_image(entry: dict) -> dict:
     Raises:
         ImageError: as `read_image`.
     """
-    return entry | loaded(read_image(Path(entry["img_path"])))
+    return entry | loaded(read_image(entry["img_path"]))
 
 
 def build_dataset(
