@@ -17,7 +17,8 @@ from tood.data.images import MOST_PIXELS, ImageError, decode, read_image
 ORIENTATION = 0x0112
 XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="%d"/></rdf:RDF></x:xmpmeta>'
+    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="%d"/></rdf:RDF>'
+    b"</x:xmpmeta>"
 )
 COLOURS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8).repeat(9, 0).repeat(9, 1)
 PICTURE = Image.fromarray(COLOURS)  # 72 x 54 pixels, in blocks
@@ -262,7 +263,7 @@ def test_what_is_no_file_does_not_make_the_reader_wait(tmp_path):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.path.relpath(tmp_path / "socket.jpg"))  # whose path must be short
     for name in ("pipe.jpg", "folder.jpg", "socket.jpg"):
-        with pytest.raises(ImageError, match=rf"{name}: cannot be read as an image: a folder, pipe or device"):
+        with pytest.raises(ImageError, match=rf"{name}: cannot be read .*: a folder, pipe or device"):
             read_image(tmp_path / name)
     with pytest.raises(ImageError, match=r"none\.jpg: .*No such file"):
         read_image(tmp_path / "none.jpg")

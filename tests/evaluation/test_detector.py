@@ -303,7 +303,9 @@ def test_each_image_that_fails_is_named_and_the_others_are_written(there, tmp_pa
     assert main([*call, "--output", str(tmp_path / "out")]) == 1
     said = capsys.readouterr()
     assert "2 of 7 images" in said.out
-    failed = sorted(line.removeprefix(f"tood: {tmp_path}/") for line in said.err.splitlines() if "tood:" in line)
+    failed = sorted(
+        line.removeprefix(f"tood: {tmp_path}/") for line in said.err.splitlines() if "tood:" in line
+    )
     for line, part in zip(failed, EACH_FAILURE, strict=True):
         assert line.startswith(part)
     images = json.loads((tmp_path / "out/images.json").read_text())["images"]

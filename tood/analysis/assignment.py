@@ -56,8 +56,8 @@ def assign(plan: Plan, run_id: str, image: str, seed: int) -> ImagePositives:
         seed: of the trained model.
 
     Raises:
-        ExperimentError: unknown image, or one that cannot be read; data that was not checked; a model that the scheme needs and
-            that was not trained.
+        ExperimentError: unknown image, or one that cannot be read; data that was not checked; a model that
+            the scheme needs and that was not trained.
     """
     work = Path("work") / plan.name
     if not (work / "manifest.json").is_file():

@@ -115,8 +115,8 @@ def missing_glyphs(classes: Iterable[str]) -> str:
 def draw(pixels: np.ndarray, found: InstanceData, classes: Sequence[str]) -> Image.Image:
     """An image with boxes in the colour of their class, named with their score; the best are on top.
 
-    A small image is enlarged by a whole number, so that names do not hide it; one that is too large for a JPEG
-    is reduced.
+    A small image is enlarged by a whole number, so that names do not hide it; one that is too large for a
+    JPEG is reduced.
 
     Args:
         pixels: [H, W, 3] uint8 BGR.

@@ -171,7 +171,9 @@ def _detect(options: argparse.Namespace) -> int:
     )
     print(f"written to {options.output}: drawings, detections.json (COCO results), images.json")
     if lacking := missing_glyphs(detector.classes) if done.boxes else "":
-        print(f"tood: the font of the drawings lacks {', '.join(lacking)}; boxes stand there", file=sys.stderr)
+        print(
+            f"tood: the font of the drawings lacks {', '.join(lacking)}; boxes stand there", file=sys.stderr
+        )
     for problem in done.failed:
         print(f"tood: {problem}", file=sys.stderr)
     return int(bool(done.failed))

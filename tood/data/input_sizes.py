@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-
 LONGEST_SIDE = 2**20  # pixels of a side of an image that is read; OpenCV's own limit
 
 
@@ -60,7 +59,7 @@ def vanishing_of(manifest: Mapping[str, Any], sizes: Iterable[Sequence[int]]) ->
     """As `vanishing`, for the images of a checked dataset at several input sizes.
 
     Args:
-        manifest: result of `tood.data.validation.check_dataset`, which keeps the thinnest image of each split.
+        manifest: result of `tood.data.validation.check_dataset`, which keeps each split's thinnest image.
         sizes: limits as for `vanishing`.
     """
     images = [Sized(*image) for image in manifest.get("thinnest", {}).values()]

@@ -72,11 +72,11 @@ def check_dataset(
         progress: takes (images decoded, images in all) after each image.
 
     Returns:
-        `categories`, a list of {id, name} in the order of the file; `thinnest`, for `train` and `val` the path,
-        width and height of the image with the most unequal sides; and `splits`, which holds for `train` and
-        `val`: `annotation_file`, its `sha256`, `image_folder`, the counts `images`, `annotations`,
-        `crowd_annotations`, `images_without_annotation`, and `image_digest`, a SHA-256 over the
-        sorted names and SHA-256 of the image files.
+        `categories`, a list of {id, name} in the order of the file; `thinnest`, for `train` and `val` the
+        path, width and height of the image with the most unequal sides; and `splits`, which holds for each
+        of them `annotation_file`, its `sha256`, `image_folder`, the counts `images`, `annotations`,
+        `crowd_annotations`, `images_without_annotation`, and `image_digest`, a SHA-256 over the sorted names
+        and SHA-256 of the image files.
 
     Raises:
         DataError: something in the dataset would break training or evaluation, or falsify it.
