@@ -4,6 +4,7 @@ import functools
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -133,12 +134,13 @@ def find_image(image: str, plan: Plan, root: Path, config: Config) -> tuple[Coco
         for name, dataset in sorted(datasets.items(), reverse=True)  # val before train
         for index, info in ((index, dataset.get_data_info(index)) for index in range(len(dataset)))
     ]
-    first, *others = _meant(image, root, entries) or [None]
-    if first is None:
+    meant = _meant(image, root, entries)
+    if not meant:
         files = " or ".join(split.annotations for split in plan.splits.values())
         raise ExperimentError(
             f"--image {image}: neither file_name, id, path nor base name of an image in {files} of {root}"
         )
+    first, *others = meant
     for other in others:
         _say(f"--image {image}: {first.path} is taken; for {other.path} give its path")
     if not first.has_object:
@@ -146,7 +148,8 @@ def find_image(image: str, plan: Plan, root: Path, config: Config) -> tuple[Coco
     return first.dataset, first.index
 
 
-class _Entry(NamedTuple):
+@dataclass(frozen=True)
+class _Entry:
     """An image of a dataset."""
 
     dataset: CocoDataset

@@ -16,11 +16,13 @@ import re
 import stat
 import struct
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from tood.data.input_sizes import LONGEST_SIDE
 
@@ -38,7 +40,7 @@ _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"  # how they begin
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # segments that say the size
 _BY_OPENCV = ("JPEG", "MPO", "PNG")  # MPO: a JPEG with further images behind it
 _ORIENTATION = 0x0112  # the EXIF tag
-_TURNS = {
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda pixels: pixels,
     2: lambda pixels: cv2.flip(pixels, 1),
     3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
@@ -133,7 +135,7 @@ def _orientation(image: Image.Image, path: Path | str) -> int:
     """The EXIF orientation of an image, from 1 (upright) to 8."""
     stated = None
     with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing, as for OpenCV
-        if image.format == "TIFF":
+        if isinstance(image, TiffImageFile):
             stated = image.tag_v2.get(_ORIENTATION)
         else:
             exif = Image.Exif()  # and not `getexif`, which mixes XMP in
