@@ -24,11 +24,9 @@ import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from tood.data.input_sizes import LONGEST_SIDE
-
 # By content, whatever the suffix. Pillow would hand other formats to programs, such as EPS to Ghostscript.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-MOST_PIXELS = 2**28  # 0.8 GB when decoded
+MOST_PIXELS, LONGEST_SIDE = 2**28, 2**20  # 0.8 GB when decoded; OpenCV's own limit of a side
 SOURCE_HINT = "fetch or export the file again"
 Image.MAX_IMAGE_PIXELS = None  # MOST_PIXELS is the limit here
 PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # some programs write colour profiles and histories above 1 MB

@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-LONGEST_SIDE = 2**20  # pixels of a side of an image that is read; OpenCV's own limit
-
 
 class Sized(NamedTuple):
     """An image file and its size in pixels."""
@@ -26,12 +24,8 @@ def resized(width: int, height: int, limits: Sequence[int]) -> tuple[int, int]:
 
 
 def thinnest(images: Iterable[Sized]) -> Sized:
-    """The image whose longer side is longest against its shorter; a resize leaves least of its shorter side.
-
-    An image with a side above `LONGEST_SIDE` does not count, as it is not read. A square stands for no image.
-    """
-    read = (image for image in images if max(image.width, image.height) <= LONGEST_SIDE)
-    return max(read, key=lambda image: max(image[1:]) / min(image[1:]), default=Sized("", 1, 1))
+    """The image whose shorter side is shortest against its longer; a resize leaves least of it."""
+    return min(images, key=lambda image: min(image[1:]) / max(image[1:]))
 
 
 def vanishing(images: Iterable[Sized], limits: Sequence[int]) -> str | None:
@@ -45,7 +39,10 @@ def vanishing(images: Iterable[Sized], limits: Sequence[int]) -> str | None:
         limits: of the longer and the shorter side, in pixels.
     """
     path, width, height = thinnest(images)
-    after = resized(width, height, limits)
+    try:
+        after = resized(width, height, limits)
+    except OverflowError:  # no image is so large, as reading it will show
+        return None
     if min(after) > 0:
         return None
     return (
@@ -63,4 +60,4 @@ def vanishing_of(manifest: Mapping[str, Any], sizes: Iterable[Sequence[int]]) ->
         sizes: limits as for `vanishing`.
     """
     images = [Sized(*image) for image in manifest.get("thinnest", {}).values()]
-    return next(filter(None, (vanishing(images, limits) for limits in sizes)), None)
+    return next(filter(None, (vanishing(images, limits) for limits in sizes if images)), None)
