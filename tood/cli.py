@@ -64,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     complexity.set_defaults(action=_complexity)
 
     assign = commands.add_parser("assign", help="draw the positives of several schemes on one image")
-    assign.add_argument("--image", required=True, help="file name or id of an image in the study's data")
+    assign.add_argument(
+        "--image", required=True, help="file_name, id or path of an image in the study's data"
+    )
     assign.add_argument(
         "--schemes",
         required=True,

@@ -66,6 +66,19 @@ def dataset_of(root, **options):
     return build_dataset(root, *TRAIN, names, (64, 64), **options)
 
 
+def test_images_are_those_of_mmdets_own_loader(real_images):
+    """Of JPEG of 8 bits, with and without a flip; trainings see the very same pixels as mmdet's."""
+    init_default_scope("mmdet")
+    split = Plan({"scale": "paper"}).scale.val
+    names = [c["name"] for c in json.loads((real_images / split.annotations).read_text())["categories"]]
+    ours = build_dataset(real_images, *split, names, SIZE, flip=None)
+    theirs = build_dataset(real_images, *split, names, SIZE, flip=None)
+    theirs.pipeline.transforms[0] = TRANSFORMS.build(dict(type="LoadImageFromFile"))
+    for index in range(min(len(ours), 9)):
+        assert torch.equal(ours[index]["inputs"], theirs[index]["inputs"])
+        assert ours[index]["data_samples"].metainfo == theirs[index]["data_samples"].metainfo
+
+
 def test_images_of_a_training_differ_in_size_and_boxes_with_them(squares):
     dataset = dataset_of(squares, flip=0.0, short_sides={"range": (32, 64)})
     sides = set()

@@ -337,19 +337,56 @@ def test_missing_images(root):
 
 def test_truncated_png(root):
     cut_short(root / FIRST_VAL)
-    assert_refused(root, FIRST_VAL, "cannot be decoded", "fetch")
+    assert_refused(root, FIRST_VAL, "cannot be read as an image", "fetch")
 
 
 def test_truncated_jpeg(root):
     Image.effect_noise((48, 32), 90).convert("RGB").save(root / FIRST_TRAIN, "JPEG")
     cut_short(root / FIRST_TRAIN)
-    assert_refused(root, FIRST_TRAIN, "cannot be decoded", "truncated")
+    assert_refused(root, FIRST_TRAIN, "cannot be read as an image", "truncated")
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
 def test_not_an_image(root, content):
     (root / FIRST_TRAIN).write_bytes(content)
-    assert_refused(root, FIRST_TRAIN, "cannot be decoded")
+    assert_refused(root, FIRST_TRAIN, "cannot be read as an image")
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "part"),
+    [("F", "TIFF", "floating-point numbers"), ("I", "TIFF", "integers of 32 bits"), ("RGB", "EPS", "format")],
+)
+def test_what_training_cannot_read_is_refused(root, mode, kind, part):
+    Image.new("RGB", (48, 32)).convert(mode).save(root / FIRST_VAL, kind)
+    assert_refused(root, FIRST_VAL, "cannot be read as an image", part)
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(root):
+    (root / FIRST_VAL).unlink()
+    os.mkfifo(root / FIRST_VAL)
+    assert_refused(root, FIRST_VAL, "a folder, pipe or device")
+
+
+def test_an_image_that_is_turned_by_xmp_alone(root):
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="3"/></x:xmpmeta>'
+    Image.new("RGB", (48, 32)).save(root / FIRST_VAL, "JPEG", xmp=xmp)
+    assert_refused(root, FIRST_VAL, "XMP", "upright")
+
+
+def test_an_image_that_the_resize_makes_nothing_of(root):
+    def thin(content):
+        content["images"][0].update(width=4000, height=20)
+        content["annotations"][0].update(image_id=content["images"][0]["id"], bbox=[9, 2, 9, 9])
+
+    edit(root, thin, VAL)
+    (root / FIRST_VAL).unlink()
+    cut_short(root / FIRST_TRAIN)  # which is not decoded first
+    Image.new("RGB", (4000, 20)).save(root / FIRST_VAL)
+    assert_refused(root, FIRST_VAL, "4000 x 20", "64 x 0", "image_size=64,48", sizes=[(640, 480), (64, 48)])
+    Image.new("RGB", (48, 32)).save(root / FIRST_TRAIN)
+    manifest = check(root, sizes=[(640, 480)])
+    assert manifest["thinnest"]["val"] == [str(root / FIRST_VAL), 4000, 20]
+    assert manifest == check(root)  # whatever the sizes
 
 
 def test_image_of_another_size(root):
@@ -367,6 +404,6 @@ def test_the_cheapest_problem_is_named_first(root):
     edit(root, lambda content: content["annotations"][1].update(image_id=1_000_001), VAL)
     assert_refused(root, "1 of 3 image files", "000001000002.png")
     Image.new("RGB", (48, 32)).save(root / "val2017/000001000002.png")
-    assert_refused(root, FIRST_TRAIN, "cannot be decoded")
+    assert_refused(root, FIRST_TRAIN, "cannot be read as an image")
     (root / FIRST_TRAIN).write_bytes(whole)
     check(root)

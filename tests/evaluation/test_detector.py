@@ -1,7 +1,9 @@
 """Detectors of runs and of files, and the images that they take."""
 
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +16,14 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from PIL import Image
 
-from tood.analysis.detections import class_colour, draw, drawn_name
+from tood.analysis.detections import class_colour, draw, drawn_names, missing_glyphs
 from tood.analysis.figure1 import row
 from tood.analysis.image_maps import of_study, row_of
 from tood.cli import main
+from tood.data.images import read_image
 from tood.evaluation.detection import detect
-from tood.evaluation.detector import category_ids, load_detectors, of_file, of_run
-from tood.evaluation.images import BrokenImage, find_images, read_image
+from tood.evaluation.detector import Detector, category_ids, load_detectors, of_file, of_run
+from tood.evaluation.images import find_images
 from tood.evaluation.trained_run import load_trained
 from tood.study.declarations import ExperimentError
 from tood.study.jobs import Execution
@@ -106,7 +109,7 @@ def test_a_file_of_the_authors_is_read_as_the_run_that_it_is(authors):
     detector.transforms[0]["scale"] = (128, 96)
     image = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
     prepared = detector.prepare(image)
-    assert np.array_equal(prepared["inputs"].numpy(), image[..., ::-1].transpose(2, 0, 1))
+    assert np.array_equal(prepared["inputs"].numpy(), image.transpose(2, 0, 1))
     _, levels = detector.predict(prepared)
     data = model.data_preprocessor({key: [value] for key, value in prepared.items()})
     with torch.no_grad():
@@ -174,7 +177,7 @@ def test_maps_of_a_run_are_those_of_the_workflow(there, tmp_path, capsys):
     for options, message in (
         (["--object", "99"], f"--object 99: {shown.path.name} has {len(shown.names)} objects: 0 "),
         (["--object", "-1"], "--object -1"),
-        (["--image", "none.png"], "--image none.png: neither the file name nor the id"),
+        (["--image", "none.png"], "--image none.png: neither file_name, id, path nor base name"),
     ):
         assert main([*call, *options]) == 2
         assert message in capsys.readouterr().err
@@ -193,28 +196,6 @@ def of_names() -> tuple[str, ...]:
 
 
 # Images
-
-
-def test_images_of_all_kinds_are_read_upright_in_rgb(tmp_path):
-    pixels = np.zeros((20, 30, 3), dtype=np.uint8)
-    pixels[:10] = (250, 0, 0)
-    image = Image.fromarray(pixels)
-    for name in ("a.png", "a.bmp", "a.tif", "a.webp", "a.gif", "a.jpg"):
-        image.save(tmp_path / name)
-        found = read_image(tmp_path / name)
-        assert found.shape == (20, 30, 3)
-        assert np.abs(found[3, 3] - np.array([250, 0, 0])).max() <= 25  # JPEG, WebP and GIF lose some
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
-    image.save(tmp_path / "turned.jpg", exif=exif)
-    assert read_image(tmp_path / "turned.jpg").shape == (30, 20, 3)
-    for mode in ("L", "RGBA", "P", "I;16"):
-        Image.new(mode, (8, 6)).save(tmp_path / "mode.png")
-        assert read_image(tmp_path / "mode.png").shape == (6, 8, 3)
-    whole = (tmp_path / "a.png").read_bytes()
-    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(BrokenImage, match=r"cut\.png: cannot be read as an image"):
-        read_image(tmp_path / "cut.png")
 
 
 def test_files_folders_and_patterns(tmp_path):
@@ -241,7 +222,134 @@ def test_a_small_image_is_drawn_enlarged_with_its_boxes():
     assert boxed.max(axis=0).tolist() == [100, 150]
 
 
-def test_drawings_have_names_of_their_own(tmp_path):
-    paths = [tmp_path / name for name in ("a.jpg", "b.jpg", "b.png", "x/c.jpg", "y/c.jpg")]
-    names = [drawn_name(path, paths) for path in paths]
-    assert names == ["a.jpg", "b_jpg.jpg", "b_png.jpg", "c_4.jpg", "c_5.jpg"]
+def names_of(*names: str) -> list[str]:
+    return drawn_names([Path(name) for name in names])
+
+
+def test_drawings_have_names_of_their_own():
+    assert names_of("a.jpg", "b.jpg", "b.png", "x/c.jpg", "y/c.jpg") == [
+        *("a.jpg", "b_jpg.jpg", "b_png.jpg", "c_4.jpg", "c_5.jpg"),
+    ]
+    # Also where an image has the name that is made of another's
+    assert names_of("a.jpg", "a.png", "a_png.jpg") == ["a_jpg.jpg", "a_png_2.jpg", "a_png.jpg"]
+    assert names_of("x/c.jpg", "y/c.jpg", "c_1.png", "c_1_1.png") == [
+        *("c_1_1_1.jpg", "c_2.jpg", "c_1.jpg", "c_1_1.jpg"),
+    ]
+    long = names_of("ü" * 126 + ".jpg", "ü" * 126 + ".png")
+    assert len(set(long)) == 2
+    assert all(len(name.encode()) < 230 for name in long)
+
+
+def test_thousands_of_images_have_names_at_once(tmp_path):
+    paths = [Path(f"{folder}/{number:05}.jpg") for folder in "ab" for number in range(2000)]
+    for number in range(4000):
+        (tmp_path / f"{number}.jpg").touch()
+    start = time.process_time()
+    assert len(set(drawn_names(paths))) == len(paths)
+    assert len(find_images([str(tmp_path), str(tmp_path / "*.jpg")])) == 4000
+    assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize(
+    ("size", "drawn"),
+    [((4000, 1), (4000, 1)), ((1000, 1), (4000, 4)), ((30, 20), (600, 400)), ((70000, 10), (35000, 5))],
+)
+def test_a_drawing_is_neither_too_small_nor_too_large(tmp_path, size, drawn):
+    found = InstanceData(
+        bboxes=torch.tensor([[1.0, 0.0, 9.0, 1.0]]), scores=torch.tensor([0.9]), labels=torch.tensor([0])
+    )
+    picture = draw(np.zeros((*size[::-1], 3), dtype=np.uint8), found, ["disc"])
+    assert picture.size == drawn
+    picture.save(tmp_path / "drawn.jpg")
+
+
+def test_names_of_classes_are_drawn_whatever_they_are():
+    names = ["猫", "$5_$ bill", "two\nlines", "\ud83d", "", "été"]
+    found = InstanceData(
+        bboxes=torch.tensor([[10.0, 40.0, 30.0, 60.0]] * len(names)),
+        scores=torch.linspace(0.1, 0.9, len(names)),
+        labels=torch.arange(len(names)),
+    )
+    draw(np.zeros((100, 80, 3), dtype=np.uint8), found, names)
+    assert missing_glyphs(names) == "猫\ud83d"
+
+
+def test_colours_are_drawn_in_their_order():
+    nothing = InstanceData(bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0).long())
+    blue = np.full((400, 400, 3), (255, 0, 0), dtype=np.uint8)  # BGR
+    assert draw(blue, nothing, []).getpixel((5, 5)) == (0, 0, 255)
+
+
+def test_each_image_that_fails_is_named_and_the_others_are_written(there, tmp_path, capsys, monkeypatch):
+    """Thin, damaged, of unknown range, no file, and no memory for it."""
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    Image.new("RGB", (4000, 20)).save(tmp_path / "thin.png")
+    Image.new("RGB", (4000, 40)).save(tmp_path / "one_pixel.png")  # high, at the model's input
+    Image.new("F", (64, 48)).save(tmp_path / "float.tif")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "a.png").read_bytes()[:80])
+    Image.new("RGB", (65, 48)).save(tmp_path / "large.png")
+    (tmp_path / "folder.png").mkdir()
+    detect = Detector.detect
+
+    def with_little_memory(self, image):
+        if image.shape[1] == 65:
+            torch.empty(2**60)
+        return detect(self, image)
+
+    monkeypatch.setattr(Detector, "detect", with_little_memory)
+    capsys.readouterr()
+    call = ["detect", str(tmp_path), "--run", "tood_af", "--name", "x", "--device", "cpu"]
+    assert main([*call, "--output", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert "2 of 7 images" in said.out
+    failed = sorted(
+        line.removeprefix(f"tood: {tmp_path}/") for line in said.err.splitlines() if "tood:" in line
+    )
+    for line, part in zip(failed, EACH_FAILURE, strict=True):
+        assert line.startswith(part)
+    images = json.loads((tmp_path / "out/images.json").read_text())["images"]
+    assert [Path(image["file_name"]).name for image in images] == ["a.png", "one_pixel.png"]
+    drawn = sorted(path.name for path in (tmp_path / "out").glob("*.jpg"))
+    assert drawn == ["a.jpg", "one_pixel.jpg"]
+
+
+EACH_FAILURE = [
+    "cut.jpg: cannot be read as an image: truncated",
+    "float.tif: cannot be read as an image: its pixels are floating-point numbers",
+    "large.png: RuntimeError: ",
+    "pipe.png: cannot be read as an image: a folder, pipe or device",
+    "thin.png: 4000 x 20 pixels are too thin",
+]
+
+
+def test_maps_of_an_image_that_fails_are_refused_in_one_line(there, tmp_path, capsys):
+    Image.new("RGB", (4000, 20)).save(tmp_path / "thin.png")
+    call = ["maps", "--run", "tood_af", "--name", "x", "--image", str(tmp_path / "thin.png")]
+    assert main([*call, "--box", "1,1,90,9", "--label", "disc"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "thin.png: 4000 x 20 pixels are too thin" in line
+
+
+def test_a_folder_of_detections_that_cannot_be_made_is_refused_first(there, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    call = ["detect", str(tmp_path / "file"), "--run", "tood_af", "--name", "x"]
+    assert main([*call, "--output", str(tmp_path / "file/out")]) == 2
+    assert "--output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("run", ["tood_af", "atss_af", "fcos_imprv", "fovea", "retinanet", "paa"])
+def test_a_side_of_one_pixel_goes_through_evaluation(there, run):
+    trained = load_trained(initial_run(there / "manifest.json", run), CPU)
+    entry = trained.dataset.get_data_info(0)
+    Image.new("RGB", (4000, 40)).save(there / "one_pixel.png")
+    sample = trained.dataset.pipeline({**entry, "img_path": str(there / "one_pixel.png"), "instances": []})
+    assert tuple(sample["inputs"].shape) == (3, 1, 64)
+    data = trained.model.data_preprocessor(
+        {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]}
+    )
+    with torch.no_grad():
+        outs = trained.model.bbox_head(trained.model.extract_feat(data["inputs"]))
+    metas = [sample.metainfo for sample in data["data_samples"]]
+    (found,) = trained.model.bbox_head.predict_by_feat(*outs, batch_img_metas=metas, rescale=True)
+    assert torch.isfinite(found.bboxes).all()

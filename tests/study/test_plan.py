@@ -268,3 +268,10 @@ def test_a_misspelt_key_of_a_scales_training_is_refused(monkeypatch, tmp_path):
     (tmp_path / "smoke.yaml").write_text(text)
     monkeypatch.setattr("tood.study.scales.SCALES", tmp_path)
     assert "training: learning_rate: unknown key" in refused()
+
+
+def test_sizes_at_the_inputs_of_networks():
+    assert Plan({}).input_sizes == [[64, 64]]
+    assert Plan({"scale": "paper"}).input_sizes == [[1333, 800]]
+    own = {"scale": "mini", "data_root": "somewhere", "name": "x"}
+    assert Plan({**own, "image_size": "48,160"}).input_sizes == [[160, 48]]

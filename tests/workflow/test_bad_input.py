@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.scripts import script
 from helpers.server import serving
+from PIL import Image
 
 from tood.data.synthetic import DrawingSpec, generate
 from tood.study.plan import Plan
@@ -97,7 +98,7 @@ def test_no_dataset(kept, tmp_path):
 
 def test_dataset_with_a_damaged_image(kept, dataset):
     cut_short(dataset / FIRST_VAL)
-    parts = [f"data: {dataset / FIRST_VAL}: ", "cannot be decoded", "Hint: fetch"]
+    parts = [f"data: {dataset / FIRST_VAL}: ", "cannot be read as an image", "Hint: fetch"]
     assert_refused(kept, "--config", *ON_THE_CPU, f"data_root={dataset}", parts=parts)
 
 
@@ -109,6 +110,32 @@ def test_an_image_that_changes_after_the_check(workspace, dataset):
     os.utime(dataset / FIRST_TRAIN, (later, later))
     parts = [f"{dataset / FIRST_TRAIN} changed after", f"remove {manifest}", "trained again"]
     assert_refused(workspace, "--config", *options, "runs=tood_af", parts=parts)
+
+
+def test_an_image_that_is_too_thin_for_the_size_of_a_later_call(kept, tmp_path):
+    """The check is of the size that it was called with, and is not done again for another."""
+    root = tmp_path / "coco"
+    generate(root, DrawingSpec(seed=0, train_images=4, val_images=2, image_size=(640, 48)))
+    annotations, thin = root / VAL, root / FIRST_VAL
+    content = json.loads(annotations.read_text())
+    content["images"][0].update(width=4000, height=20)
+    annotations.write_text(json.dumps(content))
+    Image.new("RGB", (4000, 20)).save(thin)
+    manifest, own = "work/x/manifest.json", ("scale=smoke", "name=x", f"data_root={root}", "runs=tood_af")
+    small, large = ((*own, f"image_size={size}") for size in ("64,48", "640,480"))
+    parts = [f"data: {thin}: ", "4000 x 20 pixels become 64 x 0 at image_size=64,48", "Hint: cut the image"]
+    assert_refused(kept, "--config", *small, parts=parts)
+    checked = kept.run("snakemake", "--cores", "1", manifest, "--config", *large)
+    assert checked.returncode == 0, checked.stdout
+    before = (kept.path / manifest).stat().st_mtime_ns
+    assert_refused(kept, "--config", *small, parts=[str(thin), *parts[1:]])
+    assert (kept.path / manifest).stat().st_mtime_ns == before
+    # Where the data change, the check itself looks again: the message leads out.
+    content["images"] = content["images"][1:]
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] != 1_000_001]
+    annotations.write_text(json.dumps(content))
+    again = kept.run("snakemake", "--cores", "1", manifest, "--config", *small)
+    assert again.returncode == 0, again.stdout
 
 
 def cut_short(path: Path) -> None:
@@ -127,7 +154,7 @@ def rename_category(path: Path) -> None:
         (Path.unlink, VAL, [VAL, "no such file", "--config data_root=PATH"]),
         (cut_short, TRAIN, [TRAIN, "not valid JSON at line 1", "truncated?", "fetch or export"]),
         (Path.unlink, FIRST_TRAIN, [TRAIN, "1 of 4 image files", Path(FIRST_TRAIN).name, "copy the missing"]),
-        (cut_short, FIRST_TRAIN, [FIRST_TRAIN, "cannot be decoded", "fetch or export"]),
+        (cut_short, FIRST_TRAIN, [FIRST_TRAIN, "cannot be read as an image", "fetch or export"]),
         (rename_category, VAL, [VAL, f"not those of {TRAIN}", "'1 lolly'", "write the same list"]),
     ],
     ids=["no annotations", "half the annotations", "no image", "half an image", "other categories"],

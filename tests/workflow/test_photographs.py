@@ -14,7 +14,7 @@ from mmengine.config import Config
 from pycocotools.coco import COCO
 
 from tood.cli import main
-from tood.evaluation.images import read_image
+from tood.data.images import read_image
 
 PHOTOGRAPHS = Path(sklearn.datasets.__file__).parent / "images"
 NAMES = ("china", "flower")
@@ -65,7 +65,7 @@ def test_detect_draws_and_writes_results_and_names_what_is_broken(weights, tmp_p
         assert 0 <= x <= x + w <= image["width"] + 1e-3
         assert 0 <= y <= y + h <= image["height"] + 1e-3
     for name in NAMES:
-        drawn, image = pixels(output / f"{name}.jpg"), read_image(PHOTOGRAPHS / f"{name}.jpg")
+        drawn, image = pixels(output / f"{name}.jpg"), read_image(PHOTOGRAPHS / f"{name}.jpg")[..., ::-1]
         assert drawn.shape == image.shape
         changed = (np.abs(drawn.astype(int) - image).max(axis=2) > 60).mean()
         assert 0.001 < changed < 0.9
@@ -92,7 +92,7 @@ def test_maps_show_the_photograph_in_each_format(weights, tmp_path, capsys, opti
         assert {"potted plant", "atss_r18", "Result"} <= set(text)
         assert {line.split()[0] for line in text if "(stride " in line} == {"Score", "IoU"}
     page = pixels(tmp_path / "maps.png", width=600)
-    images = {name: read_image(PHOTOGRAPHS / f"{name}.jpg") for name in NAMES}
+    images = {name: read_image(PHOTOGRAPHS / f"{name}.jpg")[..., ::-1] for name in NAMES}
     found = {name: likeness(page, image, widths).max() for name, image in images.items()}
     assert found["flower"] > 0.15 + found["china"], found
 

@@ -1,6 +1,10 @@
 """The positives of several schemes on one image, side by side."""
 
+import functools
+import os
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +17,7 @@ from matplotlib.patches import Rectangle
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 
+from tood.data.images import ImageError
 from tood.data.loading import build_dataset
 from tood.engine.config import build_model, resolve
 from tood.engine.trainer import load_model
@@ -24,6 +29,7 @@ from tood.study.plan import Plan
 # One a pyramid level, from the finest on
 MARKERS = "os^Dv"
 COLUMNS = 3
+_LISTED = 10  # images of the same name
 
 
 class ImagePositives(NamedTuple):
@@ -47,12 +53,12 @@ def assign(plan: Plan, run_id: str, image: str, seed: int) -> ImagePositives:
     Args:
         plan: the study.
         run_id: one of its runs.
-        image: file name or id of an image of the validation or the training split.
+        image: as for `find_image`.
         seed: of the trained model.
 
     Raises:
-        ExperimentError: unknown image; data that was not checked; a model that the scheme needs and
-            that was not trained.
+        ExperimentError: unknown image, or one that cannot be read; data that was not checked; a model that
+            the scheme needs and that was not trained.
     """
     work = Path("work") / plan.name
     if not (work / "manifest.json").is_file():
@@ -76,7 +82,10 @@ def assign(plan: Plan, run_id: str, image: str, seed: int) -> ImagePositives:
     head = model.bbox_head
     head.set_progress(config.schedule.epochs - 1, 1.0)
     dataset, index = find_image(image, plan, Path(manifest["root"]), config)
-    item = dataset[index]
+    try:
+        item = dataset[index]
+    except ImageError as error:
+        raise ExperimentError(f"--image {error}") from error
     data = model.data_preprocessor({"inputs": [item["inputs"]], "data_samples": [item["data_samples"]]})
     (sample,) = data["data_samples"]
     gt, meta = sample.gt_instances, sample.metainfo
@@ -103,21 +112,95 @@ def assign(plan: Plan, run_id: str, image: str, seed: int) -> ImagePositives:
 
 
 def find_image(image: str, plan: Plan, root: Path, config: Config) -> tuple[CocoDataset, int]:
-    """The dataset that holds the image, in the input size of the run, and the image's index in it."""
-    for split in reversed(plan.splits.values()):
-        dataset = build_dataset(
-            root, split.annotations, split.images, config.classes, config.input.size, None
+    """The dataset that holds an image, in the input size of the run, and the image's index in it.
+
+    Args:
+        image: what an annotation file says as `file_name` or `id`, or else the path of the file, from here or
+            from the root of the data, or else its base name. Of two splits that know one by the same of the
+            first three the validation split counts, and the other image is named on stderr.
+        plan: the study.
+        root: folder of the dataset.
+        config: of the run.
+
+    Raises:
+        ExperimentError: no image is meant, or several have this base name; or the image has no object.
+    """
+    datasets = {
+        name: build_dataset(root, *split, config.classes, config.input.size, None)
+        for name, split in plan.splits.items()
+    }
+    entries = [
+        _Entry(dataset, index, str(info["img_id"]), info["img_path"], _has_object(info))
+        for name, dataset in sorted(datasets.items(), reverse=True)  # val before train
+        for index, info in ((index, dataset.get_data_info(index)) for index in range(len(dataset)))
+    ]
+    meant = _meant(image, root, entries)
+    if not meant:
+        files = " or ".join(split.annotations for split in plan.splits.values())
+        raise ExperimentError(
+            f"--image {image}: neither file_name, id, path nor base name of an image in {files} of {root}"
         )
-        for index in range(len(dataset)):
-            info = dataset.get_data_info(index)
-            if image in (str(info["img_id"]), info["img_path"], Path(info["img_path"]).name):
-                if not any(not instance["ignore_flag"] for instance in info["instances"]):
-                    raise ExperimentError(f"--image {image}: has no object; choose one that has")
-                return dataset, index
-    files = " or ".join(split.annotations for split in plan.splits.values())
-    raise ExperimentError(
-        f"--image {image}: neither the file name nor the id of an image in {files} of {root}"
-    )
+    first, *others = meant
+    for other in others:
+        _say(f"--image {image}: {first.path} is taken; for {other.path} give its path")
+    if not first.has_object:
+        raise ExperimentError(f"--image {image}: {first.path} has no object; choose an image that has")
+    return first.dataset, first.index
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An image of a dataset."""
+
+    dataset: CocoDataset
+    index: int
+    id: str
+    path: str
+    has_object: bool
+
+    @property
+    def file_name(self) -> str:
+        """As the annotation file has it, relative to the folder of images."""
+        return self.path.removeprefix(os.path.join(self.dataset.data_prefix["img"], ""))
+
+
+def _meant(image: str, root: Path, entries: list[_Entry]) -> list[_Entry]:
+    """The images that a user's word means, at most one file of each split, the best first.
+
+    Raises:
+        ExperimentError: several files have this base name.
+    """
+    paths = {os.path.abspath(image), os.path.abspath(root / image)}
+    for means in (
+        lambda entry: entry.file_name == image,
+        lambda entry: entry.id == image,
+        lambda entry: os.path.abspath(entry.path) in paths,
+    ):
+        if matches := list(filter(means, entries)):
+            return _of_other_files(matches)
+    matches = _of_other_files([entry for entry in entries if os.path.basename(entry.path) == image])
+    if len(matches) > 1:
+        listed = ", ".join(entry.path for entry in matches[:_LISTED])
+        more = f" and {len(matches) - _LISTED} more" if len(matches) > _LISTED else ""
+        raise ExperimentError(f"--image {image}: {len(matches)} images have this name: {listed}{more}")
+    return matches
+
+
+def _of_other_files(entries: list[_Entry]) -> list[_Entry]:
+    """The entries without those of a file that an entry before them has."""
+    of_file: dict[str, _Entry] = {}
+    for entry in entries:
+        of_file.setdefault(os.path.abspath(entry.path), entry)
+    return list(of_file.values())
+
+
+def _has_object(info: dict) -> bool:
+    return any(not instance["ignore_flag"] for instance in info["instances"])
+
+
+@functools.cache  # once, also where several schemes look for the image
+def _say(message: str) -> None:
+    print(f"tood: {message}", file=sys.stderr)
 
 
 def draw(assignments: Sequence[ImagePositives]) -> Figure:

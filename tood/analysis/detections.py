@@ -1,22 +1,30 @@
 """Detections on a user's images: drawn, written as COCO results, and timed."""
 
 import colorsys
+import os
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib
 import numpy as np
+from matplotlib.ft2font import FT2Font
 from mmengine.structures import InstanceData
 from PIL import Image, ImageDraw, ImageFont
 
+from tood.data.images import ImageError, read_image
 from tood.evaluation.detection import coco_results
 from tood.evaluation.detector import Detector
-from tood.evaluation.images import BrokenImage, read_image
 from tood.runtime.files import atomic_path, write_json
 from tood.runtime.progress import Progress
+from tood.runtime.text import one_line
 
-LEAST_SIDE = 400  # pixels of the shorter side of a drawing
+LEAST_SIDE, MOST_SIDE = 400, 4000  # pixels: a drawing is enlarged to the first, and not beyond the second
+JPEG_SIDE = 65_500  # pixels on a side of a JPEG
+NAME_BYTES = 200  # of a drawing's name before its suffix; file systems have a limit of 255
+FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 
 class Detected(NamedTuple):
@@ -25,11 +33,11 @@ class Detected(NamedTuple):
     images: int  # that were done
     boxes: int  # that were drawn
     seconds: float  # for the network and NMS on all of them, image by image, without reading and drawing
-    broken: list[str]  # what was wrong with each of the others
+    failed: list[str]  # what went wrong with each of the others
 
 
 def detect_images(detector: Detector, paths: Sequence[Path], folder: Path, least: float) -> Detected:
-    """Detect on each image, and go on after one that is broken.
+    """Detect on each image, and go on after one that fails for whatever reason.
 
     Args:
         detector: a model.
@@ -39,64 +47,100 @@ def detect_images(detector: Detector, paths: Sequence[Path], folder: Path, least
         least: score of a detection that is drawn; the results hold those below too, down to the model's own
             threshold.
     """
-    images, results, broken = [], [], []
+    images, results, failed = [], [], []
     boxes, seconds = 0, 0.0
     with Progress("detect", len(paths)) as progress:
-        for number, path in enumerate(paths, 1):
+        for number, (path, name) in enumerate(zip(paths, drawn_names(paths), strict=True), 1):
             try:
                 pixels = read_image(path)
-            except BrokenImage as error:
-                broken.append(str(error))
-            else:
                 start = time.perf_counter()
-                found = detector.detect(pixels).to("cpu")
-                seconds += time.perf_counter() - start
+                detections = detector.detect(pixels).to("cpu")
+                took = time.perf_counter() - start
+                shown = detections[detections.scores >= least]
+                with atomic_path(folder / name) as temporary:
+                    draw(pixels, shown, detector.classes).save(temporary, quality=92)
+            except ImageError as error:
+                failed.append(str(error))
+            except Exception as error:  # such as no memory: the other images may do
+                failed.append(f"{path}: {one_line(error)}")
+            else:
                 height, width = pixels.shape[:2]
                 images.append({"id": number, "file_name": str(path), "width": width, "height": height})
-                results += coco_results(number, found, detector.category_ids)
-                shown = found[found.scores >= least]
+                results += coco_results(number, detections, detector.category_ids)
                 boxes += len(shown)
-                with atomic_path(folder / drawn_name(path, paths)) as temporary:
-                    draw(pixels, shown, detector.classes).save(temporary, quality=92)
+                seconds += took
             progress.advance(1)
     pairs = zip(detector.category_ids, detector.classes, strict=True)
     categories = [{"id": number, "name": name} for number, name in pairs]
     write_json(folder / "detections.json", results)
     write_json(folder / "images.json", {"images": images, "annotations": [], "categories": categories})
-    return Detected(len(images), boxes, seconds, broken)
+    return Detected(len(images), boxes, seconds, failed)
 
 
-def drawn_name(path: Path, paths: Sequence[Path]) -> str:
-    """Name of the drawing of one of the images; with its suffix or number where names would be equal."""
-    if sum(other.stem == path.stem for other in paths) == 1:
-        return f"{path.stem}.jpg"
-    if sum(other.name == path.name for other in paths) == 1:
-        return f"{path.stem}_{path.suffix[1:]}.jpg"
-    return f"{path.stem}_{paths.index(path) + 1}.jpg"
+def drawn_names(paths: Sequence[Path]) -> list[str]:
+    """Names of the drawings of images, no two of them equal: with suffixes or numbers where they would be."""
+    of_stem, of_name = Counter(path.stem for path in paths), Counter(path.name for path in paths)
+    names: dict[int, str] = {}  # by place
+    taken: set[str] = set()
+    # A stem that occurs once is the drawing's name, whatever is made of other names.
+    for place in sorted(range(len(paths)), key=lambda place: of_stem[paths[place].stem] > 1):
+        path, stem = paths[place], _cut(paths[place].stem)
+        if of_stem[path.stem] == 1:
+            name = stem
+        elif of_name[path.name] == 1:
+            name = f"{stem}_{path.suffix[1:]}"
+        else:
+            name = f"{stem}_{place + 1}"
+        while name in taken:
+            name += f"_{place + 1}"
+        taken.add(name)
+        names[place] = f"{name}.jpg"
+    return [names[place] for place in range(len(paths))]
+
+
+def _cut(stem: str) -> str:
+    while len(os.fsencode(stem)) > NAME_BYTES:
+        stem = stem[:-1]
+    return stem
+
+
+def missing_glyphs(classes: Iterable[str]) -> str:
+    """The characters of names of classes that the font of the drawings lacks."""
+    font = FT2Font(str(FONT))
+    return "".join(
+        sorted({each for name in classes for each in name if not font.get_char_index(ord(each))} - {"\n"})
+    )
 
 
 def draw(pixels: np.ndarray, found: InstanceData, classes: Sequence[str]) -> Image.Image:
     """An image with boxes in the colour of their class, named with their score; the best are on top.
 
-    A small image is enlarged by a whole number, so that names do not hide it.
+    A small image is enlarged by a whole number, so that names do not hide it; one that is too large for a
+    JPEG is reduced.
 
     Args:
-        pixels: [H, W, 3] uint8 RGB.
+        pixels: [H, W, 3] uint8 BGR.
         found: `bboxes` [K, 4] in pixels, `scores` [K], `labels` [K].
         classes: names of the labels.
     """
-    factor = -(-LEAST_SIDE // min(pixels.shape[:2]))
-    pixels = pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+    shorter, longer = sorted(pixels.shape[:2])
+    step = -(-longer // JPEG_SIDE)  # every pixel, or every second, ...
+    times = max(min(-(-LEAST_SIDE // shorter), MOST_SIDE // longer), 1)
+    pixels = np.ascontiguousarray(pixels[::step, ::step, ::-1])
+    if times > 1:
+        pixels = pixels.repeat(times, axis=0).repeat(times, axis=1)
+    factor = times / step
     picture = Image.fromarray(pixels)
     canvas = ImageDraw.Draw(picture)
     size = max(min(pixels.shape[:2]) / 32, 10)  # pixels
-    font, line = ImageFont.load_default(size), max(round(size / 7), 1)
+    font, line = ImageFont.truetype(FONT, size), max(round(size / 7), 1)
     for index in found.scores.argsort().tolist():
         label = int(found.labels[index])
         x1, y1, x2, y2 = (found.bboxes[index] * factor).tolist()
         colour = class_colour(label)
         canvas.rectangle((x1, y1, x2, y2), outline=colour, width=line)
-        text = f"{classes[label]} {float(found.scores[index]):.2f}"
+        name = classes[label].encode(errors="replace").decode()  # half of a pair of surrogates has no glyph
+        text = f"{name} {float(found.scores[index]):.2f}"
         left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
         width, height = right - left + 2 * line, bottom - top + 2 * line
         # Above the box if there is room, and not beyond the right side

@@ -11,11 +11,11 @@ from tood.analysis.assignment import find_image
 from tood.analysis.best_anchors import on_cpu
 from tood.analysis.map_figures import FigureRow
 from tood.analysis.maps import instance_maps
+from tood.data.images import ImageError, read_image
 from tood.engine.config import resolve
 from tood.evaluation.detector import Detector
-from tood.evaluation.images import BrokenImage, read_image
 from tood.runtime.files import read_json
-from tood.runtime.text import did_you_mean
+from tood.runtime.text import did_you_mean, one_line
 from tood.study.declarations import ExperimentError
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
@@ -70,7 +70,7 @@ def of_study(plan: Plan, run: str, image: str, chosen: int | None) -> Scene:
     Args:
         plan: the study; its data was checked.
         run: one of its runs.
-        image: file name or id of an image of the validation or the training split.
+        image: as for `find_image`.
         chosen: number of the object, from 0; None takes the largest.
 
     Raises:
@@ -108,7 +108,7 @@ def of_image(path: Path, box: Sequence[float], name: str, classes: Sequence[str]
     """
     try:
         height, width = read_image(path).shape[:2]
-    except BrokenImage as error:
+    except ImageError as error:
         raise ExperimentError(f"--image {error}") from error
     x1, y1, x2, y2 = box
     if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
@@ -126,13 +126,19 @@ def row_of(detector: Detector, shown: Scene) -> FigureRow:
     """What the figures show of the object under one detector.
 
     Raises:
-        ExperimentError: it does not know the class, or predicts no box of it that touches the object.
+        ExperimentError: it does not know the class, cannot take the image, or predicts no box of the class
+            that touches the object.
     """
     name = shown.names[shown.chosen]
     if name not in detector.classes:
         raise ExperimentError(f"{detector.name}: knows no class {name!r}")
-    prepared = detector.prepare(read_image(shown.path))
-    sample, levels = detector.predict(prepared)
+    try:
+        prepared = detector.prepare(read_image(shown.path))
+        sample, levels = detector.predict(prepared)
+    except ImageError as error:
+        raise ExperimentError(str(error)) from error
+    except (ValueError, RuntimeError, MemoryError) as error:  # such as no memory on the device
+        raise ExperimentError(f"{detector.name}: {shown.path}: {one_line(error)}") from error
     boxes = shown.boxes.float() * torch.tensor(sample.scale_factor).float().repeat(2)
     # Objects of a class that the detector does not know compete with none.
     labels = torch.tensor(

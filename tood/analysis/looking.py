@@ -24,7 +24,7 @@ def add_maps(commands: Any) -> argparse.ArgumentParser:
         "--image",
         required=True,
         metavar="FILE",
-        help="any image with --box and --label, or one of the study's data by its file name or id",
+        help="any image with --box and --label, or one of the study's data by its file_name, id or path",
     )
     maps.add_argument(
         "--object", type=int, metavar="K", help="of the study's image, from 0; default: the largest"
@@ -142,9 +142,15 @@ def _maps(options: argparse.Namespace) -> int:
 
 
 def _detect(options: argparse.Namespace) -> int:
+    from tood.study.declarations import ExperimentError
+
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExperimentError(f"--output {options.output}: no such folder can be made ({error})") from error
     quiet()
     with silent():
-        from tood.analysis.detections import detect_images
+        from tood.analysis.detections import detect_images, missing_glyphs
         from tood.evaluation.detector import load_detectors
         from tood.evaluation.images import find_images
 
@@ -164,9 +170,13 @@ def _detect(options: argparse.Namespace) -> int:
         f"{done.boxes} detections with a score of at least {options.score:g} drawn"
     )
     print(f"written to {options.output}: drawings, detections.json (COCO results), images.json")
-    for problem in done.broken:
+    if lacking := missing_glyphs(detector.classes) if done.boxes else "":
+        print(
+            f"tood: the font of the drawings lacks {', '.join(lacking)}; boxes stand there", file=sys.stderr
+        )
+    for problem in done.failed:
         print(f"tood: {problem}", file=sys.stderr)
-    return int(bool(done.broken))
+    return int(bool(done.failed))
 
 
 def quiet() -> None:

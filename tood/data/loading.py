@@ -18,9 +18,27 @@ from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader, Dataset
 
+from tood.data.images import read_image
 from tood.runtime.distributed import local_batch
 
 META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+
+
+def loaded(image: np.ndarray) -> dict:
+    """What mmdet's next transform takes of an image [H, W, 3] BGR."""
+    return {"img": image, "img_shape": image.shape[:2], "ori_shape": image.shape[:2]}
+
+
+def load_image(entry: dict) -> dict:
+    """mmdet's transform `LoadImageFromFile`, with the suite's one reader of images.
+
+    Args:
+        entry: of a dataset, with `img_path`.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    return entry | loaded(read_image(entry["img_path"]))
 
 
 def build_dataset(
@@ -51,7 +69,7 @@ def build_dataset(
     init_default_scope("mmdet")  # the pipeline names its transforms without a scope
     testing = flip is None
     pipeline = [
-        dict(type="LoadImageFromFile"),
+        load_image,
         dict(type="LoadAnnotations", with_bbox=True),
         resizing(size, None if testing else short_sides),
     ]

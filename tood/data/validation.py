@@ -6,7 +6,6 @@ against each other, then the names of the images. Last, every image is decoded.
 
 import codecs
 import hashlib
-import io
 import json
 import math
 import os
@@ -16,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
+from tood.data.input_sizes import Sized, thinnest, vanishing_of
 
 BATCH = 1024  # images queued at a time; COCO has 118,000
 LAYOUT_HINT = "point `--config data_root=PATH` at a folder in the COCO layout"
 SOURCE_HINT = "fetch or export the file again"
 SMALLEST_SIDE = 32  # pixels; the loader leaves out smaller images in training, as mmdet's configurations do
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that exchange width and height
 _OF_DESKTOPS = ("Thumbs.db", "desktop.ini")  # that file managers leave beside images
 
 
@@ -60,6 +58,7 @@ def check_dataset(
     val: Split,
     *,
     expected_categories: Sequence[str] | None = None,
+    sizes: Iterable[Sequence[int]] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict:
     """Checks the splits completely and returns a JSON-serialisable manifest.
@@ -69,13 +68,15 @@ def check_dataset(
         train: the training split; None where nothing is trained, then the other is checked alone.
         val: the validation split; the same image ids may occur in both.
         expected_categories: names that the files must list, in this order; None accepts any.
+        sizes: at which networks will take the images: limits of the longer and the shorter side, in pixels.
         progress: takes (images decoded, images in all) after each image.
 
     Returns:
-        `categories`, a list of {id, name} in the order of the file, and `splits`, which holds for `train` and
-        `val`: `annotation_file`, its `sha256`, `image_folder`, the counts `images`, `annotations`,
-        `crowd_annotations`, `images_without_annotation`, and `image_digest`, a SHA-256 over the
-        sorted names and SHA-256 of the image files.
+        `categories`, a list of {id, name} in the order of the file; `thinnest`, for `train` and `val` the
+        path, width and height of the image with the most unequal sides; and `splits`, which holds for each
+        of them `annotation_file`, its `sha256`, `image_folder`, the counts `images`, `annotations`,
+        `crowd_annotations`, `images_without_annotation`, and `image_digest`, a SHA-256 over the sorted names
+        and SHA-256 of the image files.
 
     Raises:
         DataError: something in the dataset would break training or evaluation, or falsify it.
@@ -95,6 +96,15 @@ def check_dataset(
 
     for name, split in splits.items():
         _check_presence(root / split.annotations, root / split.images, listings[name].files)
+    thin = {
+        name: thinnest(
+            Sized(str(root / split.images / file.name), file.width, file.height)
+            for file in listings[name].files
+        )
+        for name, split in splits.items()
+    }
+    if problem := vanishing_of({"thinnest": thin}, sizes):
+        raise DataError(problem)
     total, done, digests = sum(len(listing.files) for listing in listings.values()), 0, {}
     for name, split in splits.items():
         annotations, folder, found = root / split.annotations, root / split.images, []
@@ -106,6 +116,7 @@ def check_dataset(
         digests[name] = hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest()
     return {
         "categories": listings["val"].categories,
+        "thinnest": {name: list(image) for name, image in thin.items()},
         "splits": {
             name: {
                 "annotation_file": split.annotations,
@@ -317,30 +328,28 @@ def _check_presence(annotations: Path, folder: Path, files: list[ImageFile]) -> 
 
 
 def _decode(annotations: Path, folder: Path, files: list[ImageFile]) -> Iterable[tuple[ImageFile, str]]:
-    """Decodes every image, in order, and yields each with the SHA-256 of its file."""
+    """Decodes every image as trainings do, in order, and yields each with the SHA-256 of its file."""
+    from tood.data.images import ImageError, decode, read_file  # here, as every call reads this module
 
-    def decode(file: ImageFile) -> tuple[ImageFile, str]:
+    def check(file: ImageFile) -> tuple[ImageFile, str]:
         path = folder / file.name
         try:
-            content = path.read_bytes()
-            with Image.open(io.BytesIO(content)) as image:
-                image.load()
-                turned = image.getexif().get(_ORIENTATION) in _TURNED
-                size = image.size[::-1] if turned else image.size  # as the loader has it
-        except Exception as error:  # on a damaged file, Pillow's decoders raise errors of any type
-            raise _error(path, "image", f"cannot be decoded: {error}", SOURCE_HINT) from error
-        if size != (file.width, file.height):
-            problem = f"{size[0]} x {size[1]} pixels, but {annotations} says {file.width} x {file.height}"
+            content = read_file(path)
+            height, width = decode(content, path).shape[:2]
+        except ImageError as error:
+            raise DataError(str(error)) from error
+        if (width, height) != (file.width, file.height):
+            problem = f"{width} x {height} pixels, but {annotations} says {file.width} x {file.height}"
             hint = "restore the original image, or correct its entry and boxes"
-            if turned:
+            if (height, width) == (file.width, file.height):
                 hint = (
-                    "the loader turns it upright, as its EXIF orientation says; save it upright without one, "
-                    "if its boxes are upright too, or remove the orientation"
+                    "if its EXIF orientation turns it, the loader turns it upright: save it upright without "
+                    "one, if its boxes are upright too, or remove the orientation"
                 )
             raise _error(path, "width, height", problem, hint)
         return file, hashlib.sha256(content).hexdigest()
 
-    # Pillow decodes without holding the interpreter lock.
+    # Decoders do not hold the interpreter lock.
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(files), BATCH):
-            yield from pool.map(decode, files[start : start + BATCH])
+            yield from pool.map(check, files[start : start + BATCH])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmcv.transforms import Compose
@@ -15,7 +16,7 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_V2_Weights
 
-from tood.data.loading import META_KEYS, resizing
+from tood.data.loading import META_KEYS, loaded, resizing
 from tood.engine.config import build_model, resolve
 from tood.engine.trainer import load_model
 from tood.evaluation.importing import built, checked, fitted
@@ -41,14 +42,25 @@ class Detector:
     model: SingleStageDetector
     classes: Sequence[str]
     category_ids: Sequence[int]  # of the classes
-    transforms: list[dict]  # of mmdet: from an image that was read to the model's input
+    transforms: list[dict]  # of mmdet: from an image that was loaded to the model's input
     test_cfg: dict
     device: torch.device
 
     def prepare(self, image: np.ndarray) -> dict:
-        """`inputs` [3, H, W] BGR at the model's input size, and `data_samples`, of an image [H, W, 3] RGB."""
-        load = {"type": "mmdet.LoadImageFromNDArray"}
-        return Compose([load, *self.transforms])({"img": np.ascontiguousarray(image[..., ::-1]), "img_id": 0})
+        """`inputs` [3, H, W] at the model's input size, and `data_samples`, of an image [H, W, 3] BGR.
+
+        Raises:
+            ValueError: the resize would leave nothing of a side.
+        """
+        try:
+            return Compose(self.transforms)({"img_id": 0, "img_path": None} | loaded(image))
+        except cv2.error as error:
+            if error.code != cv2.Error.StsAssert:
+                raise
+            height, width = image.shape[:2]
+            raise ValueError(
+                f"{width} x {height} pixels are too thin: at the model's input size a side has less than one"
+            ) from error
 
     @torch.no_grad()
     def predict(self, prepared: dict) -> tuple[DetDataSample, list[DenseLevel]]:
@@ -67,7 +79,11 @@ class Detector:
         return sample, levels
 
     def detect(self, image: np.ndarray) -> InstanceData:
-        """Detections on an image [H, W, 3] RGB by falling score, boxes in its pixels."""
+        """Detections on an image [H, W, 3] BGR by falling score, boxes in its pixels.
+
+        Raises:
+            ValueError: as `prepare`.
+        """
         sample, levels = self.predict(self.prepare(image))
         return select_detections(levels, sample.metainfo, self.test_cfg, rescale=True)
 

@@ -33,3 +33,9 @@ def aligned(rows: Iterable[Sequence[object]], right: Sequence[int] = ()) -> str:
     with console.capture() as capture:
         console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def one_line(error: Exception) -> str:
+    """An error of a library: its text in one line, with its type where that is not said plainly."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"

@@ -164,12 +164,12 @@ def _config_words(config: Path) -> set[str]:
     Where one of its files holds anything but assignments of literals: every string of every file.
     """
     try:
-        return _strings(_config_settings(config))
+        return _strings(config_settings(config))
     except ValueError:
         return {word for path in config_files(config) for word in _read(path).words}
 
 
-def _config_settings(config: Path) -> dict[str, Any]:
+def config_settings(config: Path) -> dict[str, Any]:
     """A configuration merged with its bases, as mmengine does it.
 
     Raises:
@@ -178,7 +178,7 @@ def _config_settings(config: Path) -> dict[str, Any]:
     source = _read(config)
     if source.settings is None:
         raise ValueError(f"{config}: not only literals")
-    layers = [*(_config_settings(config.parent / base) for base in source.bases), source.settings]
+    layers = [*(config_settings(config.parent / base) for base in source.bases), source.settings]
     return functools.reduce(_merged, layers, {})
 
 

@@ -3,6 +3,7 @@
 Read at every workflow start, hence only yaml and pydantic.
 """
 
+import contextlib
 import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,12 @@ from typing import Any, cast
 
 from tood.data.synthetic import DrawingSpec
 from tood.data.validation import Split
-from tood.study.code_digest import config_files, import_code, training_code
+from tood.study.code_digest import (
+    config_files,
+    config_settings,
+    import_code,
+    training_code,
+)
 from tood.study.declarations import (
     ExperimentError,
     Run,
@@ -259,6 +265,21 @@ class Plan:
             "iterations": study.iterations,
             **({"released": released.file} if released else {}),
         }
+
+    @property
+    def input_sizes(self) -> list[list[int]]:
+        """Limits of the (longer, shorter) side at the inputs of the runs, in pixels, each once.
+
+        Without those of runs whose configuration is a program, at scales that leave the size to it.
+        """
+        sizes: set[tuple[int, ...]] = set()
+        for run in self.runs:
+            settings = self.settings(run.id)
+            given = settings["run"]["options"].get("input.size") or settings["input"].get("size")
+            with contextlib.suppress(ValueError):
+                given = given or config_settings(CONFIGS / str(run.config))["input"]["size"]
+            sizes |= {tuple(sorted(given, reverse=True))} if given else set()
+        return [list(size) for size in sorted(sizes)]
 
     @functools.cached_property  # Snakemake asks for each job several times
     def _codes(self) -> dict[str, str]:

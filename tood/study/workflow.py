@@ -10,9 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
+from tood.data.input_sizes import vanishing_of
 from tood.data.validation import Split, changed_since_check
 from tood.runtime import event_files
 from tood.runtime.failures import STATE_OF, ExitCode
+from tood.runtime.files import read_json
 from tood.runtime.locks import FolderLock, hold_study
 from tood.runtime.preloaded import start_server
 from tood.study.coco import load_archives
@@ -314,6 +316,17 @@ def begin(plan: Plan, preload: bool) -> FolderLock:
     if preload:
         start_server(_MODULES)
     return lock
+
+
+def require_sizes(plan: Plan) -> None:
+    """That checked images are not too thin for the input sizes of this call, which the check may not know.
+
+    Raises:
+        ExperimentError: a resize would leave nothing of an image.
+    """
+    manifest = StudyPaths(plan.name).manifest
+    if manifest.is_file() and (problem := vanishing_of(read_json(manifest), plan.input_sizes)):
+        raise ExperimentError(problem)
 
 
 def require_device(device: str) -> None:

@@ -148,6 +148,9 @@ def before_work():
             "execution" in job.resources.keys() for job in workflow.dag.needrun_jobs()
         )
         STUDY_LOCK = study.begin(PLAN, preload=computes)
+        jobs = {job.name for job in workflow.dag.needrun_jobs()}
+        if "check_data" not in jobs:  # which looks at the sizes itself
+            study.require_sizes(PLAN)
         if computes:
             study.require_device(PLAN.device)
     except (ExperimentError, Held) as error:

@@ -37,6 +37,8 @@ rule check_data:
     threads: EVALUATION.threads
     resources:
         **study.requests(lambda wildcards: EVALUATION, on_gpu=False),
+        # A call with other sizes looks at the manifest. A change of a param would check every image again.
+        sizes=lambda wildcards: json.dumps(PLAN.input_sizes),
     params:
         root=PLAN.data_root,
         splits=json.dumps(
@@ -44,4 +46,4 @@ rule check_data:
         ),
     shell:
         "python workflow/scripts/check_data.py --root {params.root:q} --splits {params.splits:q} "
-        "--output {output} 2>&1 | tee {log}"
+        "--sizes {resources.sizes:q} --output {output} 2>&1 | tee {log}"

@@ -14,6 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--splits", type=json.loads, required=True, help="val, perhaps train, as JSON")
+    parser.add_argument("--sizes", type=json.loads, default=[], help="of networks' inputs, as JSON")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     splits = {name: Split(**split) for name, split in args.splits.items()}
@@ -24,7 +25,9 @@ def main() -> None:
             progress.advance(done - progress.done)
 
         try:
-            manifest = check_dataset(args.root, splits.get("train"), splits["val"], progress=show)
+            manifest = check_dataset(
+                args.root, splits.get("train"), splits["val"], sizes=args.sizes, progress=show
+            )
         except DataError as error:
             sys.exit(f"data: {error}")
     write_json(args.output, {"root": str(args.root), **manifest})
