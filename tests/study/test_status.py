@@ -34,8 +34,14 @@ MANIFEST = {
     "root": "anywhere",
     "categories": [{"id": 1, "name": "disc"}],
     "splits": {
-        "train": {"sha256": "aa", "image_digest": "bb"},
-        "val": {"sha256": "cc", "image_digest": "dd"},
+        name: {
+            "annotation_file": f"{name}.json",
+            "image_folder": name,
+            "images": 1,
+            "sha256": name,
+            "image_digest": name,
+        }
+        for name in ("train", "val")
     },
 }
 RUNNING = {

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from tood.runtime.failures import InputError
+
 BATCH = 1024  # images queued at a time; COCO has 118,000
 LAYOUT_HINT = "point `--config data_root=PATH` at a folder in the COCO layout"
 SOURCE_HINT = "fetch or export the file again"
@@ -26,7 +28,7 @@ _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values tha
 _OF_DESKTOPS = ("Thumbs.db", "desktop.ini")  # that file managers leave beside images
 
 
-class DataError(Exception):
+class DataError(InputError):
     """A dataset that cannot be trained on; the message names the file and the key, and gives a hint."""
 
 
