@@ -5,7 +5,8 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
@@ -102,6 +103,24 @@ def reason(error: BaseException, folder: Path, micro_batch: int | None) -> str:
         )
     plain = isinstance(error, RuntimeError | InputError | KeyboardInterrupt)
     return text if plain else f"{type(error).__name__}: {text}"
+
+
+@contextmanager
+def one_message(label: str) -> Iterator[None]:
+    """Within a block of a script, what a user or the machine has caused ends the program with one message.
+
+    Args:
+        label: start of the message.
+    """
+    try:
+        yield
+    except (RuntimeError, InputError) as error:
+        sys.exit(f"{label}: {error}")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        sys.exit(f"{label}: {error}" + ("; free some space and call again" if full else ""))
 
 
 class StopRequest:
