@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tood.analysis import looking
+from tood.runtime.failures import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,12 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.action(options)
-    except ValueError as error:
-        # Imported here, as it needs pydantic, and `doctor` must work without it.
-        from tood.study.declarations import ExperimentError
-
-        if not isinstance(error, ExperimentError):
-            raise
+    except InputError as error:
         print(f"tood: {error}", file=sys.stderr)
         return 2
 
@@ -227,7 +223,7 @@ def _report(options: argparse.Namespace) -> int:
 
     plan = load_study(options.name)
     if not render_what_is_there(plan, load_tables(runs=plan.all_runs)):
-        raise RuntimeError(f"report: no training of {plan.name} ever started here; there is nothing to show")
+        raise InputError(f"report: no training of {plan.name} ever started here; there is nothing to show")
     print(f"written to {StudyPaths(plan.name).report}")
     return 0
 

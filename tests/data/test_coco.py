@@ -160,6 +160,76 @@ def test_an_archive_that_would_write_elsewhere(tmp_path):
 # What is declared
 
 
+def edited(**values: int) -> bytes:
+    """An archive of one file with other values in its list and at the file, as zipfile writes none."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("val2017/1.jpg", bytes(range(200)))
+    changed = bytearray(buffer.getvalue())
+    entry = changed.index(b"PK\x01\x02")
+    for name, value in values.items():
+        offset, size = {"flag": (8, 2), "method": (10, 2), "crc": (16, 4)}[name]
+        for start in (entry + offset, offset - 2):
+            changed[start : start + size] = value.to_bytes(size, "little")
+    return bytes(changed)
+
+
+def linked() -> bytes:
+    """An archive with a link, as `zip --symlinks` writes it."""
+    buffer, member = io.BytesIO(), zipfile.ZipInfo("val2017/1.jpg")
+    member.create_system, member.external_attr = 3, 0o120777 << 16
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(member, "/etc/hostname")
+    return buffer.getvalue()
+
+
+def twice() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("1.jpg", b"a")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("1.jpg", b"bb")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: edited(flag=1), "is encrypted"),
+        (lambda: edited(crc=7), "damaged"),
+        (lambda: edited(method=99), "cannot be unpacked here"),
+        (lambda: edited(method=8), "damaged"),
+        (lambda: edited(method=14), "damaged"),
+        (lambda: zipped(IMAGES)[:-30], "damaged"),
+        (lambda: zipped({"/absolute.jpg": b"x"}), "outside of"),
+        (lambda: zipped({"a": b"x", "a/b.jpg": b"x"}), "cannot be unpacked"),
+        (linked, "is a link"),
+        (twice, "twice"),
+        (lambda: b"", "damaged"),
+    ],
+    ids=[
+        "encrypted",
+        "crc",
+        "method",
+        "deflate",
+        "lzma",
+        "cut",
+        "absolute",
+        "file_and_folder",
+        "link",
+        "twice",
+        "empty",
+    ],
+)
+def test_an_archive_that_cannot_be_unpacked_is_named_once(tmp_path, make, said):
+    root = tmp_path / "root"
+    (tmp_path / "a.zip").write_bytes(make())
+    message = refused(unpack, tmp_path / "a.zip", root)
+    assert message.startswith(f"{tmp_path / 'a.zip'}: ")
+    assert said in message
+    assert not [path for path in root.rglob("*") if path.is_symlink() or path.name.endswith(".part")]
+
+
 def test_declared_archives():
     found = load_archives()
     assert [name for name, archive in found.items() if archive.optional] == ["test2017.zip"]

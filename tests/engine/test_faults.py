@@ -413,3 +413,16 @@ def test_state(tmp_path, monkeypatch):
     assert RunState(path, "b").content["attempt"] == 1
     path.write_text("{")
     assert RunState(path, "b").content["attempt"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_signalled_while_it_waits_for_a_batch(trainer, number, workers):
+    process = trainer.start(fault="loading_hangs", workers=workers)
+    trainer.wait_for("checkpoints/000000005.*", process)
+    time.sleep(0.5)
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == 143, trainer.log
+    assert trainer.state["state"] == "interrupted"
+    assert any(path.name.startswith("000000005.") for path in trainer.checkpoints)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -699,6 +700,27 @@ def test_each_process_takes_a_gpu_of_its_own(two_gpus):
         other.kill()
     assert choose_device("cuda") == torch.device("cuda", 0)  # freed by the other's end
     assert [Path(lock.lock_file).name[-10:] for lock in device._HELD] == ["GPU-1.lock", "GPU-0.lock"]
+
+
+def test_a_gpu_for_a_user_without_a_name(two_gpus, monkeypatch):
+    """As in a container that runs under any number."""
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 987_654)
+    assert choose_device("cuda") == torch.device("cuda", 0)
+    assert "-987654-" in device._HELD[0].lock_file
+
+
+@pytest.mark.parametrize("fault", ["folder in its place", "no folder"])
+def test_gpus_are_shared_where_none_can_be_locked(two_gpus, monkeypatch, tmp_path, fault):
+    if fault == "no folder":
+        (tmp_path / "file").touch()
+        monkeypatch.setattr("tood.runtime.device.tempfile.gettempdir", lambda: str(tmp_path / "file"))
+    else:
+        for index in range(2):
+            (tmp_path / f"tood-gpu-{os.getuid()}-GPU-{index}.lock").mkdir()
+    assert choose_device("cuda") == torch.device("cuda", 0)
+    assert device._HELD == []
 
 
 def test_devices(monkeypatch, two_gpus):

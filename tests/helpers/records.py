@@ -12,7 +12,16 @@ from tood.study.records import write_record
 MANIFEST = {
     "root": "elsewhere",
     "categories": [],
-    "splits": {name: {"images": 1, "sha256": name, "image_digest": name} for name in ("train", "val")},
+    "splits": {
+        name: {
+            "annotation_file": f"{name}.json",
+            "image_folder": name,
+            "images": 1,
+            "sha256": name,
+            "image_digest": name,
+        }
+        for name in ("train", "val")
+    },
 }
 AP_OF = {"atss_af": 40.0, "tood_af": 45.0, "fcos": 38.0}
 OBJECTS = {

@@ -17,6 +17,7 @@ class Server:
         statuses: statuses of the next answers for a path.
         ranges: whether the server knows Range.
         lengths: whether it sends Content-Length.
+        headers: of the next answers for a path, in place of its own; one answer each.
         requests: path and Range of each request, in order.
     """
 
@@ -25,6 +26,7 @@ class Server:
         self.redirects: dict[str, str] = {}
         self.cuts: dict[str, list[int]] = {}
         self.statuses: dict[str, list[int]] = {}
+        self.headers: dict[str, list[dict[str, str]]] = {}
         self.ranges = self.lengths = True
         self.requests: list[tuple[str, str | None]] = []
         server = self
@@ -57,6 +59,8 @@ class Server:
             content, status = content[start:], 206
         if self.lengths:
             headers["Content-Length"] = str(len(content))
+        if self.headers.get(path):
+            headers |= self.headers[path].pop(0)
         if self.cuts.get(path):
             content = content[: self.cuts[path].pop(0)]
         return self.send(request, status, content, **headers)

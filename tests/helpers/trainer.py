@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from helpers.scripts import SCRIPTS, script
+from tood.data.loading import SeededDataset
 from tood.data.synthetic import DrawingSpec, generate
 from tood.data.validation import check_dataset
 from tood.engine import trainer as loop
@@ -63,6 +64,10 @@ def call(arguments: list[str], log: Path, fault: str | None, at: int, seconds: f
         count += 1
         return batch
 
+    if fault == "loading_hangs":  # in the second epoch: a file system that does not answer
+        load = SeededDataset.__getitem__
+        SeededDataset.__getitem__ = lambda self, index: time.sleep(1e6) if self.epoch else load(self, index)
+        fault = None
     loop.batch_gradient = faulty
     sys.argv = [str(SCRIPT), *arguments]
     _script.main()

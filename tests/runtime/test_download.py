@@ -289,3 +289,90 @@ def test_two_processes_do_not_write_to_one_file(server, tmp_path):
     assert "another process fetches it" in refused(source(server), tmp_path / "a.pth")
     lock.release()
     fetch(source(server), tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("length", ["many", "-5", "", "3.0e6", "0x10", "9" * 40])
+def test_a_length_that_is_no_number_is_none(server, tmp_path, length):
+    """The checksum says then whether the file is whole."""
+    server.headers[FILE] = [{"Content-Length": length}] * 3
+    server.cuts[FILE] = [1_000_000]
+    fetch(source(server), tmp_path / "a.pth")
+    assert (tmp_path / "a.pth").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("length", [None, "many"])
+def test_what_nothing_would_tell_whole_is_refused(server, tmp_path, length):
+    server.lengths = False
+    server.headers[FILE] = [{"Content-Length": length}] if length else []
+    server.cuts[FILE] = [1_000_000]
+    message = refused(source(server, sha256=""), tmp_path / "a.pth")
+    assert "does not say how long the file is" in message
+    assert not (tmp_path / "a.pth").exists()
+
+
+def test_cut_off_where_the_server_says_no_length(server, tmp_path):
+    server.lengths = False
+    server.cuts[FILE] = [1_000_000, 500_000]
+    fetch(source(server), tmp_path / "a.pth")
+    assert (tmp_path / "a.pth").read_bytes() == CONTENT
+    assert [wanted for _, wanted in server.requests] == [None, "bytes=1000000-", "bytes=1500000-"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    ["", "bytes", "bytes 0-9/10", "bytes 1000-x/y", "bytes 999-2/3", "bytes 1000--5/-5", "octets 1000-9/10"],
+)
+def test_another_part_than_the_one_that_was_asked_for_is_not_taken(server, tmp_path, sent):
+    part_of(tmp_path / "a.pth").write_bytes(CONTENT[:1000])
+    server.headers[FILE] = [{"Content-Range": sent}]
+    fetch(source(server, sha256=""), tmp_path / "a.pth")
+    assert (tmp_path / "a.pth").read_bytes() == CONTENT
+    assert [wanted for _, wanted in server.requests] == ["bytes=1000-", None]
+
+
+def test_the_rest_of_a_file_whose_size_the_server_leaves_open(server, tmp_path):
+    part_of(tmp_path / "a.pth").write_bytes(CONTENT[:1000])
+    server.headers[FILE] = [{"Content-Range": f"bytes 1000-{len(CONTENT) - 1}/*"}]
+    fetch(source(server, sha256=""), tmp_path / "a.pth")
+    assert (tmp_path / "a.pth").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("kind", ["link", "broken link", "folder"])
+def test_what_is_no_plain_file_is_not_written_to(server, tmp_path, kind):
+    victim, part = tmp_path / "victim", part_of(tmp_path / "a.pth")
+    if kind == "folder":
+        part.mkdir()
+    else:
+        part.symlink_to(victim)
+        if kind == "link":
+            victim.write_text("kept")
+    message = refused(source(server), tmp_path / "a.pth")
+    assert message.startswith(f"{part}: is no plain file")
+    assert victim.exists() == (kind == "link")
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("target", ["file:///etc/hostname", "ftp://127.0.0.1/a", "data:,x", "gopher://x/"])
+def test_a_redirect_away_from_the_web_is_not_followed(server, tmp_path, target):
+    server.redirects[FILE] = target
+    refused(source(server), tmp_path / "a.pth")
+    assert not (tmp_path / "a.pth").exists()
+
+
+@pytest.mark.parametrize(
+    "address", ["file:///etc/hostname", "ftp://127.0.0.1/a", "/etc/hostname", "", "http://["]
+)
+def test_only_the_web_is_fetched_from(tmp_path, address, server):
+    refused(Source(address), tmp_path / "a.pth")
+    assert not (tmp_path / "a.pth").exists()
+
+
+@pytest.mark.parametrize("blocked", ["file", "read-only"])
+def test_a_folder_that_cannot_be_written_is_named_at_once(server, tmp_path, blocked):
+    folder = tmp_path / "weights"
+    if blocked == "file":
+        folder.write_text("in its place")
+    else:
+        folder.symlink_to("/proc/self")
+    assert str(folder) in refused(source(server), folder / "a.pth")
+    assert server.requests == []

@@ -1,5 +1,6 @@
 """Files appear whole or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -54,9 +55,32 @@ def test_the_temporary_file_keeps_the_suffix_and_stays_in_the_folder(tmp_path):
         assert temporary.name.startswith(".")
 
 
-def test_others_may_read_the_file_and_only_the_owner_write_it(tmp_path):
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002, 0o000], ids=oct)
+def test_a_file_has_the_mode_that_the_umask_gives_to_any(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        write_json(tmp_path / "result.json", 1)
+        (tmp_path / "plain").touch()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "result.json").stat().st_mode & 0o777 == 0o666 & ~mask
+    assert (tmp_path / "result.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_file_in_a_folder_of_a_group_belongs_to_the_group(tmp_path):
+    try:
+        os.chown(tmp_path, -1, 12345)
+    except PermissionError:
+        pytest.skip("only root may give a folder to any group")
+    tmp_path.chmod(0o2775)
     write_json(tmp_path / "result.json", 1)
-    assert (tmp_path / "result.json").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "result.json").stat().st_gid == 12345
+
+
+def test_a_long_name_is_no_hindrance(tmp_path):
+    path = tmp_path / ("a" * 250 + ".json")
+    write_json(path, 1)
+    assert names(tmp_path) == [path.name]
 
 
 @pytest.mark.parametrize("value", [[], {"a": [1, None, 0.1, "é"]}, [float("inf")]], ids=str)

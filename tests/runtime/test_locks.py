@@ -4,13 +4,17 @@ import json
 import multiprocessing
 import os
 import socket
+import subprocess
+import sys
+import time
 
 import pytest
 
 from tood.runtime import locks
 from tood.runtime.failures import Held, Interrupted
-from tood.runtime.locks import FolderLock, claim, hold_study, try_lock
+from tood.runtime.locks import FolderLock, claim, hold_study, is_held, try_lock
 from tood.runtime.run_state import HEARTBEAT_TIMEOUT, RunState
+from tood.study.paths import REPOSITORY
 
 
 def hold(folder, ready, end):
@@ -98,3 +102,77 @@ def test_a_holder_that_cannot_be_written_down_frees_the_lock(tmp_path, monkeypat
         with pytest.raises(OSError, match="No space left"):
             hold_study(tmp_path)
     assert FolderLock(tmp_path).acquire() is None
+
+
+def left_by(folder, host: str, ahead: float, silence: float) -> None:
+    """What a holder on another host left that was killed `silence` seconds ago, and its clock was ahead."""
+    written = time.time() - silence
+    for name, content in (
+        ("lock.json", {"pid": 7, "host": host, "since": written + ahead}),
+        ("state.json", {"state": "running", "updated": written + ahead}),
+    ):
+        (folder / name).write_text(json.dumps(content))
+        os.utime(folder / name, (written, written))
+
+
+@pytest.mark.parametrize("ahead", [0, 60, 3600, 10 * 365 * 86400])
+def test_a_dead_holder_whose_clock_was_ahead_is_dead(tmp_path, ahead):
+    left_by(tmp_path, "elsewhere", ahead, HEARTBEAT_TIMEOUT + ahead % 3600 + 1)
+    with claim(tmp_path, wait=0):
+        pass
+
+
+@pytest.mark.parametrize("ahead", [0, 60, 3600, 86400])
+def test_a_living_holder_whose_clock_is_ahead_lives(tmp_path, ahead):
+    left_by(tmp_path, "elsewhere", ahead, 5)
+    with pytest.raises(Held, match="process 7 on elsewhere"), claim(tmp_path, wait=0):
+        pass
+
+
+def test_a_heartbeat_that_no_file_system_gave_counts_for_nothing(tmp_path):
+    left_by(tmp_path, "elsewhere", 86400, -86400)  # files of tomorrow
+    with claim(tmp_path, wait=0):
+        pass
+
+
+def test_two_clones_that_share_their_results_are_kept_apart(tmp_path):
+    shared = tmp_path / "shared"
+    for clone in ("a", "b"):
+        (tmp_path / clone).mkdir()
+        (tmp_path / clone / "results").symlink_to(shared, target_is_directory=True)
+    shared.mkdir()
+    (shared / "x").mkdir()
+    (shared / "x" / "metrics.csv").write_text("of the first")
+    first = hold_study(tmp_path / "a/work/x", tmp_path / "a/results/x")
+    with pytest.raises(Held, match=rf"b/results/x: process {os.getpid()} on .* works on this study"):
+        hold_study(tmp_path / "b/work/x", tmp_path / "b/results/x")
+    assert not is_held(tmp_path / "b/work/x")  # given back
+    hold_study(tmp_path / "b/work/y", tmp_path / "b/results/y").release()
+    first.release()
+    hold_study(tmp_path / "b/work/x", tmp_path / "b/results/x").release()
+    assert [path.name for path in (shared / "x").iterdir()] == ["metrics.csv"]
+
+
+def test_git_does_not_see_the_lock_of_results():
+    call = ["git", "check-ignore", "results/mini/.lock", "results/paper/.lock.json"]
+    if (REPOSITORY / ".git").exists():
+        assert subprocess.run(call, cwd=REPOSITORY, capture_output=True).returncode == 0
+
+
+def test_a_look_at_a_lock_keeps_nobody_from_it(tmp_path):
+    assert not is_held(tmp_path)
+    with claim(tmp_path):
+        assert is_held(tmp_path)
+    assert not is_held(tmp_path)
+    look = (
+        "import sys, pathlib; from tood.runtime.locks import is_held\n"
+        "while True: is_held(pathlib.Path(sys.argv[1]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", look, str(tmp_path)]) as other:
+        time.sleep(1)
+        try:
+            for _ in range(50):
+                with claim(tmp_path, wait=0):
+                    pass
+        finally:
+            other.kill()

@@ -1,5 +1,6 @@
 """Jobs as forks of one process: they behave as if Python ran their scripts."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tood.runtime.preloaded import ADDRESS
@@ -96,7 +98,7 @@ def test_arguments_folder_environment_and_streams_are_those_of_the_call(tmp_path
         ("import sys; sys.exit()", 0, ""),
         ("import sys; sys.exit('why')", 1, "why\n"),
         ("1 / 0", 1, "ZeroDivisionError: division by zero\n"),
-        ("import os; os.kill(os.getpid(), 9)", 137, ""),
+        ("import os; os.kill(os.getpid(), 9)", 137, "raise mem_mb in the scale's resources\n"),
     ],
 )
 def test_the_exit_status_is_that_of_the_script(tmp_path, address, text, status, said):
@@ -176,3 +178,96 @@ def test_where_an_import_fails_the_job_says_so_itself(tmp_path):
     parent.communicate()
     assert "ModuleNotFoundError: No module named 'no_such_module'" in outcome.stderr
     assert outcome.returncode == 1
+
+
+def alone(folder: Path, environment: dict) -> tuple[str, str]:
+    """The address of a server that a process starts with this environment, and a job's output after that."""
+    program = PARENT.replace("sys.stdin.read()", "")
+    parent = subprocess.run(
+        [sys.executable, "-c", program, "fractions"],
+        env=without(os.environ) | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (parent.returncode, parent.stderr) == (0, "")
+    return parent.stdout.strip(), run(folder, parent.stdout.strip() or "none", "print(1)").stdout
+
+
+def test_a_long_folder_for_temporary_files_is_not_in_the_way(tmp_path):
+    """A socket's path has 107 bytes at most; on clusters TMPDIR may be longer."""
+    long = tmp_path / ("scratch" * 15)
+    long.mkdir()
+    address, said = alone(tmp_path, {"TMPDIR": str(long)})
+    assert address.startswith("/tmp/tood-")
+    assert said == "1\n"
+    assert list(long.iterdir()) == []
+
+
+FAILING = """
+import errno, os, socket, subprocess, sys, tempfile
+from tood.runtime import preloaded
+def fail(*arguments, **options):
+    raise OSError(errno.ENOSPC, "No space left on device")
+before = set(os.listdir("/proc/self/fd")), set(os.listdir("/tmp"))
+exec(sys.argv[1])
+preloaded.start_server(["fractions"])
+assert preloaded.ADDRESS not in os.environ
+left = set(os.listdir("/tmp")) - before[1]
+assert not [name for name in left if name.startswith("tood-")], left
+assert len(os.listdir("/proc/self/fd")) == len(before[0])
+"""
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "tempfile.mkdtemp = fail",
+        "socket.socket.listen = fail",
+        "subprocess.Popen = fail",
+        "os.pipe = fail",
+        "socket.socket.bind = fail",
+    ],
+)
+def test_where_a_server_cannot_be_started_there_is_none_and_nothing_is_left(fault):
+    outcome = subprocess.run(
+        [sys.executable, "-c", FAILING, fault], env=without(os.environ), capture_output=True, text=True
+    )
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+
+
+def server_of(address: str) -> int:
+    """The process that listens at an address."""
+    listening = "00010000"  # in the fourth column
+    rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    (inode,) = {row[6] for row in rows if row[3] == listening and row[-1] == address}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            links = [os.readlink(link) for link in Path(f"/proc/{process.pid}/fd").iterdir()]
+            if f"socket:[{inode}]" in links and "--serve" in process.cmdline():
+                return process.pid
+    raise AssertionError("no server")
+
+
+def test_a_job_goes_on_and_says_how_it_ended_where_its_server_is_killed(tmp_path):
+    parent, address = started("fractions")
+    process = waiting(tmp_path, address)
+    os.kill(server_of(address), signal.SIGKILL)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.terminate()
+    assert process.wait(20) == 7
+    assert run(tmp_path, address, IMPORTED).stdout == "False\n"  # by itself
+    parent.communicate()
+
+
+def test_a_server_that_cannot_fork_leaves_jobs_to_run_by_themselves(tmp_path):
+    parent, address = started("fractions")
+    assert run(tmp_path, address, IMPORTED).stdout == "True\n"
+    server = psutil.Process(server_of(address))
+    _, hard = server.rlimit(psutil.RLIMIT_NOFILE)
+    server.rlimit(psutil.RLIMIT_NOFILE, (8, hard))  # neither pipe nor pidfd
+    assert run(tmp_path, address, IMPORTED).stdout == "False\n"
+    server.rlimit(psutil.RLIMIT_NOFILE, (64, hard))
+    wait_until(lambda: run(tmp_path, address, IMPORTED).stdout == "True\n")
+    parent.communicate()

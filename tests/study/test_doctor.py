@@ -381,3 +381,14 @@ def test_table_in_a_terminal(monkeypatch):
     text = console.file.getvalue()
     assert all(part in text for part in ("[there]", "long name", "make it", "┃"))
     assert text.count(" data ") == 1
+
+
+@pytest.mark.parametrize(("free", "state"), [(64 * 2**20, "note"), (8 * 2**30, "ok")])
+def test_shared_memory_is_compared_with_what_loading_processes_need(monkeypatch, tmp_path, free, state):
+    """Two batches of 16 images for each of four processes at the scale paper; docker gives 64 MB."""
+    monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    (finding,) = doctor._shared_memory()
+    assert finding.state == state
+    assert "paper needs 391 MiB" in finding.detail
+    assert ("--shm-size" in finding.hint) == (state == "note")

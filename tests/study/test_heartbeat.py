@@ -1,5 +1,6 @@
 """A training whose end the scheduler does not report is noticed, once, and others are left alone."""
 
+import os
 import threading
 import time
 
@@ -82,3 +83,12 @@ def test_the_watch_says_it_once_for_each_silence(tmp_path, monkeypatch):
         assert len(said) == silences
     (thread,) = [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
     assert thread.daemon  # it does not keep the program from ending
+
+
+def test_a_clock_that_is_ahead_does_not_hide_a_silent_trainer(tmp_path):
+    path = tmp_path / "tood_af/seed0/state.json"
+    write_json(path, state(0) | {"updated": time.time() + 86_400})
+    written = time.time() - HEARTBEAT_TIMEOUT - 60
+    os.utime(path, (written, written))
+    (problem,) = missed_ends(read_states(tmp_path), [TOOD], written - 1, time.time()).values()
+    assert "no heartbeat for 6 minutes" in problem

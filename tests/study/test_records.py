@@ -203,7 +203,13 @@ def test_unchecked_data_count_while_their_annotations_are_the_same(folder, photo
     study = {"scale": "paper", "runs": "fcos", "data_root": str(photographs), "device": "cpu"}
     plan = Plan(study)
     splits = {
-        name: {"images": 1, "sha256": records.hashlib.sha256(text).hexdigest(), "image_digest": ""}
+        name: {
+            "images": 1,
+            "annotation_file": name,
+            "image_folder": name,
+            "sha256": records.hashlib.sha256(text).hexdigest(),
+            "image_digest": "",
+        }
         for name, split in plan.splits.items()
         if (text := (photographs / split.annotations).read_bytes())
     }

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shlex
+import socket
 from types import SimpleNamespace
 
 import pandas as pd
@@ -11,6 +13,7 @@ from rich.console import Console
 
 from tood.cli import main
 from tood.runtime.files import write_json
+from tood.runtime.locks import claim
 from tood.study import dashboard as overview
 from tood.study.declarations import ExperimentError
 from tood.study.paths import StudyPaths
@@ -34,8 +37,14 @@ MANIFEST = {
     "root": "anywhere",
     "categories": [{"id": 1, "name": "disc"}],
     "splits": {
-        "train": {"sha256": "aa", "image_digest": "bb"},
-        "val": {"sha256": "cc", "image_digest": "dd"},
+        name: {
+            "annotation_file": f"{name}.json",
+            "image_folder": name,
+            "images": 1,
+            "sha256": name,
+            "image_digest": name,
+        }
+        for name in ("train", "val")
     },
 }
 RUNNING = {
@@ -112,6 +121,41 @@ def test_a_damaged_file_fails_its_run_alone(plan, name, content):
     assert f"tood_af/seed0/{name}: " in status(plan).reason
     assert "delete it" in status(plan).reason
     assert status(plan, "atss_af").state == "done"
+
+
+HERE = {**RUNNING, "host": socket.gethostname(), "pid": 4711}
+
+
+def test_a_killed_trainer_of_this_host_has_failed_at_once(plan):
+    """SIGKILL leaves no time to say so; the system frees the lock."""
+    leave(plan, "tood_af", HERE)
+    folder = StudyPaths(plan.name).run("tood_af", 0).folder
+    with claim(folder):
+        assert status(plan).state == "running"
+    found = status(plan)
+    assert found.state == "failed"
+    for part in (
+        "process 4711 ended without a word",
+        "SIGKILL",
+        "memory",
+        "micro_batch",
+        "mem_mb",
+        "call the",
+    ):
+        assert part in found.reason
+
+
+def test_a_trainer_of_another_host_is_judged_by_its_heartbeat_alone(plan):
+    leave(plan, "tood_af", {**HERE, "host": "elsewhere"})
+    assert status(plan).state == "running"
+
+
+@pytest.mark.parametrize(("silence", "state"), [(10, "running"), (HEARTBEAT_TIMEOUT + 1, "failed")])
+def test_a_heartbeat_of_a_clock_that_is_ahead_is_that_of_the_file(plan, silence, state):
+    leave(plan, "tood_af", {**RUNNING, "updated": NOW + 86_400})
+    path = StudyPaths(plan.name).run("tood_af", 0).state
+    os.utime(path, (NOW - silence, NOW - silence))
+    assert status(plan).state == state
 
 
 def test_an_unknown_state_is_named(plan):

@@ -19,10 +19,10 @@ from mmengine.config import Config
 
 from tood.data.images import ImageError
 from tood.data.loading import build_dataset
+from tood.data.manifest import read_manifest
 from tood.engine.config import build_model, resolve
 from tood.engine.trainer import load_model
 from tood.models.common.positives import statistics
-from tood.runtime.files import read_json
 from tood.study.declarations import ExperimentError
 from tood.study.plan import Plan
 
@@ -66,14 +66,17 @@ def assign(plan: Plan, run_id: str, image: str, seed: int) -> ImagePositives:
             f"{work}/manifest.json: not there, so this study's data was not checked; "
             f"run `snakemake {work}/manifest.json --cores 1` with this --config first"
         )
-    manifest = read_json(work / "manifest.json")
+    manifest = read_manifest(work / "manifest.json")
     config = resolve(plan.settings(run_id), manifest["categories"], None)
     torch.manual_seed(seed)
     model = build_model(config).eval()
     weights = work / "runs" / run_id / f"seed{seed}" / "model.pth"
     trained = weights.is_file()
     if trained:
-        load_model(weights, model)
+        try:
+            load_model(weights, model)
+        except RuntimeError as error:
+            raise ExperimentError(f"{error}; train the run again") from error
     elif model.bbox_head.assigns_by_prediction:
         raise ExperimentError(
             f"{weights}: not there; {run_id} assigns by what its model predicts, so train it first: "

@@ -12,9 +12,9 @@ from tood.analysis.best_anchors import on_cpu
 from tood.analysis.map_figures import FigureRow
 from tood.analysis.maps import instance_maps
 from tood.data.images import ImageError, read_image
+from tood.data.manifest import read_manifest
 from tood.engine.config import resolve
 from tood.evaluation.detector import Detector
-from tood.runtime.files import read_json
 from tood.runtime.text import did_you_mean, one_line
 from tood.study.declarations import ExperimentError
 from tood.study.paths import StudyPaths
@@ -76,7 +76,7 @@ def of_study(plan: Plan, run: str, image: str, chosen: int | None) -> Scene:
     Raises:
         ExperimentError: there is no such image or object.
     """
-    manifest = read_json(StudyPaths(plan.name).manifest)
+    manifest = read_manifest(StudyPaths(plan.name).manifest)
     config = resolve(plan.settings(run), manifest["categories"], None)
     dataset, index = find_image(image, plan, Path(manifest["root"]), config)
     info = dataset.get_data_info(index)

@@ -1,8 +1,13 @@
 """COCO 2017 in a folder: which of its archives are there, and the others fetched and unpacked."""
 
+import errno
+import lzma
 import shutil
+import stat
+import struct
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +15,9 @@ from typing import NamedTuple
 from tood.runtime.download import DownloadError, Source, fetch, require_space
 
 _IMAGE = ".jpg"
+_ENCRYPTED = 0x1  # of the flags of a member
+# What zipfile raises where bytes of an archive are wrong
+_OF_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError)
 
 
 class Archive(NamedTuple):
@@ -85,25 +93,55 @@ def unpack(path: Path, root: Path) -> None:
         root: folder that it goes to. A file of the right size there is taken as unpacked before.
 
     Raises:
-        DownloadError: the archive is damaged, would write elsewhere, or another file is in the place of one
-            of its own; the archive stays.
+        DownloadError: the archive is damaged, would write elsewhere, holds a link, is encrypted or packed in
+            an unknown way, or another file is in the place of one of its own; the archive stays.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
-            for member in members:
-                if not (root / member.filename).resolve().is_relative_to(root.resolve()):
-                    raise DownloadError(f"{path}: holds {member.filename}, which is outside of {root}")
+            _require_plain(path, members, root)
             absent = [member for member in members if not _is_there(root / member.filename, member, path)]
             require_space(root, sum(member.file_size for member in absent), f"the content of {path.name}")
             for member in absent:
                 _unpack_one(archive, member, root / member.filename)
-    except zipfile.BadZipFile as error:
+    except _OF_DAMAGE as error:
         raise DownloadError(f"{path}: damaged ({error}); delete it and call again") from error
+    except NotImplementedError as error:
+        raise DownloadError(f"{path}: cannot be unpacked here ({error}); unpack it by hand") from error
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        hint = "free some space" if full else f"see what is at {error.filename or root}"
+        raise DownloadError(f"{path}: cannot be unpacked ({error}); {hint} and call again") from error
     lost = [member.filename for member in members if not _is_there(root / member.filename, member, path)]
     if lost:
         raise DownloadError(f"{root}: {len(lost)} files of {path.name} are missing, such as {lost[0]}")
     _say(f"{path.name}: all of its {len(members)} files are in {root}")
+
+
+def _require_plain(path: Path, members: Sequence[zipfile.ZipInfo], root: Path) -> None:
+    """That the members of an archive are files of their own below a folder, which anybody can read.
+
+    Raises:
+        DownloadError: one is not.
+    """
+    seen = set()
+    for member in members:
+        problem = (
+            f"which is outside of {root}"
+            if not (root / member.filename).resolve().is_relative_to(root.resolve())
+            else "which is a link"
+            if stat.S_ISLNK(member.external_attr >> 16)
+            else "which is encrypted"
+            if member.flag_bits & _ENCRYPTED
+            else "twice"
+            if member.filename in seen
+            else ""
+        )
+        if problem:
+            raise DownloadError(
+                f"{path}: holds {member.filename}, {problem}; it is another archive, delete it"
+            )
+        seen.add(member.filename)
 
 
 def _unpack_one(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> None:

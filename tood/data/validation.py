@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tood.data.input_sizes import Sized, thinnest, vanishing_of
+from tood.runtime.failures import InputError
 
 BATCH = 1024  # images queued at a time; COCO has 118,000
 LAYOUT_HINT = "point `--config data_root=PATH` at a folder in the COCO layout"
@@ -24,7 +25,7 @@ SMALLEST_SIDE = 32  # pixels; the loader leaves out smaller images in training, 
 _OF_DESKTOPS = ("Thumbs.db", "desktop.ini")  # that file managers leave beside images
 
 
-class DataError(Exception):
+class DataError(InputError):
     """A dataset that cannot be trained on; the message names the file and the key, and gives a hint."""
 
 

@@ -20,6 +20,7 @@ import torch
 from mmengine.runner import set_random_seed
 
 from tood.data.loading import build_dataset
+from tood.data.manifest import read_manifest
 from tood.engine.checkpoint import Checkpoints
 from tood.engine.config import build_model, resolve
 from tood.engine.trainer import train, weights_of
@@ -30,12 +31,13 @@ from tood.runtime.failures import (
     STATE_OF,
     Diverged,
     ExitCode,
+    InputError,
     StopRequest,
     exit_code,
     reason,
     survive_broken_pipes,
 )
-from tood.runtime.files import atomic_path, read_json, write_json
+from tood.runtime.files import atomic_path, write_json
 from tood.runtime.locks import claim
 from tood.runtime.run_state import HEARTBEAT_TIMEOUT, RunState, read_state
 from tood.study.jobs import Execution, TrainingJob
@@ -65,7 +67,7 @@ def run_training(job: TrainingJob, execution: Execution, folder: Path, output: P
     try:
         call.lead() if is_main() else call.follow()
     except (Exception, KeyboardInterrupt) as error:
-        if not isinstance(error, RuntimeError | OSError | KeyboardInterrupt):
+        if not isinstance(error, RuntimeError | OSError | InputError | KeyboardInterrupt):
             traceback.print_exc()
         _say(f"{call.label}: {reason(error, folder, execution.micro_batch)}")
         return exit_code(error)
@@ -94,7 +96,7 @@ class _Call:
             before = read_state(self.paths.state)
             same = before.get("fingerprint") == checkpoints.fingerprint
             if same and before["state"] == STATE_OF[ExitCode.DIVERGED]:
-                raise Diverged(before["reason"].partition(";")[0])
+                raise Diverged((before.get("reason") or "the loss is not finite").partition(";")[0])
             if final := checkpoints.finished():
                 _say(f"{self.label}: already trained; delete {self.paths.folder} to train it again")
                 if launched() > 1:
@@ -142,7 +144,7 @@ class _Call:
         """Train, and return the content of the file of weights."""
         logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
         torch.set_num_threads(self.execution.threads)
-        settings, seed, manifest = self.job.settings, self.job.seed, read_json(self.job.manifest)
+        settings, seed, manifest = self.job.settings, self.job.seed, read_manifest(self.job.manifest)
         config = resolve(settings, manifest["categories"], self.job.weights)
         origin = functools.partial(
             describe_training,
@@ -188,7 +190,7 @@ class _Call:
             beat=beat,
         )
         if is_main():
-            attempt = read_state(self.paths.state)["attempt"]
+            attempt = read_state(self.paths.state).get("attempt")
             write_json(self.paths.provenance, origin(summary={**summary, "attempt": attempt}))
         meta = {"settings": settings, "seed": seed, "classes": config.classes, "training": summary}
         return weights_of(model, meta)
@@ -200,7 +202,7 @@ class _Call:
         parts = {"settings": job.settings, "seed": job.seed, "weights": weights, "code": job.code}
         return Checkpoints(
             self.paths.checkpoints,
-            digest({**parts, "data": data_digest(read_json(job.manifest))}),
+            digest({**parts, "data": data_digest(read_manifest(job.manifest))}),
             minutes=self.execution.checkpoint_minutes,
             iterations=self.execution.checkpoint_iterations,
             warn=_say if is_main() else lambda message: None,

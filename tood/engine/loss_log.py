@@ -5,7 +5,13 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from tood.runtime.files import atomic_path
+from pydantic import BaseModel
+
+from tood.runtime.files import atomic_path, parse_line
+
+
+class _Logged(BaseModel):
+    iteration: int
 
 
 class Mirror(Protocol):
@@ -22,15 +28,19 @@ class LossLog:
         path: file of the log.
         iteration: iteration that the training resumes from; 0 starts a new log.
         mirror: is given each new entry, once it is in the file.
+
+    Raises:
+        DamagedFile: a line of an earlier attempt is not what it wrote.
     """
 
     def __init__(self, path: Path, iteration: int, mirror: Mirror | None = None) -> None:
         self.path, self.mirror = path, mirror
-        lines = path.read_text().splitlines(keepends=True) if path.is_file() and iteration else []
+        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() and iteration else []
         # A kill may have cut the last line short.
-        kept = [s for s in lines if s.endswith("\n") and json.loads(s)["iteration"] <= iteration]
+        whole = [(n, line) for n, line in enumerate(lines, 1) if line.endswith(b"\n")]
+        kept = [line for n, line in whole if parse_line(path, n, line, _Logged)["iteration"] <= iteration]
         with atomic_path(path) as temporary:
-            temporary.write_text("".join(kept))
+            temporary.write_bytes(b"".join(kept))
 
     def add(self, entry: dict) -> None:
         """Append one entry."""

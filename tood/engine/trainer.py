@@ -152,7 +152,7 @@ def train(
     if main:
         log = LossLog(loss_log, done, EventFiles(event_files, done) if event_files else None)
     progress = Progress(label, images_until(last), done=images_until(done), bar=None if main else False)
-    batches = batches_from(done, dataset, batch_size, seed, schedule.epochs, workers)
+    batches = batches_from(done, dataset, batch_size, seed, schedule.epochs, workers, stop)
     with progress, closing(batches):
         for epoch, share in islice(batches, last - done):
             if any_process(bool(stop()), device):

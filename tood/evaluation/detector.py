@@ -17,6 +17,7 @@ from mmengine.structures import InstanceData
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_V2_Weights
 
 from tood.data.loading import META_KEYS, loaded, resizing
+from tood.data.manifest import read_manifest
 from tood.engine.config import build_model, resolve
 from tood.engine.trainer import load_model
 from tood.evaluation.importing import built, checked, fitted
@@ -26,7 +27,6 @@ from tood.evaluation.weight_meta import ImportFailed, Weights, declared_settings
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.dense_prediction import DensePredictionMixin, select_detections
 from tood.runtime.device import choose_device
-from tood.runtime.files import read_json
 from tood.study.declarations import ExperimentError, load_runs, select_runs, unknown_run
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
@@ -146,7 +146,7 @@ def of_run(run: str, study: str | None, seed: int | None, device: str) -> tuple[
     if not (weights.is_file() and paths.manifest.is_file()):
         call = call_of(plan, runs=run, seeds=number, fresh=True)
         raise ExperimentError(f"--run {run}: {weights} is not there; this trains it:\n{call}")
-    categories = read_json(paths.manifest)["categories"]
+    categories = read_manifest(paths.manifest)["categories"]
     config = resolve(plan.settings(run), categories, None)
     model = _quietly(build_model, config)
     try:

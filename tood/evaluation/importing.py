@@ -12,6 +12,7 @@ from mmdet.models.detectors import SingleStageDetector
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from tood.data.manifest import read_manifest
 from tood.engine.config import build_model, resolve
 from tood.engine.trainer import weights_of
 from tood.evaluation.released import ours
@@ -20,6 +21,7 @@ from tood.runtime.download import checksums
 from tood.runtime.files import atomic_path, read_json, write_json
 from tood.runtime.locks import claim
 from tood.study.declarations import ExperimentError, Run, load_runs, select_runs, unknown_run
+from tood.study.forms import Options
 from tood.study.jobs import ImportJob
 from tood.study.paths import RunPaths, StudyPaths
 from tood.study.plan import Plan
@@ -63,7 +65,7 @@ def _imported(job: ImportJob, released: ReleasedFile) -> tuple[dict, dict]:
     """The content of the run's file of weights, and its provenance."""
     sha256 = checked(job.file, released.digest)
     weights = read(job.file)
-    classes, manifest = weights.classes, read_json(job.manifest)
+    classes, manifest = weights.classes, read_manifest(job.manifest)
     names = [category["name"] for category in manifest["categories"]]
     if names != list(classes):
         raise ImportFailed(
@@ -224,7 +226,7 @@ def import_file(file: Path, run: str, options: Mapping[str, Any], near: bool = F
             put nowhere then.
     """
     saved = StudyPaths(str(options.get("name") or "released")).options
-    before = read_json(saved) if saved.is_file() else {}
+    before = read_json(saved, Options) if saved.is_file() else {}
     options = {"scale": "paper", **before, **options, "weights": "released"}
     if options.get("runs"):
         options["runs"] = _with(options["runs"], run)

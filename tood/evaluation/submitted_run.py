@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
+from tood.data.manifest import read_manifest
 from tood.evaluation.detection import detect
 from tood.evaluation.submission import ImageInfo, SubmissionError, read_image_info, write
 from tood.evaluation.trained_run import load_trained
-from tood.runtime.files import read_json
 from tood.study.jobs import Execution, SubmissionJob
 
 
@@ -26,7 +26,7 @@ def write_submission(job: SubmissionJob, execution: Execution, output: Path) -> 
             do not fit the split.
         RuntimeError: as `load_trained`.
     """
-    manifest = read_json(job.manifest)
+    manifest = read_manifest(job.manifest)
     root = Path(manifest["root"])
     info = read_image_info(root / job.test.annotations)
     _fits(info, manifest["categories"], root / job.test.images)

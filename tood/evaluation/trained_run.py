@@ -8,11 +8,11 @@ from mmdet.datasets import CocoDataset
 from mmdet.models.detectors import SingleStageDetector
 
 from tood.data.loading import build_dataset
+from tood.data.manifest import read_manifest
 from tood.data.validation import Split
 from tood.engine.config import build_model, resolve
 from tood.engine.trainer import load_model
 from tood.runtime.device import choose_device
-from tood.runtime.files import read_json
 from tood.study.jobs import Execution, MeasuringJob
 
 
@@ -40,7 +40,7 @@ def load_trained(job: MeasuringJob, execution: Execution, split: Split | None = 
     """
     torch.set_num_threads(execution.threads)
     device = choose_device(execution.device)
-    manifest = read_json(job.manifest)
+    manifest = read_manifest(job.manifest)
     config = resolve(job.settings, manifest["categories"], None)
     model = build_model(config)
     load_model(job.model, model)

@@ -1,6 +1,6 @@
 """The device to compute on; imports little but torch, so that a check of the device is quick."""
 
-import getpass
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -37,14 +37,16 @@ def free_gpu() -> int:
     """Index of a GPU that no other process of this user holds on this machine; it is held until the end.
 
     Snakemake counts GPUs but does not assign one to a job, so parallel jobs would all take the first. If all
-    GPUs are held, processes share them, as on a machine with a single GPU.
+    GPUs are held, or none can be locked, processes share them, as on a machine with a single GPU.
     """
     number = torch.cuda.device_count()
     for index in range(number):
-        name = f"tood-gpu-{getpass.getuser()}-{torch.cuda.get_device_properties(index).uuid}.lock"
-        if lock := try_lock(Path(tempfile.gettempdir()) / name):
-            _HELD.append(lock)
-            return index
+        # By number, as a container may run under a user without a name
+        name = f"tood-gpu-{os.getuid()}-{torch.cuda.get_device_properties(index).uuid}.lock"
+        with contextlib.suppress(OSError):  # no folder for it, or another user's file in its place
+            if lock := try_lock(Path(tempfile.gettempdir()) / name):
+                _HELD.append(lock)
+                return index
     return int(os.environ.get("LOCAL_RANK", "0")) % number
 
 

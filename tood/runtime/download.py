@@ -61,8 +61,10 @@ class Source:
     @property
     def mirrored(self) -> str:
         """Where the file is asked for."""
-        mirror, parts = os.environ.get(MIRROR), urlsplit(self.address)
-        return f"{mirror.rstrip('/')}/{parts.netloc}{parts.path}" if mirror else self.address
+        if not (mirror := os.environ.get(MIRROR)):
+            return self.address
+        parts = urlsplit(self.address)
+        return f"{mirror.rstrip('/')}/{parts.netloc}{parts.path}"
 
     def problem(self, md5: str, sha256: str) -> str | None:
         """What is wrong with a content of these checksums; None if it is the expected one."""
@@ -121,8 +123,8 @@ def fetch(source: Source, path: Path) -> None:
         path: where it goes.
 
     Raises:
-        DownloadError: the server does not give it, its content is another one, or the disk is full. What has
-            arrived stays in `FILE.part`, except for a wrong content.
+        DownloadError: the server does not give it, its content is another one or of unknown length, or it
+            cannot be written. What has arrived stays in `FILE.part`, except for a wrong content.
     """
     if path.exists():
         if problem := source.problem(*checksums(path)):
@@ -131,8 +133,15 @@ def fetch(source: Source, path: Path) -> None:
                 "call again"
             )
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DownloadError(
+            f"{path.parent}: cannot be made ({error.strerror}); choose another folder"
+        ) from error
     part = path.with_name(f"{path.name}.part")
+    if part.is_symlink() or (part.exists() and not part.is_file()):
+        raise DownloadError(f"{part}: is no plain file, to which a download could be written; remove it")
     with _alone(path):
         url = _receive(source, part)
         md5, sha256 = checksums(part)
@@ -157,7 +166,13 @@ def fetch(source: Source, path: Path) -> None:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Keep other processes from the same file within a block."""
-    lock = try_lock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock = try_lock(path.with_name(f".{path.name}.lock"))
+    except OSError as error:
+        raise DownloadError(
+            f"{path.parent}: nothing can be written there ({error.strerror}); make it writable, or choose "
+            "another folder"
+        ) from error
     if lock is None:
         raise DownloadError(f"{path}: another process fetches it; wait until it ends, or end it")
     try:
@@ -184,6 +199,8 @@ def _receive(source: Source, part: Path) -> str:
             reason = f"the server answers {error.code} {error.reason}"
         except urllib.error.URLError as error:
             reason = str(error.reason)
+        except ValueError as error:  # an address that urllib cannot read
+            raise DownloadError(f"{source.address}: no address of a file on the web ({error})") from None
         except (_CutOff, OSError, http.client.HTTPException) as error:
             reason = str(error) or type(error).__name__
         failures = 1 if _size(part) > before else failures + 1
@@ -197,29 +214,77 @@ def _connect(source: Source, part: Path) -> str:
     Returns:
         the address that it was received from, after redirects
     """
+    _require_web(source.mirrored)
     done = _size(part)
     request = urllib.request.Request(source.mirrored, headers={"User-Agent": "tood"})
     if done:
         request.add_header("Range", f"bytes={done}-")
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        response = _OPENER.open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
         error.close()
-        if error.headers.get("Content-Range", "").endswith(f"/{done}"):
+        if error.headers.get("Content-Range", "").strip().endswith(f"/{done}"):
             return error.url  # it was whole already
         part.unlink()
         raise _CutOff("what had arrived is longer than the file") from None
     with response:
-        sent = response.headers.get("Content-Range", "")
-        resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT and sent.startswith(f"bytes {done}-")
-        done = done if resumed else 0
-        length = response.headers.get("Content-Length")
-        if length is not None:
-            require_space(part.parent, int(length), part.name.removesuffix(".part"))
-        _write(response, part, done, None if length is None else done + int(length))
+        if response.status == http.HTTPStatus.PARTIAL_CONTENT:
+            total = _resumed(response.headers.get("Content-Range", ""), done)
+            if total is None:
+                part.unlink(missing_ok=True)
+                raise _CutOff("the server sent another part of the file than the one that was asked for")
+        else:
+            done, total = 0, _length(response.headers.get("Content-Length"))
+        # Where the body comes in chunks, its end is marked.
+        unbounded = total is None and not response.chunked
+        if unbounded and not (source.md5 or source.sha256):
+            raise DownloadError(
+                f"{source.mirrored}: the server does not say how long the file is, and no checksum is known, "
+                "so nothing would tell whether it is whole; fetch it by hand"
+            )
+        if total is not None:
+            require_space(part.parent, total - done, part.name.removesuffix(".part"))
+        _write(response, part, done, total)
+        if unbounded and source.problem(*checksums(part)):
+            raise _CutOff("the connection ended early; the server does not say how long the file is")
         return response.url
+
+
+def _require_web(address: str) -> None:
+    """Raises DownloadError for anything but HTTP, such as a redirect to a file of this machine."""
+    try:
+        scheme = urlsplit(address).scheme
+    except ValueError:
+        scheme = ""
+    if scheme not in ("http", "https"):
+        raise DownloadError(f"{address}: only addresses with http and https are fetched")
+
+
+class _WebAlone(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to the web, and to nothing else."""
+
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
+        _require_web(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_WebAlone)
+
+
+def _length(sent: str | None) -> int | None:
+    """Bytes of a body by its Content-Length; None where the server says none, or nothing that is a number."""
+    return int(sent) if sent is not None and re.fullmatch(r"\s*[0-9]{1,18}\s*", sent) else None
+
+
+def _resumed(sent: str, done: int) -> int | None:
+    """Bytes of the whole file by the Content-Range of a part; None if that is not the rest of the file."""
+    found = re.fullmatch(r"\s*bytes\s+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)\s*", sent)
+    if found is None:
+        return None
+    first, end = int(found[1]), int(found[2]) + 1
+    return end if first == done and found[3] in ("*", str(end)) else None
 
 
 def _write(response: http.client.HTTPResponse, part: Path, done: int, total: int | None) -> None:
@@ -235,7 +300,9 @@ def _write(response: http.client.HTTPResponse, part: Path, done: int, total: int
             if megabytes and (news := min(done // 10**6, megabytes) - shown):
                 progress.advance(news)
                 shown += news
-    if total is not None and done < total:
+    if total is not None and done != total:
+        if done > total:
+            part.unlink()
         raise _CutOff(f"the connection ended after {done} of {total} bytes")
     print(f"{label}: {done} bytes", file=sys.stderr, flush=True)
 
@@ -244,7 +311,15 @@ def _write(response: http.client.HTTPResponse, part: Path, done: int, total: int
 def _disk(part: Path) -> Iterator[Any]:
     """The file, opened to be written at any place; a full disk is said in words."""
     try:
-        with part.open("r+b" if part.exists() else "w+b") as file:
+        opened = part.open("r+b" if part.exists() else "w+b")
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            hint = "free some space and call again"
+        else:
+            hint = "make it writable, or choose another folder"
+        raise DownloadError(f"{part}: cannot be written ({error.strerror}); {hint}") from error
+    try:
+        with opened as file:
             yield file
     except OSError as error:
         if error.errno not in _DISK_FULL:

@@ -5,7 +5,8 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
@@ -28,6 +29,12 @@ class ExitCode(IntEnum):
     INTERRUPTED = 143  # as a shell reports SIGTERM; the same call resumes from the checkpoint
 
 
+# Of a process that SIGKILL ended, which leaves it no time to say why
+KILLED = (
+    "most likely it was killed with SIGKILL as memory ran out: set a smaller micro_batch, or raise mem_mb in "
+    "the scale's resources"
+)
+
 # The `state` in state.json after each end
 STATE_OF = {
     ExitCode.FAILED: "failed",
@@ -35,6 +42,10 @@ STATE_OF = {
     ExitCode.OUT_OF_MEMORY: "oom",
     ExitCode.INTERRUPTED: "interrupted",
 }
+
+
+class InputError(ValueError):
+    """What a user can mend: an option, a declaration or a file; the message names it and gives a hint."""
 
 
 class Diverged(RuntimeError):
@@ -90,7 +101,26 @@ def reason(error: BaseException, folder: Path, micro_batch: int | None) -> str:
         return (
             f"{folder}: cannot be written ({error.strerror}), {free:.0f} MiB are free there; free some space"
         )
-    return text if isinstance(error, RuntimeError | KeyboardInterrupt) else f"{type(error).__name__}: {text}"
+    plain = isinstance(error, RuntimeError | InputError | KeyboardInterrupt)
+    return text if plain else f"{type(error).__name__}: {text}"
+
+
+@contextmanager
+def one_message(label: str) -> Iterator[None]:
+    """Within a block of a script, what a user or the machine has caused ends the program with one message.
+
+    Args:
+        label: start of the message.
+    """
+    try:
+        yield
+    except (RuntimeError, InputError) as error:
+        sys.exit(f"{label}: {error}")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        sys.exit(f"{label}: {error}" + ("; free some space and call again" if full else ""))
 
 
 class StopRequest:

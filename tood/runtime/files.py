@@ -1,12 +1,25 @@
-"""Files that a reader never finds half written."""
+"""Files that a reader never finds half written, and readers that say which file is damaged."""
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from tood.runtime.failures import InputError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+_LONGEST_STEM = 100  # characters of a temporary name, which file systems limit to 255 bytes
+_LONGEST_VALUE = 60  # characters of a wrong value in a message
+_RENEW = "delete it and run the workflow again"
+
+
+class DamagedFile(InputError):
+    """A file of a study that does not hold what was written; the message names it and says what to do."""
 
 
 @contextmanager
@@ -18,12 +31,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Writers such as matplotlib choose the format by the suffix.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.stem[:_LONGEST_STEM]}-{secrets.token_hex(4)}{path.suffix}")
+    temporary.open("xb").close()  # with the mode that umask and folder give to any new file
     try:
         yield temporary
-        temporary.chmod(0o644)
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)  # the name too is on the disk from here on
@@ -51,13 +62,64 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, form: "type[BaseModel] | None" = None, hint: str = _RENEW) -> Any:
     """Read JSON.
 
+    Args:
+        path: of the file.
+        form: what the file must hold, with the types of its values; other keys are left alone. None takes
+            any JSON.
+        hint: what to do about a damaged file, for the message.
+
+    Returns:
+        the content as it is
+
     Raises:
-        ValueError: the file is not valid JSON; the message names it.
+        DamagedFile: the file is not valid JSON, or does not have the form; the message names it.
+        OSError: it cannot be read.
     """
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); delete it and run the workflow again") from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{path}: not valid JSON ({error}); {hint}") from error
+    if form and (problem := misfit(content, form)):
+        raise DamagedFile(f"{path}: {problem}; {hint}")
+    return content
+
+
+def parse_line(path: Path, number: int, line: bytes, form: "type[BaseModel]") -> dict[str, Any]:
+    """A line of a log of JSON objects that a training writes.
+
+    Args:
+        path: of the log, in the folder of a run.
+        number: of the line, from 1.
+        line: its content.
+        form: as for `read_json`.
+
+    Raises:
+        DamagedFile: the line is not valid JSON, or does not have the form.
+    """
+    hint = f"delete {path.parent} and call the workflow again, which trains this run anew"
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{path}: line {number}: not valid JSON ({error}); {hint}") from error
+    if problem := misfit(content, form):
+        raise DamagedFile(f"{path}: line {number}: {problem}; {hint}")
+    return content
+
+
+def misfit(content: object, form: "type[BaseModel]") -> str:
+    """The first value that does not have the form, by its key; empty if all have."""
+    from pydantic import ValidationError  # here, as `tood doctor` works without it
+
+    try:
+        form.model_validate(content, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        shown = repr(first["input"])
+        shown = shown if len(shown) <= _LONGEST_VALUE else f"{shown[:_LONGEST_VALUE]}..."
+        problem = first["msg"] + ("" if first["type"] == "missing" else f", not {shown}")
+        return f"{key}: {problem}" if key else problem
+    return ""

@@ -4,9 +4,11 @@ A lock is a file that the system locks for a process. The system frees it when t
 is killed. Beside the lock of a folder, `lock.json` says who holds it.
 
 Some network file systems do not lock across hosts. There, a holder on another host counts as alive while its
-heartbeat, the `updated` of its `state.json`, is younger than `HEARTBEAT_TIMEOUT`.
+heartbeat, the `updated` of its `state.json`, is younger than `HEARTBEAT_TIMEOUT`. Where its clock is ahead of
+this host's, the times of the files count, all of which the file system's own clock gives.
 """
 
+import fcntl
 import math
 import os
 import socket
@@ -16,22 +18,49 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
 from tood.runtime.failures import Held, Interrupted
-from tood.runtime.files import write_json
-from tood.runtime.run_state import HEARTBEAT_TIMEOUT, read_state
+from tood.runtime.files import DamagedFile, read_json, write_json
+from tood.runtime.run_state import HEARTBEAT_TIMEOUT, read_state, silence
 
 _SECONDS_BETWEEN_TRIES = 1.0
+_SECONDS_OF_A_PROBE = 0.05  # that `is_held` has a lock, at most
+
+
+class Owner(BaseModel):
+    """The types of what `lock.json` says."""
+
+    pid: int
+    host: str
+    since: float
 
 
 def try_lock(path: Path) -> FileLock | None:
     """Lock a file for this process; None if another one holds it."""
     lock = FileLock(path)
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=2 * _SECONDS_OF_A_PROBE, poll_interval=_SECONDS_OF_A_PROBE)
     except Timeout:
         return None
     return lock
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process of this host holds a folder's lock; nothing is changed, and nobody kept from it."""
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # nobody knows
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 class FolderLock:
@@ -40,16 +69,19 @@ class FolderLock:
     Args:
         folder: is made if it is not there.
         heartbeat: `state.json`, which a holder keeps up to date; None relies on the system's lock alone.
+        hidden: whether the lock's files have hidden names, and go when the folder is freed.
     """
 
-    def __init__(self, folder: Path, heartbeat: Path | None = None) -> None:
+    def __init__(self, folder: Path, heartbeat: Path | None = None, hidden: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path, self._owner, self._heartbeat = folder / "lock", folder / "lock.json", heartbeat
+        name = ".lock" if hidden else "lock"
+        self._hidden = hidden
+        self._path, self._owner, self._heartbeat = folder / name, folder / f"{name}.json", heartbeat
         self._lock: FileLock | None = None
 
     def acquire(self) -> str | None:
         """The process that holds the folder, in words; None if from now on this one does."""
-        owner = read_state(self._owner)
+        owner = _read_owner(self._owner)
         lock = try_lock(self._path)
         if lock is None:
             return _in_words(owner)
@@ -68,6 +100,8 @@ class FolderLock:
         """Free the folder if this process holds it."""
         if self._lock:
             self._owner.unlink(missing_ok=True)
+            if self._hidden:
+                self._path.unlink(missing_ok=True)  # who waits for it sees that, and makes another
             self._lock.release()
             self._lock = None
 
@@ -75,8 +109,14 @@ class FolderLock:
         """Whether the folder is free by the system's lock alone, as its holder runs on another host."""
         if self._heartbeat is None or not owner or owner.get("host") == socket.gethostname():
             return False
-        heard = max(owner.get("since", 0), read_state(self._heartbeat).get("updated", 0))
-        return time.time() - heard < HEARTBEAT_TIMEOUT
+        os.utime(self._path)
+        now, now_there = time.time(), self._path.stat().st_mtime
+        beat = read_state(self._heartbeat).get("updated") or 0.0
+        silences = (
+            silence(self._owner, owner["since"], now, now_there),
+            silence(self._heartbeat, beat, now, now_there),
+        )
+        return min(silences) < HEARTBEAT_TIMEOUT
 
 
 @contextmanager
@@ -119,30 +159,58 @@ def claim(
         lock.release()
 
 
-def hold_study(folder: Path) -> FolderLock:
+class StudyLock:
+    """The locks of a study's folders, until `release` or the end of the process."""
+
+    def __init__(self, *locks: FolderLock) -> None:
+        self._locks = locks
+
+    def release(self) -> None:
+        """Free the folders."""
+        for lock in self._locks:
+            lock.release()
+
+
+def hold_study(work: Path, results: Path | None = None) -> StudyLock:
     """Hold a study until the returned lock is released or the process ends.
 
     Snakemake's own lock stays when Snakemake is killed, and then refuses the same command until a person
-    unlocks it. This one does not.
+    unlocks it. This one does not. Two clones may share one of the folders, by a link or a network.
 
     Args:
-        folder: of the study, below `work`.
+        work: folder of what can be made again.
+        results: folder of what is kept, parts of it by git; None holds `work` alone.
 
     Raises:
-        Held: another call of the workflow holds the study; the message names its process.
+        Held: another call of the workflow holds one of them; the message names its process.
     """
-    lock = FolderLock(folder)
-    if holder := lock.acquire():
-        raise Held(
-            f"{folder}: {holder} works on this study; wait until it ends, or end it, or give this call a "
-            "name of its own: --config name=NAME"
-        )
-    return lock
+    locks = [FolderLock(work), *([FolderLock(results, hidden=True)] if results else [])]
+    held = StudyLock(*locks)
+    try:
+        for folder, lock in zip((work, results), locks, strict=False):
+            if holder := lock.acquire():
+                raise Held(
+                    f"{folder}: {holder} works on this study; wait until it ends, or end it, or give this "
+                    "call a name of its own: --config name=NAME"
+                )
+    except BaseException:
+        held.release()
+        raise
+    return held
+
+
+def _read_owner(path: Path) -> Mapping:
+    """The content of a `lock.json`; empty if there is none or it cannot be read."""
+    try:
+        return read_json(path, Owner)
+    except (OSError, DamagedFile):
+        return {}
 
 
 def _in_words(owner: Mapping) -> str:
     """The holder of a lock, by the content of its `lock.json`."""
     name = f"process {owner.get('pid', '(unknown)')} on {owner.get('host', '(unknown host)')}"
-    if "since" in owner:
-        name += time.strftime(" (since %Y-%m-%d %H:%M)", time.localtime(owner["since"]))
-    return name
+    try:
+        return name + time.strftime(" (since %Y-%m-%d %H:%M)", time.localtime(owner["since"]))
+    except (KeyError, OverflowError, OSError, ValueError):  # a time that is none
+        return name

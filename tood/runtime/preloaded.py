@@ -5,8 +5,8 @@ A call of the workflow starts one such process, `start_server`, and every job on
     python -m tood.runtime.preloaded workflow/scripts/train.py --job ...
 
 The script behaves as if Python ran it: arguments, folder, environment, standard streams, signals and exit
-status. Where there is no such process, Python does run it. A fork cannot use a GPU that its parent looked at,
-so there is none where there are GPUs.
+status. Where there is no such process, or it cannot fork, Python does run it. A fork cannot use a GPU that
+its parent looked at, so there is none where there are GPUs.
 """
 
 import contextlib
@@ -22,44 +22,68 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from tood.runtime.failures import KILLED
+
 ADDRESS = "TOOD_PRELOADED"  # environment variable: the server's socket
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+_STATUS_OF_SIGKILL = 128 + signal.SIGKILL
 _BACKLOG = 64
+_PATIENCE = 10.0  # seconds in which a caller has to say what it wants
 
 
 def start_server(modules: Sequence[str]) -> None:
     """Start a process that imports modules and forks for each job; jobs find it by the environment.
 
     It ends with this process, once the jobs that it started have ended. Where forking will not do (there are
-    GPUs, or this is no Linux), nothing is started.
+    GPUs, or this is no Linux), or anything fails, nothing is started and jobs run by themselves.
 
     Args:
         modules: names of what the jobs import.
     """
     if not hasattr(os, "pidfd_open") or Path("/dev/nvidiactl").exists() or ADDRESS in os.environ:
         return
-    address = Path(tempfile.mkdtemp(prefix="tood-")) / "jobs"
-    alive, _ = os.pipe()  # this process keeps the other end open until it ends
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(address))
-        listener.listen(_BACKLOG)  # jobs may call before the modules are there
-        subprocess.Popen(
-            [sys.executable, "-m", __name__, "--serve", str(listener.fileno()), str(alive), *modules],
-            pass_fds=(listener.fileno(), alive),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,  # where an import fails, jobs try it themselves and say so
-            start_new_session=True,  # the terminal's signals reach jobs by those who wait for them
-            # Threads would be lost in a fork. Jobs set their own number.
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+    for folder in (None, "/tmp"):  # the path of a socket has 107 bytes at most, and TMPDIR may be longer
+        with contextlib.suppress(OSError):
+            os.environ[ADDRESS] = _start(modules, folder)
+            return
+
+
+def _start(modules: Sequence[str], folder: str | None) -> str:
+    """Start the process, and return its address, in a folder of its own; None is that for temporary files.
+
+    Raises:
+        OSError: no folder, socket or process can be made; nothing is left of them.
+    """
+    address = Path(tempfile.mkdtemp(prefix="tood-", dir=folder)) / "jobs"
+    ends: tuple[int, ...] = ()
+    try:
+        ends = alive, _ = os.pipe()  # this process keeps the other end open until it ends
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(address))
+            listener.listen(_BACKLOG)  # jobs may call before the modules are there
+            subprocess.Popen(
+                [sys.executable, "-m", __name__, "--serve", str(listener.fileno()), str(alive), *modules],
+                pass_fds=(listener.fileno(), alive),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # where an import fails, jobs try it themselves and say so
+                start_new_session=True,  # the terminal's signals reach jobs by those who wait for them
+                # Threads would be lost in a fork. Jobs set their own number.
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+    except OSError as error:
+        for end in ends:
+            os.close(end)
+        shutil.rmtree(address.parent, ignore_errors=True)
+        raise OSError(*error.args) from error  # of a socket's path too, whose error is a plain one
     os.close(alive)
-    os.environ[ADDRESS] = str(address)
+    return str(address)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -99,7 +123,13 @@ def _run_there(arguments: Sequence[str]) -> int | None:
         pid = int(started)
         for number in _FORWARDED:
             signal.signal(number, lambda received, frame: _send(pid, received))
-        return int(answers.readline() or 1)
+        try:
+            status = int(answers.readline() or 1)
+        except (OSError, ValueError):
+            status = 1
+        if status == _STATUS_OF_SIGKILL:
+            print(f"{arguments[0]}: process {pid} ended by SIGKILL: {KILLED}", file=sys.stderr)
+        return status
 
 
 def _send(pid: int, number: int) -> None:
@@ -126,12 +156,14 @@ def serve(listener: socket.socket, alive: int, modules: Sequence[str]) -> None:
         while calling or waiting:
             for key, _ in selector.select():
                 if key.fileobj is listener:
-                    connection, _ = listener.accept()
-                    if pid := _fork(connection):
+                    if job := _accept(listener):
+                        pid, ending, connection = job
                         waiting[pid] = connection
-                        selector.register(os.pidfd_open(pid), selectors.EVENT_READ, pid)
+                        selector.register(ending, selectors.EVENT_READ, pid)
                         selector.register(connection, selectors.EVENT_READ, pid)
                     continue
+                if key.data is not None and key.data not in waiting:
+                    continue  # its job has ended in the same moment
                 selector.unregister(key.fileobj)
                 if key.fileobj == alive:
                     calling = False
@@ -152,25 +184,57 @@ def _answer(connection: socket.socket, pid: int) -> None:
         connection.sendall(f"{status if status >= 0 else 128 - status}\n".encode())
 
 
-def _fork(connection: socket.socket) -> int | None:
-    """Start the job that calls, and return its pid; None if it went away."""
+def _accept(listener: socket.socket) -> tuple[int, int, socket.socket] | None:
+    """Start the job that calls.
+
+    Returns:
+        its pid, a file descriptor that is ready when it has ended, and the connection to who waits for it;
+        None if that one went away, or nothing can be started, which it finds by the closed connection
+    """
+    streams: Sequence[int] = ()
     try:
+        connection, _ = listener.accept()
+    except OSError:
+        time.sleep(1)  # too many open files, until a job ends
+        return None
+    try:
+        connection.settimeout(_PATIENCE)
         _, streams, _, _ = socket.recv_fds(connection, 1, 3)
         job = json.loads(connection.makefile().readline())
+        connection.settimeout(None)
+        go, start = os.pipe()  # a job that cannot be watched must not have begun
+        try:
+            if (pid := os.fork()) == 0:
+                os.close(start)
+                if os.read(go, 1):
+                    _become(job, streams, connection)
+                os._exit(1)
+            try:
+                ending = os.pidfd_open(pid)
+            except OSError:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
+            os.write(start, b"\n")
+        finally:
+            os.close(go)
+            os.close(start)
+        with contextlib.suppress(OSError):  # who waited is gone, which `serve` sees
+            connection.sendall(f"{pid}\n".encode())
+        return pid, ending, connection
     except (OSError, ValueError):
         connection.close()
         return None
-    pid = os.fork()
-    if pid == 0:
-        _become(job, streams)
-    for stream in streams:
-        os.close(stream)
-    connection.sendall(f"{pid}\n".encode())
-    return pid
+    finally:
+        for stream in streams:
+            os.close(stream)
 
 
-def _become(job: dict, streams: Sequence[int]) -> NoReturn:
-    """Run a job's script in this process, which is a fork, and end it."""
+def _become(job: dict, streams: Sequence[int], connection: socket.socket) -> NoReturn:
+    """Run a job's script in this process, which is a fork, and end it; it says itself how, if it can.
+
+    So who waits for it knows that also where the process that forked has been killed.
+    """
     status = 1
     try:
         for stream, number in zip(streams, range(3), strict=True):
@@ -193,6 +257,8 @@ def _become(job: dict, streams: Sequence[int]) -> NoReturn:
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        connection.sendall(f"{int(status) & 0xFF}\n".encode())
     os._exit(status)
 
 

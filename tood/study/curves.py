@@ -1,7 +1,9 @@
 """What a training wrote while it went on: `losses.jsonl`, a JSON object a line."""
 
-import json
 from pathlib import Path
+
+from tood.runtime.files import parse_line
+from tood.study.forms import Entry
 
 # Means over the objects of one batch, of which there are `objects`
 _OF_OBJECTS = ("positives", "positive_iou")
@@ -17,12 +19,15 @@ def by_epoch(path: Path) -> list[dict[str, float | None]]:
     Returns:
         One mapping per epoch: epoch (from 1), objects, positives and positive_iou (None where no object had
         any; batches weigh by their number of objects), and the mean of each loss. Empty without a file.
+
+    Raises:
+        DamagedFile: a line is not what a training wrote.
     """
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
     epochs: dict[int, list[dict]] = {}
-    for line in lines:
-        if line.endswith("\n"):
-            entry = json.loads(line)
+    for number, line in enumerate(lines, 1):
+        if line.endswith(b"\n"):
+            entry = parse_line(path, number, line, Entry)
             # An entry is written after the iteration that passes its epoch, so the last of an epoch is whole.
             epochs.setdefault(int(entry["epoch"] - 1e-6) + 1, []).append(entry)
     return [{"epoch": epoch, **_means(entries)} for epoch, entries in epochs.items()]

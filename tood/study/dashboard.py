@@ -7,7 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from statistics import mean
 from typing import Any
 
@@ -19,7 +19,7 @@ from tood.runtime.text import aligned
 from tood.study.declarations import ExperimentError, cells_of, load_tables, unknown_run
 from tood.study.paths import AP
 from tood.study.plan import Plan
-from tood.study.status import STATES, Status, call_of, load_study, read_status, study_status
+from tood.study.status import STATES, Status, call_of, load_study, moment, read_status, study_status
 
 SECONDS_BETWEEN_UPDATES = 3.0
 SECONDS_BETWEEN_LINES = 60.0  # in a log
@@ -77,7 +77,10 @@ def _facts(status: Status, plan: Plan) -> dict:
         report = {key: value for key, value in status.report.items() if key not in facts}
         facts["import" if plan.imports else "training"] = report
     for name, result in status.results.items():
-        facts[name] = {key: None if math.isnan(value) else value for key, value in result.metrics.items()}
+        facts[name] = {
+            key: None if value is None or math.isnan(value) else value
+            for key, value in result.metrics.items()
+        }
         if result.stale:
             facts[name]["stale"] = result.stale
     if status.record:
@@ -98,7 +101,7 @@ def _lines(facts: dict, indent: str = "") -> str:
             lines += [f"{indent}{key}", _lines(value, indent + "  ")]
             continue
         if key in ("started", "updated", "finished") and isinstance(value, int | float):
-            value = datetime.fromtimestamp(value).astimezone().isoformat(" ", "seconds")
+            value = moment(value)
         elif isinstance(value, float):
             value = f"{value:.6g}"
         elif isinstance(value, list):
@@ -148,10 +151,10 @@ def summary(plan: Plan, statuses: Sequence[Status]) -> dict:
     for status in statuses:
         report, epochs = status.report, status.run.epochs
         if status.state == "running" and report.get("seconds_left") is not None:
-            remaining = report["iterations"] - report["iteration"]
+            iterations, done = report.get("iterations") or 0, report.get("iteration") or 0
             left += report["seconds_left"]
-            if remaining:
-                per_epoch.append(report["seconds_left"] * report["iterations"] / remaining / epochs)
+            if iterations > done:
+                per_epoch.append(report["seconds_left"] * iterations / (iterations - done) / epochs)
             continue
         if report.get("seconds"):
             per_epoch.append(report["seconds"] / epochs)
@@ -174,7 +177,7 @@ def _row(status: Status) -> tuple:
     """The values of COLUMNS; None for a value that is not known."""
     report = status.report
     epoch, iteration = (
-        f"{report[done]}/{report[total]}" if report.get(done) is not None else None
+        f"{report[done]}/{report.get(total)}" if report.get(done) is not None else None
         for done, total in (("epoch", "epochs"), ("iteration", "iterations"))
     )
     running = status.state == "running"
@@ -205,7 +208,10 @@ def _sum_line(plan: Plan, statuses: Sequence[Status]) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+    try:
+        return str(timedelta(seconds=round(seconds)))
+    except (OverflowError, ValueError):
+        return "unknown"
 
 
 def _settled(statuses: Iterable[Status]) -> bool:

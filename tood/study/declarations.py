@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tood.runtime.failures import InputError
 from tood.runtime.text import aligned, did_you_mean
 from tood.study.paths import EXPERIMENTS
 
@@ -25,7 +26,7 @@ ImageSet = Literal["val2017", "test-dev2017"]  # of COCO; the paper calls the fi
 _Yaml = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is more than ten times as fast
 
 
-class ExperimentError(ValueError):
+class ExperimentError(InputError):
     """A declaration that cannot be used; the message names the file, the key and gives a hint."""
 
 

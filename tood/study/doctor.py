@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path("weights", "resnet50.pth")
 LEAST_FREE_GB = 20
+SHARED_MEMORY = Path("/dev/shm")
+_BATCH, _SIDES = 16, (1333, 800)  # of the configurations, where a scale says no others
+_PREFETCHED = 2  # batches that torch lets each loading process have ready
 SLURM_COMMANDS = ("sbatch", "squeue", "sacct")
 SLURM_PROFILE = Path("profiles", "slurm", "profile.yaml")
 # The Slurm executor asks at intervals of 180 seconds or less.
@@ -310,8 +313,33 @@ def _machine() -> Iterator[Finding]:
     else:
         hint = f"checkpoints of a large study take more than {LEAST_FREE_GB} GB; link work/ to another disk"
         yield Finding("disk", "note", f"{free:.0f} GB free at the repository", hint)
+    yield from _shared_memory()
     yield _slurm()
     yield _revision()
+
+
+def shared_memory(scale: "Scale") -> int:
+    """Bytes in which processes pass on images: those of all batches that may be ready in one training."""
+    batch, (long, short) = scale.training.batch_size or _BATCH, scale.input.size or _SIDES
+    ready = _PREFETCHED * scale.resources.workers
+    return ready * batch * long * short * 3  # a byte for each colour of a pixel
+
+
+def _shared_memory() -> Iterator[Finding]:
+    """Whether processes that load images can pass them on, at the scales that have such processes."""
+    from tood.study.scales import load_scale, scale_names
+
+    if not SHARED_MEMORY.is_dir():
+        return
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    needed = {name: shared_memory(load_scale(name)) for name in scale_names()}
+    amounts = ", ".join(f"{name} needs {size / 2**20:.0f} MiB" for name, size in needed.items() if size)
+    detail = f"{free / 2**20:.0f} MiB free in {SHARED_MEMORY}" + (f"; {amounts}" if amounts else "")
+    enough = free >= max(needed.values(), default=0)
+    hint = (
+        "" if enough else "enlarge it (docker run --shm-size=8g), or set workers: 0 in the scale's resources"
+    )
+    yield Finding("shared memory", "ok" if enough else "note", detail, hint)
 
 
 def _slurm() -> Finding:

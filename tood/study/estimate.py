@@ -25,6 +25,7 @@ from tood.study.declarations import (
     load_tables,
     select_runs,
 )
+from tood.study.forms import Timed
 from tood.study.paths import EXPERIMENTS, StudyPaths
 from tood.study.scales import Scale, load_scale, seeds_by_run
 
@@ -256,13 +257,14 @@ def _finished(paths: StudyPaths) -> list[tuple[str, str, float]]:
     """Device, run and hours of one device, of each training that went through all of its epochs."""
     found = []
     for path in sorted(paths.runs.glob("*/*/provenance.json")):
-        content = read_json(path)
-        if content.get("seconds") is None or content["settings"].get("iterations"):
+        content = read_json(path, Timed)
+        hardware = content.get("hardware")
+        cut = (content.get("settings") or {}).get("iterations")
+        if content.get("seconds") is None or hardware is None or cut:
             continue
-        hardware = content["hardware"]
-        names = hardware.get("gpu_names") or [hardware["device"]]
-        device = names[0] if hardware["gpus"] else f"CPU ({hardware['cpu']})"
-        found.append((device, content["run"], content["seconds"] / 3600 * max(1, hardware["gpus"])))
+        gpus, names = hardware.get("gpus", 0), hardware.get("gpu_names") or [hardware.get("device")]
+        device = names[0] if gpus else f"CPU ({hardware.get('cpu')})"
+        found.append((device, content["run"], content["seconds"] / 3600 * max(1, gpus)))
     return found
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tood.runtime.files import atomic_path
+from tood.runtime.files import DamagedFile, atomic_path
 from tood.study.claims import load_claims
 from tood.study.claims_table import claims_markdown
 from tood.study.declarations import Run, Table, load_runs, load_tables
@@ -123,7 +123,10 @@ def kept(results: Path, scale: str) -> pd.DataFrame:
     folder = results / scale
     frames = []
     if (path := folder / METRICS).is_file():
-        trained = pd.read_csv(path, dtype={"stale": str}).fillna({"stale": ""})[COLUMNS]
+        try:
+            trained = pd.read_csv(path, dtype={"stale": str}).fillna({"stale": ""})[COLUMNS]
+        except (ValueError, KeyError) as error:
+            raise DamagedFile(f"{path}: no table of metrics ({error}); call the workflow again") from error
         frames.append(trained[trained["seed"].notna()])
     if scale == "paper":
         frames.append(read_complexity(folder / COMPLEXITY.name))

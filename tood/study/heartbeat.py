@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from tood.runtime.run_state import HEARTBEAT_TIMEOUT, read_state
+from tood.runtime.run_state import HEARTBEAT_TIMEOUT, read_state, silence
 
 # The workflow asks the scheduler at intervals of 3 minutes or less; then files may appear with a delay.
 UNNOTICED_SECONDS = 10 * 60
@@ -42,17 +42,17 @@ def missed_ends(
     """
     found = {}
     for (run, seed), state in states.items():
-        beat = state.get("updated", 0.0)
+        beat = state.get("updated") or 0.0
         if (run, seed) not in waiting or beat < since:
             continue
-        silence, name = now - beat, f"{run} seed {seed}"
-        if state["state"] == "running" and silence > HEARTBEAT_TIMEOUT:
+        silent, name = now - beat, f"{run} seed {seed}"
+        if state["state"] == "running" and silent > HEARTBEAT_TIMEOUT:
             problem = (
-                f"{name}: no heartbeat for {silence / 60:.0f} minutes from process {state['pid']} on "
-                f"{state['host']}, the last at iteration {state['iteration'] or 0}"
+                f"{name}: no heartbeat for {silent / 60:.0f} minutes from process {state.get('pid')} on "
+                f"{state.get('host')}, the last at iteration {state.get('iteration') or 0}"
             )
-        elif state["state"] == "done" and silence > UNNOTICED_SECONDS:
-            problem = f"{name}: done {silence / 60:.0f} minutes ago, but the scheduler has not reported it"
+        elif state["state"] == "done" and silent > UNNOTICED_SECONDS:
+            problem = f"{name}: done {silent / 60:.0f} minutes ago, but the scheduler has not reported it"
         else:
             continue
         found[(run, seed), beat] = f"{problem}; {HINT}"
@@ -60,10 +60,12 @@ def missed_ends(
 
 
 def read_states(folder: Path) -> dict[RunAndSeed, dict]:
-    """Every RUN/seedK/state.json below `folder` that can be read."""
-    states = {}
+    """Every RUN/seedK/state.json below `folder` that can be read; no `updated` is in the future."""
+    states, now = {}, time.time()
     for path in folder.glob("*/seed*/state.json"):
         if state := read_state(path):  # if not, the next check reads it
+            if (updated := state.get("updated") or 0.0) > now:
+                state["updated"] = max(now - silence(path, updated, now), 0.0)
             states[path.parts[-3], path.parts[-2].removeprefix("seed")] = state
     return states
 

@@ -23,6 +23,7 @@ import psutil
 
 from tood.runtime.files import read_json
 from tood.study.code_digest import evaluation_code
+from tood.study.forms import Provenance
 from tood.study.paths import REPOSITORY
 
 PACKAGES = (
@@ -75,7 +76,7 @@ def measured_digests(model: Path, evaluation: str) -> dict[str, str]:
         evaluation: result of `evaluation_digest`.
     """
     path = model.with_name("provenance.json")
-    trained = read_json(path)["digests"] if path.is_file() else {}
+    trained = read_json(path, Provenance)["digests"] if path.is_file() else {}
     return {**trained, "evaluation": evaluation}
 
 

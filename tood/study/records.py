@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tood.data.manifest import read_manifest
 from tood.data.synthetic import SPEC_FILE
 from tood.runtime.failures import STATE_OF, ExitCode
-from tood.runtime.files import read_json, write_json
+from tood.runtime.files import misfit, read_json, write_json
+from tood.runtime.run_state import State
 from tood.study.code_digest import code_digest
 from tood.study.curves import by_epoch
 from tood.study.declarations import ExperimentError
+from tood.study.forms import Content, Made, Measurement, Readings
 from tood.study.paths import PACKAGE, RunPaths
 from tood.study.provenance import digest
 
@@ -79,17 +82,24 @@ def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
         files: of the run; those that there are not, such as Table 6 of other runs, are left out.
         manifest: of its data.
         path: written.
+
+    Raises:
+        DamagedFile: one of the files is damaged.
     """
-    state, provenance = read_json(files.state), read_json(files.provenance)
+    state, provenance = read_json(files.state, State), read_json(files.provenance, Made)
     kept = {
         files.state.name: _only(state, _STATE),
         files.provenance.name: _only(provenance, _PROVENANCE) | {"data": _without_root(provenance["data"])},
     }
     measured = state["state"] != STATE_OF[ExitCode.DIVERGED]  # else what is there is of other weights
-    for file in (files.ap, files.alignment, files.alignment_variants):
+    for file, form in (
+        (files.ap, Measurement),
+        (files.alignment, Measurement),
+        (files.alignment_variants, Readings),
+    ):
         if measured and file.is_file():
-            kept[file.name] = read_json(file)
-    spec = Path(read_json(manifest)["root"], SPEC_FILE)
+            kept[file.name] = read_json(file, form)
+    spec = Path(read_manifest(manifest)["root"], SPEC_FILE)
     content: dict[str, Any] = {
         "version": VERSION,
         "run": provenance["run"],
@@ -120,11 +130,11 @@ def read_record(path: Path) -> Record | None:
             if content["version"] != VERSION
             else f"it is of {content['run']}, seed {content['seed']}, and lies in another's place"
             if named != (content["run"], f"seed{content['seed']}")
-            else ""
+            else misfit(content, Content)
         )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         problem = f"it is no record ({type(error).__name__}: {error})"
     if problem:
         raise ExperimentError(

@@ -1,24 +1,29 @@
 """The states of a study's runs, read from their files or records; nothing here disturbs a run.
 
 A run's state is one of STATES. Most states are in `state.json`. A run is `stale` if its digests differ from
-those that the plan expects. A run that is running without a heartbeat has failed. A run that was not trained
-here has the state in its record, if it has one.
+those that the plan expects. A run that is running has failed if no process holds its lock, for one of this
+host, or if it has no heartbeat. A run that was not trained here has the state in its record, if it has one.
 """
 
 import functools
 import math
 import shlex
+import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from tood.runtime.files import read_json, write_json
-from tood.runtime.run_state import HEARTBEAT_TIMEOUT
+from tood.data.manifest import read_manifest
+from tood.runtime.failures import KILLED
+from tood.runtime.files import DamagedFile, read_json, write_json
+from tood.runtime.locks import is_held
+from tood.runtime.run_state import HEARTBEAT_TIMEOUT, State, read_state, silence
 from tood.runtime.text import did_you_mean
 from tood.study.curves import by_epoch
 from tood.study.declarations import ExperimentError, Run
+from tood.study.forms import Measurement, Options, Provenance, Readings
 from tood.study.paths import ALIGNMENT, AP, RunPaths, StudyPaths
 from tood.study.plan import Plan, Training
 from tood.study.provenance import data_digest, digest, evaluation_digest, is_stale
@@ -95,6 +100,7 @@ def load_study(name: str | None = None) -> Plan:
 
     Raises:
         ExperimentError: there is no such study.
+        DamagedFile: the study's file of options is damaged.
     """
     called = {path.parent.name: path for path in Path().glob(str(StudyPaths("*").options))}
     if name is None and called:
@@ -107,7 +113,12 @@ def load_study(name: str | None = None) -> Plan:
             f"--name {name}: no study of that name was called here; {did_you_mean(name, known)}"
             f"there are {', '.join(known)}"
         )
-    return Plan(read_json(called[name]))
+    hint = f"delete {called[name]}, and call the workflow again with the options of the study"
+    options = read_json(called[name], Options, hint)
+    try:
+        return Plan(options)
+    except (ExperimentError, TypeError) as error:  # a value may have any type
+        raise DamagedFile(f"{called[name]}: {error}; if that is not what you wrote, {hint}") from error
 
 
 def call_of(plan: Plan, **changes: object) -> str:
@@ -130,7 +141,7 @@ def expected_digests(plan: Plan, run_id: str) -> dict[str, str]:
     return {
         "code": plan.code(run_id),
         "settings": digest(plan.settings(run_id)),
-        "data": data_digest(read_json(manifest)) if manifest.is_file() else UNCHECKED,
+        "data": data_digest(read_manifest(manifest)) if manifest.is_file() else UNCHECKED,
     }
 
 
@@ -152,6 +163,7 @@ def read_status(
 
     Raises:
         ExperimentError: a record is damaged.
+        DamagedFile: what the check of the data wrote is damaged.
     """
     now = time.time() if now is None else now
     expected = expected_digests(plan, run_id) if expected is None else expected
@@ -210,7 +222,7 @@ def _checked(plan: Plan) -> bool:
     """Whether what was checked are the data that the study has now, by their place and their times."""
     manifest = StudyPaths(plan.name).manifest
     annotations = [plan.data_root / split.annotations for split in plan.splits.values()]
-    return Path(read_json(manifest)["root"]) == plan.data_root and not any(
+    return Path(read_manifest(manifest)["root"]) == plan.data_root and not any(
         path.is_file() and path.stat().st_mtime > manifest.stat().st_mtime for path in annotations
     )
 
@@ -229,7 +241,7 @@ def _status_of(
             results[name] = Result(metrics, is_stale(files[name], {**expected, **evaluation}))
     # Weights without provenance are stale. A training that failed before it wrote any has only failed.
     trained = provenance or report.get("state") in FINISHED
-    state, reason = _reported(report, now)
+    state, reason = _reported(report, paths, now)
     status = Status(
         run=plan.all_runs[run_id],
         seed=seed,
@@ -290,29 +302,53 @@ def most_urgent(states: Iterable[str]) -> str:
 def _read(paths: RunPaths) -> tuple[dict[str, dict], list[str]]:
     """The JSON files of a run by name, and one line for each file that cannot be read."""
     files, problems = {}, []
-    for path in (paths.state, paths.provenance, paths.ap, paths.alignment, paths.alignment_variants):
+    for path, form in (
+        (paths.state, State),
+        (paths.provenance, Provenance),
+        (paths.ap, Measurement),
+        (paths.alignment, Measurement),
+        (paths.alignment_variants, Readings),
+    ):
         try:
-            content = read_json(path)
-            if not isinstance(content, dict):
-                raise ValueError(f"{path}: holds no keys; delete it and run the workflow again")
-            files[path.name] = content
+            files[path.name] = read_json(path, form)
         except FileNotFoundError:
             pass
-        except (OSError, ValueError) as error:
+        except (OSError, DamagedFile) as error:
             problems.append(_one_line(str(error)))
     return files, problems
 
 
-def _reported(report: Mapping, now: float) -> tuple[str, str]:
-    """State and reason according to state.json and the clock."""
+def _reported(report: Mapping, paths: RunPaths, now: float) -> tuple[str, str]:
+    """State and reason according to state.json, the clock and the lock of the run."""
     state, reason = report.get("state", "pending"), _one_line(report.get("reason") or "")
     if state not in STATES:
         return "failed", f"state.json says {state!r}; delete it and run the workflow again"
-    updated = report.get("updated", 0.0)
-    if state == "running" and now - updated > HEARTBEAT_TIMEOUT:
-        since = datetime.fromtimestamp(updated).astimezone().isoformat(" ", "seconds")
-        return "failed", f"no heartbeat since {since}; call the workflow again to resume"
+    if state == "running" and (ended := _ended(report, paths, now)):
+        return "failed", ended
     return state, reason
+
+
+def _ended(report: Mapping, paths: RunPaths, now: float) -> str:
+    """Why a training that reports to be running has ended; empty if it runs."""
+    updated = report.get("updated") or 0.0
+    if silence(paths.state, updated, now) > HEARTBEAT_TIMEOUT:
+        return f"no heartbeat since {moment(updated)}; call the workflow again to resume"
+    # A trainer writes how it ended and then frees the lock, so what it wrote is read once more.
+    here = report.get("host") == socket.gethostname()
+    if here and not is_held(paths.folder) and read_state(paths.state) == report:
+        return (
+            f"process {report.get('pid', '(unknown)')} ended without a word, last heard of at "
+            f"{moment(updated)}; {KILLED}; call the workflow again to resume"
+        )
+    return ""
+
+
+def moment(seconds: float) -> str:
+    """A time in words."""
+    try:
+        return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
+    except (OverflowError, OSError, ValueError):
+        return f"{seconds:g} s"
 
 
 def _one_line(text: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tood.runtime.files import write_text
+from tood.runtime.files import DamagedFile, write_text
 from tood.study.declarations import Row, Run, Table
 from tood.study.markup import latex, latex_table, markdown, markdown_table
 from tood.study.references import Reference, reference_on
@@ -33,10 +33,21 @@ def read_complexity(path: Path) -> pd.DataFrame:
 
     Returns:
         A frame with the columns `COLUMNS`.
+
+    Raises:
+        DamagedFile: the file is not what `tood complexity` writes.
     """
     if not path.is_file():
         return pd.DataFrame(columns=COLUMNS)
-    long = pd.read_csv(path).rename(columns=_COMPLEXITY).melt("run", var_name="metric")
+    try:
+        counts = pd.read_csv(path, encoding="utf-8")
+        counts = counts[["run", *_COMPLEXITY]].astype(dict.fromkeys(_COMPLEXITY, float))
+    except (ValueError, KeyError) as error:  # pandas has no class of its own for all that can be wrong
+        raise DamagedFile(
+            f"{path}: no table of parameters and FLOPs ({error}); delete it, and `tood complexity` writes it "
+            "anew"
+        ) from error
+    long = counts.rename(columns=_COMPLEXITY).melt("run", var_name="metric")
     return long.assign(seed=float("nan"), stale="")[COLUMNS].sort_values(["run", "metric"])
 
 

@@ -3,6 +3,7 @@
 The rules hold Snakemake's syntax, this module what can be tested without it. Read at every workflow start.
 """
 
+import atexit
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -11,11 +12,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from tood.data.input_sizes import vanishing_of
+from tood.data.manifest import read_manifest
 from tood.data.validation import Split, changed_since_check
 from tood.runtime import event_files
 from tood.runtime.failures import STATE_OF, ExitCode
-from tood.runtime.files import read_json
-from tood.runtime.locks import FolderLock, hold_study
+from tood.runtime.locks import StudyLock, hold_study
 from tood.runtime.preloaded import start_server
 from tood.study.coco import load_archives
 from tood.study.declarations import ExperimentError, Table
@@ -287,7 +288,7 @@ def require_folders(plan: Plan) -> None:
     _refuse(blocked_problem, plan)
 
 
-def begin(plan: Plan, preload: bool) -> FolderLock:
+def begin(plan: Plan, preload: bool) -> StudyLock:
     """Stop before any job that cannot end well; say which study this is; preload what its jobs import.
 
     Args:
@@ -300,13 +301,17 @@ def begin(plan: Plan, preload: bool) -> FolderLock:
     Raises:
         ExperimentError: a folder cannot be written, the data is not what was checked, or the package of a
             logger is not installed.
-        Held: another call works on the study.
+        DamagedFile: what the check of the data wrote is damaged.
+        Held: another call works on the study, or on its results from another clone.
     """
     _refuse(writable_problem, plan)
     if plan.study.logger and find_spec(plan.study.logger) is None:
         raise ExperimentError(f"--config {event_files.MISSING}")
     paths = StudyPaths(plan.name)
-    lock = hold_study(paths.work)
+    lock = hold_study(paths.work, paths.results)
+    atexit.register(lock.release)
+    if paths.manifest.is_file():
+        read_manifest(paths.manifest)
     if changed := changed_since_check(paths.manifest):
         raise ExperimentError(
             f"{changed} changed after the dataset was checked; remove {paths.manifest} to have it checked "
@@ -325,7 +330,7 @@ def require_sizes(plan: Plan) -> None:
         ExperimentError: a resize would leave nothing of an image.
     """
     manifest = StudyPaths(plan.name).manifest
-    if manifest.is_file() and (problem := vanishing_of(read_json(manifest), plan.input_sizes)):
+    if manifest.is_file() and (problem := vanishing_of(read_manifest(manifest), plan.input_sizes)):
         raise ExperimentError(problem)
 
 

@@ -19,7 +19,7 @@ from tood.study.doctor import environment_problem, slurm_problems
 if problem := environment_problem():  # before an import can fail less clearly
     raise WorkflowError(problem)
 
-from tood.runtime.failures import Held
+from tood.runtime.failures import Held, InputError
 from tood.study import workflow as study
 from tood.study.claims import load_claims
 from tood.study.code_digest import code_digest, import_closure, training_files
@@ -53,7 +53,7 @@ try:
     # Of these there are records, which are shown beside the trainings of this call.
     OTHERS = other_trainings(PLAN)
     NOT_MADE = [*RECORDED, *OTHERS]  # for which no rule makes anything
-except ExperimentError as error:
+except InputError as error:
     raise WorkflowError(str(error)) from None
 
 PATHS = StudyPaths(PLAN.name)
@@ -153,7 +153,7 @@ def before_work():
             study.require_sizes(PLAN)
         if computes:
             study.require_device(PLAN.device)
-    except (ExperimentError, Held) as error:
+    except (InputError, Held) as error:
         raise WorkflowError(str(error)) from None
     if not workflow.local_exec:
         for problem in slurm_problems():

@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from tood.runtime.failures import one_message
 from tood.study.metrics import write_results
 from tood.study.plan import Plan
 
@@ -13,7 +14,8 @@ def main() -> None:
     parser.add_argument("--study", type=json.loads, required=True, help="its options, as JSON")
     parser.add_argument("--complexity", type=Path, required=True, help="CSV of all models")
     args = parser.parse_args()
-    write_results(Plan(args.study), args.complexity)
+    with one_message("tables"):
+        write_results(Plan(args.study), args.complexity)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from tood.data.validation import DataError, Split, check_dataset
+from tood.data.validation import Split, check_dataset
+from tood.runtime.failures import one_message
 from tood.runtime.files import write_json
 from tood.runtime.progress import Progress
 
@@ -18,19 +18,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     splits = {name: Split(**split) for name, split in args.splits.items()}
-    with Progress("check data", total=1) as progress:
+    with one_message("data"), Progress("check data", total=1) as progress:
 
         def show(done: int, total: int) -> None:
             progress.total = total
             progress.advance(done - progress.done)
 
-        try:
-            manifest = check_dataset(
-                args.root, splits.get("train"), splits["val"], sizes=args.sizes, progress=show
-            )
-        except DataError as error:
-            sys.exit(f"data: {error}")
-    write_json(args.output, {"root": str(args.root), **manifest})
+        manifest = check_dataset(
+            args.root, splits.get("train"), splits["val"], sizes=args.sizes, progress=show
+        )
+        write_json(args.output, {"root": str(args.root), **manifest})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """Fetch COCO 2017 into a folder, and unpack it; what is there already stays."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from tood.data.coco import download
-from tood.runtime.download import DownloadError
+from tood.runtime.failures import one_message
 from tood.study.coco import ARCHIVES, load_archives
 
 
@@ -15,11 +14,9 @@ def main() -> None:
     parser.add_argument("--archives", nargs="*", required=True, help="names of those that are wanted")
     parser.add_argument("--declaration", type=Path, default=ARCHIVES, help="of all archives")
     args = parser.parse_args()
-    archives = load_archives(args.declaration)
-    try:
+    with one_message("download"):
+        archives = load_archives(args.declaration)
         download(args.root, [archives[name] for name in args.archives])
-    except DownloadError as error:
-        sys.exit(f"download: {error}")
 
 
 if __name__ == "__main__":

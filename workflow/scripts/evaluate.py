@@ -1,10 +1,10 @@
 """Detect on the validation images and measure COCO AP."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from tood.evaluation.evaluate import evaluate
+from tood.runtime.failures import one_message
 from tood.study.jobs import Execution, MeasuringJob
 from tood.study.paths import RunPaths
 from tood.study.records import write_record
@@ -18,11 +18,9 @@ def main() -> None:
     parser.add_argument("--record", type=Path, required=True, help="of the run, written")
     args = parser.parse_args()
     files = RunPaths(args.folder)
-    try:
+    with one_message("evaluate"):
         evaluate(args.job, args.execution, files.detections, files.ap)
-    except RuntimeError as error:
-        sys.exit(f"evaluate: {error}")
-    write_record(files, args.job.manifest, args.record)
+        write_record(files, args.job.manifest, args.record)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Evaluate, and in the same pass measure how well classification and localisation agree."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from tood.analysis.one_pass import analyse
+from tood.runtime.failures import one_message
 from tood.study.jobs import AnalysisJob, Execution
 from tood.study.paths import RunPaths
 from tood.study.records import write_record
@@ -18,11 +18,9 @@ def main() -> None:
     parser.add_argument("--record", type=Path, required=True, help="of the run, written")
     args = parser.parse_args()
     files = RunPaths(args.folder)
-    try:
+    with one_message("evaluate"):
         analyse(args.job, args.execution, files)
-    except RuntimeError as error:
-        sys.exit(f"evaluate: {error}")
-    write_record(files, args.job.manifest, args.record)
+        write_record(files, args.job.manifest, args.record)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         fetch(args.released.source(), args.output)
-    except (DownloadError, ExperimentError) as error:
+    except (DownloadError, ExperimentError, OSError) as error:
         sys.exit(f"weights: {error}. Put the file at {args.output} by hand, or name other runs: runs=RUN,RUN")
 
 

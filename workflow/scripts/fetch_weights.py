@@ -16,7 +16,7 @@ def main() -> None:
     url, digest = address(args.name)
     try:
         fetch(Source(url, sha256=digest), args.output)
-    except DownloadError as error:
+    except (DownloadError, OSError) as error:
         sys.exit(
             f"weights: {Path(url).name} cannot be fetched ({error}). Put the file at {args.output} by hand, "
             "or start from random weights, which the tables will say: --config weights=random name=NAME"

@@ -1,10 +1,10 @@
 """Write released weights as the model of a run."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from tood.evaluation.importing import run_import
+from tood.runtime.failures import one_message
 from tood.study.jobs import ImportJob
 from tood.study.released import ReleasedFile
 
@@ -16,10 +16,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="of the run, for all but the weights")
     parser.add_argument("--output", type=Path, required=True, help="the weights")
     args = parser.parse_args()
-    try:
+    with one_message(f"import {args.job.run}"):
         run_import(args.job, args.released, args.folder, args.output)
-    except RuntimeError as error:
-        sys.exit(f"import {args.job.run}: {error}")
 
 
 if __name__ == "__main__":

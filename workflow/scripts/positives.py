@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from tood.analysis.positive_curves import draw_positive_curves
+from tood.runtime.failures import one_message
 from tood.study.records import read_record
 
 
@@ -14,12 +15,15 @@ def main() -> None:
     parser.add_argument("--png", type=Path, required=True)
     parser.add_argument("--pdf", type=Path, required=True)
     args = parser.parse_args()
-    found = {scheme: [read_record(Path(name)) for name in names] for scheme, names in args.records.items()}
-    draw_positive_curves(
-        {scheme: [record.epochs for record in records if record] for scheme, records in found.items()},
-        args.png,
-        args.pdf,
-    )
+    with one_message("positives"):
+        found = {
+            scheme: [read_record(Path(name)) for name in names] for scheme, names in args.records.items()
+        }
+        draw_positive_curves(
+            {scheme: [record.epochs for record in records if record] for scheme, records in found.items()},
+            args.png,
+            args.pdf,
+        )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from tood.runtime.failures import one_message
 from tood.study.plan import Plan
 from tood.study.report import write_report
 
@@ -16,7 +17,8 @@ def main() -> None:
         "--absent", type=json.loads, default={}, help="why there is no figure of a name, as JSON"
     )
     args = parser.parse_args()
-    write_report(Plan(args.study), args.figures, args.absent)
+    with one_message("report"):
+        write_report(Plan(args.study), args.figures, args.absent)
 
 
 if __name__ == "__main__":

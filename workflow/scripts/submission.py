@@ -1,10 +1,10 @@
 """Detect on images without annotations and write a submission for COCO's server."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from tood.evaluation.submitted_run import write_submission
+from tood.runtime.failures import one_message
 from tood.study.jobs import Execution, SubmissionJob
 
 
@@ -14,10 +14,8 @@ def main() -> None:
     parser.add_argument("--execution", type=Execution.model_validate_json, required=True, help="as JSON")
     parser.add_argument("--output", type=Path, required=True, help="zip, written")
     args = parser.parse_args()
-    try:
+    with one_message("submission"):
         number = write_submission(args.job, args.execution, args.output)
-    except RuntimeError as error:
-        sys.exit(f"submission: {error}")
     print(f"{args.output}: {number} detections")
 
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from tood.analysis.sweeps import draw_sweeps
+from tood.runtime.failures import one_message
 
 
 def main() -> None:
@@ -12,7 +13,8 @@ def main() -> None:
     parser.add_argument("--table4", type=Path, required=True, help="CSV")
     parser.add_argument("--output", type=Path, required=True, help="folder")
     args = parser.parse_args()
-    draw_sweeps(args.table_m, args.table4, args.output)
+    with one_message("sweeps"):
+        draw_sweeps(args.table_m, args.table4, args.output)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from tood.engine.job import run_training
-from tood.runtime.failures import ExitCode
+from tood.runtime.failures import ExitCode, one_message
 from tood.study.jobs import Execution, TrainingJob
 from tood.study.paths import RunPaths
 from tood.study.records import write_record
@@ -21,7 +21,8 @@ def main() -> None:
     args = parser.parse_args()
     ended = run_training(args.job, args.execution, args.folder, args.output)
     if ended == ExitCode.DIVERGED and args.record:
-        write_record(RunPaths(args.folder), args.job.manifest, args.record)
+        with one_message(f"train {args.job.run}"):
+            write_record(RunPaths(args.folder), args.job.manifest, args.record)
     sys.exit(ended)
 
 

@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 from tood.analysis.views import draw_views
-from tood.runtime.files import read_json
+from tood.data.manifest import read_manifest
+from tood.runtime.failures import one_message
 from tood.study.paths import RunPaths
 
 
@@ -17,7 +18,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the figures")
     args = parser.parse_args()
     runs = {name: [RunPaths(Path(folder)) for folder in folders] for name, folders in args.runs.items()}
-    draw_views(runs, Path(read_json(args.manifest)["root"]) / args.annotations, args.output)
+    with one_message("views"):
+        draw_views(runs, Path(read_manifest(args.manifest)["root"]) / args.annotations, args.output)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,36 @@
+"""`manifest.json`: what the check of a dataset found, which every job of a study reads."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from tood.runtime.files import read_json
+
+
+class _Category(BaseModel):
+    id: int
+    name: str
+
+
+class _Split(BaseModel):
+    annotation_file: str
+    image_folder: str
+    images: int
+    sha256: str
+    image_digest: str
+
+
+class _Manifest(BaseModel):
+    root: str
+    categories: list[_Category]
+    splits: dict[str, _Split]
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The result of `tood.data.validation.check_dataset`, and the dataset's `root`.
+
+    Raises:
+        DamagedFile: it is not what the check wrote.
+    """
+    return read_json(path, _Manifest, f"delete {path}, and the next call checks the data again")

@@ -1,0 +1,54 @@
+"""Waiting that ends: a call that may never return is left when its time is up, or when a signal came."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import TypeVar
+
+_Result = TypeVar("_Result")
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+class _Stopped(BaseException):
+    """Raised inside of the call, through everything that catches an `Exception`."""
+
+
+def wait_for(
+    action: Callable[[], _Result], seconds: float, stop: Callable[[], bool] = lambda: False
+) -> _Result | None:
+    """The result of a call; None as soon as `stop` says so.
+
+    A timer of the system interrupts the call wherever it waits: for another process, a lock or a pipe. Away
+    from the main thread, which alone takes signals, nothing interrupts it.
+
+    Args:
+        action: the call. What it leaves half done must not be used again after an interruption.
+        seconds: longest time that it may take.
+        stop: whether to leave it; asked twice a second.
+
+    Raises:
+        TimeoutError: the time is up.
+    """
+    if stop():
+        return None
+    if threading.current_thread() is not threading.main_thread():
+        return action()
+    end = time.monotonic() + seconds
+
+    def look(number: int, frame: FrameType | None) -> None:
+        if stop():
+            raise _Stopped
+        if time.monotonic() > end:
+            raise TimeoutError(f"nothing came within {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, look)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, min(_SECONDS_BETWEEN_LOOKS, seconds), _SECONDS_BETWEEN_LOOKS)
+        return action()
+    except _Stopped:
+        return None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
