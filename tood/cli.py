@@ -199,7 +199,7 @@ def _complexity(options: argparse.Namespace) -> int:
 
 def _assign(options: argparse.Namespace) -> int:
     from tood.runtime.files import atomic_path
-    from tood.study.declarations import parse_options
+    from tood.study.options import parse_options
     from tood.study.plan import Plan
 
     plan = Plan({**parse_options(options.config), "runs": options.schemes})
@@ -259,7 +259,7 @@ def _scores(options: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     import warnings
 
-    from tood.study.declarations import parse_options
+    from tood.study.options import parse_options
 
     given = parse_options(options.config)
     warnings.simplefilter("ignore")  # warnings of the libraries about themselves

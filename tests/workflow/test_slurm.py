@@ -17,8 +17,8 @@ from snakemake_executor_plugin_slurm.utils import set_gres_string
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 
 from tood.runtime.failures import StopRequest
-from tood.study.declarations import parse_options
 from tood.study.jobs import Execution, TrainingJob
+from tood.study.options import parse_options
 from tood.study.plan import Plan
 from tood.study.scales import load_scale
 from tood.study.workflow import PYTHON

@@ -244,21 +244,6 @@ def _shown_state(run: Run) -> str:
     return f"{run.state}, reconstruction" if run.reconstruction else run.state
 
 
-def parse_options(pairs: Iterable[str]) -> dict[str, Any]:
-    """`KEY=VALUE` words as the workflow's `--config` takes them, values read as YAML.
-
-    Raises:
-        ExperimentError: a word has no `=`.
-    """
-    options = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ExperimentError(f"--config {pair}: must be KEY=VALUE")
-        options[key] = yaml.safe_load(value)
-    return options
-
-
 def read_mapping(path: Path) -> dict:
     """The keys and values of a YAML file."""
     try:

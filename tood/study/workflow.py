@@ -258,12 +258,12 @@ def requests(of: Callable[[Any], Resources], on_gpu: bool) -> dict[str, Callable
 
 
 def launcher(resources: Resources, on_gpu: bool) -> str:
-    """What starts a training script, for the shell: Python, or `torchrun` for one process on each GPU."""
+    """What starts a training script, for the shell: Python, or torchrun for one process on each GPU."""
     if not on_gpu or resources.gpus * resources.nodes == 1:
         return PYTHON
     # Slurm announces the end of the time with SIGUSR1.
     signals = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-    call = f"torchrun --nproc-per-node {resources.gpus} --signals-to-handle {signals} "
+    call = f"python -m torch.distributed.run --nproc-per-node {resources.gpus} --signals-to-handle {signals} "
     if resources.nodes == 1:
         return call + "--standalone"
     # The shell runs on the first of the nodes.
