@@ -198,18 +198,18 @@ def _complexity(options: argparse.Namespace) -> int:
 
 
 def _assign(options: argparse.Namespace) -> int:
-    from tood.runtime.files import atomic_path
     from tood.study.options import parse_options
     from tood.study.plan import Plan
 
+    looking.require_format(options.output)
     plan = Plan({**parse_options(options.config), "runs": options.schemes})
     looking.quiet()
     from tood.analysis.assignment import assign, draw
+    from tood.analysis.figure_files import save
 
     with looking.silent():
         found = [assign(plan, run.id, options.image, plan.seeds[0]) for run in plan.runs]
-    with atomic_path(options.output) as temporary:
-        draw(found).savefig(temporary, dpi=200)
+    save(draw(found), options.output)
     for one in found:
         quality = f"mean IoU {one.iou:.3f}" if one.trained else "untrained"
         print(f"{one.scheme:20} {one.per_object:6.2f} positives per object, {quality}")

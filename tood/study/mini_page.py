@@ -52,7 +52,8 @@ def sweep(results: Path) -> str:
                 values = [f"{_percent(one, metric)}{_mark(one)}" for metric in ("AP", "AP75")]
                 found.append((_epochs(one), float(named["lr"]), one.run, one.content["seed"], *values))
     body = [
-        [run, str(seed), f"{lr:g}", str(epochs), *values] for epochs, lr, run, seed, *values in sorted(found)
+        [markdown(run), str(seed), f"{lr:g}", str(epochs), *values]
+        for epochs, lr, run, seed, *values in sorted(found)
     ]
     header = ["Run", "Seed", "Learning rate", "Epochs", "AP", "AP75"]
     return markdown_table("**Sweep of the recipe.**", header, body, 2, [])
@@ -131,7 +132,7 @@ def _epochs(record: Record) -> int:
 def _percent(record: Record, metric: str) -> str:
     """A metric of AP, or the state of a training that has none."""
     files = record.files
-    return f"{files[AP][metric]:.1f}" if AP in files else str(files["state.json"]["state"])
+    return f"{files[AP][metric]:.1f}" if AP in files else markdown(str(files["state.json"]["state"]))
 
 
 def _mark(record: Record) -> str:
