@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from markdown_it import MarkdownIt
 
-# GitHub reads $ as mathematics and ~ as a line through the text; & begins the name of a character.
-_MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_|<>[]&$~"})
+# GitHub reads $ as mathematics and ~ as a line through the text; & may begin the name of a character.
+_IN_MARKDOWN = re.compile(r"[\\`*_|<>\[\]$~]|&(?=[#\w])")
 _LATEX = str.maketrans(
     {character: f"\\{character}" for character in "%_&#${}"}
     | {character: f"${character}$" for character in "<>|"}
@@ -32,7 +32,7 @@ _BEYOND_LATEX = re.compile("[^\\x20-\\x7e\u00a1-\u017f‘’“”…—]")
 
 def markdown(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
-    return _line(text).translate(_MARKDOWN)
+    return _IN_MARKDOWN.sub(r"\\\g<0>", _line(text))
 
 
 def latex(text: str) -> str:

@@ -52,8 +52,7 @@ def sweep(results: Path) -> str:
                 values = [f"{_percent(one, metric)}{_mark(one)}" for metric in ("AP", "AP75")]
                 found.append((_epochs(one), float(named["lr"]), one.run, one.content["seed"], *values))
     body = [
-        [markdown(run), str(seed), f"{lr:g}", str(epochs), *values]
-        for epochs, lr, run, seed, *values in sorted(found)
+        [run, str(seed), f"{lr:g}", str(epochs), *values] for epochs, lr, run, seed, *values in sorted(found)
     ]
     header = ["Run", "Seed", "Learning rate", "Epochs", "AP", "AP75"]
     return markdown_table("**Sweep of the recipe.**", header, body, 2, [])
