@@ -1,6 +1,8 @@
 """The `tood` command: lists runs, shows how a study is doing and what detectors see, checks this machine."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +18,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 if `doctor` finds that something required is missing, or `detect` an image that
-        cannot be read; 2 for a wrong declaration or option.
+        cannot be read; 2 for a wrong declaration or option; 130 where the user stopped it, 141 where nobody
+        reads the output to its end, such as `head`: 128 and the number of the signal, as of other programs.
     """
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            if sys.stdout:  # it may be closed
+                sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it ends
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.action(options)

@@ -158,8 +158,8 @@ def test_gpus_are_asked_for_where_the_study_wants_them(workspace, device, gpus):
         (("micro_batch=2",), PYTHON, Execution(device="cpu", micro_batch=2)),
         (
             ("device=cuda", "gpus=2", "micro_batch=4"),
-            "torchrun --nproc-per-node 2 --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 "
-            "--standalone",
+            "python -m torch.distributed.run --nproc-per-node 2 "
+            "--signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --standalone",
             Execution(device="cuda", micro_batch=4),
         ),
         (("scale=paper",), PYTHON, Execution(device="cpu", threads=2, workers=4)),  # of two cores

@@ -17,7 +17,11 @@ from snakemake.logging import logger
 
 # The repository of these rules, wherever links lead to it from. Rules and package are one thing: the code of
 # another clone must not do this one's jobs.
-HOME = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).resolve().parents[1]
+HOME = (
+    Path(workflow.current_basedir.get_path_or_uri(secret_free=True))
+    .resolve()
+    .parents[1]
+)
 ORIGIN = find_spec("tood")
 if ORIGIN is None or Path(ORIGIN.origin).resolve().parents[1] != HOME:
     raise WorkflowError(

@@ -23,7 +23,8 @@ rule fetch_weights:
         "work/logs/fetch_weights_{name}.log",
     wildcard_constraints:
         name="|".join(
-            re.escape(name) for name in sorted({run.weights for run in PLAN.all_runs.values()})
+            re.escape(name)
+            for name in sorted({run.weights for run in PLAN.all_runs.values()})
         ),
     localrule: True
     shell:

@@ -13,7 +13,10 @@ NOT_WANTED = "Specify a conda environment or container for each rule."
 
 def main() -> None:
     outcome = subprocess.run(
-        ["snakemake", "--lint"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-m", "snakemake", "--lint"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     titles = re.findall(r"^    \* (.*):$", outcome.stdout, re.MULTILINE)
     if set(titles) != {NOT_WANTED}:  # also where it fails before it has looked at a rule
