@@ -35,6 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    own, here = Path(__file__).resolve(), Path("tood/cli.py").resolve()
+    if here.is_file() and here != own:  # results would be read and made by another version of the code
+        print(
+            f"tood: this is the command of {own.parents[1]}, the folder is another clone; activate its "
+            "environment, or type `python -m tood.cli`",
+            file=sys.stderr,
+        )
+        return 2
     options = _parser().parse_args(arguments)
     try:
         return options.action(options)

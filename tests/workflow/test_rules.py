@@ -56,27 +56,35 @@ def clone(tmp_path) -> Path:
     return path
 
 
-def test_the_environment_of_another_clone_is_refused(clone, workspace):
-    outcome = type(workspace)(clone).run("snakemake", "-n")
+def test_another_package_is_refused(clone, workspace):
+    outcome = workspace.run("snakemake", "-n", PYTHONPATH=str(clone))
     assert outcome.returncode
     assert "Traceback" not in outcome.stdout
     message = re.sub(r"\s+", " ", outcome.stdout)
     assert (
-        f"the environment {sys.prefix} has `tood` from {REPOSITORY}, the workflow is that of {clone}"
+        f"the environment {sys.prefix} has `tood` from {clone}, the workflow is that of {REPOSITORY};"
         in message
     )
 
 
-def test_jobs_run_on_the_code_of_the_rules(clone, workspace):
-    """Also with another clone's environment, and its package on PYTHONPATH."""
+@pytest.mark.parametrize("program", [("snakemake",), ("python", "-m", "snakemake")], ids=" ".join)
+def test_jobs_run_on_the_code_of_the_rules(clone, workspace, program):
+    """Also with another clone's environment."""
     source = clone / "tood/data/synthetic.py"
     source.write_text(source.read_text() + '\nprint("code of", __file__)\n')
     plan = Plan({})
     target = str(plan.data_root / plan.scale.val.annotations)
-    here = type(workspace)(clone)
-    outcome = here.run("python", "-m", "snakemake", "--cores", "1", target)
+    outcome = type(workspace)(clone).run(*program, "--cores", "1", target)
     assert outcome.returncode == 0, outcome.stdout
     assert f"code of {source}" in (clone / "work/smoke/logs/generate_data.log").read_text()
-    assert not (clone / "X").exists()
-    refused = workspace.run("snakemake", "-n", PYTHONPATH=str(clone))
-    assert "has `tood` from" in refused.stdout
+    assert list(clone.rglob("X")) == []
+
+
+def test_the_command_of_another_clone_is_refused(clone, workspace):
+    here = type(workspace)(clone)
+    outcome = here.run("tood", "runs")
+    assert outcome.returncode == 2
+    assert outcome.stdout.startswith(
+        f"tood: this is the command of {REPOSITORY}, the folder is another clone"
+    )
+    assert here.run("python", "-m", "tood.cli", "runs").returncode == 0

@@ -6,6 +6,7 @@ jobs ask for; `tood.study.jobs` describes them.
 """
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -16,7 +17,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 # The repository of these rules, wherever links lead to it from. Rules and package are one thing: the code of
-# another clone must not do this one's jobs.
+# another clone, whose environment may be the active one, must not do this one's jobs.
 HOME = (
     Path(workflow.current_basedir.get_path_or_uri(secret_free=True))
     .resolve()
@@ -27,8 +28,14 @@ if ORIGIN is None or Path(ORIGIN.origin).resolve().parents[1] != HOME:
     raise WorkflowError(
         f"the environment {sys.prefix} has "
         + (f"`tood` from {Path(ORIGIN.origin).parents[1]}" if ORIGIN else "no `tood`")
-        + f", the workflow is that of {HOME}; type `make` there, or `make env` and activate its .venv"
+        + f", the workflow is that of {HOME}; type `make` there, or `unset PYTHONPATH`, `make env` and activate "
+        "its .venv"
     )
+# For all processes that this one starts
+PATHS_OF_PYTHON = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    dict.fromkeys([str(HOME), *filter(None, PATHS_OF_PYTHON)])
+)
 
 from tood.study.doctor import environment_problem, slurm_problems
 
@@ -55,14 +62,11 @@ from tood.study.plan import Plan
 from tood.study.released import FOLDER as RELEASED
 from tood.study.status import other_trainings, status_with_records
 
-# Jobs run in the environment that Snakemake runs in, and on the code of these rules, whatever PATH and PYTHONPATH
-# say.
-PREFIX = (
-    "set -euo pipefail; "
-    f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH "
-    f"PYTHONPATH={shlex.quote(str(HOME))}${{PYTHONPATH:+:$PYTHONPATH}}; "
+# Jobs find the environment that Snakemake runs in, also where the PATH does not name it. Braces are Snakemake's.
+PROGRAMS = shlex.quote(str(Path(sys.executable).parent))
+shell.prefix(
+    f"set -euo pipefail; export PATH={PROGRAMS.replace('{', '{{').replace('}', '}}')}:$PATH; "
 )
-shell.prefix(PREFIX.replace("{", "{{").replace("}", "}}"))
 
 try:
     # In `config` Snakemake has read 2024_01 as a number. Words are passed on to the jobs of a cluster as typed.
