@@ -30,9 +30,9 @@ class ExperimentError(ValueError):
 
 
 class Declaration(BaseModel):
-    """Content of a file under `experiments/`: unknown keys are errors, and values cannot be changed."""
+    """Content of a file under `experiments/`: numbers are finite, no key is unknown, no value can be changed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 _Declared = TypeVar("_Declared", bound=Declaration)
