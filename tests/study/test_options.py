@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tood.data.validation import Split
 from tood.study.declarations import ExperimentError
-from tood.study.options import Study, parse_options, parse_study
+from tood.study.options import Study, check_data, parse_options, parse_study
+from tood.study.scales import load_scale
 
 LOCAL = {"scale": "smoke", "data_root": "data", "name": "x"}
 
@@ -79,6 +81,14 @@ def test_what_a_shell_or_snakemake_would_read_is_refused(key, part):
     assert message.startswith(f"--config {key}=a:")
     assert "a brace or a control character" in message
     assert message.isprintable()
+
+
+@pytest.mark.parametrize("key", ["data_root", "train", "val"])
+def test_paths_of_a_scale_are_plain_too(key):
+    scale = load_scale("smoke")
+    value = Path("data/{x}") if key == "data_root" else Split("{x}.json", "images")
+    with pytest.raises(ExperimentError, match=rf"scale 'smoke': {key}: holds a quote, .* a brace"):
+        check_data(Study(), scale.model_copy(update={key: value}))
 
 
 NUMBERS = (

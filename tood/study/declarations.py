@@ -30,7 +30,7 @@ class ExperimentError(ValueError):
 
 
 class Declaration(BaseModel):
-    """Content of a file under `experiments/`: numbers are finite, no key is unknown, no value can be changed."""
+    """Content of a file under `experiments/`: unknown keys are errors, numbers finite, nothing changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

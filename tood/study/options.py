@@ -6,7 +6,7 @@ option's is refused. Read at every workflow start, hence only pydantic.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +20,10 @@ from tood.study.jobs import Device, Logger, Precision, Resources, renamed
 from tood.study.scales import Scale
 
 _SPECIAL = re.compile(r"""['"`$\\{}\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]""")
+_SPECIAL_HINT = (
+    "holds a quote, $, `, \\, a brace or a control character, which shells and Snakemake read as their own; "
+    "rename it, or use a link without them"
+)
 _DIGITS = re.compile(r"[0-9]{1,18}")
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 
@@ -154,11 +158,8 @@ def parse_study(options: Mapping[str, Any]) -> Study:
         elif value is not None and not isinstance(value, list | tuple):
             values[key] = [value]
     for key, value in values.items():
-        if any(_SPECIAL.search(text) for text in _texts(value)):
-            raise ExperimentError(
-                f"{_typed(options, key)}: holds a quote, $, `, \\, a brace or a control character, which "
-                "shells and Snakemake read as their own; rename it, or use a link without them"
-            )
+        if _is_special(value):
+            raise ExperimentError(f"{_typed(options, key)}: {_SPECIAL_HINT}")
     try:
         return Study(**values)
     except ValidationError as error:
@@ -173,13 +174,11 @@ def _unquoted(value: str) -> str:
     return value[1:-1] if quoted else value
 
 
-def _texts(value: object) -> Iterator[str]:
-    """The text of an option, or of the parts of one."""
-    if isinstance(value, str | Path):
-        yield str(value)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _texts(part)
+def _is_special(value: object) -> bool:
+    """Whether the text of an option, or of a part of one, has a meaning for a shell or for Snakemake."""
+    if isinstance(value, list | tuple):
+        return any(map(_is_special, value))
+    return isinstance(value, str | Path) and _SPECIAL.search(str(value)) is not None
 
 
 def _typed(options: Mapping[str, Any], key: str) -> str:
@@ -196,6 +195,9 @@ def check_data(study: Study, scale: Scale) -> None:
     Raises:
         ExperimentError: they are not; the message names the options.
     """
+    for key in ("data_root", "train", "val", "test"):
+        if _is_special(getattr(scale, key)):
+            raise ExperimentError(f"scale {scale.name!r}: {key}: {_SPECIAL_HINT}")
     draws = scale.drawing is not None
     if (study.train or study.val) and not study.data_root:
         raise ExperimentError("--config train, val: name files of a dataset of yours; add data_root=PATH")
