@@ -3,6 +3,7 @@
 The rules hold Snakemake's syntax, this module what can be tested without it. Read at every workflow start.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -20,7 +21,7 @@ from tood.study.declarations import ExperimentError, Table
 from tood.study.doctor import blocked_problem, writable_problem
 from tood.study.figure_sources import figures, up_to_date, without_weights
 from tood.study.jobs import Resources, SubmissionJob
-from tood.study.paths import ALIGNMENT, AP, COMPLEXITY, StudyPaths
+from tood.study.paths import ALIGNMENT, AP, COMPLEXITY, REPOSITORY, StudyPaths
 from tood.study.plan import Plan, Training
 from tood.study.provenance import digest
 from tood.study.references import load_references
@@ -274,6 +275,12 @@ def launcher(resources: Resources, on_gpu: bool) -> str:
 
 
 # Before and after
+
+
+def pass_on_code() -> None:
+    """Let every process that this one starts, jobs among them, import the package that this one imported."""
+    others = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(REPOSITORY), *filter(None, others)]))
 
 
 def require_folders(plan: Plan) -> None:

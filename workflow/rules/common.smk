@@ -6,7 +6,6 @@ jobs ask for; `tood.study.jobs` describes them.
 """
 
 import json
-import os
 import re
 import shlex
 import sys
@@ -23,19 +22,15 @@ HOME = (
     .resolve()
     .parents[1]
 )
-ORIGIN = find_spec("tood")
-if ORIGIN is None or Path(ORIGIN.origin).resolve().parents[1] != HOME:
+CODE = find_spec("tood")
+IMPORTED = Path(CODE.origin).parents[1] if CODE and CODE.origin else None
+if IMPORTED is None or IMPORTED.resolve() != HOME:
     raise WorkflowError(
         f"the environment {sys.prefix} has "
-        + (f"`tood` from {Path(ORIGIN.origin).parents[1]}" if ORIGIN else "no `tood`")
+        + (f"`tood` from {IMPORTED}" if IMPORTED else "no `tood`")
         + f", the workflow is that of {HOME}; type `make` there, or `unset PYTHONPATH`, `make env` and activate "
         "its .venv"
     )
-# For all processes that this one starts
-PATHS_OF_PYTHON = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    dict.fromkeys([str(HOME), *filter(None, PATHS_OF_PYTHON)])
-)
 
 from tood.study.doctor import environment_problem, slurm_problems
 
@@ -62,6 +57,7 @@ from tood.study.plan import Plan
 from tood.study.released import FOLDER as RELEASED
 from tood.study.status import other_trainings, status_with_records
 
+study.pass_on_code()
 # Jobs find the environment that Snakemake runs in, also where the PATH does not name it. Braces are Snakemake's.
 PROGRAMS = shlex.quote(str(Path(sys.executable).parent))
 shell.prefix(
