@@ -7,20 +7,30 @@ PYTHON ?= python3
 VENV ?= .venv
 SCALE ?= smoke
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.tood-installed
 export PATH := $(abspath $(BIN)):$(PATH)
+# By its path from here: a start script of an environment may name a folder from which the clone was moved away.
+PY := "$(BIN)/python"
+# Holds the folder of the clone that is installed.
+INSTALLED := $(VENV)/.tood-installed
+MOVED := $(shell test "$$(cat "$(INSTALLED)" 2>/dev/null)" = "$$(pwd)" || echo moved)
+# Snakemake, matplotlib and pip keep files below the home folder, which cannot be written in some containers.
+CACHE := $${XDG_CACHE_HOME:-$$HOME/.cache}
+ifeq ($(shell mkdir -p "$(CACHE)" 2>/dev/null && test -w "$(CACHE)" && echo writable),)
+export XDG_CACHE_HOME := $(abspath $(VENV))/cache
+export MPLCONFIGDIR := $(abspath $(VENV))/cache/matplotlib
+endif
 
-.PHONY: all env test test-slow bench lint format doctor report readme pins clean-env
+.PHONY: all env test test-slow bench lint format doctor report readme pins clean-env moved
 .DEFAULT_GOAL := all
 
 all: $(INSTALLED)
-	@snakemake --cores all --config scale=$(SCALE)
+	@$(PY) -m snakemake --cores all --config scale=$(SCALE)
 
 env: $(INSTALLED)
 
 # One thread per worker: with two each, two workers on two cores wait for each other. `worksteal` gives a worker
 # whole modules, so that what the tests of a module share is made once.
-PYTEST := OMP_NUM_THREADS=1 pytest -n 2 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 
 test: lint
 	@$(PYTEST)
@@ -30,47 +40,53 @@ test-slow: $(INSTALLED)
 
 # Against others' code: benchmarks/results.json and docs/performance.md
 bench: $(INSTALLED)
-	@python -m benchmarks
+	@$(PY) -m benchmarks
 
 lint: $(INSTALLED)
-	@ruff check
-	@ruff format --check --quiet
-	@mypy
-	@snakefmt --check Snakefile workflow
-	@git ls-files -z | xargs -0 codespell
-	@python workflow/scripts/lint.py
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check --quiet
+	@$(PY) -m mypy
+	@$(PY) -m snakefmt --check Snakefile workflow
+	@git ls-files -z | xargs -0 $(PY) -m codespell_lib
+	@$(PY) workflow/scripts/lint.py
 
 format: $(INSTALLED)
-	@ruff format
-	@snakefmt Snakefile workflow
+	@$(PY) -m ruff format
+	@$(PY) -m snakefmt Snakefile workflow
 
 doctor: $(INSTALLED)
-	@tood doctor
+	@$(PY) -m tood.cli doctor
 
 # Tables and report.html of the study that was called last, from what is there, also while it trains
 report: $(INSTALLED)
-	@tood report
+	@$(PY) -m tood.cli report
 
 # The results that README.md shows, from what is kept under results/
 readme: $(INSTALLED)
-	@snakemake --cores 1 readme
+	@$(PY) -m snakemake --cores 1 readme
 
-# Every version is in requirements.txt. Compiled bytecode more than halves the start of each job where Python is
-# told not to write any.
-$(INSTALLED): requirements.txt pyproject.toml
+# Nothing is installed whose hash is not in requirements.txt: uv, by pip, then by uv all else, and what builds those
+# packages that come as source, each in an environment of its own without torch. Compiled bytecode more than halves
+# the start of each job where Python is told not to write any.
+INSTALL := "$(BIN)/uv" pip install --python $(PY)
+$(INSTALLED): requirements.txt pyproject.toml $(MOVED)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) \
 		and f"Python {sys.version.split()[0]} will not do, 3.11 or 3.12 will: make PYTHON=python3.12")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		"$$(sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.txt)"
-	uv pip install --compile-bytecode --python $(BIN)/python -r requirements.txt
-	uv pip install --python $(BIN)/python --quiet --no-deps --editable .
-	@python -c 'from tood.study.doctor import environment_problem; import sys; sys.exit(environment_problem())'
-	@touch $@
+	@test -x $(PY) || $(PYTHON) -m venv "$(VENV)"
+	@test -x "$(BIN)/uv" || { sed -n '/^uv==/,/[^\]$$/p' requirements.txt > "$(VENV)/uv.txt" && \
+		$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r "$(VENV)/uv.txt"; }
+	@test ! -e "$(VENV)/pyvenv.cfg" || grep -q '^relocatable = true' "$(VENV)/pyvenv.cfg" || \
+		"$(BIN)/uv" venv --quiet --relocatable --allow-existing --python $(PY) "$(VENV)"
+	$(INSTALL) --compile-bytecode --require-hashes \
+		--preview-features build-dependency-hashes --require-build-hashes \
+		--build-constraints requirements.txt -r requirements.txt
+	$(INSTALL) --quiet --no-deps --no-build-isolation --editable .
+	@$(PY) -c 'from tood.study.doctor import environment_problem; import sys; sys.exit(environment_problem())'
+	@pwd > "$@"
 
 # After a change of dependencies in pyproject.toml
 pins:
-	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+	"$(BIN)/uv" pip compile pyproject.toml --group dev --group build --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --quiet --output-file requirements.txt
 
 clean-env:

@@ -146,3 +146,32 @@ def test_starts_without_heavy_imports():
     result = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
     assert "doctor" in result.stdout
+
+
+# The reader of the output, and the user
+
+
+@pytest.mark.parametrize(
+    "words", ["runs", "show tood_af", "progress", "doctor", "plan --json", "--help", "show -h"]
+)
+@pytest.mark.parametrize("reader", ["head -1", "true"])
+def test_a_reader_that_stops_early_is_no_error(words, reader):
+    call = f"set -o pipefail; {sys.executable} -m tood.cli {words} | {reader}"
+    outcome = subprocess.run(["bash", "-c", call], cwd=REPOSITORY, capture_output=True, text=True)
+    assert outcome.stderr == ""
+    assert outcome.returncode in (0, 141)  # 0 where the reader took all
+
+
+def test_closed_output():
+    call = f"{sys.executable} -m tood.cli runs >&-"
+    outcome = subprocess.run(["bash", "-c", call], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+
+
+def test_a_stop_by_the_user_is_quiet(monkeypatch, capsys):
+    def stop(*asked):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "examine", stop)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr() == ("", "")

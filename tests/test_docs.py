@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from tood.cli import _parser
-from tood.study.declarations import load_runs, parse_options
-from tood.study.options import INCOMPARABLE, Study
+from tood.study.declarations import load_runs
+from tood.study.options import INCOMPARABLE, Study, parse_options
 from tood.study.plan import Plan
 from tood.study.workflow import summary
 

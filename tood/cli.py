@@ -1,6 +1,8 @@
 """The `tood` command: lists runs, shows how a study is doing and what detectors see, checks this machine."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +19,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 if `doctor` finds that something required is missing, or `detect` an image that
-        cannot be read; 2 for a wrong declaration or option.
+        cannot be read; 2 for a wrong declaration or option; 130 where the user stopped it, 141 where nobody
+        reads the output to its end, such as `head`: 128 and the number of the signal, as of other programs.
     """
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            if sys.stdout:  # it may be closed
+                sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it ends
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    own, here = Path(__file__).resolve(), Path("tood/cli.py").resolve()
+    if here.is_file() and here != own:  # results would be read and made by another version of the code
+        print(
+            f"tood: this is the command of {own.parents[1]}, the folder is another clone; activate its "
+            "environment, or type `python -m tood.cli`",
+            file=sys.stderr,
+        )
+        return 2
     options = _parser().parse_args(arguments)
     try:
         return options.action(options)
@@ -196,18 +221,18 @@ def _complexity(options: argparse.Namespace) -> int:
 
 
 def _assign(options: argparse.Namespace) -> int:
-    from tood.runtime.files import atomic_path
-    from tood.study.declarations import parse_options
+    from tood.study.options import parse_options
     from tood.study.plan import Plan
 
+    looking.require_format(options.output)
     plan = Plan({**parse_options(options.config), "runs": options.schemes})
     looking.quiet()
     from tood.analysis.assignment import assign, draw
+    from tood.analysis.figure_files import save
 
     with looking.silent():
         found = [assign(plan, run.id, options.image, plan.seeds[0]) for run in plan.runs]
-    with atomic_path(options.output) as temporary:
-        draw(found).savefig(temporary, dpi=200)
+    save(draw(found), options.output)
     for one in found:
         quality = f"mean IoU {one.iou:.3f}" if one.trained else "untrained"
         print(f"{one.scheme:20} {one.per_object:6.2f} positives per object, {quality}")
@@ -257,7 +282,7 @@ def _scores(options: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     import warnings
 
-    from tood.study.declarations import parse_options
+    from tood.study.options import parse_options
 
     given = parse_options(options.config)
     warnings.simplefilter("ignore")  # warnings of the libraries about themselves

@@ -6,7 +6,8 @@ from helpers.figures import text_of_pdf
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
-from tood.analysis.map_figures import FigureRow, draw_figure1, draw_figure4, save
+from tood.analysis.figure_files import save
+from tood.analysis.map_figures import FigureRow, draw_figure1, draw_figure4
 from tood.analysis.maps import instance_maps
 from tood.models.common.dense_level import DenseLevel
 

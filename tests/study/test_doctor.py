@@ -392,3 +392,28 @@ def test_shared_memory_is_compared_with_what_loading_processes_need(monkeypatch,
     assert finding.state == state
     assert "paper needs 391 MiB" in finding.detail
     assert ("--shm-size" in finding.hint) == (state == "note")
+
+
+# The user's folders
+
+
+@pytest.mark.parametrize("home", ["/proc/nonexistent", "/sys"])
+def test_a_home_that_cannot_be_written(home, tmp_path):
+    """As of a user that only the container knows."""
+    given = {k: v for k, v in os.environ.items() if k not in ("XDG_CACHE_HOME", "MPLCONFIGDIR")}
+    call = [sys.executable, "-m", "tood.cli", "doctor", "--json"]
+
+    def found(**environment: str) -> dict[str, dict]:
+        result = subprocess.run(
+            call, cwd=REPOSITORY, capture_output=True, text=True, env=given | {"HOME": home} | environment
+        )
+        assert "Traceback" not in result.stderr
+        return {one["what"]: one for one in json.loads(result.stdout)}
+
+    lacking = found()
+    assert (lacking["cache"]["state"], lacking["cache"]["required"]) == ("missing", True)
+    assert "export XDG_CACHE_HOME=" in lacking["cache"]["hint"]
+    assert (lacking["matplotlib"]["state"], lacking["matplotlib"]["required"]) == ("note", False)
+    assert "export MPLCONFIGDIR=" in lacking["matplotlib"]["hint"]
+    named = found(XDG_CACHE_HOME=str(tmp_path / "cache"), MPLCONFIGDIR=str(tmp_path / "matplotlib"))
+    assert {named["cache"]["state"], named["matplotlib"]["state"]} == {"ok"}

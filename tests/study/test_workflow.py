@@ -150,8 +150,8 @@ def test_one_process_needs_no_launcher():
 
 def test_several_processes_are_launched_on_each_node():
     one, two = (workflow.launcher(Resources(gpus=4, nodes=nodes), on_gpu=True) for nodes in (1, 2))
-    assert one.startswith("torchrun --nproc-per-node 4 --signals-to-handle ")
-    assert "SIGUSR1" in one.split()[4].split(",")
+    assert one.startswith("python -m torch.distributed.run --nproc-per-node 4 --signals-to-handle ")
+    assert "SIGUSR1" in one.split()[6].split(",")
     assert one.endswith(" --standalone")
     assert "--standalone" not in two
     assert "--nnodes 2 --rdzv-backend c10d --rdzv-id $SLURM_JOB_ID --rdzv-endpoint $(hostname):" in two

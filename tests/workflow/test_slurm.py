@@ -17,8 +17,8 @@ from snakemake_executor_plugin_slurm.utils import set_gres_string
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 
 from tood.runtime.failures import StopRequest
-from tood.study.declarations import parse_options
 from tood.study.jobs import Execution, TrainingJob
+from tood.study.options import parse_options
 from tood.study.plan import Plan
 from tood.study.scales import load_scale
 from tood.study.workflow import PYTHON
@@ -158,8 +158,8 @@ def test_gpus_are_asked_for_where_the_study_wants_them(workspace, device, gpus):
         (("micro_batch=2",), PYTHON, Execution(device="cpu", micro_batch=2)),
         (
             ("device=cuda", "gpus=2", "micro_batch=4"),
-            "torchrun --nproc-per-node 2 --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 "
-            "--standalone",
+            "python -m torch.distributed.run --nproc-per-node 2 "
+            "--signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --standalone",
             Execution(device="cuda", micro_batch=4),
         ),
         (("scale=paper",), PYTHON, Execution(device="cpu", threads=2, workers=4)),  # of two cores

@@ -8,7 +8,8 @@ from mmdet.datasets import CocoDataset
 
 from tood.analysis.best_anchors import on_cpu
 from tood.analysis.cases import Case, caption, choose
-from tood.analysis.map_figures import FigureRow, draw_figure1, draw_figure4, save_captioned
+from tood.analysis.figure_files import save_captioned
+from tood.analysis.map_figures import FigureRow, draw_figure1, draw_figure4
 from tood.analysis.maps import instance_maps
 from tood.evaluation.detection import dense_predictions
 from tood.evaluation.trained_run import Trained, load_trained

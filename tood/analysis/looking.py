@@ -110,16 +110,16 @@ def _box(text: str) -> tuple[float, ...]:
 def _maps(options: argparse.Namespace) -> int:
     from tood.study.declarations import ExperimentError  # needs pydantic, without which `tood doctor` works
 
-    if options.output.suffix not in FORMATS:
-        raise ExperimentError(f"--output {options.output}: must end in .png, .pdf or .svg")
+    require_format(options.output)
     quiet()
     import matplotlib as mpl
 
     if options.colors not in mpl.colormaps:
         raise ExperimentError(f"--colors {options.colors}: matplotlib has none of that name; such as viridis")
     with silent():
+        from tood.analysis.figure_files import save
         from tood.analysis.image_maps import described, row_of, scene
-        from tood.analysis.map_figures import draw_figure1, draw_figure4, save
+        from tood.analysis.map_figures import draw_figure1, draw_figure4
         from tood.evaluation.detector import load_detectors
 
         detectors, plan = load_detectors(
@@ -177,6 +177,18 @@ def _detect(options: argparse.Namespace) -> int:
     for problem in done.failed:
         print(f"tood: {problem}", file=sys.stderr)
     return int(bool(done.failed))
+
+
+def require_format(output: Path) -> None:
+    """That a figure can be written in the format of the file's suffix.
+
+    Raises:
+        ExperimentError: it cannot.
+    """
+    from tood.study.declarations import ExperimentError
+
+    if output.suffix not in FORMATS:
+        raise ExperimentError(f"--output {output}: must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
 
 
 def quiet() -> None:

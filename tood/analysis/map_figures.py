@@ -3,10 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
@@ -14,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 
+from tood.analysis.figure_files import shown_name
 from tood.analysis.maps import BestAnchor, InstanceMaps, LevelMaps
-from tood.runtime.files import atomic_path, write_text
 
 TRUTH, CLASSIFICATION, LOCALISATION = "yellow", "red", "lime"
 
@@ -63,7 +61,7 @@ def draw_figure1(
         level = row.maps.levels[red.level]
         away = "" if green.level == red.level else f", best on {row.maps.levels[green.level].stride}"
         _draw_result(result, row)
-        result.set_ylabel(row.detector, fontsize=15, fontweight="bold")
+        result.set_ylabel(shown_name(row.detector), fontsize=15, fontweight="bold")
         _draw_map(score, row, level, level.scores, red, f"Score (stride {level.stride})", None, colors)
         _draw_map(iou, row, level, level.ious, green, f"IoU (stride {level.stride}{away})", 1.0, colors)
     return figure
@@ -80,7 +78,7 @@ def _all_levels(rows: Sequence[FigureRow], colors: str) -> Figure:
         axes = part.subplots(2, columns, squeeze=False)
         axes[1, 0].remove()
         _draw_result(axes[0, 0], row, apart="\n")
-        axes[0, 0].set_ylabel(row.detector, fontsize=15, fontweight="bold")
+        axes[0, 0].set_ylabel(shown_name(row.detector), fontsize=15, fontweight="bold")
         top = max(float(level.scores.max(initial=0)) for level in row.maps.levels)
         best = row.maps.classification, row.maps.localisation
         for index in range(columns - 1):
@@ -118,22 +116,8 @@ def draw_figure4(cases: Sequence[Sequence[FigureRow]]) -> Figure:
             _draw_result(panel, row, apart="\n")
             panel.set_title("")
         for panel, row in zip(axes[:, 0], cases[0], strict=True):
-            panel.set_ylabel(row.detector, fontsize=15, fontweight="bold")
+            panel.set_ylabel(shown_name(row.detector), fontsize=15, fontweight="bold")
     return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure in the format of the path's suffix; equal figures give equal files."""
-    undated = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
-    with mpl.rc_context({"svg.hashsalt": "tood"}), atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=200, metadata=undated.get(path.suffix))
-
-
-def save_captioned(figure: Figure, stem: Path, caption: str) -> None:
-    """Write a figure of the workflow as PNG and PDF, and its caption in Markdown, beside one another."""
-    for suffix in (".png", ".pdf"):
-        save(figure, stem.with_suffix(suffix))
-    write_text(stem.with_suffix(".md"), caption)
 
 
 def _aspect(row: FigureRow) -> float:
@@ -165,7 +149,7 @@ def _draw_result(axes: Axes, row: FigureRow, apart: str = "; ") -> None:
         f"{name}: score {anchor.score:.2f}, IoU {anchor.iou:.2f}"
         for name, (anchor, _) in zip(names, marks, strict=True)
     ]
-    axes.set_xlabel(f"{row.class_name}\n" + apart.join(reversed(captions)), fontsize=10)
+    axes.set_xlabel(f"{shown_name(row.class_name)}\n" + apart.join(reversed(captions)), fontsize=10)
 
 
 def _draw_map(

@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import seaborn
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
-from tood.runtime.files import atomic_path
+from tood.analysis.figure_files import save
 
 Epochs = Sequence[Mapping[str, float | None]]  # of a training, as `tood.study.curves.by_epoch` gives them
 PANELS = {
@@ -32,9 +32,7 @@ def draw_positive_curves(trainings: Mapping[str, Sequence[Epochs]], png: Path, p
             for seed, epochs in enumerate(seeds)
         )
     )
-    for output in (png, pdf):
-        with atomic_path(output) as temporary:
-            figure.savefig(temporary, dpi=200)
+    save(figure, png, pdf)
 
 
 def positives(epochs: Epochs) -> pd.DataFrame:
@@ -72,6 +70,7 @@ def draw(curves: pd.DataFrame) -> Figure:
         axes.get_legend().remove()
     figure.axes[0].set_yscale("log", base=2)
     figure.axes[0].yaxis.set_major_formatter(ScalarFormatter())
+    figure.axes[0].yaxis.set_minor_formatter(NullFormatter())  # its labels would be mathtext
     figure.axes[1].set_ylim(0, 1)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tood.runtime.files import atomic_path
+from tood.analysis.figure_files import save
 
 # The paper's text: "results in a range of 42.0 ~ 42.5 AP" over m, the upper end at m = 13.
 PAPER_RANGE = (42.0, 42.5)
@@ -21,9 +21,7 @@ def draw_sweeps(table_m: Path, table4: Path, folder: Path) -> None:
     """
     figures = {"sweep_m": sweep_of_m(pd.read_csv(table_m)), "alpha_beta": alpha_beta(pd.read_csv(table4))}
     for name, figure in figures.items():
-        for suffix in ("png", "pdf"):
-            with atomic_path(folder / f"{name}.{suffix}") as temporary:
-                figure.savefig(temporary, dpi=200)
+        save(figure, folder / f"{name}.png", folder / f"{name}.pdf")
 
 
 def sweep_of_m(table: pd.DataFrame) -> Figure:

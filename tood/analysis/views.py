@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from tood.analysis.box_counts import KINDS, CountOptions, name_boxes
-from tood.analysis.map_figures import save_captioned
+from tood.analysis.figure_files import save_captioned
 from tood.evaluation.detection import coco_evaluation
 from tood.runtime.files import read_json
 from tood.study.paths import RunPaths
@@ -143,7 +143,7 @@ def draw_density(density: Mapping[str, np.ndarray]) -> Figure:
         axes.remove()
     figure.supxlabel("score that NMS ranks by")
     figure.supylabel("IoU with the object")
-    figure.colorbar(shown, ax=list(panels[: len(shares)]), label="share of anchors")
+    figure.colorbar(shown, ax=list(panels[: len(shares)]), label="share of anchors", format="{x:g}")
     return figure
 
 

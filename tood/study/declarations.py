@@ -31,9 +31,9 @@ class ExperimentError(InputError):
 
 
 class Declaration(BaseModel):
-    """Content of a file under `experiments/`: unknown keys are errors, and values cannot be changed."""
+    """Content of a file under `experiments/`: unknown keys are errors, numbers finite, nothing changes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 _Declared = TypeVar("_Declared", bound=Declaration)
@@ -243,21 +243,6 @@ def list_runs(as_json: bool = False) -> str:
 
 def _shown_state(run: Run) -> str:
     return f"{run.state}, reconstruction" if run.reconstruction else run.state
-
-
-def parse_options(pairs: Iterable[str]) -> dict[str, Any]:
-    """`KEY=VALUE` words as the workflow's `--config` takes them, values read as YAML.
-
-    Raises:
-        ExperimentError: a word has no `=`.
-    """
-    options = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ExperimentError(f"--config {pair}: must be KEY=VALUE")
-        options[key] = yaml.safe_load(value)
-    return options
 
 
 def read_mapping(path: Path) -> dict:

@@ -314,6 +314,7 @@ def _machine() -> Iterator[Finding]:
         hint = f"checkpoints of a large study take more than {LEAST_FREE_GB} GB; link work/ to another disk"
         yield Finding("disk", "note", f"{free:.0f} GB free at the repository", hint)
     yield from _shared_memory()
+    yield from _user_folders()
     yield _slurm()
     yield _revision()
 
@@ -340,6 +341,28 @@ def _shared_memory() -> Iterator[Finding]:
         "" if enough else "enlarge it (docker run --shm-size=8g), or set workers: 0 in the scale's resources"
     )
     yield Finding("shared memory", "ok" if enough else "note", detail, hint)
+
+
+def _user_folders() -> Iterator[Finding]:
+    """Whether Snakemake and matplotlib can write where they do, below the home folder unless told otherwise.
+
+    In a container with a user of its own that folder is often absent or not writable. Without its cache
+    Snakemake ends before it reads a rule; matplotlib makes its list of fonts anew in each job.
+    """
+    home = os.path.expanduser("~")
+    for what, variable, folder, required in (
+        ("cache", "XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache", True),
+        ("matplotlib", "MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR") or f"{home}/.config/matplotlib", False),
+    ):
+        problem = writable_problem(Path(folder))
+        if problem is None and folder.startswith("~"):
+            problem = "this user has no home folder"
+        if problem is None:
+            yield Finding(what, "ok", folder)
+        else:
+            state: Literal["missing", "note"] = "missing" if required else "note"
+            hint = f"name a folder that is: export {variable}=/tmp/{what}-$(id -u)"
+            yield Finding(what, state, problem, hint, required)
 
 
 def _slurm() -> Finding:

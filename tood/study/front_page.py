@@ -14,6 +14,7 @@ from tood.runtime.files import DamagedFile, atomic_path
 from tood.study.claims import load_claims
 from tood.study.claims_table import claims_markdown
 from tood.study.declarations import Run, Table, load_runs, load_tables
+from tood.study.markup import markdown
 from tood.study.paths import COMPLEXITY, METRICS
 from tood.study.records import Record, read_record
 from tood.study.references import Reference, load_references
@@ -96,7 +97,8 @@ def cost(results: Path, study: str) -> str:
     hours = sum(one.get("seconds", 0.0) for one in made) / 3600
     hardware = [one["hardware"] for one in made]
     names = sorted({name for one in hardware for name in one["gpu_names"] or [f"{one['cpu']} (one thread)"]})
-    return f" {len(made)} trainings have a record; they took {hours:.1f} hours of {' or '.join(names)}."
+    machines = markdown(" or ".join(names))
+    return f" {len(made)} trainings have a record; they took {hours:.1f} hours of {machines}."
 
 
 def records_of(results: Path, study: str) -> list[Record]:

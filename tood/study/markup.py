@@ -3,7 +3,10 @@
 import re
 from collections.abc import Sequence
 
-_MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_|<>[]"})
+from markdown_it import MarkdownIt
+
+# GitHub reads $ as mathematics and ~ as a line through the text; & may begin the name of a character.
+_IN_MARKDOWN = re.compile(r"[\\`*_|<>\[\]$~]|&(?=[#\w])")
 _LATEX = str.maketrans(
     {character: f"\\{character}" for character in "%_&#${}"}
     | {character: f"${character}$" for character in "<>|"}
@@ -23,16 +26,33 @@ _LATEX = str.maketrans(
         "–": "--",
     }
 )
+# Letters of Western languages and common punctuation need no package.
+_BEYOND_LATEX = re.compile("[^\\x20-\\x7e\u00a1-\u017f‘’“”…—]")
 
 
 def markdown(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    return text.translate(_MARKDOWN)
+    """Text that Markdown shows as it is, on one line."""
+    return _IN_MARKDOWN.sub(r"\\\g<0>", _line(text))
 
 
 def latex(text: str) -> str:
-    """Text that LaTeX shows as it is, but for the index of AP75 and its kin."""
-    return re.sub(r"\bAP(50|75|S|M|L)\b", r"AP$_{\1}$", text.translate(_LATEX))
+    """Text that LaTeX shows as it is, on one line, but for the index of AP75 and its kin.
+
+    A character that LaTeX's own fonts lack is shown as its code point, such as U+732B.
+    """
+    escaped = re.sub(_BEYOND_LATEX, lambda found: f"U+{ord(found[0]):04X}", _line(text).translate(_LATEX))
+    return re.sub(r"\bAP(50|75|S|M|L)\b", r"AP$_{\1}$", escaped)
+
+
+def html(text: str) -> str:
+    """Markdown as HTML, of which it can bring in no element but a superscript, the mark of a footnote."""
+    rendered = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    return re.sub(r"&lt;sup&gt;(\w{1,4})&lt;/sup&gt;", r"<sup>\1</sup>", rendered)
+
+
+def _line(text: str) -> str:
+    """Text without line breaks, which end a cell or a paragraph, and other control characters."""
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
 
 
 def markdown_table(

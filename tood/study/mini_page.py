@@ -131,7 +131,7 @@ def _epochs(record: Record) -> int:
 def _percent(record: Record, metric: str) -> str:
     """A metric of AP, or the state of a training that has none."""
     files = record.files
-    return f"{files[AP][metric]:.1f}" if AP in files else str(files["state.json"]["state"])
+    return f"{files[AP][metric]:.1f}" if AP in files else markdown(str(files["state.json"]["state"]))
 
 
 def _mark(record: Record) -> str:

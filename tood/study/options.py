@@ -1,21 +1,62 @@
 """What the user passes to the workflow with `--config`.
 
-Read at every workflow start, hence only pydantic.
+Every value is read from the word that was typed. Snakemake itself reads `2024_01` and `202401` as one
+number, and two studies would share a folder. Values of a YAML file have types already; one that is not the
+option's is refused. Read at every workflow start, hence only pydantic.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from tood.data.validation import Split
 from tood.runtime.text import did_you_mean
 from tood.study.declarations import Declaration, ExperimentError
 from tood.study.fitting import LARGEST, SMALLEST
-from tood.study.jobs import Device, Logger, Positive, Precision, Resources, renamed
+from tood.study.jobs import Device, Logger, Precision, Resources, renamed
 from tood.study.scales import Scale
+
+_SPECIAL = re.compile(r"""['"`$\\{}\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]""")
+_SPECIAL_HINT = (
+    "holds a quote, $, `, \\, a brace or a control character, which shells and Snakemake read as their own; "
+    "rename it, or use a link without them"
+)
+_DIGITS = re.compile(r"[0-9]{1,18}")
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
+
+
+def _text(value: object) -> object:
+    if isinstance(value, str | Path):
+        return value
+    raise ValueError(f"YAML reads it as {type(value).__name__}, not as text; in a file put it in quotes")
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, bool) or (isinstance(value, str) and not _DIGITS.fullmatch(value)):
+        raise ValueError("is no whole number; write digits alone, such as 12")
+    return value
+
+
+def _decimal(value: object) -> object:
+    if isinstance(value, bool) or (isinstance(value, str) and not _DECIMAL.fullmatch(value)):
+        raise ValueError("is no number; write one such as 0.5 or 1e-3")
+    return value
+
+
+Word = Annotated[str, BeforeValidator(_text)]
+File = Annotated[Path, BeforeValidator(_text)]
+Name = Annotated[Word, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=100)]
+Words = Annotated[tuple[Word, ...], Field(min_length=1)]
+Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**32)]  # NumPy takes no larger one
+Side = Annotated[int, BeforeValidator(_whole)]  # pixels; `check_data` has its bounds
+# Bounds far beyond any machine or recipe: what is larger is a slip.
+Batch = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=100_000)]  # images
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=100_000_000)]
+Rate = Annotated[float, BeforeValidator(_decimal), Field(ge=1e-9, le=100, allow_inf_nan=False)]
+Share = Annotated[float, BeforeValidator(_decimal), Field(ge=1e-3, le=1000, allow_inf_nan=False)]
 
 
 class Study(Declaration):
@@ -25,28 +66,28 @@ class Study(Declaration):
     for the results folder.
     """
 
-    scale: str = "smoke"
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")] | None = None
-    data_root: Path | None = None
+    scale: Word = "smoke"
+    name: Name | None = None
+    data_root: File | None = None
     train: Split | None = None  # ANNOTATIONS:IMAGES in the data's folder, and those of `val`
     val: Split | None = None
-    image_size: tuple[int, int] | None = None  # * at most, pixels; of a scale that draws its own
-    data_seed: Annotated[int, Field(ge=0)] | None = None  # * of a scale that draws its data
-    runs: tuple[str, ...] | None = None  # default: all that are implemented
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    image_size: tuple[Side, Side] | None = None  # * at most, pixels; of a scale that draws its own
+    data_seed: Seed | None = None  # * of a scale that draws its data
+    runs: Words | None = None  # default: all that are implemented
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     device: Device | None = None
-    gpus: Positive | None = None  # that train one run together
-    micro_batch: Positive | None = None  # images in one forward pass of a process
+    gpus: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1024)] | None = None  # for one run together
+    micro_batch: Batch | None = None  # images in one forward pass of a process
     logger: Logger | None = None  # event files of each training, too
     weights: Literal["imagenet", "random", "released"] | None = None  # *
-    iterations: Positive | None = None  # * stop each training after this many
-    batch_size: Positive | None = None  # *
-    lr: Annotated[float, Field(gt=0)] | None = None  # *
-    schedule: Annotated[float, Field(gt=0)] | None = None  # * times the epochs and milestones of each run
+    iterations: Count | None = None  # * stop each training after this many
+    batch_size: Batch | None = None  # *
+    lr: Rate | None = None  # *
+    schedule: Share | None = None  # * times the epochs and milestones of each run
     precision: Precision | None = None  # *
-    val_images: Positive | None = None  # * evaluate on the first images only, this many
-    near: tuple[str, ...] | None = None  # released files of another recipe that are taken all the same
-    released: Path | None = None  # declares released files instead of experiments/released.yaml
+    val_images: Count | None = None  # * evaluate on the first images only, this many
+    near: Words | None = None  # released files of another recipe that are taken all the same
+    released: File | None = None  # declares released files instead of experiments/released.yaml
     fresh: bool | None = None  # train also what has a record
     test2017: bool | None = None  # `snakemake download` fetches the images of COCO's test set too
 
@@ -64,6 +105,23 @@ OF_TRAININGS = (
 RESOURCES = set(Study.model_fields) & set(Resources.model_fields)
 
 
+def parse_options(words: Iterable[str]) -> dict[str, str | None]:
+    """`KEY=VALUE` words of a command line, each value as it was typed; None for an empty one.
+
+    Quotes around a value are no part of it, as for Snakemake.
+
+    Raises:
+        ExperimentError: a word has no `=`.
+    """
+    options = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ExperimentError(f"--config {word}: must be KEY=VALUE")
+        options[key] = _unquoted(value) or None
+    return options
+
+
 def parse_study(options: Mapping[str, Any]) -> Study:
     """The options of a call, checked one by one.
 
@@ -74,41 +132,61 @@ def parse_study(options: Mapping[str, Any]) -> Study:
         ExperimentError: an unknown option, or a value that does not fit.
     """
     values = dict(options)
+    for key in values:
+        if key not in Study.model_fields:
+            if message := renamed(key):
+                raise ExperimentError(f"{_typed(options, key)}: {message}")
+            raise ExperimentError(
+                f"--config {key}: unknown option; {did_you_mean(key, Study.model_fields)}"
+                f"there are {', '.join(Study.model_fields)}"
+            )
     for key in ("train", "val"):
         if isinstance(values.get(key), str):
             parts = values[key].split(":")
             if len(parts) != 2 or not all(parts):
                 raise ExperimentError(
-                    f"--config {key}={values[key]}: write ANNOTATIONS:IMAGES, a file and a folder in "
+                    f"{_typed(options, key)}: write ANNOTATIONS:IMAGES, a file and a folder in "
                     "data_root, such as annotations/train.json:images"
                 )
             values[key] = parts
-    if isinstance(size := values.get("image_size"), str | int):
-        sides = re.split(r"[,x\s]+", str(size).strip())
+    if isinstance(size := values.get("image_size"), str | int) and not isinstance(size, bool):
+        sides = re.split("[,x ]+", str(size).strip("[] "))
         values["image_size"] = sides * 2 if len(sides) == 1 else sides
     for key in ("runs", "seeds", "near"):
-        if isinstance(values.get(key), str):
-            values[key] = [part for part in re.split(r"[,\s]+", values[key]) if part]
-        elif values.get(key) is not None and not isinstance(values[key], list | tuple):
-            values[key] = [values[key]]
-    if values.get("name") is not None:
-        values["name"] = str(values["name"])
-    unknown = [key for key in values if key not in Study.model_fields]
-    if unknown:
-        if message := renamed(unknown[0]):
-            raise ExperimentError(f"--config {unknown[0]}={values[unknown[0]]}: {message}")
-        raise ExperimentError(
-            f"--config {unknown[0]}: unknown option; {did_you_mean(unknown[0], Study.model_fields)}"
-            f"there are {', '.join(Study.model_fields)}"
-        )
+        if isinstance(value := values.get(key), str):
+            values[key] = [_unquoted(part) for part in re.split("[, ]+", value.strip("[]")) if part]
+        elif value is not None and not isinstance(value, list | tuple):
+            values[key] = [value]
+    for key, value in values.items():
+        if _is_special(value):
+            raise ExperimentError(f"{_typed(options, key)}: {_SPECIAL_HINT}")
     try:
         return Study(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ExperimentError(
-            f"--config {key}={first['input']!r}: {first['msg']}; see docs/configuration.md"
-        ) from error
+        problem = first["msg"].removeprefix("Value error, ")
+        key = str(first["loc"][0])
+        raise ExperimentError(f"{_typed(options, key)}: {problem}; see docs/configuration.md") from None
+
+
+def _unquoted(value: str) -> str:
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return value[1:-1] if quoted else value
+
+
+def _is_special(value: object) -> bool:
+    """Whether the text of an option, or of a part of one, has a meaning for a shell or for Snakemake."""
+    if isinstance(value, list | tuple):
+        return any(map(_is_special, value))
+    return isinstance(value, str | Path) and _SPECIAL.search(str(value)) is not None
+
+
+def _typed(options: Mapping[str, Any], key: str) -> str:
+    """An option as a message shows it: in printable characters, and not all of a long value."""
+    value = options[key]
+    text = value if isinstance(value, str) else repr(value)
+    shown = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text[:100])
+    return f"--config {key}={shown}{'...' * (len(text) > 100)}"
 
 
 def check_data(study: Study, scale: Scale) -> None:
@@ -117,6 +195,9 @@ def check_data(study: Study, scale: Scale) -> None:
     Raises:
         ExperimentError: they are not; the message names the options.
     """
+    for key in ("data_root", "train", "val", "test"):
+        if _is_special(getattr(scale, key)):
+            raise ExperimentError(f"scale {scale.name!r}: {key}: {_SPECIAL_HINT}")
     draws = scale.drawing is not None
     if (study.train or study.val) and not study.data_root:
         raise ExperimentError("--config train, val: name files of a dataset of yours; add data_root=PATH")

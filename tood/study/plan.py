@@ -56,8 +56,8 @@ class Plan:
     """A validated study, ready for the workflow: names, paths, and the settings of each training.
 
     Args:
-        options: what the user passed with `--config`, values as Snakemake parses them; `runs`, `seeds`
-            and `near` may be one value, a list, or a comma-separated string.
+        options: what the user passed with `--config`, by `tood.study.options.parse_options`, or from a file;
+            `runs`, `seeds` and `near` may be one value, a list, or a comma-separated string.
 
     Raises:
         ExperimentError: an unknown option, scale or run, or a value that does not fit.

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
-from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from tood.runtime.files import write_text
 from tood.study.declarations import Table, cells_of, load_tables
+from tood.study.markup import html
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
 from tood.study.status import Status, known_status
@@ -107,17 +107,16 @@ def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] 
 def section(path: Path, table: Table | None, statuses: Iterable[Status]) -> Section:
     """A table in Markdown as HTML: its caption before it, all other text after it."""
     caption, grid, *remarks = path.read_text(encoding="utf-8").split("\n\n")
-    markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
     title = caption.removeprefix("**").partition(".**")[0]
     there = {status.run.id for status in statuses}
     runs = [row.run for row in table.rows if row.run in there] if table else []
-    header_cells = markdown.render(grid).replace("<th>", '<th scope="col">')
+    header_cells = html(grid).replace("<th>", '<th scope="col">')
     return Section(
         id=path.stem,
         title=title,
-        caption=Markup(markdown.render(caption)),
+        caption=Markup(html(caption)),
         table=Markup(header_cells.replace("<th style", '<th scope="col" style')),
-        remarks=Markup(markdown.render("\n\n".join(remarks))),
+        remarks=Markup(html("\n\n".join(remarks))),
         runs=list(dict.fromkeys(runs)),
     )
 
@@ -130,7 +129,7 @@ def _place(path: Path) -> tuple[int, str]:
 
 def _figure(path: Path) -> Figure:
     alt, said = CAPTIONS.get(path.stem, path.stem), path.with_suffix(".md")
-    caption = MarkdownIt().render(said.read_text(encoding="utf-8") if said.is_file() else alt)
+    caption = html(said.read_text(encoding="utf-8") if said.is_file() else alt)
     content = base64.b64encode(path.read_bytes()).decode()
     return Figure(path.stem, alt, Markup(caption), content)
 

@@ -141,7 +141,7 @@ def build(
 def to_markdown(table: Table, frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     """The table in Markdown; `notes` are facts about the study, such as its scale."""
     header, body, footnotes = _layout(table, frame, markdown, "<sup>{}</sup>")
-    caption = f"**{table.title}.** {markdown(table.caption)}"
+    caption = f"**{markdown(table.title)}.** {markdown(table.caption)}"
     return markdown_table(caption, header, body, len(table.columns), [*footnotes, *map(markdown, notes)])
 
 

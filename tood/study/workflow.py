@@ -4,6 +4,7 @@ The rules hold Snakemake's syntax, this module what can be tested without it. Re
 """
 
 import atexit
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -23,7 +24,7 @@ from tood.study.declarations import ExperimentError, Table
 from tood.study.doctor import blocked_problem, writable_problem
 from tood.study.figure_sources import figures, up_to_date, without_weights
 from tood.study.jobs import Resources, SubmissionJob
-from tood.study.paths import ALIGNMENT, AP, COMPLEXITY, StudyPaths
+from tood.study.paths import ALIGNMENT, AP, COMPLEXITY, REPOSITORY, StudyPaths
 from tood.study.plan import Plan, Training
 from tood.study.provenance import digest
 from tood.study.references import load_references
@@ -261,12 +262,12 @@ def requests(of: Callable[[Any], Resources], on_gpu: bool) -> dict[str, Callable
 
 
 def launcher(resources: Resources, on_gpu: bool) -> str:
-    """What starts a training script, for the shell: Python, or `torchrun` for one process on each GPU."""
+    """What starts a training script, for the shell: Python, or torchrun for one process on each GPU."""
     if not on_gpu or resources.gpus * resources.nodes == 1:
         return PYTHON
     # Slurm announces the end of the time with SIGUSR1.
     signals = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-    call = f"torchrun --nproc-per-node {resources.gpus} --signals-to-handle {signals} "
+    call = f"python -m torch.distributed.run --nproc-per-node {resources.gpus} --signals-to-handle {signals} "
     if resources.nodes == 1:
         return call + "--standalone"
     # The shell runs on the first of the nodes.
@@ -277,6 +278,12 @@ def launcher(resources: Resources, on_gpu: bool) -> str:
 
 
 # Before and after
+
+
+def pass_on_code() -> None:
+    """Let every process that this one starts, jobs among them, import the package that this one imported."""
+    others = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(REPOSITORY), *filter(None, others)]))
 
 
 def require_folders(plan: Plan) -> None:

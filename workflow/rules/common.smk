@@ -9,14 +9,33 @@ import json
 import re
 import shlex
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
+# The repository of these rules, wherever links lead to it from. Rules and package are one thing: the code of
+# another clone, whose environment may be the active one, must not do this one's jobs.
+HOME = (
+    Path(workflow.current_basedir.get_path_or_uri(secret_free=True))
+    .resolve()
+    .parents[1]
+)
+CODE = find_spec("tood")
+IMPORTED = Path(CODE.origin).parents[1] if CODE and CODE.origin else None
+if IMPORTED is None or IMPORTED.resolve() != HOME:
+    raise WorkflowError(
+        f"the environment {sys.prefix} has "
+        + (f"`tood` from {IMPORTED}" if IMPORTED else "no `tood`")
+        + f", the workflow is that of {HOME}; type `make` there, or `unset PYTHONPATH`, `make env` and activate "
+        "its .venv"
+    )
+
 from tood.study.doctor import environment_problem, slurm_problems
 
-if problem := environment_problem():  # before an import can fail less clearly
+# Before an import can fail less clearly
+if problem := environment_problem():
     raise WorkflowError(problem)
 
 from tood.runtime.failures import Held, InputError
@@ -32,18 +51,22 @@ from tood.study.figure_sources import (
     without_weights,
 )
 from tood.study.heartbeat import watch
+from tood.study.options import parse_options
 from tood.study.paths import COMPLEXITY, StudyPaths
 from tood.study.plan import Plan
 from tood.study.released import FOLDER as RELEASED
 from tood.study.status import other_trainings, status_with_records
 
-# Jobs find the environment that Snakemake runs in, also where the PATH does not name it.
+study.pass_on_code()
+# Jobs find the environment that Snakemake runs in, also where the PATH does not name it. Braces are Snakemake's.
+PROGRAMS = shlex.quote(str(Path(sys.executable).parent))
 shell.prefix(
-    f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+    f"set -euo pipefail; export PATH={PROGRAMS.replace('{', '{{').replace('}', '}}')}:$PATH; "
 )
 
 try:
-    PLAN = Plan(config)
+    # In `config` Snakemake has read 2024_01 as a number. Words are passed on to the jobs of a cluster as typed.
+    PLAN = Plan({**config, **parse_options(workflow.config_settings.config_args or [])})
     DECLARED_TABLES = load_tables(runs=PLAN.all_runs)
     CLAIMS = load_claims(PLAN.all_runs, DECLARED_TABLES)
     PUBLISHED = study.published(PLAN)
@@ -77,7 +100,7 @@ EVALUATION = PLAN.scale.evaluation
 # Where Slurm runs a training, it is a step of its own, so that Slurm's signals reach the trainer itself and
 # neither Snakemake, the shell nor tee, and so that it may span nodes.
 STEP = (
-    "srun --nodes={resources.nodes} --ntasks={resources.nodes} --cpus-per-task={resources.cpus_per_task} "
+    "srun --nodes={resources.nodes:q} --ntasks={resources.nodes:q} --cpus-per-task={resources.cpus_per_task:q} "
     if workflow.remote_exec
     else ""
 )

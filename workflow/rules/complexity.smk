@@ -27,4 +27,4 @@ rule complexity:
         ),
         runs=[run.model_dump_json() for run in IMPLEMENTED],
     shell:
-        "tood complexity --output {output} 2>&1 | tee {log}"
+        "python -m tood.cli complexity --output {output:q} 2>&1 | tee {log:q}"

@@ -23,7 +23,7 @@ if PLAN.drawing:
             drawing=PLAN.drawing.model_dump_json(),
         shell:
             "python workflow/scripts/generate_data.py --root {params.root:q} --drawing {params.drawing:q} "
-            "2>&1 | tee {log}"
+            "2>&1 | tee {log:q}"
 
 
 rule check_data:
@@ -46,4 +46,4 @@ rule check_data:
         ),
     shell:
         "python workflow/scripts/check_data.py --root {params.root:q} --splits {params.splits:q} "
-        "--sizes {resources.sizes:q} --output {output} 2>&1 | tee {log}"
+        "--sizes {resources.sizes:q} --output {output:q} 2>&1 | tee {log:q}"

@@ -37,7 +37,7 @@ if ONLY_EVALUATED:
         shell:
             f"{study.PYTHON} "
             "workflow/scripts/evaluate.py --job {params.job:q} --execution {resources.execution:q} "
-            "--folder {params.folder} --record {output.record} 2>&1 | tee {log}"
+            "--folder {params.folder:q} --record {output.record:q} 2>&1 | tee {log:q}"
 
 
 if ANALYSED:
@@ -70,4 +70,4 @@ if ANALYSED:
         shell:
             f"{study.PYTHON} "
             "workflow/scripts/evaluate_and_analyse.py --job {params.job:q} "
-            "--execution {resources.execution:q} --folder {params.folder} --record {output.record} 2>&1 | tee {log}"
+            "--execution {resources.execution:q} --folder {params.folder:q} --record {output.record:q} 2>&1 | tee {log:q}"

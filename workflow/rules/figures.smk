@@ -39,7 +39,7 @@ if "figure1" in DRAWN:
         shell:
             f"{study.PYTHON} "
             "workflow/scripts/figure1.py --job {params.job:q} --execution {resources.execution:q} "
-            "--output {params.folder} 2>&1 | tee {log}"
+            "--output {params.folder:q} 2>&1 | tee {log:q}"
 
 
 if VIEWS[0] in DRAWN:
@@ -69,8 +69,8 @@ if VIEWS[0] in DRAWN:
             annotations=PLAN.splits["val"].annotations,
             folder=subpath(output[0], parent=True),
         shell:
-            "python workflow/scripts/views.py --runs {params.runs:q} --manifest {input.manifest} "
-            "--annotations {params.annotations:q} --output {params.folder} 2>&1 | tee {log}"
+            "python workflow/scripts/views.py --runs {params.runs:q} --manifest {input.manifest:q} "
+            "--annotations {params.annotations:q} --output {params.folder:q} 2>&1 | tee {log:q}"
 
 
 rule sweeps:
@@ -86,8 +86,8 @@ rule sweeps:
     params:
         folder=subpath(output[0], parent=True),
     shell:
-        "python workflow/scripts/sweeps.py --table-m {input.table_m} --table4 {input.table4} "
-        "--output {params.folder} 2>&1 | tee {log}"
+        "python workflow/scripts/sweeps.py --table-m {input.table_m:q} --table4 {input.table4:q} "
+        "--output {params.folder:q} 2>&1 | tee {log:q}"
 
 
 if "positives" in DRAWN:
@@ -110,4 +110,4 @@ if "positives" in DRAWN:
             ),
         shell:
             "python workflow/scripts/positives.py --records {params.records:q} "
-            "--png {output.png} --pdf {output.pdf} 2>&1 | tee {log}"
+            "--png {output.png:q} --pdf {output.pdf:q} 2>&1 | tee {log:q}"

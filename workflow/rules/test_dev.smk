@@ -35,4 +35,4 @@ if PLAN.scale.test:
         shell:
             f"{study.PYTHON} "
             "workflow/scripts/submission.py --job {params.job:q} --execution {resources.execution:q} "
-            "--output {output} 2>&1 | tee {log}"
+            "--output {output:q} 2>&1 | tee {log:q}"

@@ -45,5 +45,5 @@ if not PLAN.imports:
         shell:
             f"{STEP}"
             "{resources.launcher} workflow/scripts/train.py --job {params.job:q} "
-            "--execution {resources.execution:q} --folder {params.folder} "
-            "--record {resources.record} --output {output} 2>&1 | tee {log}"
+            "--execution {resources.execution:q} --folder {params.folder:q} "
+            "--record {resources.record:q} --output {output:q} 2>&1 | tee {log:q}"

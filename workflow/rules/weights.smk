@@ -22,11 +22,14 @@ rule fetch_weights:
     log:
         "work/logs/fetch_weights_{name}.log",
     wildcard_constraints:
-        name="[^/]+",
+        name="|".join(
+            re.escape(name)
+            for name in sorted({run.weights for run in PLAN.all_runs.values()})
+        ),
     localrule: True
     shell:
-        "python workflow/scripts/fetch_weights.py --name {wildcards.name} --output {output} "
-        "2>&1 | tee {log}"
+        "python workflow/scripts/fetch_weights.py --name {wildcards.name:q} --output {output:q} "
+        "2>&1 | tee {log:q}"
 
 
 if ABSENT:
@@ -48,8 +51,8 @@ if ABSENT:
                 if released.file == wildcards.file
             ),
         shell:
-            "python workflow/scripts/fetch_released.py --released {params.released:q} --output {output} "
-            "2>&1 | tee {log}"
+            "python workflow/scripts/fetch_released.py --released {params.released:q} --output {output:q} "
+            "2>&1 | tee {log:q}"
 
 
 if PLAN.imports:
@@ -76,4 +79,4 @@ if PLAN.imports:
         shell:
             f"{study.PYTHON} "
             "workflow/scripts/import_released.py --job {params.job:q} "
-            "--released {resources.released:q} --folder {params.folder} --output {output} 2>&1 | tee {log}"
+            "--released {resources.released:q} --folder {params.folder:q} --output {output:q} 2>&1 | tee {log:q}"

@@ -12,9 +12,8 @@ NOT_WANTED = "Specify a conda environment or container for each rule."
 
 
 def main() -> None:
-    outcome = subprocess.run(
-        ["snakemake", "--lint"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    call = [sys.executable, "-m", "snakemake", "--lint"]
+    outcome = subprocess.run(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     titles = re.findall(r"^    \* (.*):$", outcome.stdout, re.MULTILINE)
     if set(titles) != {NOT_WANTED}:  # also where it fails before it has looked at a rule
         sys.exit(outcome.stdout)

@@ -1,0 +1,81 @@
+"""What `make env` installs: nothing without a hash, and the code of the folder that the clone is in."""
+
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+REPOSITORY = Path(__file__).parents[1]
+MAKEFILE = (REPOSITORY / "Makefile").read_text()
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+PINS = (REPOSITORY / "requirements.txt").read_text()
+ENTRIES = re.findall(r"^([a-z0-9._-]+)==(.*(?:\n    --hash.*)*)", PINS, re.MULTILINE)
+
+
+def test_every_pin_has_a_hash():
+    assert [name for name, entry in ENTRIES if "--hash=sha256:" not in entry] == []
+    lines = [line for line in PINS.splitlines() if line and not line.startswith((" ", "#"))]
+    assert len(ENTRIES) == len(lines) > 100
+
+
+def test_nothing_is_installed_without_a_hash():
+    """Apart from the package itself, whose build needs nothing that is not installed with one."""
+    recipe = MAKEFILE.replace("\\\n", " ").split("$(INSTALLED): ")[1].split("\n\n")[0]
+    calls = [line for line in recipe.splitlines() if "pip install" in line or "$(INSTALL)" in line]
+    assert len(calls) == 3
+    for call in calls:
+        itself = {"--editable", "--no-deps", "--no-build-isolation"} <= set(call.split())
+        assert itself or "--require-hashes" in call, call
+    (all_else,) = (call for call in calls if "--compile-bytecode" in call)
+    assert "--require-build-hashes" in all_else
+    assert "--build-constraints requirements.txt" in all_else
+
+
+def test_what_builds_packages_is_pinned():
+    needed = {Requirement(one).name for one in PROJECT["build-system"]["requires"]}
+    declared = {Requirement(one).name for one in PROJECT["dependency-groups"]["build"]}
+    assert needed <= declared
+    # Of the packages that come as source, and what hatchling itself needs
+    of_sources = {"setuptools", "wheel", "packaging", "pathspec", "pluggy", "trove-classifiers"}
+    assert declared | of_sources <= {name for name, _ in ENTRIES}
+
+
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    """What `make env` reads, in a folder whose name has spaces, with an environment that it made there."""
+    path = tmp_path / "my clone"
+    (path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("requirements.txt", "pyproject.toml", "Makefile"):
+        shutil.copy(REPOSITORY / name, path)
+    (path / ".venv" / ".tood-installed").write_text(f"{path}\n")
+    return path
+
+
+def make(folder: Path, *words: str, **environment: str) -> str:
+    call = ["make", "--dry-run", *words]
+    given = {k: v for k, v in os.environ.items() if k not in ("XDG_CACHE_HOME", "MPLCONFIGDIR", "MAKEFLAGS")}
+    outcome = subprocess.run(call, cwd=folder, env=given | environment, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
+    return outcome.stdout
+
+
+def test_an_environment_of_this_folder_stays(clone):
+    assert "pip install" not in make(clone, "env")
+
+
+def test_a_moved_clone_is_installed_anew(clone):
+    moved = clone.rename(clone.with_name("moved"))
+    assert "--editable" in make(moved, "env")
+
+
+def test_a_home_that_cannot_be_written_is_left_alone(clone):
+    for home, places in (("/proc/nonexistent", 2), (str(clone), 0)):
+        database = make(clone, "--print-data-base", "env", HOME=home)
+        given = dict(re.findall(r"^(XDG_CACHE_HOME|MPLCONFIGDIR) := (.*)$", database, re.MULTILINE))
+        assert len(given) == places
+        assert all(place.startswith(f"{clone}/") for place in given.values())
