@@ -6,8 +6,10 @@ import random
 import signal
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -119,16 +121,32 @@ class SeededDataset(Dataset):
         return self.dataset[index]
 
 
-def epoch_batches(
-    dataset: CocoDataset, batch_size: int, seed: int, epoch: int, workers: int, skip: int = 0
-) -> tuple[int, Generator[dict | None]]:
-    """The number of batches of one epoch, and this process's local batches (None for one without an image).
+class LocalBatch(NamedTuple):
+    """What one process computes of a batch."""
 
-    The images of a batch have the same orientation, as in mmdet.
+    replicas: list[dict]  # of each `inputs` and `data_samples`, as mmdet collates the images of one GPU
+    number: int  # replicas of the whole batch
+    counts: bool = True  # False: there are fewer replicas than processes, and this one repeats the first
+
+
+def epoch_batches(
+    dataset: CocoDataset,
+    batch_size: int,
+    replica: int,
+    seed: int,
+    epoch: int,
+    workers: int,
+    skip: int = 0,
+) -> tuple[int, Generator[LocalBatch]]:
+    """The number of batches of one epoch, and of each what this process computes.
+
+    The images of a replica have the same orientation, as those of a GPU in mmdet. The last replica of an epoch may
+    have fewer images, and of both orientations.
 
     Args:
         dataset: training images.
-        batch_size: number of images in a batch of all processes.
+        batch_size: number of images in a batch of all processes, a multiple of `replica`.
+        replica: number of images of one virtual GPU.
         seed: seed of the run; with the epoch it decides the order, which is the same in every process.
         epoch: counted from 0.
         workers: number of processes that load images.
@@ -140,34 +158,42 @@ def epoch_batches(
     # The sampler would divide the images among processes. Here each process takes its part of each batch.
     sampler.rank, sampler.world_size, sampler.num_samples = 0, 1, len(dataset)
     sampler.set_epoch(epoch)
-    batches = list(AspectRatioBatchSampler(sampler, batch_size))[skip:]
-    shares = [local_batch(batch) for batch in batches]
+    replicas = list(AspectRatioBatchSampler(sampler, replica))
+    size = batch_size // replica
+    batches = [replicas[start : start + size] for start in range(skip * size, len(replicas), size)]
     loader = _loader(
         SeededDataset(dataset, seed, epoch),
         workers,
-        batch_sampler=shares,
+        batch_sampler=[list(chain.from_iterable(local_batch(batch) or batch[:1])) for batch in batches],
+        collate_fn=partial(_collate_replicas, replica),
         worker_init_fn=_leave_signals,
     )
-    return len(shares), _batches_of(loader)
+    return len(batches), _batches_of(loader, batches)
 
 
-def _batches_of(loader: DataLoader) -> Generator[dict | None]:
-    yield from loader
+def _batches_of(loader: DataLoader, batches: Sequence[Sequence]) -> Generator[LocalBatch]:
+    for replicas, batch in zip(loader, batches, strict=True):
+        yield LocalBatch(replicas, len(batch), bool(local_batch(batch)))
+
+
+def _collate_replicas(replica: int, samples: list[dict]) -> list[dict]:
+    """The samples of several replicas, of which only the last may have fewer images."""
+    return [pseudo_collate(samples[start : start + replica]) for start in range(0, len(samples), replica)]
 
 
 def batches_from(
-    iteration: int, dataset: CocoDataset, batch_size: int, seed: int, epochs: int, workers: int
-) -> Generator[tuple[int, dict | None]]:
+    iteration: int, dataset: CocoDataset, batch_size: int, replica: int, seed: int, epochs: int, workers: int
+) -> Generator[tuple[int, LocalBatch]]:
     """The epoch and the local batch of every iteration of a training, from `iteration` on.
 
     Close the generator if it is not used up. This ends the loading processes, which ignore signals.
     """
     first, skip = divmod(iteration, math.ceil(len(dataset) / batch_size))
     for epoch in range(first, epochs):
-        _, batches = epoch_batches(dataset, batch_size, seed, epoch, workers, skip)
+        _, batches = epoch_batches(dataset, batch_size, replica, seed, epoch, workers, skip)
         with closing(batches):
-            for share in batches:
-                yield epoch, share
+            for batch in batches:
+                yield epoch, batch
         skip = 0
 
 
@@ -185,9 +211,8 @@ def _loader(dataset: Dataset, workers: int, **options: Any) -> DataLoader:
     return DataLoader(
         dataset,
         num_workers=min(workers, cores),
-        collate_fn=_collate,
         generator=torch.Generator(),  # leaves the global one alone, whose state is in checkpoints
-        **{"worker_init_fn": _one_thread} | options,
+        **{"collate_fn": pseudo_collate, "worker_init_fn": _one_thread} | options,
     )
 
 
@@ -201,7 +226,3 @@ def _leave_signals(worker: int) -> None:
     _one_thread(worker)
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-
-
-def _collate(samples: list[dict]) -> dict | None:
-    return pseudo_collate(samples) if samples else None
