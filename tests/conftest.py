@@ -96,6 +96,15 @@ def poison(tmp_path) -> Path:
 
 
 @pytest.fixture
+def double():
+    """mmdet makes float32 of anchors, distances and IoUs; in float64 only the arithmetic is compared."""
+    from helpers.operators import no_rounding
+
+    with no_rounding():
+        yield
+
+
+@pytest.fixture
 def torchvision_operators(monkeypatch) -> None:
     """Operators of mmcv that mmdet's own heads call, computed by torchvision.
 

@@ -1,18 +1,18 @@
 """The gradient of one batch, which is a number of replicas.
 
-A *replica* is one virtual GPU of a recipe's source: 2 or 4 consecutive images, padded to a size of their own. Its
-loss is what the source computes on a GPU. The gradient of the batch is the mean over its replicas, whichever
+A *replica* is one virtual GPU of a recipe's source: 2 or 4 consecutive images, padded to a size of their own.
+Its loss is what the source computes on a GPU. The gradient of the batch is the mean over its replicas, whichever
 processes compute them. A number that the source averages over GPUs, by `reduce_mean`, is averaged over the
 replicas of the batch. Only such numbers and the gradient travel between processes.
 
-At most `micro_batch` images of a process have activations at a time, and replicas of one padded size go through
-the network together. Where not all images of the process fit, there are two ways:
+At most `micro_batch` images of a process have activations at a time. Replicas of one padded size go through the
+network together. There are two ways to the gradient:
 
-- `_one_after_another`: pass after pass, where the divisors of the losses are known before, or divide the gradient
-  in the end (`tood.models.common.divisors`). Nothing is computed twice.
-- `_all_together`: the head predicts all images without activations. The losses of all replicas are evaluated on
-  these predictions. Then each pass is computed again, to send their gradient back through the network (gradient
-  caching: Gao et al., RepL4NLP 2021, arXiv:2101.06983).
+- `_one_after_another`: pass after pass, where the divisors of the losses are known before, or divide the
+  gradient in the end (`tood.models.common.divisors`). Nothing is computed twice.
+- `_all_together`: the head predicts all images, and then the losses of all replicas are evaluated side by side.
+  Where not all activations fit, none are kept, and each pass is computed again to send its gradient back
+  (gradient caching: Gao et al., RepL4NLP 2021, arXiv:2101.06983).
 
 This is exact as long as the prediction for an image depends on that image and its padding alone.
 """
@@ -176,9 +176,7 @@ class _Step:
             return [predict(self.model, inputs[0], self.precision)]
         outs = predict(self.model, torch.cat(inputs), self.precision)
         sizes = [len(part) for part in inputs]
-        levels = [
-            [level.split(sizes) for level in kind] for kind in outs
-        ]  # of each piece [B, channels, H, W]
+        levels = [[level.split(sizes) for level in kind] for kind in outs]  # of each piece
         return [tuple([level[i] for level in kind] for kind in levels) for i in range(len(sizes))]
 
     def losses(self, index: int, outs: Outs) -> Losses:

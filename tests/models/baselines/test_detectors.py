@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from helpers.gradients import assert_same, collated, gradients, make_batch, plain_gradients
 from helpers.mmdet_heads import MMDET_CONFIGS
 from helpers.point_heads import SEVERAL, SIZE, configuration, hard_cases, objects
 from mmdet.registry import TASK_UTILS
@@ -12,7 +11,6 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 
 from tood.engine.config import build_model
-from tood.engine.gradient import batch_gradient
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 # Three levels, as the scale `smoke` has them
@@ -153,24 +151,6 @@ def test_crowds_are_no_objects(name):
         data = model.data_preprocessor(batch((SEVERAL, crowds)), training=True)
         losses.append(model.parse_losses(model(**data, mode="loss"))[0].item())
     assert losses[0] == losses[1] > 0
-
-
-@pytest.mark.parametrize("at_once", [1, 3])
-@pytest.mark.parametrize("name", DETECTORS)
-def test_gradient_in_parts(name, at_once):
-    """As in one piece; batch normalisation is frozen, as the scale `paper` has it."""
-    found = []
-    for in_parts in (True, False):
-        model = detector(name)
-        model.backbone.norm_eval = True
-        model = model.double()
-        model.train()
-        if in_parts:
-            batch_gradient(model, collated(make_batch(4)), at_once)
-            found.append(gradients(model))
-        else:
-            found.append(plain_gradients(model, 4))
-    assert_same(*found)
 
 
 # Recipes

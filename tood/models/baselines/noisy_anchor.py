@@ -155,8 +155,8 @@ class TopNAssigner(BaseAssigner):
 class NoisyAnchorHead(RetinaHead):
     """RetinaNet with soft labels and weights by the cleanliness of its positives.
 
-    Both losses are divided by a running mean of the number of positives on a GPU. In the authors' code each GPU
-    keeps one of its own; here there is one, of the mean over GPUs.
+    Both losses are divided by a running mean of the number of positives on a GPU. In the authors' code each
+    GPU keeps one of its own; here there is one, of the mean over GPUs.
 
     Args:
         loss_cls: its `gamma`, `alpha` and `loss_weight` are `soft_focal_loss`'s.

@@ -226,8 +226,8 @@ class OTAHead(FCOSHead):
     """FCOS with a branch for the IoU in place of the centerness, and OTA's assignment.
 
     The points are at multiples of the stride, without FCOS's half of a stride. A level predicts
-    `relu(scale * regression)` strides to the four sides. All losses are sums over the number of positives, a
-    mean over GPUs; the score is the geometric mean of the class's and the IoU. The IoU's layer has the name that
+    `relu(scale * regression)` strides to the four sides. The number of positives, a mean over GPUs, divides
+    all losses; the score is the geometric mean of the class's and the IoU. The IoU's layer has the name that
     mmdet gives the centerness's, `conv_centerness`.
 
     Boxes are clipped before NMS if `test_cfg.clip` is set, as everywhere in this suite; the authors' code

@@ -2,11 +2,11 @@
 
 What is otherwise in mmdet's head, which `paa.py` has:
 
-- An anchor that an object overlaps best, though by less than the threshold, is a candidate of the object that *it*
-  overlaps most; mmdet makes it one of the former.
+- An object's best anchor, if it overlaps by less than the threshold, is a candidate of the object that the
+  anchor overlaps most; mmdet makes it one of the former.
 - Candidates are ranked by classification loss plus GIoU loss; mmdet weighs the latter by 1.3, as in training.
-- Positives are all candidates up to the most likely one of the first Gaussian, whatever Gaussian they are of; all
-  candidates, where none is of the first; and the only candidate.
+- Positive are all candidates up to the most likely one of the first Gaussian, whatever Gaussian they are of;
+  all of them, where none is of the first; and a candidate that is the only one.
 - Number of positives and sum of their IoUs, which divide the losses, are means over GPUs.
 """
 
@@ -31,7 +31,7 @@ LEAST_IOU = 1e-12  # as the sum of all IoUs
 
 @TASK_UTILS.register_module()
 class OwnBestIoUAssigner(MaxIoUAssigner):
-    """Anchors that overlap an object enough, or that an object overlaps best, go to whom they overlap most."""
+    """Anchors that overlap an object enough, and the best of each object, go to whom they overlap most."""
 
     def assign_wrt_overlaps(self, overlaps: Tensor, gt_labels: Tensor) -> AssignResult:
         """Assign by IoUs [G, A]; labels [G]."""

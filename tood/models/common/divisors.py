@@ -1,7 +1,7 @@
 """What a loss is divided by, where its source averages that over GPUs.
 
-Heads call `reduce_mean`, as mmdet's do: the mean of a number over all GPUs. A training has virtual GPUs instead
-(`tood.engine.replicas`), and must know when these numbers are known.
+Heads call `reduce_mean`, as mmdet's do: the mean of a number over all GPUs. A training here has virtual GPUs
+instead (`tood.engine.replicas`). How it computes them depends on when these numbers are known.
 """
 
 from enum import Enum, auto
