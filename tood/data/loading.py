@@ -140,8 +140,8 @@ def epoch_batches(
 ) -> tuple[int, Generator[LocalBatch]]:
     """The number of batches of one epoch, and of each what this process computes.
 
-    The images of a replica have the same orientation, as those of a GPU in mmdet. The last replica of an epoch
-    may have fewer images, and of both orientations.
+    The images of a replica have the same orientation, as those of a GPU in mmdet. The last replica of an
+    epoch may have fewer images, and of both orientations.
 
     Args:
         dataset: training images.

@@ -1,9 +1,9 @@
 """The gradient of one batch, which is a number of replicas.
 
 A *replica* is one virtual GPU of a recipe's source: 2 or 4 consecutive images, padded to a size of their own.
-Its loss is what the source computes on a GPU. The gradient of the batch is the mean over its replicas, whichever
-processes compute them. A number that the source averages over GPUs, by `reduce_mean`, is averaged over the
-replicas of the batch. Only such numbers and the gradient travel between processes.
+Its loss is what the source computes on a GPU. The gradient of the batch is the mean over the replicas, whatever
+process computes them. What the source averages over GPUs, by `reduce_mean`, is averaged over the replicas of the
+batch. Only such numbers and the gradient travel between processes.
 
 At most `micro_batch` images of a process have activations at a time. Replicas of one padded size go through the
 network together. There are two ways to the gradient:
@@ -18,7 +18,7 @@ This is exact as long as the prediction for an image depends on that image and i
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -200,7 +200,7 @@ class _Step:
     def backward(self, losses: Sequence[Losses]) -> None:
         """Add the gradient of replicas of this process, each with its share of the batch's mean."""
         if self.batch.counts:
-            (sum(each["loss"] for each in losses) / self.batch.number).backward()
+            (torch.stack([each["loss"] for each in losses]).sum() / self.batch.number).backward()
 
     def mean(self, values: Sequence[Tensor]) -> Tensor:
         """The mean over the batch of what each replica of this process hands over."""
@@ -213,7 +213,9 @@ class _Step:
     def mean_losses(self, losses: Sequence[Losses]) -> Losses:
         """This process's share of the mean losses of the batch."""
         share = self.batch.counts / self.batch.number
-        return {name: sum(each[name].detach() for each in losses) * share for name in losses[0]}
+        return {
+            name: torch.stack([each[name].detach() for each in losses]).sum() * share for name in losses[0]
+        }
 
 
 def _preprocessed(model: SingleStageDetector, data: dict) -> Replica:
@@ -231,7 +233,7 @@ def _one_after_another(step: _Step, divisors: Divisors) -> Losses:
         for piece, outs in zip(pieces, step.predict(pieces), strict=True):
             turns = iter(known)
 
-            def mean(value: Tensor, turns=turns) -> Tensor:
+            def mean(value: Tensor, turns: Iterator[Tensor] = turns) -> Tensor:
                 if divisors is Divisors.TARGETS:
                     return next(turns).to(value, copy=True)  # heads change it in place
                 handed_over.append(value)
@@ -282,14 +284,14 @@ def _all_together(step: _Step, keep_activations: bool) -> Losses:
     step.backward(losses)
     if not keep_activations and step.batch.counts:
         for pieces in step.passes:
-            pairs = [
+            again = [
                 (level, leaf.grad[piece.images])
                 for piece, outs in zip(pieces, step.predict(pieces), strict=True)
                 for kind, leaves in zip(outs, of_replicas[piece.replica], strict=True)
                 for level, leaf in zip(kind, leaves, strict=True)
                 if level.requires_grad and leaf.grad is not None
             ]
-            torch.autograd.backward(*zip(*pairs, strict=True))
+            torch.autograd.backward([level for level, _ in again], [gradient for _, gradient in again])
     return step.mean_losses(losses)
 
 

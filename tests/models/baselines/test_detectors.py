@@ -245,17 +245,18 @@ CHANGES = {
     ("fcos_imprv_r101", "fcos_imprv"): {
         "data_preprocessor.mean": MEANS,
         "backbone.depth": 101,
+        "bbox_head.loss_bbox.type": "tood.SmoothedGIoULoss",  # layers/iou_loss.py
         "test_cfg.nms_pre_by": "confident_pair",
     },
     ("paa_r101", "atss_r101"): {
         "type": "PAA",
-        "bbox_head.type": "tood.PAAHead",
+        "bbox_head.type": "tood.PAAReleasedHead",
         "bbox_head.use_iou_pred": True,
         "bbox_head.reg_decoded_bbox": True,
         "bbox_head.topk": 9,
         "bbox_head.loss_bbox.loss_weight": 1.3,  # PAA.REG_LOSS_WEIGHT
         "bbox_head.loss_centerness.loss_weight": 0.5,  # PAA.IOU_LOSS_WEIGHT
-        "train_cfg.assigner.type": "MaxIoUAssigner",
+        "train_cfg.assigner.type": "tood.OwnBestIoUAssigner",  # modeling/matcher.py
         "train_cfg.assigner.topk": "absent",
         "train_cfg.assigner.pos_iou_thr": 0.1,  # PAA.IOU_THRESHOLD
         "train_cfg.assigner.neg_iou_thr": 0.1,
@@ -305,7 +306,12 @@ def test_models_on_larger_backbones(name, other):
 
 
 def test_the_head_of_paa_is_that_of_its_other_runs():
-    expected = changes("paa", "atss") | {"test_cfg.score_thr_on": "score", "test_cfg.score_voting": True}
+    expected = changes("paa", "atss") | {
+        "bbox_head.type": "tood.PAAReleasedHead",
+        "train_cfg.assigner.type": "tood.OwnBestIoUAssigner",
+        "test_cfg.score_thr_on": "score",
+        "test_cfg.score_voting": True,
+    }
     assert changes("paa_r101", "atss_r101") == expected
 
 

@@ -104,7 +104,7 @@ class PAAHead(TowersMixin, AnchorBoxesMixin, MMDetPAAHead):
         self, *outs: list[Tensor], batch_gt_instances: list[InstanceData], batch_img_metas: list[dict]
     ) -> list[Positives]:
         """What is left of the candidates after the mixture model's choice; see `DensePredictionMixin`."""
-        _, owners, _ = self._chosen(*outs[:2], batch_gt_instances, batch_img_metas)
+        _, owners, _ = self._chosen(outs[0], outs[1], batch_gt_instances, batch_img_metas)
         return [of_assignment(owner) for owner in owners]
 
     @torch.no_grad()

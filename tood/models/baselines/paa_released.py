@@ -136,7 +136,7 @@ class PAAReleasedHead(PAAHead):
         label[pos_inds[~positive]] = self.num_classes
         return label, label_weight, bbox_weight, int(positive.sum())
 
-    def loss_by_feat(  # type: ignore[override]  # always with IoU prediction
+    def loss_by_feat(
         self,
         cls_scores: list[Tensor],
         bbox_preds: list[Tensor],

@@ -185,7 +185,7 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         return align_scores(maps.cls_logits, maps.prob_logits), aligned
 
     @property
-    def divisors(self) -> Divisors:
+    def divisors(self) -> Divisors:  # type: ignore[override]  # here it changes with the phase
         """In the aligned phase the sum of t-hat divides both losses."""
         return Divisors.TARGETS if self.warming_up else Divisors.SHARED
 
