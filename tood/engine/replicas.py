@@ -1,9 +1,9 @@
 """The gradient of one batch, which is a number of replicas.
 
 A *replica* is one virtual GPU of a recipe's source: 2 or 4 consecutive images, padded to a size of their own.
-Its loss is what the source computes on a GPU. The gradient of the batch is the mean over the replicas, whatever
-process computes them. What the source averages over GPUs, by `reduce_mean`, is averaged over the replicas of the
-batch. Only such numbers and the gradient travel between processes.
+Its loss is what the source computes on a GPU. The gradient of the batch is the mean over replicas, whatever
+process computes them. What the source averages over GPUs, by `reduce_mean`, is averaged over the replicas of
+the batch. Only such numbers and the gradient travel between processes.
 
 At most `micro_batch` images of a process have activations at a time. Replicas of one padded size go through the
 network together. There are two ways to the gradient:
