@@ -490,7 +490,7 @@ def every_iteration_logged(monkeypatch):
         ("tal_tap_18e", {"model.train_cfg.initial_epoch": 0}),
         # Of the schemes of Table 2 that mmdet lacks; MAL's loss is a logarithm that falls too slowly
         ("noisy_anchor", {}),
-        # On two images, the sum of the boxes' weights begins below the least divisor, so the loss rises first.
+        # Of two images, the boxes' weights begin with a sum below the least divisor: the loss rises first
         ("atss_qfl", {"train.replica": 8}),
         ("paa", {}),
     ],

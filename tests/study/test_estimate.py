@@ -14,17 +14,10 @@ from tood.engine.config import build_model, resolve
 from tood.runtime.files import write_json
 from tood.study.claims import load_claims
 from tood.study.declarations import ExperimentError, load_runs, load_tables
-from tood.study.estimate import (
-    PLANNING,
-    claimed,
-    describe,
-    estimate,
-    load_planning,
-    runs_of,
-    table_names,
-)
+from tood.study.estimate import claimed, describe, estimate, runs_of, table_names
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
+from tood.study.planning import PLANNING, load_planning
 
 REPOSITORY = Path(__file__).parents[2]
 RUNS = load_runs()

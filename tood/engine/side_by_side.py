@@ -1,8 +1,8 @@
 """The losses of several replicas in one process, which meet wherever a head averages over GPUs.
 
-A head of mmdet computes its loss in one go. On the way it calls `reduce_mean`, which waits for the other GPUs.
-Here each replica is a coroutine, and a call of `reduce_mean` lets the next one run. When all have called it, each
-goes on with the mean.
+A head of mmdet computes its loss in one go. On the way it calls `reduce_mean`, which waits for other GPUs.
+Here each replica is a coroutine, and a call of `reduce_mean` lets the next one run. When all have called it,
+each goes on with the mean.
 """
 
 import sys

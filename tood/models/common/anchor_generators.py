@@ -13,8 +13,8 @@ class RoundedAnchorGenerator(AnchorGenerator):
 
     There the sides of a ratio are rounded to whole pixels at the size of the stride, before they are scaled:
     44 x 24 for stride 8, size 32 and ratio 0.5, where mmdet has 45.3 x 22.6. `center_offset=0.5` also gives
-    their centres. In that code the centre at stride 8 is 3.5, of a box that ends at its last pixel; here a box
-    ends one pixel later, and its centre is 4.
+    their centres. In that code the centre at stride 8 is 3.5, of a box that ends at its last pixel; here a
+    box ends one pixel later, and its centre is 4.
     """
 
     def gen_single_level_base_anchors(
