@@ -11,8 +11,8 @@ the network together. There are two ways to the gradient:
 - `_one_after_another`: pass after pass, where the divisors of the losses are known before, or divide the
   gradient in the end (`tood.models.common.divisors`). Nothing is computed twice.
 - `_all_together`: the head predicts all images, and then the losses of all replicas are evaluated side by
-  side. Where not all activations fit, none are kept, and each pass is computed again to send its gradient back
-  (gradient caching: Gao et al., RepL4NLP 2021, arXiv:2101.06983).
+  side. Where not all activations fit, none are kept, and each pass is computed again to send its gradient
+  back (gradient caching: Gao et al., RepL4NLP 2021, arXiv:2101.06983).
 
 This is exact as long as the prediction for an image depends on that image and its padding alone.
 """
