@@ -26,8 +26,9 @@ def loader(size: tuple[int, int], device: torch.device) -> Pair:
     dataset = build_dataset(root, "train.json", "images", ["thing"], (size[1], size[0]), 0.5)
 
     def run() -> list[int]:
-        _, batches = epoch_batches(dataset, BATCH, seed=0, epoch=0, workers=0)
-        return [sample.img_id for batch in batches for sample in batch["data_samples"]]
+        _, batches = epoch_batches(dataset, BATCH, BATCH, seed=0, epoch=0, workers=0)
+        replicas = [replica for batch in batches for replica in batch.replicas]
+        return [sample.img_id for replica in replicas for sample in replica["data_samples"]]
 
     def same(ours: list[int], theirs: list[int]) -> None:
         assert ours == theirs

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.inputs import CLASSES, objects
+from tood.data.loading import LocalBatch
 from tood.engine.config import build_model, place_anchors, resolve
-from tood.engine.gradient import batch_gradient
-from tood.engine.parts import predict
+from tood.engine.replicas import batch_gradient, predict
 from tood.engine.trainer import build_optimizer
 from tood.study.plan import Plan
 
@@ -70,7 +70,7 @@ def steps(ours: torch.nn.Module, theirs: torch.nn.Module, size: tuple[int, int],
     optimizers = [build_optimizer(model, settings) for model in (first, second)]
 
     def run_ours() -> Step:
-        losses = batch_gradient(first, data, IMAGES).losses
+        losses = batch_gradient(first, LocalBatch([data], 1))
         return _end(first, optimizers[0], losses["loss"])
 
     def run_theirs() -> Step:

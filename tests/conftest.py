@@ -96,40 +96,23 @@ def poison(tmp_path) -> Path:
 
 
 @pytest.fixture
+def double():
+    """mmdet makes float32 of anchors, distances and IoUs; in float64 only the arithmetic is compared."""
+    from helpers.operators import no_rounding
+
+    with no_rounding():
+        yield
+
+
+@pytest.fixture
 def torchvision_operators(monkeypatch) -> None:
     """Operators of mmcv that mmdet's own heads call, computed by torchvision.
 
     They take the place of compiled ones too, where mmcv has them.
     """
-    import mmcv.ops
-    import torchvision.ops
-    from mmdet.models.dense_heads import tood_head
+    from helpers.operators import operators_of_torchvision
 
-    def nms(boxes, scores, iou_threshold: float, offset: int):
-        assert offset == 0  # a box's width is x2 - x1
-        return torchvision.ops.nms(boxes, scores, iou_threshold)
+    def replace(*arguments) -> None:
+        monkeypatch.setattr(*arguments, raising=False)
 
-    def deform_conv2d(
-        feature, offset, weight, stride, padding, dilation, groups, deform_groups, bias=False, im2col_step=32
-    ):
-        assert not bias
-        # torchvision reads both numbers of groups from the shapes
-        _, per_group, *kernel = weight.shape
-        assert per_group * groups == feature.shape[1]
-        assert 2 * deform_groups * kernel[0] * kernel[1] == offset.shape[1]
-        return torchvision.ops.deform_conv2d(feature, offset, weight, None, stride, padding, dilation)
-
-    def modulated_deform_conv2d(
-        feature, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups
-    ):
-        assert deform_groups * weight[0, 0].numel() == mask.shape[1]
-        return torchvision.ops.deform_conv2d(feature, offset, weight, bias, stride, padding, dilation, mask)
-
-    operators = sys.modules["mmcv.ops.nms"].ext_module
-    monkeypatch.setattr(operators, "nms", nms, raising=False)
-    monkeypatch.setattr(tood_head, "deform_conv2d", deform_conv2d)
-    monkeypatch.setattr(mmcv.ops, "deform_conv2d", deform_conv2d)
-    monkeypatch.setattr(sys.modules["mmcv.ops.deform_conv"], "deform_conv2d", deform_conv2d)
-    monkeypatch.setattr(
-        sys.modules["mmcv.ops.modulated_deform_conv"], "modulated_deform_conv2d", modulated_deform_conv2d
-    )
+    operators_of_torchvision(replace)

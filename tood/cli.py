@@ -84,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     complexity.add_argument("--output", type=Path, metavar="FILE", help="CSV; default: results/paper/")
     complexity.set_defaults(action=_complexity)
 
+    padding = commands.add_parser("padding", help="measure the padding of training images at COCO's sizes")
+    padding.set_defaults(action=_padding)
+
     assign = commands.add_parser("assign", help="draw the positives of several schemes on one image")
     assign.add_argument(
         "--image", required=True, help="file_name, id or path of an image in the study's data"
@@ -217,6 +220,15 @@ def _complexity(options: argparse.Namespace) -> int:
         csv.writer(file).writerows([header, *rows])
     print(aligned([header, *rows], right=range(1, len(header))))
     print(f"written to {output}")
+    return 0
+
+
+def _padding(options: argparse.Namespace) -> int:
+    from tood.analysis.padding import write_padding
+    from tood.study.paths import PADDING
+
+    print(write_padding().to_string(index=False))
+    print(f"written to {PADDING}")
     return 0
 
 

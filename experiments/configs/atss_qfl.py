@@ -8,3 +8,4 @@ model = dict(
         loss_cls=dict(_delete_=True, type="QualityFocalLoss", use_sigmoid=True, beta=2.0, loss_weight=1.0),
     )
 )
+train = dict(replica=2)  # of 8 GPUs

@@ -22,4 +22,4 @@ model = dict(
     test_cfg=dict(nms_pre_by="confident_pair"),
 )
 input = dict(train_short_sides=dict(range=(640, 800)))
-train = dict(warmup="constant", warmup_factor=1 / 3, bias_lr_mult=2.0, bias_decay_mult=0.0)
+train = dict(replica=2, warmup="constant", warmup_factor=1 / 3, bias_lr_mult=2.0, bias_decay_mult=0.0)

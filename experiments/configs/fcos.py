@@ -16,4 +16,4 @@ model = dict(
         loss_bbox=dict(type="IoULoss"),
     ),
 )
-train = dict(warmup="constant", grad_clip=35)
+train = dict(replica=2, warmup="constant", grad_clip=35)

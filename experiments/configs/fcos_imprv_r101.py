@@ -13,7 +13,8 @@ model = dict(
         depth=101,
         init_cfg=dict(type="Pretrained", checkpoint="open-mmlab://detectron2/resnet101_caffe"),
     ),
+    bbox_head=dict(loss_bbox=dict(type="tood.SmoothedGIoULoss")),
     test_cfg=dict(nms_pre_by="confident_pair"),
 )
 input = dict(train_short_sides=dict(range=(640, 800)))
-train = dict(warmup="constant")
+train = dict(replica=2, warmup="constant")

@@ -29,4 +29,3 @@ model = dict(
     test_cfg=dict(nms=dict(iou_threshold=0.5)),
 )
 # mmdet divides by the positives of one GPU's images: 4 GPUs x 4 images, and the gradients are averaged.
-train = dict(loss_group=4)

@@ -15,7 +15,10 @@ model = dict(
         init_cfg=dict(type="Pretrained", checkpoint="open-mmlab://detectron2/resnet101_caffe"),
     ),
     neck=dict(add_extra_convs="on_output", relu_before_extra_convs=True),
-    bbox_head=dict(pre_anchor_topk=50),
+    bbox_head=dict(
+        pre_anchor_topk=50,
+        anchor_generator=dict(type="tood.RoundedAnchorGenerator", center_offset=0.5),
+    ),
 )
 input = dict(train_short_sides=dict(choices=[640, 672, 704, 736, 768, 800]))
 train = dict(warmup_factor=1 / 3, bias_lr_mult=2.0, bias_decay_mult=0.0, grad_clip=None)

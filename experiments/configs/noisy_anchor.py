@@ -18,5 +18,3 @@ model = dict(
         momentum=0.9,
     ),
 )
-# How many images a GPU had is not published.
-train = dict(loss_group=None)

@@ -40,4 +40,4 @@ model = dict(
     # The threshold holds for the geometric mean of score and IoU, and pairs of a point and a class compete.
     test_cfg=dict(nms_pre_by="pair"),
 )
-train = dict(warmup_iterations=1000, norm_decay_mult=0.0)
+train = dict(replica=2, warmup_iterations=1000, norm_decay_mult=0.0)

@@ -24,3 +24,4 @@ model = dict(
     ),
     test_cfg=dict(score_thr_on="confidence"),
 )
+train = dict(replica=2)  # of 8 GPUs

@@ -16,7 +16,10 @@ model = dict(
         init_cfg=dict(type="Pretrained", checkpoint="open-mmlab://detectron2/resnet101_caffe"),
     ),
     neck=dict(relu_before_extra_convs=True),
-    bbox_head=dict(loss_bbox=dict(_delete_=True, type="SmoothL1Loss", beta=0.11, loss_weight=1.0)),
+    bbox_head=dict(
+        anchor_generator=dict(type="tood.RoundedAnchorGenerator", center_offset=0.5),
+        loss_bbox=dict(_delete_=True, type="SmoothL1Loss", beta=0.11, loss_weight=1.0),
+    ),
 )
 input = dict(train_short_sides=dict(choices=[640, 672, 704, 736, 768, 800]))
 train = dict(warmup_factor=1 / 3, bias_lr_mult=2.0, bias_decay_mult=0.0)

@@ -30,4 +30,4 @@ model = dict(
     ),
     test_cfg=dict(nms=dict(iou_threshold=0.5)),
 )
-train = dict(grad_clip=10)
+train = dict(replica=2, grad_clip=10)  # no code says how many; 8 GPUs as the other rows of Table 5

@@ -30,4 +30,4 @@ model = dict(
     ),
     train_cfg=dict(assigner=dict(type="ATSSAssigner", topk=9), allowed_border=-1, pos_weight=-1, debug=False),
 )
-train = dict(warmup_factor=0.1, bias_lr_mult=2.0, bias_decay_mult=0.0)
+train = dict(replica=2, warmup_factor=0.1, bias_lr_mult=2.0, bias_decay_mult=0.0)

@@ -140,12 +140,21 @@ FROM_X101 = {"weights": ("resnext101_64x4d", "resnet101")}
 ATSS_FILE, PAA_FILE = "atss/atss_r101_fpn_1x_coco.py", "paa/paa_r101_fpn_2x_coco.py"
 FAST_ASSIGNER = {"train_cfg.assigner.type": ("tood.ATSSAssigner", "ATSSAssigner")}  # the same, faster
 ATSS_HEAD = head("ATSSHead", "ATSSHead") | OF_ATSS | FAST_ASSIGNER
-PAA_HEAD = head("PAAHead", "PAAHead") | OF_ATSS | PAA
+PAA_HEAD = (
+    head("PAAReleasedHead", "PAAHead")
+    | OF_ATSS
+    | PAA
+    | {"train_cfg.assigner.type": ("tood.OwnBestIoUAssigner", "MaxIoUAssigner")}
+)
+ROUNDED = {
+    "bbox_head.anchor_generator.type": ("tood.RoundedAnchorGenerator", "AnchorGenerator"),
+    "bbox_head.anchor_generator.center_offset": (0.5, ABSENT),
+}
 # Run: mmdet's file, differences of the model, differences of the training
 RECIPES: dict[str, tuple[str, dict, dict]] = {
     "retinanet_r101": (
         "retinanet/retinanet_r101-caffe_fpn_1x_coco.py",
-        head("RetinaHead", "RetinaHead") | RETINANET | {"bbox_head.loss_bbox.beta": (0.11, ABSENT)},
+        head("RetinaHead", "RetinaHead") | RETINANET | ROUNDED | {"bbox_head.loss_bbox.beta": (0.11, ABSENT)},
         LIST | BIASES | FROM_A_THIRD | {"epochs": (18, 12), "milestones": ([12, 16], [8, 11])},
     ),
     "fovea_r101": (
@@ -166,6 +175,7 @@ RECIPES: dict[str, tuple[str, dict, dict]] = {
         | {
             "backbone.depth": (101, 50),
             "data_preprocessor.mean": ([102.9801, 115.9465, 122.7717], [103.53, 116.28, 123.675]),
+            "bbox_head.loss_bbox.type": ("tood.SmoothedGIoULoss", "GIoULoss"),
             "test_cfg.nms_pre_by": ("confident_pair", ABSENT),
         },
         RANGE | TWICE | {"warmup": ("constant", "linear"), "weights": ("resnet101_caffe", "resnet50_caffe")},
@@ -185,7 +195,7 @@ RECIPES: dict[str, tuple[str, dict, dict]] = {
     ),
     "mal_r101": (
         "free_anchor/freeanchor_r101_fpn_1x_coco.py",
-        head("MALHead", "FreeAnchorRetinaHead") | MAL | CAFFE | RELU_BEFORE_P7,
+        head("MALHead", "FreeAnchorRetinaHead") | MAL | CAFFE | RELU_BEFORE_P7 | ROUNDED,
         LIST | TWICE | BIASES | FROM_A_THIRD | FROM_CAFFE | {"grad_clip": (None, 35)},
     ),
     "atss_r101": (ATSS_FILE, ATSS_HEAD | CAFFE, ATSS_TRAINING | FROM_CAFFE),
@@ -308,6 +318,7 @@ def test_model(run):
 def test_training(run):
     file, _, expected = RECIPES[run]
     assert differences(our_training(run), shipped_training(shipped(file))) == expected
+    assert ours(run).train.replica == shipped(file).train_dataloader.batch_size
 
 
 @pytest.mark.parametrize("run", OWN)
@@ -316,6 +327,7 @@ def test_runs_unlike_any_of_mmdet(run):
     found, smaller = ours(run), Config.fromfile(CONFIGS / file)
     assert model_differences(found, smaller) == expected
     assert differences(found.train, smaller.train) == {}
+    assert found.train.replica == 2
     assert our_training(run)["train_short_sides"] == {"range": [640, 800]}
     assert (found.schedule.epochs, list(found.schedule.milestones)) == (24, [16, 22])
     weights = "resnext101_64x4d" if "x101" in run else "resnet101"

@@ -5,7 +5,8 @@ import torch
 from helpers.detectors import batch, build
 from helpers.runs import one_of_each_head
 
-from tood.engine.gradient import batch_gradient
+from tood.data.loading import LocalBatch
+from tood.engine.replicas import batch_gradient
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -17,7 +18,7 @@ def losses_of(name: str, precision: str, iterations: int = 3) -> list[dict[str, 
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     found = []
     for _ in range(iterations):
-        losses = batch_gradient(model, batch(), 2, None, precision).losses
+        losses = batch_gradient(model, LocalBatch([batch()], 1), precision=precision)
         assert {value.dtype for value in losses.values()} <= {torch.float32, torch.float64}
         assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.grad is not None)
         optimizer.step()

@@ -1,39 +1,65 @@
 """A detector's gradient on a made batch, in float64: what the tests share, and what `torchrun` starts.
 
-    torchrun --nproc-per-node N tests/helpers/gradients.py FOLDER RUN:EPOCH:IMAGES ...
+    torchrun --nproc-per-node N tests/helpers/gradients.py ours|theirs FOLDER RUN:EPOCH:IMAGES ...
 
-writes FOLDER/RUN:EPOCH:IMAGES.pt from each process's share of the batch, if all processes agree.
+`ours` computes the batch with this suite's engine. `theirs` computes one replica in each process as mmdet's
+Runner does, by mmdet's own head where it has one, and averages the gradients. Both write
+FOLDER/RUN:EPOCH:IMAGES.pt.
 """
 
+import logging
 import sys
 from pathlib import Path
 
 import torch
+from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
-from mmengine.dist import all_gather_object, get_rank
+from mmengine import MessageHub
+from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size
 from mmengine.runner import set_random_seed
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from helpers.operators import no_rounding, operators_of_torchvision
+from tood.data.loading import LocalBatch
 from tood.engine.config import build_model, resolve
-from tood.engine.gradient import batch_gradient
+from tood.engine.replicas import batch_gradient
+from tood.evaluation.released import convert
 from tood.runtime.distributed import join, local_batch
 from tood.study.plan import Plan
 
 CATEGORIES = [{"id": number, "name": str(number)} for number in range(1, 5)]
+REPLICA = 2  # images
+# Runs whose head mmdet has, and mmdet's changes of its configuration
+THEIRS = {
+    "retinanet": {"type": "RetinaHead"},
+    "pisa": {"type": "PISARetinaHead"},
+    "freeanchor": {"type": "FreeAnchorRetinaHead"},
+    "fovea": {"type": "FoveaHead"},
+    "fcos_imprv": {"type": "FCOSHead"},
+    "atss_ab": {"type": "ATSSHead"},
+    "paa_iou": {"type": "PAAHead"},
+    "gfl_r101": {"type": "GFLHead"},
+    "vfnet_x101_64x4d_dcn": {"type": "VFNetHead"},
+    "tood_af": {"type": "TOODHead"},
+    "tood_ab": {"type": "TOODHead"},
+}
+OURS_ALONE = {
+    "ATSSHead": ("conv_bias", "dcn_on_last_conv"),
+    "PAAHead": ("conv_bias", "dcn_on_last_conv", "use_iou_pred"),
+}
 
 
-def loss_group_of(run: str) -> int | None:
-    """Number of images whose loss the run's recipe evaluates together."""
-    return resolve(Plan({}).settings(run), CATEGORIES, None).train.loss_group
+def settings_of(run: str, options: dict | None = None):
+    settings = Plan({}).settings(run)
+    settings["run"]["options"] |= {"model.backbone.norm_eval": True} | (options or {})
+    return resolve(settings, CATEGORIES, None)
 
 
 def make_model(run: str, epoch: int, options: dict | None = None):
     """The narrow detector of a run, its batch normalisation frozen, as the scale `paper` has it."""
-    settings = Plan({}).settings(run)
-    settings["run"]["options"] |= {"model.backbone.norm_eval": True} | (options or {})
     set_random_seed(0)
-    model = build_model(resolve(settings, CATEGORIES, None))
+    model = build_model(settings_of(run, options))
     model.init_weights()
     model.bbox_head.set_progress(epoch, epoch / 12)
     _add_parameters(model.bbox_head)
@@ -57,49 +83,82 @@ def _add_parameters(head) -> None:
     head.loss_by_feat = tempered
 
 
+def make_their_model(run: str, epoch: int):
+    """As `make_model`, with mmdet's own head and the same weights."""
+    ours = make_model(run, epoch)
+    config = settings_of(run).model
+    head = config.bbox_head
+    head.update(THEIRS[run])
+    for key in OURS_ALONE.get(head.type, ()):
+        head.pop(key, None)
+    if head.type == "TOODHead":
+        config.type = "TOOD"
+        config.train_cfg.assigner.type = "TaskAlignedAssigner"
+        head.loss_cls.update(type="QualityFocalLoss", use_sigmoid=True, activated=True)
+        head.initial_loss_cls = dict(
+            type="FocalLoss", use_sigmoid=True, activated=True, gamma=2.0, alpha=0.25, loss_weight=1.0
+        )
+    for assigner in ("assigner", "initial_assigner"):
+        if config.get("train_cfg", {}).get(assigner, {}).get("type") == "tood.ATSSAssigner":
+            config.train_cfg[assigner].type = "ATSSAssigner"
+    model = MODELS.build(config)
+    weights = ours.state_dict()
+    names = {name: name for name in model.state_dict()}
+    if head.type == "TOODHead":  # by the names that weights of mmdet get here
+        probes = {name: torch.tensor(index) for index, name in enumerate(names)}
+        names = {list(names)[int(index)]: name for name, index in convert(probes).items()}
+    model.load_state_dict({theirs: weights[name] for theirs, name in names.items()}, strict=True)
+    MessageHub.get_current_instance().update_info("epoch", epoch)
+    _add_parameters(model.bbox_head)
+    model.names = names | {f"bbox_head.{name}": f"bbox_head.{name}" for name in ("temperature", "unused")}
+    return model.double().train()
+
+
 def make_batch(images: int) -> list[tuple[Tensor, DetDataSample]]:
-    """Images of different sizes with 0 to 3 objects each, so that parts of the batch are unlike it."""
+    """Images of different sizes with 0 to 3 objects each, some with a crowd; pairs are of three sizes."""
     generator = torch.Generator().manual_seed(1)
     batch = []
     for number in range(images):
-        height, width = torch.randint(40, 65, (2,), generator=generator).tolist()
+        most = ((64, 48), (48, 64), (48, 48))[number // 2 % 3]
+        height, width = (side - int(torch.randint(8, (), generator=generator)) for side in most)
         pixels = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
         objects = (number + 1) % 4
-        corner = torch.rand(objects, 2, generator=generator) * 20
+        corner = torch.rand(objects, 2, generator=generator) * 14
         size = 12 + torch.rand(objects, 2, generator=generator) * 16
         sample = DetDataSample(
             metainfo={"img_id": number, "img_shape": (height, width), "ori_shape": (height, width)}
             | {"scale_factor": (1.0, 1.0)}
         )
         sample.gt_instances = InstanceData(
-            bboxes=torch.cat([corner, corner + size], 1),
+            bboxes=torch.cat([corner, corner + size], 1).double(),
             labels=torch.randint(0, 4, (objects,), generator=generator),
         )
-        sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
+        crowd = torch.tensor([[2.0, 3.0, 30.0, 36.0]])[: number % 3 == 1]
+        sample.ignored_instances = InstanceData(bboxes=crowd.double(), labels=torch.zeros(len(crowd)).long())
         batch.append((pixels, sample))
     return batch
 
 
-def collated(batch) -> dict | None:
-    """As the loader gives a batch; None for no images."""
-    inputs, samples = zip(*batch, strict=True) if batch else ((), ())
-    return {"inputs": list(inputs), "data_samples": list(samples)} if batch else None
+def make_replicas(images: int, replica: int = REPLICA) -> list[dict]:
+    """The batch in replicas, the last of which may have fewer images."""
+    batch = make_batch(images)
+    return [collated(batch[start : start + replica]) for start in range(0, images, replica)]
+
+
+def collated(batch) -> dict:
+    """As the loader gives a replica."""
+    inputs, samples = zip(*batch, strict=True)
+    return {"inputs": list(inputs), "data_samples": list(samples)}
+
+
+def whole_batch(images: int, replica: int = REPLICA) -> LocalBatch:
+    """All replicas of the batch in one process."""
+    replicas = make_replicas(images, replica)
+    return LocalBatch(replicas, len(replicas))
 
 
 def gradients(model) -> dict[str, Tensor | None]:
     return {name: p.grad for name, p in model.named_parameters()}
-
-
-def plain_gradients(model, images: int, loss_group: int | None = None) -> dict[str, Tensor | None]:
-    """The mean of mmdet's own losses of each group of the batch, each group computed in one piece."""
-    model.zero_grad(set_to_none=True)
-    data = model.data_preprocessor(collated(make_batch(images)), training=True)
-    groups = range(0, images, loss_group or images)
-    for start in groups:
-        group = slice(start, start + (loss_group or images))
-        loss = model(data["inputs"][group], data["data_samples"][group], mode="loss")
-        (model.parse_losses(loss)[0] / len(groups)).backward()
-    return gradients(model)
 
 
 def assert_same(found: dict, expected: dict, relative: float = 1e-9) -> None:
@@ -113,16 +172,44 @@ def assert_same(found: dict, expected: dict, relative: float = 1e-9) -> None:
             assert difference <= relative * grad.abs().max(), (name, difference, grad.abs().max())
 
 
+def ours(run: str, epoch: int, images: int) -> dict[str, Tensor | None]:
+    """This process's part of the batch by the engine, with three images at a time."""
+    model = make_model(run, epoch)
+    replicas = make_replicas(images)
+    own = local_batch(replicas)
+    batch = LocalBatch(own or replicas[:1], len(replicas), bool(own))
+    with no_rounding():
+        batch_gradient(model, batch, micro_batch=3)
+    return gradients(model)
+
+
+def theirs(run: str, epoch: int, images: int) -> dict[str, Tensor | None]:
+    """One replica in each process, as mmdet trains: the gradients are averaged."""
+    own_head = run in THEIRS
+    with no_rounding():
+        model = make_their_model(run, epoch) if own_head else make_model(run, epoch)
+        data = model.data_preprocessor(make_replicas(images)[get_rank()], training=True)
+        loss, _ = model.parse_losses(model(**data, mode="loss"))
+        loss.backward()
+    found = gradients(model)
+    for name, grad in found.items():
+        present = [other is not None for other in all_gather_object(grad)]
+        if any(present):
+            total = torch.zeros_like(model.get_parameter(name)) if grad is None else grad
+            all_reduce(total)
+            found[name] = total / get_world_size()
+    return {model.names[name]: grad for name, grad in found.items()} if own_head else found
+
+
 def main() -> None:
-    folder, *cases = sys.argv[1:]
+    whose, folder, *cases = sys.argv[1:]
     torch.set_num_threads(1)
+    logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
     join(torch.device("cpu"))
+    operators_of_torchvision(setattr)
     for case in cases:
         run, epoch, images = case.split(":")
-        model = make_model(run, int(epoch))
-        share = collated(local_batch(make_batch(int(images))))
-        batch_gradient(model, share, images_at_once=3, loss_group=loss_group_of(run))
-        found = gradients(model)
+        found = {"ours": ours, "theirs": theirs}[whose](run, int(epoch), int(images))
         for other in all_gather_object(found):
             assert_same(found, other, relative=0)
         if get_rank() == 0:

@@ -56,7 +56,7 @@ def model_differences(run: Config, other: Config) -> dict[str, tuple]:
 def our_training(run: str) -> dict:
     """Initial weights, optimiser, warm-up, schedule, batch and augmentation of a run."""
     config = ours(run)
-    facts = {key: value for key, value in config.train.items() if key not in ("loss_group", "precision")}
+    facts = {key: value for key, value in config.train.items() if key not in ("replica", "precision")}
     return _plain(
         facts
         | config.schedule

@@ -7,8 +7,9 @@ from helpers.fake_device import DRIVERLESS, CopiesFromHost, Preprocessed, fake, 
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
+from tood.data.loading import LocalBatch
 from tood.engine.config import build_model, place_anchors, resolve
-from tood.engine.gradient import batch_gradient
+from tood.engine.replicas import batch_gradient
 from tood.models.common import dense_prediction
 from tood.models.tood import tood_head
 from tood.study.plan import Plan
@@ -42,7 +43,7 @@ def test_training_makes_tensors_where_the_others_are(name):
     for epoch in EPOCHS:
         model.bbox_head.set_progress(epoch, epoch / 12)
         with torch.device("meta"):
-            losses = batch_gradient(model, data, images_at_once=2).losses
+            losses = batch_gradient(model, LocalBatch([data], 1))
         assert losses["loss"] > 0
 
 
@@ -77,8 +78,8 @@ STATIC = ("tood_af", "tood_ab", "atss_af", "atss_ab", "atss_af_thead", "atss_ab_
 COPIED = {(1,), (4,)}
 
 
-def step(run: str, epoch: int, device: str, images_at_once: int = 2) -> set[tuple[int, ...]]:
-    """Shapes of what the step copies to the device; on "cuda" it ends with the losses."""
+def step(run: str, epoch: int, device: str, replicas: int = 1) -> set[tuple[int, ...]]:
+    """Shapes of what the step copies to the device, replica by replica; on "cuda" it ends with the losses."""
     config = resolve(Plan({}).settings(run), CATEGORIES, None)
     config.model.backbone.norm_eval = True
     data = build_model(config).data_preprocessor(batch(), training=True)
@@ -92,7 +93,7 @@ def step(run: str, epoch: int, device: str, images_at_once: int = 2) -> set[tupl
         model.bbox_head.set_progress(epoch, epoch / 12)
         with CopiesFromHost() as copies:
             if device == DRIVERLESS:
-                losses = batch_gradient(model, there, images_at_once).losses
+                losses = batch_gradient(model, LocalBatch([there] * replicas, replicas), micro_batch=2)
                 for name, parameter in model.named_parameters():
                     assert (parameter.grad is None) != parameter.requires_grad, name
             else:
@@ -110,8 +111,8 @@ def test_the_host_waits_for_no_value(run, epoch, device):
 
 @pytest.mark.parametrize("epoch", EPOCHS)
 @pytest.mark.parametrize("run", ["tood_af", "atss_ab"])
-def test_nor_does_it_in_parts(run, epoch):
-    assert step(run, epoch, DRIVERLESS, images_at_once=1) <= COPIED
+def test_nor_does_it_with_several_replicas(run, epoch):
+    assert step(run, epoch, DRIVERLESS, replicas=2) <= COPIED
 
 
 @pytest.mark.parametrize("run", ["tood_af", "atss_ab"])

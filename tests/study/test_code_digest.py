@@ -12,12 +12,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers.gradients import collated, make_batch, make_model
+from helpers.gradients import make_model, whole_batch
+from helpers.operators import no_rounding
 from mmdet.models.detectors import SingleStageDetector
 from mmengine.config import Config
 
 from tood.engine.config import build_model, resolve
-from tood.engine.gradient import batch_gradient
+from tood.engine.replicas import batch_gradient
 from tood.models import FreeAnchorHead, ParallelHead, RetinaHead, THead
 from tood.study import code_digest as module
 from tood.study.code_digest import code_digest, config_files, evaluation_code, training_code, training_files
@@ -359,7 +360,8 @@ def test_every_function_that_a_training_step_calls_is_in_the_files_of_its_run(ru
     model = make_model(run, epoch=0)
     sys.setprofile(watch)
     try:
-        batch_gradient(model, collated(make_batch(2)), 2)
+        with no_rounding():
+            batch_gradient(model, whole_batch(4))
     finally:
         sys.setprofile(None)
     of_package = {Path(path) for path in called if path.startswith(str(PACKAGE))}

@@ -14,17 +14,10 @@ from tood.engine.config import build_model, resolve
 from tood.runtime.files import write_json
 from tood.study.claims import load_claims
 from tood.study.declarations import ExperimentError, load_runs, load_tables
-from tood.study.estimate import (
-    PLANNING,
-    claimed,
-    describe,
-    estimate,
-    load_planning,
-    runs_of,
-    table_names,
-)
+from tood.study.estimate import claimed, describe, estimate, runs_of, table_names
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
+from tood.study.planning import PLANNING, load_planning, relative_pixels
 
 REPOSITORY = Path(__file__).parents[2]
 RUNS = load_runs()
@@ -140,14 +133,22 @@ def test_hours_by_hand(empty):
     )
 
 
+def large_epochs() -> float:
+    """Epochs of the rows with ResNet-101, each times the pixels of its images relative to `tood_af`'s."""
+    pixels = relative_pixels()
+    rows = {row.run for row in TABLES["table5"].rows if RUNS[row.run].backbone == "ResNet-101"}
+    return sum(RUNS[run].epochs * pixels[run] for run in rows)
+
+
 def test_a_larger_backbone_costs_more(empty):
     groups = {group["backbone"]: group for group in estimate("paper", "5")["study"]["by_backbone"]}
     per_epoch = {
         name: [side / group["epochs"] for side in group["gpu_hours"]] for name, group in groups.items()
     }
+    larger = large_epochs() / groups["ResNet-101"]["epochs"]
     low, high = per_epoch["ResNet-101"]
-    assert low == pytest.approx(1.24 * 118_287 / 8.9 / 3600)
-    assert high == pytest.approx(1.58 * 118_287 / 7.7 / 3600)
+    assert low == pytest.approx(1.24 * larger * 118_287 / 8.9 / 3600)
+    assert high == pytest.approx(1.58 * larger * 118_287 / 7.7 / 3600)
     assert per_epoch["ResNeXt-101-64x4d-DCN"] > per_epoch["ResNeXt-101-64x4d"] > per_epoch["ResNet-101"]
 
 
@@ -187,7 +188,7 @@ def test_a_finished_training_counts_instead(empty):
     assert found["study"]["gpu_hours"] == near(4 * 30, 4 * 30)
     assert found["basis"][0].startswith("Measured: trainings of 1 runs that finished on NVIDIA H100")
     longer = estimate("paper", "5")["study"]["by_backbone"][0]
-    assert longer["gpu_hours"] == near(longer["epochs"] * 2.5 * 1.24, longer["epochs"] * 2.5 * 1.58)
+    assert longer["gpu_hours"] == near(large_epochs() * 2.5 * 1.24, large_epochs() * 2.5 * 1.58)
 
 
 def test_several_gpus_on_one_run_are_counted(empty):
@@ -198,7 +199,8 @@ def test_several_gpus_on_one_run_are_counted(empty):
 def test_a_measured_run_of_a_larger_backbone_tells_of_the_smaller_one(empty):
     trained("tood_r101", 24 * 3.1)
     found = estimate("paper", "3")["study"]["gpu_hours"]
-    assert found == near(48 * 3.1 / 1.58, 48 * 3.1 / 1.24)
+    smaller = 1 / relative_pixels()["tood_r101"]
+    assert found == near(smaller * 48 * 3.1 / 1.58, smaller * 48 * 3.1 / 1.24)
     assert estimate("paper", "5")["study"]["gpu_hours"][0] > 24 * 3.1
 
 
@@ -241,7 +243,7 @@ def test_the_command(empty, capsys):
     text = capsys.readouterr().out
     assert "ResNet-50     4      48    177–205" in text
     assert "2 at a time, one run on each: 3.7–4.3 days" in text
-    assert "own claims rest: 26 runs, 372 epochs, 1,907–2,480 GPU-hours" in text
+    assert "own claims rest: 26 runs, 372 epochs, 1,716–2,201 GPU-hours" in text
     assert main(["plan", "--scale", "papr"]) == 2
     assert "did you mean paper?" in capsys.readouterr().err
     with pytest.raises(SystemExit):

@@ -1,51 +1,25 @@
 """COCO-layout datasets for mmdet models: their images, the order of these, and their augmentation."""
 
 import math
-import multiprocessing
-import os
-import pickle
 import random
-import resource
-import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import ForkingPickler
+from contextlib import closing
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import cv2
 import numpy as np
-import torch
 from mmdet.datasets import AspectRatioBatchSampler, CocoDataset
 from mmdet.registry import DATASETS
 from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.registry import init_default_scope
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from tood.data.images import read_image
+from tood.data.loader import batches_of, make_loader
 from tood.runtime.distributed import local_batch
-from tood.runtime.run_state import HEARTBEAT_TIMEOUT
-from tood.runtime.waiting import wait_for
 
-# Seconds until a batch must be there. A slow file system may take long for one; a training that says nothing
-# for longer counts as dead anyway.
-LONGEST_WAIT = HEARTBEAT_TIMEOUT
-MOST_FILES = 65_536  # that a process may have open at a time; each tensor of a loading process is one
-# By what torch and the system say of a lack: what lacks, and what to do
-_LACKS = {
-    ("shared memory", "Bus error", "No space left", "/torch_"): (
-        "the processes that load images have too little shared memory; enlarge /dev/shm (docker run "
-        "--shm-size=8g)"
-    ),
-    ("Too many open files", "ancdata"): (
-        "the processes that load images may open too few files; raise `ulimit -n`"
-    ),
-    ("killed by signal", "exited unexpectedly", "Cannot allocate memory"): (
-        "a process that loads images was killed or could not start, most likely as memory ran out; raise "
-        "mem_mb in the scale's `resources`"
-    ),
-}
 META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
 
 
@@ -140,10 +114,6 @@ def resizing(size: Sequence[int], short_sides: Mapping[str, Sequence[int]] | Non
     return dict(type="RandomChoiceResize", scales=scales, keep_ratio=True)
 
 
-class LoaderError(RuntimeError):
-    """Images cannot be loaded as the machine lacks something; the message says what, with a hint."""
-
-
 class SeededDataset(Dataset):
     """A dataset whose augmentations depend on seed, epoch and image alone, not on the process or the order.
 
@@ -166,22 +136,33 @@ class SeededDataset(Dataset):
         return self.dataset[index]
 
 
+class LocalBatch(NamedTuple):
+    """What one process computes of a batch."""
+
+    replicas: list[dict]  # of each `inputs` and `data_samples`, as mmdet collates the images of one GPU
+    number: int  # replicas of the whole batch
+    counts: bool = True  # False: there are fewer replicas than processes, and this one repeats the first
+
+
 def epoch_batches(
     dataset: CocoDataset,
     batch_size: int,
+    replica: int,
     seed: int,
     epoch: int,
     workers: int,
     skip: int = 0,
     stop: Callable[[], bool] = lambda: False,
-) -> tuple[int, Generator[dict | None]]:
-    """The number of batches of one epoch, and this process's local batches (None for one without an image).
+) -> tuple[int, Generator[LocalBatch | None]]:
+    """The number of batches of one epoch, and of each what this process computes.
 
-    The images of a batch have the same orientation, as in mmdet.
+    The images of a replica have the same orientation, as those of a GPU in mmdet. The last replica of an
+    epoch may have fewer images, and of both orientations.
 
     Args:
         dataset: training images.
-        batch_size: number of images in a batch of all processes.
+        batch_size: number of images in a batch of all processes, a multiple of `replica`.
+        replica: number of images of one virtual GPU.
         seed: seed of the run; with the epoch it decides the order, which is the same in every process.
         epoch: counted from 0.
         workers: number of processes that load images.
@@ -189,7 +170,7 @@ def epoch_batches(
         stop: whether to wait for a batch no longer; it is then None, and no other should be asked for.
 
     Raises:
-        LoaderError: by the batches; see `_batches_of`.
+        LoaderError: by the batches; see `batches_of`.
     """
     # The sampler adds the epoch to its seed. Without mixing, epoch 1 of a seed would be epoch 0 of the next.
     mixed = int(np.random.SeedSequence(seed).generate_state(1)[0])
@@ -197,85 +178,41 @@ def epoch_batches(
     # The sampler would divide the images among processes. Here each process takes its part of each batch.
     sampler.rank, sampler.world_size, sampler.num_samples = 0, 1, len(dataset)
     sampler.set_epoch(epoch)
-    batches = list(AspectRatioBatchSampler(sampler, batch_size))[skip:]
-    shares = [local_batch(batch) for batch in batches]
-    loader = _loader(
+    replicas = list(AspectRatioBatchSampler(sampler, replica))
+    size = batch_size // replica
+    batches = [replicas[start : start + size] for start in range(skip * size, len(replicas), size)]
+    loader = make_loader(
         SeededDataset(dataset, seed, epoch),
         workers,
-        batch_sampler=shares,
-        worker_init_fn=_leave_signals,
+        partial(_collate_replicas, replica),
+        leave_signals=True,
+        batch_sampler=[list(chain.from_iterable(local_batch(batch) or batch[:1])) for batch in batches],
     )
-    return len(shares), _batches_of(loader, stop)
+    return len(batches), _local_batches(batches_of(loader, stop), batches)
 
 
-def _batches_of(loader: DataLoader, stop: Callable[[], bool] = lambda: False) -> Generator[Any]:
-    """The batches of a loader, whose processes end with the generator, whatever they are doing.
-
-    Raises:
-        LoaderError: a batch is not there within `LONGEST_WAIT`, or a loading process was killed or lacks
-            shared memory or open files.
-    """
-    others = set(multiprocessing.active_children())
-    with _explained(loader.num_workers):
-        iterator = iter(loader)
-    loading = [process for process in multiprocessing.active_children() if process not in others]
-
-    def receive() -> Any:
-        batch = next(iterator)
-        return pickle.loads(batch) if isinstance(batch, bytes) else batch
-
-    try:
-        for _ in range(len(loader)):
-            with _explained(loader.num_workers):
-                batch = wait_for(receive, LONGEST_WAIT, stop)
-            yield batch
-    finally:
-        if loading:
-            _end(loading, iterator)
+def _local_batches(loaded: Generator, batches: Sequence[Sequence]) -> Generator[LocalBatch | None]:
+    with closing(loaded):
+        for replicas, batch in zip(loaded, batches, strict=True):
+            known = LocalBatch(replicas, len(batch), bool(local_batch(batch)))
+            yield None if replicas is None else known
 
 
-def _end(loading: Sequence[BaseProcess], iterator: Any) -> None:
-    """End the processes of a loader at once.
-
-    torch waits for those that sleep, and then asks them by a signal that they ignore.
-    """
-    try:
-        handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would take their end for a fault
-    except ValueError:  # not the main thread, which alone takes signals
-        handler = None
-    for process in loading:
-        process.kill()
-    iterator._shutdown_workers()
-    if handler is not None:
-        signal.signal(signal.SIGCHLD, handler)
-
-
-@contextmanager
-def _explained(workers: int) -> Generator[None]:
-    """Say in words what the machine lacks, where a batch does not come for that."""
-    fewer = "load with fewer processes (`workers` in the scale's `resources` and `evaluation`, 0 for none)"
-    try:
-        yield
-    except TimeoutError as error:
-        raise LoaderError(f"no batch of images: {error}; see whether the disk answers, or {fewer}") from error
-    except (RuntimeError, OSError) as error:
-        text = f"{error.__cause__ or ''}\n{error}"  # torch's first sign of a killed process is the cause
-        for signs, problem in _LACKS.items():
-            if workers and any(sign in text for sign in signs):
-                last = text.strip().splitlines()[-1].strip()
-                raise LoaderError(f"{problem}, or {fewer} ({last})") from error
-        raise
+def _collate_replicas(replica: int, samples: list[dict]) -> list[dict]:
+    """The samples of several replicas, of which only the last may have fewer images."""
+    return [pseudo_collate(samples[start : start + replica]) for start in range(0, len(samples), replica)]
 
 
 def batches_from(
     iteration: int,
     dataset: CocoDataset,
     batch_size: int,
+    replica: int,
     seed: int,
     epochs: int,
     workers: int,
     stop: Callable[[], bool] = lambda: False,
-) -> Generator[tuple[int, dict | None]]:
+) -> Generator[tuple[int, LocalBatch | None]]:
     """The epoch and the local batch of every iteration of a training, from `iteration` on.
 
     Close the generator if it is not used up. This ends the loading processes, which ignore signals. A batch
@@ -283,10 +220,10 @@ def batches_from(
     """
     first, skip = divmod(iteration, math.ceil(len(dataset) / batch_size))
     for epoch in range(first, epochs):
-        _, batches = epoch_batches(dataset, batch_size, seed, epoch, workers, skip, stop)
+        _, batches = epoch_batches(dataset, batch_size, replica, seed, epoch, workers, skip, stop)
         with closing(batches):
-            for share in batches:
-                yield epoch, share
+            for batch in batches:
+                yield epoch, batch
         skip = 0
 
 
@@ -296,51 +233,7 @@ def evaluation_batches(
     """The number of images of a test dataset, and its batches in order; `indices` restricts both.
 
     Raises:
-        LoaderError: by the batches; see `_batches_of`.
+        LoaderError: by the batches; see `batches_of`.
     """
     chosen = range(len(dataset)) if indices is None else indices
-    return len(chosen), _batches_of(_loader(dataset, workers, batch_size=batch_size, sampler=chosen))
-
-
-def _loader(dataset: Dataset, workers: int, **options: Any) -> DataLoader:
-    # More processes than cores only wait for each other, and a scale may ask a laptop for too many.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if workers:
-        _allow_open_files()
-    return DataLoader(
-        dataset,
-        num_workers=min(workers, cores),
-        collate_fn=_collate,
-        generator=torch.Generator(),  # leaves the global one alone, whose state is in checkpoints
-        **{"worker_init_fn": _one_thread} | options,
-    )
-
-
-def _one_thread(worker: int) -> None:
-    """Resize in the loading process itself: OpenCV would start a thread per core in each of them."""
-    cv2.setNumThreads(0)  # torch does the same for its own threads
-
-
-def _leave_signals(worker: int) -> None:
-    """`_one_thread`, and ignore signals to the whole job: the training process needs its loaders."""
-    _one_thread(worker)
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _allow_open_files() -> None:
-    """Raise the soft limit of open files, which is 1,024 on many systems, towards the hard one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _collate(samples: list[dict]) -> dict | bytes | None:
-    """A batch; in a loading process as it is sent to the one that waits.
-
-    The process would else pack it in a thread of its queue, where a lack of shared memory loses the batch.
-    """
-    batch = pseudo_collate(samples) if samples else None
-    return batch if get_worker_info() is None else bytes(ForkingPickler.dumps(batch))
+    return len(chosen), batches_of(make_loader(dataset, workers, batch_size=batch_size, sampler=chosen))

@@ -47,6 +47,9 @@ def resolve(settings: dict, categories: list[dict], weights: Path | None) -> Con
         factor = config.input.size[1] / published[1]
         ((kind, sides),) = config.input.train_short_sides.items()
         config.input.train_short_sides = {kind: [round(side * factor) for side in sides]}
+    # Replicas fill a batch, whatever size a scale or a study gives it.
+    fitting = (n for n in range(min(config.train.replica, config.train.batch_size), 0, -1))
+    config.train.replica = next(n for n in fitting if config.train.batch_size % n == 0)
     config.model.bbox_head.num_classes = len(categories)
     config.model.backbone.init_cfg = (
         None if weights is None else dict(type="Pretrained", checkpoint=str(weights))

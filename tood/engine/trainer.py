@@ -18,9 +18,9 @@ from torch import nn
 from tood.data.loading import batches_from
 from tood.engine.checkpoint import Checkpoints, restore, training_state
 from tood.engine.config import place_anchors
-from tood.engine.gradient import batch_gradient, require_separable
 from tood.engine.loss_log import LossLog
 from tood.engine.loss_watch import LossWatch
+from tood.engine.replicas import Outs, batch_gradient, require_separable
 from tood.engine.schedule import learning_rate
 from tood.models.common import positives
 from tood.runtime.distributed import any_process
@@ -81,7 +81,7 @@ def train(
         label: text that is shown with the progress.
         workers: number of processes that load images.
         iterations: limit of the number of iterations; None trains the whole schedule.
-        micro_batch: images in one forward pass of one process, at most; None takes all of its share.
+        micro_batch: images of one process that have activations at a time, at most; None: all that it has.
         checkpoints: checkpoints to resume from and to save to; None saves nothing.
         stop: says before each iteration whether to save and stop.
         beat: takes the progress after each iteration, in keys of `RunState`.
@@ -100,12 +100,11 @@ def train(
     """
     train_cfg, schedule, main = config.train, config.schedule, get_rank() == 0
     batch_size = train_cfg.batch_size
-    images_at_once = micro_batch or math.ceil(batch_size / get_world_size())
     head = model.to(device).train().bbox_head
     place_anchors(head, device)
     if train_cfg.precision == "bf16" and device.type == "cuda":
         model.to(memory_format=torch.channels_last)
-    require_separable(model, batch_size, images_at_once)
+    require_separable(model, batch_size, micro_batch)
     optimizer = build_optimizer(model, train_cfg)
     multipliers = [group["lr"] / train_cfg.lr for group in optimizer.param_groups]
     per_epoch = math.ceil(len(dataset) / batch_size)
@@ -152,39 +151,44 @@ def train(
     if main:
         log = LossLog(loss_log, done, EventFiles(event_files, done) if event_files else None)
     progress = Progress(label, images_until(last), done=images_until(done), bar=None if main else False)
-    batches = batches_from(done, dataset, batch_size, seed, schedule.epochs, workers, stop)
+    batches = batches_from(done, dataset, batch_size, train_cfg.replica, seed, schedule.epochs, workers, stop)
     with progress, closing(batches):
-        for epoch, share in islice(batches, last - done):
+        for epoch, batch in islice(batches, last - done):
             if any_process(bool(stop()), device):
                 if main and checkpoints and done > first:
                     save(checkpoints)
                 if get_world_size() > 1:
                     barrier()  # where one process leaves early, torchrun ends the others
                 raise Interrupted(f"stopped after {done} of {last} iterations; start again to go on")
+            assert batch is not None  # only where `stop` ended the wait for it
             head.set_progress(epoch, done / scheduled)
             rate = rate_of(done)
             for group, multiplier in zip(optimizer.param_groups, multipliers, strict=True):
                 group["lr"] = rate * multiplier
+            logged = (done + 1) % interval == 0 or done + 1 == last
+            measured: list[positives.PositiveStatistics] = []
+
+            def measure(outs: Outs, gt: list, metas: list[dict], measured: list = measured) -> None:
+                measured += positives.of_images(head, outs, gt, metas)
+
+            observe = measure if logged and batch.counts else None
             try:
-                batch = batch_gradient(
-                    model, share, images_at_once, train_cfg.loss_group, train_cfg.precision
-                )
+                losses = batch_gradient(model, batch, micro_batch, train_cfg.precision, observe)
             except Exception:
                 watch.read()  # the reason, where a loss before was not finite
                 raise
-            watch.add(batch.losses["loss"], done)
+            watch.add(losses["loss"], done)
             if train_cfg.grad_clip:
                 nn.utils.clip_grad_norm_(model.parameters(), train_cfg.grad_clip)
             optimizer.step()
             done += 1
 
-            if done % interval == 0 or done == last:
+            if logged:
                 watch.read()
-                own = positives.of_images(head, batch.outs, batch.gt, batch.metas)
-                found = positives.summary(list(chain.from_iterable(all_gather_object(own))))
+                found = positives.summary(list(chain.from_iterable(all_gather_object(measured))))
                 if main:
                     entry = {"iteration": done, "epoch": done / per_epoch, "lr": rate} | found
-                    log.add(entry | {name: value.item() for name, value in batch.losses.items()})
+                    log.add(entry | {name: value.item() for name, value in losses.items()})
             if main:
                 detail = f"epoch {epoch + 1}/{schedule.epochs}"
                 if watch.last is not None:

@@ -5,7 +5,7 @@ Importing this package registers what configurations name as `tood.NAME`.
 
 from tood.models.baselines.atss import ATSSHead
 from tood.models.baselines.atss_qfl import ATSSQFLHead
-from tood.models.baselines.fcos import FCOSHead
+from tood.models.baselines.fcos import FCOSHead, SmoothedGIoULoss
 from tood.models.baselines.foveabox import FoveaHead
 from tood.models.baselines.freeanchor import FreeAnchorHead
 from tood.models.baselines.gfl import GFLHead
@@ -15,10 +15,12 @@ from tood.models.baselines.mal import MALHead
 from tood.models.baselines.noisy_anchor import NoisyAnchorHead, TopNAssigner
 from tood.models.baselines.ota import OTAHead
 from tood.models.baselines.paa import PAAHead
+from tood.models.baselines.paa_released import OwnBestIoUAssigner, PAAReleasedHead
 from tood.models.baselines.pisa import PISARetinaHead
 from tood.models.baselines.retinanet import RetinaHead
 from tood.models.baselines.sapd import SAPDHead
 from tood.models.baselines.vfnet import VFNetHead
+from tood.models.common.anchor_generators import RoundedAnchorGenerator
 from tood.models.common.atss_assigner import ATSSAssigner
 from tood.models.common.box_coders import PointBBoxCoder
 from tood.models.common.dense_prediction import TorchvisionNMSMixin
@@ -51,13 +53,17 @@ __all__ = [
     "ModulatedDeformConv2d",
     "NoisyAnchorHead",
     "OTAHead",
+    "OwnBestIoUAssigner",
     "PAAHead",
+    "PAAReleasedHead",
     "PISARetinaHead",
     "ParallelHead",
     "ParallelTALHead",
     "PointBBoxCoder",
     "RetinaHead",
+    "RoundedAnchorGenerator",
     "SAPDHead",
+    "SmoothedGIoULoss",
     "THead",
     "THeadFCOS",
     "THeadFovea",

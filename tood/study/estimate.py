@@ -1,85 +1,36 @@
 """What a study costs before it runs: GPU-hours and disk, and what these numbers rest on; without torch.
 
 The hours of a run are its epochs, times the hours of an epoch with ResNet-50 on one GPU, times the cost of
-its backbone. Hours of an epoch are what finished trainings of the study took, or else what others published
+its backbone, times the pixels of its training images, padding included (`experiments/padding.csv`). Hours of
+an epoch are what finished trainings of the study took, or else what others published
 (`experiments/planning.yaml`). Every estimate is a range.
 """
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
-
-from pydantic import Field, model_validator
+from typing import Any, NamedTuple
 
 from tood.runtime.files import read_json
 from tood.runtime.text import aligned, did_you_mean
 from tood.study.claims import Claim, load_claims
 from tood.study.declarations import (
-    Declaration,
     ExperimentError,
     Run,
     Table,
-    load_declared,
     load_runs,
     load_tables,
     select_runs,
 )
 from tood.study.forms import Timed
-from tood.study.paths import EXPERIMENTS, StudyPaths
+from tood.study.paths import StudyPaths
+from tood.study.planning import Planning, Span, load_planning, relative_pixels
 from tood.study.scales import Scale, load_scale, seeds_by_run
 
-PLANNING = EXPERIMENTS / "planning.yaml"
 _WEIGHT = 4  # bytes of a parameter
 _CHECKPOINTS = 3  # at the same time while the newest is written; each holds weights and momentum
 _FINAL = 2  # files of weights that a finished training leaves
 _DETECTION = 200  # bytes of one of at most 100 on an image
 _GIB = 2**30
-
-Span = tuple[float, float]  # from, to
-
-
-class _Throughput(Declaration):
-    gpu: str
-    images_per_second: Span
-    source: str
-
-
-class _Gpus(Declaration):
-    gigabytes_per_second: dict[str, float]
-    least_share: Annotated[float, Field(gt=0, le=1)]
-    source: str
-
-
-class _Backbone(Declaration):
-    time: Span
-    parameters_m: float
-
-
-class _Data(Declaration):
-    train_images: int
-    val_images: int
-    gigabytes: dict[str, float]
-    optional_gigabytes: dict[str, float]
-
-
-class Planning(Declaration):
-    """Content of `experiments/planning.yaml`."""
-
-    throughput: _Throughput
-    gpus: _Gpus
-    backbones: dict[str, _Backbone]
-    time_source: str
-    data: _Data
-
-    @model_validator(mode="after")
-    def _usable(self) -> Self:
-        spans = [self.throughput.images_per_second, *(one.time for one in self.backbones.values())]
-        if wrong := next((span for span in spans if not 0 < span[0] <= span[1]), None):
-            raise ValueError(f"{list(wrong)} is no range of positive numbers; write the smaller one first")
-        if self.throughput.gpu not in self.gpus.gigabytes_per_second:
-            raise ValueError(f"gpus: gigabytes_per_second lacks {self.throughput.gpu}; add it")
-        return self
 
 
 class Basis(NamedTuple):
@@ -89,18 +40,6 @@ class Basis(NamedTuple):
     epoch: Span  # hours of one epoch with ResNet-50 on one device
     measured: dict[str, float]  # hours of the runs that were trained on it, the mean of their seeds
     statement: str
-
-
-def load_planning(runs: Mapping[str, Run], path: Path = PLANNING) -> Planning:
-    """The assumptions, checked against the declarations.
-
-    Raises:
-        ExperimentError: the file does not fit its schema, or names something that is not declared.
-    """
-    planning = load_declared(Planning, path)
-    if unknown := sorted({run.backbone for run in runs.values()} - set(planning.backbones)):
-        raise ExperimentError(f"{path}: backbones: no entry for {unknown[0]}; add its time and parameters")
-    return planning
 
 
 def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus: int = 1) -> dict[str, Any]:
@@ -269,8 +208,12 @@ def _finished(paths: StudyPaths) -> list[tuple[str, str, float]]:
 
 
 def _time(run: Run, scale: Scale, planning: Planning) -> Span:
-    """Cost of a run's backbone relative to ResNet-50; the narrow ones of the drawn scales all count alike."""
-    return (1.0, 1.0) if scale.drawing else planning.backbones[run.backbone].time
+    """Cost of an epoch relative to ResNet-50 at 800 pixels; runs of the drawn scales all count alike."""
+    if scale.drawing:
+        return 1.0, 1.0
+    pixels = relative_pixels()[run.id]
+    low, high = planning.backbones[run.backbone].time
+    return low * pixels, high * pixels
 
 
 def _hours(run: Run, scale: Scale, planning: Planning, basis: Basis, seeds: int) -> Span:
@@ -333,9 +276,9 @@ def _statements(scale: Scale, planning: Planning, basis: Basis | None) -> list[s
     return [
         basis.statement,
         f"Other backbones relative to ResNet-50: {planning.time_source}.",
-        "Not in the numbers: smaller training images than 1333 x 800, as with jitter from 480 on, which take "
-        "less; the second forward pass where micro_batch divides a batch; differences between heads; slow "
-        "loading of images; evaluation.",
+        "Time is taken to grow with the pixels of training images, with padding: experiments/padding.csv.",
+        "Not in the numbers: the second forward pass of some heads where micro_batch is smaller than a "
+        "process's share of the batch; differences between heads; slow loading of images; evaluation.",
     ]
 
 

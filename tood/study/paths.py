@@ -11,6 +11,7 @@ REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "tood"
 EXPERIMENTS = REPOSITORY / "experiments"
 CONFIGS = EXPERIMENTS / "configs"
+PADDING = EXPERIMENTS / "padding.csv"  # of the training images of every run (`tood.analysis.padding`)
 
 WORK = Path("work")  # what can be made again: checkpoints, detections, logs
 RESULTS = Path("results")  # what is kept: metrics, tables, figures

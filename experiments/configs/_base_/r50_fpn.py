@@ -45,7 +45,7 @@ input = dict(
 )
 train = dict(
     batch_size=16,  # 4 GPUs x 4 images
-    loss_group=None,  # images whose loss is evaluated together; None: the whole batch
+    replica=4,  # images of one GPU there
     lr=0.01,
     momentum=0.9,
     weight_decay=1e-4,

@@ -5,8 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.gradients import assert_same, collated, make_batch
-from helpers.gradients import gradients as gradients_of
 from helpers.point_heads import (
     CLASSES,
     GTS,
@@ -27,7 +25,6 @@ from scipy.optimize import linprog
 from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from tood.engine.config import build_model
-from tood.engine.gradient import batch_gradient
 from tood.models.baselines import ota as ota_module
 from tood.models.baselines.ota import (
     assign_by_plan,
@@ -561,18 +558,6 @@ def test_the_threshold_holds_for_the_score(head):
 
 
 # The configuration
-
-
-def test_the_gradient_in_parts_is_that_of_the_batch():
-    config = configuration("ota.py", "smoke", {"strides": [4, 8, 16]})
-    config.model.backbone.norm_eval = True
-    found = []
-    for at_once in (4, 1):
-        torch.manual_seed(0)
-        model = build_model(config).double().train()
-        batch_gradient(model, collated(make_batch(4)), at_once, config.train.loss_group)
-        found.append(gradients_of(model))
-    assert_same(*found)
 
 
 def test_the_configuration_has_the_authors_head():

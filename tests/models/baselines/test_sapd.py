@@ -6,8 +6,6 @@ from pathlib import Path
 import mmdet
 import pytest
 import torch
-from helpers.gradients import assert_same, collated, make_batch
-from helpers.gradients import gradients as gradients_of
 from helpers.point_heads import (
     CHANNELS,
     CLASSES,
@@ -31,7 +29,6 @@ from mmengine.registry import init_default_scope
 from torchvision.ops import roi_align
 
 from tood.engine.config import build_model
-from tood.engine.gradient import batch_gradient
 from tood.models.baselines.sapd import Pairs, centrality, positive_pairs, shrunk_cells, smallest_owner
 from tood.models.baselines.sapd_levels import (
     LevelSelection,
@@ -586,23 +583,6 @@ def test_testing_does_not_need_the_progress():
 
 
 # The configuration
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_the_gradient_in_parts_is_that_of_the_batch(stage):
-    """Although the loss reads the features, which a process sends with its predictions."""
-    norm = dict(type="GN")  # its number of groups is the scale's
-    config = configuration("sapd.py", "smoke", {"strides": [4, 8, 16], "norm_cfg": norm})
-    config.model.backbone.norm_eval = True
-    found = []
-    for at_once in (4, 1):
-        torch.manual_seed(0)
-        model = build_model(config).double().train()
-        model.bbox_head.set_progress(0, stage)
-        batch_gradient(model, collated(make_batch(4)), at_once, config.train.loss_group)
-        found.append(gradients_of(model))
-    assert found[0]["bbox_head.selection.convs.0.weight"].any()
-    assert_same(*found)
 
 
 def test_the_configuration_has_the_papers_head():

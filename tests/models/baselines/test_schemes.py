@@ -1,9 +1,7 @@
 """The assignment schemes of Table 2: arithmetic by hand, losses and detections against mmdet's."""
 
 import math
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import mmdet
 import pytest
@@ -12,16 +10,13 @@ from mmdet.models.dense_heads import GFLHead
 from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
 from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox_overlaps
 from mmengine.config import Config, ConfigDict
-from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torchvision.ops import batched_nms, generalized_box_iou_loss
 
 from tood.engine.config import resolve
-from tood.engine.gradient import evaluate_loss
 from tood.models import PAAHead, TopNAssigner
 from tood.models.baselines import noisy_anchor
 from tood.models.baselines.mal import depress, depression_mask, depression_ratio
@@ -688,35 +683,3 @@ def test_without_iou_prediction_paa_counts_boxes_alike():
     found = ours.loss_by_feat(*ours(features()), GTS, METAS)["loss_bbox"]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
     assert not torch.isclose(found, weighted, rtol=1e-2)
-
-
-@pytest.mark.parametrize(("run", "size"), [("retinanet", 2), ("pisa", 2), ("freeanchor", 2), ("fovea", 4)])
-def test_loss_groups_are_the_images_of_mmdets_gpus(run, size):
-    """Losses of mmdet's head on each GPU's images, and their gradient, averaged; a batch of two GPUs."""
-    ours, theirs = our_head(run), their_head(run)
-    ours.load_state_dict(theirs.state_dict(), strict=True)
-    gts = [SEVERAL, OVERLAPPING, objects([20, 30, 90, 80]), SEVERAL] * 2
-    gts, metas = gts[: 2 * size], [METAS[0]] * 2 * size
-    samples = []
-    for gt, meta_ in zip(gts, metas, strict=True):
-        samples.append(DetDataSample(metainfo=meta_, gt_instances=gt.clone()))
-    losses = {}
-    for name, head in (("ours", ours), ("theirs", theirs)):
-        outs = head(features(batch=2 * size))
-        if name == "ours":
-            group = resolve(Plan({"scale": "paper"}).settings(run), CLASSES, None).train.loss_group
-            model = SimpleNamespace(bbox_head=head, parse_losses=partial(BaseModel.parse_losses, None))
-            losses[name] = evaluate_loss(model, outs, samples, group).losses
-        else:
-            parts = []
-            for images in (slice(0, size), slice(size, 2 * size)):
-                maps = [[level[images] for level in kind] for kind in outs]
-                parts.append(total(head.loss_by_feat(*maps, gts[images], metas[images])))
-            losses[name] = {key: ((parts[0][key] + parts[1][key]) / 2).mean() for key in parts[0]}
-            losses[name]["loss"] = sum(losses[name].values())
-        losses[name]["loss"].backward()
-    assert losses["ours"].keys() == losses["theirs"].keys()
-    for key, value in losses["theirs"].items():
-        torch.testing.assert_close(losses["ours"][key], value, rtol=1e-5, atol=0, msg=key)
-    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6, msg=name)

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import torch
 from mmdet.models.dense_heads import ATSSHead as MMDetATSSHead
+from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
@@ -11,7 +12,7 @@ from tood.models.common.anchor_boxes import AnchorBoxesMixin, assign_inside, row
 from tood.models.common.atss_assigner import match_batch
 from tood.models.common.box_coders import anchor_centres, centerness_target
 from tood.models.common.dense_level import DenseLevel, grid_of
-from tood.models.common.normalised_loss import LossTerm, NormalisedLossMixin
+from tood.models.common.divisors import Divisors
 from tood.models.common.pairs import objects_of
 from tood.models.common.registry import MODELS
 from tood.models.common.towers import TowersMixin
@@ -31,7 +32,7 @@ class Targets(NamedTuple):
 
 
 @MODELS.register_module()
-class ATSSHead(NormalisedLossMixin, TowersMixin, AnchorBoxesMixin, MMDetATSSHead):
+class ATSSHead(TowersMixin, AnchorBoxesMixin, MMDetATSSHead):
     """Parallel head + ATSS (Tables 1, 2, 3, 5 and 6); configuration as mmdet's `ATSSHead`.
 
     `tood.PointBBoxCoder` makes it anchor-free and learns its unit from the anchor generator. Targets and
@@ -44,7 +45,7 @@ class ATSSHead(NormalisedLossMixin, TowersMixin, AnchorBoxesMixin, MMDetATSSHead
         ValueError: the assigner is to ignore regions.
     """
 
-    loss_names: tuple[str, ...] = ("loss_cls", "loss_bbox", "loss_centerness")
+    divisors = Divisors.TARGETS
 
     def __init__(
         self,
@@ -81,20 +82,8 @@ class ATSSHead(NormalisedLossMixin, TowersMixin, AnchorBoxesMixin, MMDetATSSHead
         batch_gt_instances_ignore: list[InstanceData] | None = None,
     ) -> dict[str, Tensor]:
         """Losses of a batch; no region is ignored, as with mmdet's `ATSSAssigner` by default."""
-        return self.divided(
-            self.loss_terms(cls_scores, bbox_preds, centernesses, batch_gt_instances, batch_img_metas)
-        )
-
-    def loss_terms(
-        self,
-        cls_scores: list[Tensor],
-        bbox_preds: list[Tensor],
-        centernesses: list[Tensor],
-        gts: list[InstanceData],
-        metas: list[dict],
-    ) -> dict[str, LossTerm]:
-        """The three losses as sums over this batch, with the sums that are to divide them."""
-        targets = self._targets((cls_scores, bbox_preds), gts, metas)
+        grids = [grid_of(scores) for scores in cls_scores]
+        targets = self._targets(grids, batch_gt_instances, batch_img_metas, bbox_preds[0])
         positive = targets.positive
         deltas = rows_of_batch(bbox_preds, 4)[targets.anchors]  # [P, 4]
         # Without a loss and without a gradient where not positive, whatever was predicted
@@ -112,41 +101,37 @@ class ATSSHead(NormalisedLossMixin, TowersMixin, AnchorBoxesMixin, MMDetATSSHead
         loss_centerness = self.loss_centerness(
             centerness, targets.centerness, positive.to(centerness), reduction_override="none"
         )  # [P], in float32 whatever it is of
-        totals = {
-            "loss_cls": loss_cls,
-            "loss_bbox": (loss_bbox * targets.centerness).sum() if len(positive) else nothing,
-            "loss_centerness": loss_centerness.to(centerness).sum(),
-        }
-        normalisers = self._normalisers(targets)
-        return {name: LossTerm(total, normalisers[name]) for name, total in totals.items()}
-
-    def normalisers_from_targets(
-        self, outs: tuple[list[Tensor], ...], gts: list[InstanceData], metas: list[dict]
-    ) -> dict[str, Tensor] | None:
-        """As `NormalisedLossMixin` says."""
-        return self._normalisers(self._targets(outs, gts, metas))
-
-    def _normalisers(self, targets: Targets) -> dict[str, Tensor]:
-        return {
-            "loss_cls": targets.number,
-            "loss_bbox": targets.centerness.sum(),
-            "loss_centerness": targets.number,
-        }
-
-    def divisor(self, name: str, normaliser: Tensor) -> Tensor:
-        """mmdet's, with the small number that it adds, in the box loss to a divisor of 1."""
+        # With the small number that mmdet adds, in the box loss to a divisor of 1
         eps = torch.finfo(torch.float32).eps
-        return normaliser.clamp(min=1) * (1 + eps) if name == "loss_bbox" else normaliser + eps
+        number, sum_of_centerness = reduce_mean(torch.stack([targets.number, targets.centerness.sum()]))
+        return {
+            "loss_cls": loss_cls / (number + eps),
+            "loss_bbox": ((loss_bbox * targets.centerness).sum() if len(positive) else nothing)
+            / (sum_of_centerness.clamp(min=1) * (1 + eps)),
+            "loss_centerness": loss_centerness.to(centerness).sum() / (number + eps),
+        }
+
+    def divisors_from_targets(
+        self, grids: list[tuple[int, int]], gts: list[InstanceData], metas: list[dict], like: Tensor
+    ) -> list[Tensor]:
+        """What the loss hands to `reduce_mean`.
+
+        Args:
+            grids: (H, W) of each level.
+            gts, metas: of the images.
+            like: a tensor of the type and on the device of the predictions.
+        """
+        targets = self._targets(grids, gts, metas, like)
+        return [torch.stack([targets.number, targets.centerness.sum()])]
 
     @torch.no_grad()
-    def _targets(self, outs: tuple[list[Tensor], ...], gts: list[InstanceData], metas: list[dict]) -> Targets:
-        """Targets; of `outs` the sizes of maps and the type of the regression are of interest."""
-        cls_scores, bbox_preds, *_ = outs
-        B, grids = len(metas), [grid_of(scores) for scores in cls_scores]
-        priors = self.prior_generator.grid_priors(
-            grids, dtype=bbox_preds[0].dtype, device=bbox_preds[0].device
-        )
-        objects = objects_of(gts, bbox_preds[0])
+    def _targets(
+        self, grids: list[tuple[int, int]], gts: list[InstanceData], metas: list[dict], like: Tensor
+    ) -> Targets:
+        """Targets; arguments as for `divisors_from_targets`."""
+        B = len(metas)
+        priors = self.prior_generator.grid_priors(grids, dtype=like.dtype, device=like.device)
+        objects = objects_of(gts, like)
         rows = self._rows_inside(grids, priors, metas)
         anchors, owner, positive = match_batch(self.assigner, priors, rows, gts)  # [P] each
         everywhere = torch.cat(priors)  # [A, 4]

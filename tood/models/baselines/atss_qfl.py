@@ -2,12 +2,14 @@
 
 import torch
 from mmdet.structures.bbox import bbox_overlaps
+from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from tood.models.baselines.atss import ATSSHead
 from tood.models.common.anchor_boxes import rows_of_batch
-from tood.models.common.normalised_loss import LossTerm
+from tood.models.common.dense_level import grid_of
+from tood.models.common.divisors import Divisors
 from tood.models.common.registry import MODELS
 
 
@@ -21,6 +23,8 @@ class ATSSQFLHead(ATSSHead):
     Configuration as `ATSSHead`, with mmdet's `QualityFocalLoss`; there is no `loss_centerness`.
     """
 
+    divisors = Divisors.PREDICTIONS  # scores weigh the boxes
+
     def _init_layers(self) -> None:
         super()._init_layers()
         self.atss_centerness = nn.Identity()  # its output goes nowhere
@@ -28,8 +32,6 @@ class ATSSQFLHead(ATSSHead):
     def forward_single(self, x: Tensor, scale: nn.Module) -> tuple[Tensor, ...]:
         """Logits [B, C, H, W] and regression [B, 4, H, W] of one level."""
         return super().forward_single(x, scale)[:2]
-
-    loss_names = ("loss_cls", "loss_bbox")
 
     def loss_by_feat(  # type: ignore[override]  # without centerness
         self,
@@ -40,7 +42,8 @@ class ATSSQFLHead(ATSSHead):
         batch_gt_instances_ignore: list[InstanceData] | None = None,
     ) -> dict[str, Tensor]:
         """`loss_cls` over the number of positives, `loss_bbox` over the sum of its weights."""
-        targets = self._targets((cls_scores, bbox_preds), batch_gt_instances, batch_img_metas)
+        grids = [grid_of(scores) for scores in cls_scores]
+        targets = self._targets(grids, batch_gt_instances, batch_img_metas, bbox_preds[0])
         logits = rows_of_batch(cls_scores, self.cls_out_channels)  # [B * A, C]
         positive = targets.positive
         deltas = rows_of_batch(bbox_preds, 4)[targets.anchors]  # [P, 4]
@@ -55,22 +58,10 @@ class ATSSQFLHead(ATSSHead):
             logits, (targets.labels, quality[:-1]), targets.label_weights, reduction_override="sum"
         )
         loss_bbox = self.loss_bbox(boxes, targets.boxes, reduction_override="none")  # [P]
-        return self.divided(
-            {
-                "loss_cls": LossTerm(loss_cls, targets.number.to(weights)),
-                "loss_bbox": LossTerm(
-                    (loss_bbox * weights).sum() if len(positive) else deltas.sum(),
-                    weights.sum(),
-                ),
-            }
-        )
-
-    def normalisers_from_targets(
-        self, outs: tuple[list[Tensor], ...], gts: list[InstanceData], metas: list[dict]
-    ) -> dict[str, Tensor] | None:
-        """None: the scores weigh the boxes."""
-        return None
-
-    def divisor(self, name: str, normaliser: Tensor) -> Tensor:
-        """As mmdet's, at least 1."""
-        return normaliser.clamp(min=1) + torch.finfo(torch.float32).eps
+        # As mmdet's, at least 1
+        sums = reduce_mean(torch.stack([targets.number.to(weights), weights.sum()]))
+        of_cls, of_bbox = sums.clamp(min=1) + torch.finfo(torch.float32).eps
+        return {
+            "loss_cls": loss_cls / of_cls,
+            "loss_bbox": ((loss_bbox * weights).sum() if len(positive) else deltas.sum()) / of_bbox,
+        }

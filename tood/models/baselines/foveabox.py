@@ -8,12 +8,15 @@ from torch import Tensor
 
 from tood.models.common.dense_level import DenseLevel, grid_of
 from tood.models.common.dense_prediction import DensePredictionMixin, name_objects
+from tood.models.common.divisors import Divisors
 from tood.models.common.registry import MODELS
 
 
 @MODELS.register_module()
 class FoveaHead(DensePredictionMixin, MMDetFoveaHead):
     """Parallel head + FoveaBox; configuration as mmdet's `FoveaHead`."""
+
+    divisors = Divisors.NONE
 
     def _assign(self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict) -> Tensor:
         labels, _ = self._get_targets_single(

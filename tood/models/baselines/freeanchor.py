@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tood.models.common.anchor_boxes import AnchorBoxesMixin
 from tood.models.common.dense_level import DenseLevel
+from tood.models.common.divisors import Divisors
 from tood.models.common.positives import Positives
 from tood.models.common.registry import MODELS
 
@@ -20,6 +21,7 @@ class FreeAnchorHead(AnchorBoxesMixin, MMDetFreeAnchorHead):
     """
 
     assigns_by_prediction = True
+    divisors = Divisors.NONE
 
     def _positives(
         self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict

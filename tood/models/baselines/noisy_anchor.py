@@ -13,11 +13,13 @@ import torch
 import torch.nn.functional as F
 from mmdet.models.task_modules.assigners import AssignResult, BaseAssigner
 from mmdet.structures.bbox import bbox_overlaps
+from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor
 
 from tood.models.baselines.retinanet import RetinaHead
 from tood.models.common.dense_level import grid_of
+from tood.models.common.divisors import Divisors
 from tood.models.common.registry import MODELS, TASK_UTILS
 
 EPS = 1e-7
@@ -153,8 +155,8 @@ class TopNAssigner(BaseAssigner):
 class NoisyAnchorHead(RetinaHead):
     """RetinaNet with soft labels and weights by the cleanliness of its positives.
 
-    Both losses are divided by a running mean of the number of positives in a batch, as in the authors'
-    code. There a GPU keeps one of its own few images; here the batch is whole.
+    Both losses are divided by a running mean of the number of positives on a GPU. In the authors' code each
+    GPU keeps one of its own; here there is one, of the mean over GPUs.
 
     Args:
         loss_cls: its `gamma`, `alpha` and `loss_weight` are `soft_focal_loss`'s.
@@ -163,10 +165,18 @@ class NoisyAnchorHead(RetinaHead):
         others: as mmdet's `RetinaHead`; `loss_bbox` on encoded boxes.
     """
 
+    divisors = Divisors.PREDICTIONS
+    progress: float | None = None
+    _counted_at: float | None = None  # progress at which the running mean moved last
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # A reasonable number to begin with; in a buffer, as a resumed training needs it.
         self.register_buffer("mean_positives", torch.tensor(100.0))
+
+    def set_progress(self, epoch: int, progress: float) -> None:
+        """The running mean moves once at each progress, however many replicas the batch has."""
+        self.progress = progress
 
     def loss_by_feat(
         self,
@@ -211,8 +221,11 @@ class NoisyAnchorHead(RetinaHead):
             box_targets.append(self.bbox_coder.encode(anchors[positive], gt_boxes))
             box_weights.append(weight[positive])
         positive_weights = torch.cat(box_weights)[:, None]  # [P, 1]
-        momentum = self.train_cfg["momentum"]
-        self.mean_positives.mul_(momentum).add_((1 - momentum) * len(positive_weights))
+        number = reduce_mean(positive_weights.new_tensor(len(positive_weights)))
+        if self.progress is None or self.progress != self._counted_at:
+            momentum = self.train_cfg["momentum"]
+            self.mean_positives.mul_(momentum).add_((1 - momentum) * number)
+            self._counted_at = self.progress
         divisor = self.mean_positives.clamp(min=1)
         cfg = self.loss_cls
         inside = torch.stack(insides)  # [B, A]; the sum that the weights keep is without the padding

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from tood.models.baselines.fcos import FCOSHead
 from tood.models.common.dense_level import DenseLevel
+from tood.models.common.divisors import Divisors
 from tood.models.common.positives import Positives, of_assignment
 from tood.models.common.registry import MODELS
 
@@ -225,8 +226,8 @@ class OTAHead(FCOSHead):
     """FCOS with a branch for the IoU in place of the centerness, and OTA's assignment.
 
     The points are at multiples of the stride, without FCOS's half of a stride. A level predicts
-    `relu(scale * regression)` strides to the four sides. All losses are sums over the number of positives of
-    the batch; the score is the geometric mean of the class's and the IoU. The IoU's layer has the name that
+    `relu(scale * regression)` strides to the four sides. The number of positives, a mean over GPUs, divides
+    all losses; the score is the geometric mean of the class's and the IoU. The IoU's layer has the name that
     mmdet gives the centerness's, `conv_centerness`.
 
     Boxes are clipped before NMS if `test_cfg.clip` is set, as everywhere in this suite; the authors' code
@@ -241,6 +242,7 @@ class OTAHead(FCOSHead):
     """
 
     assigns_by_prediction = True
+    divisors = Divisors.PREDICTIONS
 
     def __init__(self, *args: Any, loss_iou: dict, **kwargs: Any) -> None:
         super().__init__(*args, norm_on_bbox=True, centerness_on_reg=True, loss_centerness=loss_iou, **kwargs)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tood.models.common.anchor_boxes import AnchorBoxesMixin, rows_of_anchors
 from tood.models.common.dense_level import DenseLevel, grid_of
+from tood.models.common.divisors import Divisors
 from tood.models.common.positives import Positives, of_assignment
 from tood.models.common.registry import MODELS
 from tood.models.common.towers import TowersMixin
@@ -55,6 +56,7 @@ class PAAHead(TowersMixin, AnchorBoxesMixin, MMDetPAAHead):
     loss_bbox: nn.Module  # of the head
 
     assigns_by_prediction = True
+    divisors = Divisors.NONE
 
     def __init__(
         self,
@@ -102,35 +104,40 @@ class PAAHead(TowersMixin, AnchorBoxesMixin, MMDetPAAHead):
         self, *outs: list[Tensor], batch_gt_instances: list[InstanceData], batch_img_metas: list[dict]
     ) -> list[Positives]:
         """What is left of the candidates after the mixture model's choice; see `DensePredictionMixin`."""
-        cls_scores, bbox_preds = outs[:2]
+        _, owners, _ = self._chosen(outs[0], outs[1], batch_gt_instances, batch_img_metas)
+        return [of_assignment(owner) for owner in owners]
+
+    @torch.no_grad()
+    def _chosen(
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        batch_gt_instances: list[InstanceData],
+        batch_img_metas: list[dict],
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """The mixture model's choice for each image.
+
+        Returns:
+            anchors [A, 4]; object of each anchor [A], -1 for none; weights of its classification loss [A]
+        """
         grids = [grid_of(scores) for scores in cls_scores]
         anchors, flags = self.get_anchors(grids, batch_img_metas, device=cls_scores[0].device)
-        labels, label_weights, gt_boxes, box_weights, candidates, owners = self.get_targets(
-            anchors, flags, batch_gt_instances, batch_img_metas
-        )
+        targets = self.get_targets(anchors, flags, batch_gt_instances, batch_img_metas)
         logits = [maps.reshape(-1, self.cls_out_channels) for maps in levels_to_images(cls_scores)]
         deltas = [maps.reshape(-1, 4) for maps in levels_to_images(bbox_preds)]
-        found = []
-        for image in zip(
-            anchors,
-            logits,
-            deltas,
-            labels,
-            label_weights,
-            gt_boxes,
-            box_weights,
-            candidates,
-            owners,
-            strict=True,
-        ):
-            *_, label, label_weight, _, box_weight, candidate, owner = image
+        owners, weights = [], []
+        for image in zip(anchors, logits, deltas, *targets, strict=True):
+            levels, *_, label, label_weight, _, box_weight, candidates, objects = image
             (loss,) = self.get_pos_loss(*image[:-1])
-            label, *_ = self.paa_reassign(loss, label, label_weight, box_weight, candidate, owner, image[0])
-            gt_index = torch.full_like(label, -1)
-            gt_index[candidate] = owner
-            gt_index[label == self.num_classes] = -1
-            found.append(of_assignment(gt_index))
-        return found
+            label, label_weight, *_ = self.paa_reassign(
+                loss, label, label_weight, box_weight, candidates, objects, levels
+            )
+            owner = torch.full_like(label, -1)
+            owner[candidates] = objects
+            owner[label == self.num_classes] = -1
+            owners.append(owner)
+            weights.append(label_weight)
+        return [torch.cat(levels) for levels in anchors], owners, weights
 
     def _dense_level(self, level: int, outs: tuple[Tensor, ...], priors: Tensor) -> DenseLevel:
         dense = super()._dense_level(level, outs[:2], priors)

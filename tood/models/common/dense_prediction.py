@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from tood.models.common.dense_level import DenseLevel
+from tood.models.common.divisors import Divisors
 from tood.models.common.positives import Positives, of_assignment
 from tood.models.common.score_voting import vote
 
@@ -96,6 +97,8 @@ class DensePredictionMixin:
 
     # Whether the positives depend on what the model predicts, or on anchors and objects alone
     assigns_by_prediction = False
+    # What decides the numbers that the loss averages over GPUs; the default is right for any head
+    divisors = Divisors.PREDICTIONS
 
     def _dense_level(self, level: int, outs: tuple[Tensor, ...], priors: Tensor) -> DenseLevel:
         """One level of one image from its maps, each [channels, H, W], and its anchors [H*W, 4]."""

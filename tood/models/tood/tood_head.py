@@ -7,6 +7,7 @@ from mmcv.cnn import Scale
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.registry import TASK_UTILS as MMDET_TASK_UTILS
+from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from tood.models.common.atss_assigner import match_batch
 from tood.models.common.box_coders import DeltaCodec, DistanceCodec, anchor_centres, centerness_target
 from tood.models.common.dense_level import DenseLevel, grid_of
 from tood.models.common.dense_prediction import DensePredictionMixin
-from tood.models.common.normalised_loss import LossTerm, NormalisedLossMixin
+from tood.models.common.divisors import Divisors
 from tood.models.common.pairs import Objects, objects_of, owners
 from tood.models.common.precision import without_autocast
 from tood.models.common.registry import MODELS
@@ -35,7 +36,7 @@ class Targets(NamedTuple):
 
 
 @MODELS.register_module()
-class TOODHead(NormalisedLossMixin, DensePredictionMixin, BaseDenseHead):
+class TOODHead(DensePredictionMixin, BaseDenseHead):
     """T-head + TAL, anchor-free or anchor-based; keyword-compatible with mmdet's `TOODHead`.
 
     The training loop calls `set_progress`: the epoch decides between the ATSS warm-up of the released code
@@ -64,7 +65,6 @@ class TOODHead(NormalisedLossMixin, DensePredictionMixin, BaseDenseHead):
     """
 
     assigns_by_prediction = True
-    loss_names = ("loss_cls", "loss_bbox")
 
     def __init__(
         self,
@@ -184,6 +184,30 @@ class TOODHead(NormalisedLossMixin, DensePredictionMixin, BaseDenseHead):
             aligned = keep_valid(aligned, boxes)
         return align_scores(maps.cls_logits, maps.prob_logits), aligned
 
+    @property
+    def divisors(self) -> Divisors:  # type: ignore[override]  # here it changes with the phase
+        """In the aligned phase the sum of t-hat divides both losses."""
+        return Divisors.TARGETS if self.warming_up else Divisors.SHARED
+
+    def divisor(self, normaliser: Tensor) -> Tensor:
+        """What a loss is divided by: its normaliser, or the smallest that is allowed."""
+        return normaliser.clamp(min=self.train_cfg.get("normaliser_min", 1.0))
+
+    @torch.no_grad()
+    def divisors_from_targets(
+        self, grids: list[tuple[int, int]], gts: list[InstanceData], metas: list[dict], like: Tensor
+    ) -> list[Tensor]:
+        """What the loss of the warm-up hands to `reduce_mean`.
+
+        Args:
+            grids: (H, W) of each level.
+            gts, metas: of the images.
+            like: a tensor of the type and on the device of the predictions.
+        """
+        priors = self.prior_generator.grid_priors(grids, dtype=like.dtype, device=like.device)
+        of_scores, _, box_weights = self._warm_up_targets(priors, grids, gts, metas, objects_of(gts, like))
+        return [torch.stack([of_scores.targets.sum(), box_weights.sum()])]
+
     def loss_by_feat(
         self,
         scores: list[Tensor],
@@ -192,42 +216,7 @@ class TOODHead(NormalisedLossMixin, DensePredictionMixin, BaseDenseHead):
         batch_img_metas: list[dict],
         batch_gt_instances_ignore: list[InstanceData] | None = None,
     ) -> dict[str, Tensor]:
-        """`loss_cls` and `loss_bbox` of a batch; arguments as `forward` returns and mmdet passes them."""
-        return self.divided(self.loss_terms(scores, boxes, batch_gt_instances, batch_img_metas))
-
-    @property
-    def has_one_divisor(self) -> bool:
-        """In the aligned phase the sum of t-hat divides both losses."""
-        return not self.warming_up
-
-    def divisor(self, name: str, normaliser: Tensor) -> Tensor:
-        """The normaliser, or the smallest that is allowed."""
-        return normaliser.clamp(min=self.train_cfg.get("normaliser_min", 1.0))
-
-    @torch.no_grad()
-    def normalisers_from_targets(
-        self, outs: tuple[list[Tensor], ...], gts: list[InstanceData], metas: list[dict]
-    ) -> dict[str, Tensor] | None:
-        """Those of the warm-up; t-hat depends on predictions."""
-        if not self.warming_up:
-            return None
-        scores, boxes = outs
-        grids = [grid_of(level) for level in scores]
-        priors = self.prior_generator.grid_priors(grids, dtype=boxes[0].dtype, device=boxes[0].device)
-        objects = objects_of(gts, boxes[0])
-        return self._normalisers(*self._warm_up_targets(priors, grids, gts, metas, objects)[::2])
-
-    def _normalisers(self, scores: ScoreTargets, box_weights: Tensor) -> dict[str, Tensor]:
-        return {"loss_cls": scores.targets.sum(), "loss_bbox": box_weights.sum()}
-
-    def loss_terms(
-        self,
-        scores: list[Tensor],
-        boxes: list[Tensor],
-        batch_gt_instances: list[InstanceData],
-        batch_img_metas: list[dict],
-    ) -> dict[str, LossTerm]:
-        """The two losses as sums over this batch, with the sums that are to divide them.
+        """`loss_cls` and `loss_bbox` of a batch; arguments as `forward` returns and mmdet passes them.
 
         Raises:
             RuntimeError: the epoch was never set.
@@ -258,12 +247,9 @@ class TOODHead(NormalisedLossMixin, DensePredictionMixin, BaseDenseHead):
         )  # [P]
         # Of nothing, mmdet's has no gradient, and a process on its own would have parameters without one
         total_bbox = (loss_bbox * targets.box_weights).sum() if len(anchors) else predicted.sum()
-        totals = (loss_cls * loss["loss_weight"], total_bbox)
-        normalisers = self._normalisers(targets.scores, targets.box_weights)
-        return {
-            name: LossTerm(total, normalisers[name])
-            for name, total in zip(self.loss_names, totals, strict=True)
-        }
+        sums = torch.stack([targets.scores.targets.sum(), targets.box_weights.sum()])
+        of_cls, of_bbox = self.divisor(reduce_mean(sums))
+        return {"loss_cls": loss_cls * loss["loss_weight"] / of_cls, "loss_bbox": total_bbox / of_bbox}
 
     @torch.no_grad()
     def _targets(

@@ -1,0 +1,233 @@
+"""The gradient of a batch is the mean over its replicas, as mmdet's processes compute it."""
+
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.gradients import (
+    THEIRS,
+    assert_same,
+    gradients,
+    make_model,
+    make_replicas,
+    whole_batch,
+)
+from helpers.operators import no_rounding
+from helpers.runs import one_of_each_head
+
+from tood.data.loading import LocalBatch
+from tood.engine.replicas import batch_gradient, passes_of, require_separable
+from tood.models.common.divisors import Divisors
+from tood.runtime.failures import Diverged
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+RUNS = one_of_each_head()
+# Those whose first epochs have another assignment or another use of levels
+TWO_STAGES = [run for run in RUNS if run.startswith(("tal", "sapd"))]
+# Four images are two whole replicas; of three, the last replica has one image.
+CASES = [
+    *(f"{run}:4:4" for run in RUNS),
+    *(f"{run}:0:4" for run in (*TWO_STAGES, "tood_af", "tood_ab")),
+    *(f"{run}:4:3" for run in ("tood_ab", "fovea", "gfl_r101", "paa_r101")),
+]
+MANY = [f"{run}:{epoch}:7" for run in RUNS for epoch in (0, 4)]  # four replicas, the last of one image
+
+
+def launch(whose: str, processes: int, cases: list[str], folder: Path) -> dict[str, dict]:
+    """What the processes of `helpers.gradients` compute, by case."""
+    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+    program += [inspect.getsourcefile(make_model), whose, folder, *cases]
+    done = subprocess.run(
+        [*map(str, program)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([".", "tests"])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    return {case: torch.load(folder / f"{case}.pt") for case in cases}
+
+
+def here(case: str, micro_batch: int | None) -> dict:
+    """The gradient by the engine in this process."""
+    run, epoch, images = case.split(":")
+    model = make_model(run, int(epoch))
+    with no_rounding():
+        batch_gradient(model, whole_batch(int(images)), micro_batch)
+    return gradients(model)
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory) -> dict[str, dict]:
+    """By mmdet's training on two processes, each with a replica."""
+    return launch("theirs", 2, CASES, tmp_path_factory.mktemp("theirs"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_as_two_processes_of_mmdet(case, theirs):
+    """All images at once, three, and one at a time, which takes a replica apart."""
+    for micro_batch in (None, 3, 1):
+        assert_same(here(case, micro_batch), theirs[case])
+
+
+def test_on_two_processes(theirs, tmp_path):
+    found = launch("ours", 2, CASES, tmp_path)
+    for case in CASES:
+        assert_same(found[case], theirs[case])
+
+
+def test_a_process_without_a_replica(tmp_path):
+    """Two images are one replica, which two processes cannot share; five are three."""
+    cases = [f"{run}:4:{images}" for run in ("tood_af", "atss_ab", "gfl_r101", "fovea") for images in (2, 5)]
+    found = launch("ours", 2, cases, tmp_path)
+    for case in cases:
+        assert_same(found[case], here(case, None))
+
+
+@pytest.mark.slow
+def test_as_four_processes_of_mmdet(tmp_path_factory):
+    """Of mmdet's, in one process, on two and on four."""
+    expected = launch("theirs", 4, MANY, tmp_path_factory.mktemp("theirs"))
+    found = [launch("ours", number, MANY, tmp_path_factory.mktemp("ours")) for number in (2, 4)]
+    for case in MANY:
+        for gradient in (here(case, 2), *(each[case] for each in found)):
+            assert_same(gradient, expected[case])
+
+
+def test_every_head_of_mmdet_is_the_reference():
+    heads = {make_model(run, 4).bbox_head.__class__.__mro__ for run in RUNS}
+    own = {kind.__name__ for mro in heads for kind in mro if kind.__module__.startswith("mmdet.")}
+    bases = {"BaseDenseHead", "AnchorHead", "AnchorFreeHead"}
+    assert own - bases <= {change["type"] for change in THEIRS.values()}
+
+
+# What the exactness tests would not see
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("run", ["tood_af", "retinanet", "gfl_r101"])
+def test_the_replica_matters(run):
+    """Padding and divisors of four images are others than those of two."""
+    found = []
+    for replica in (2, 4):
+        model = make_model(run, 4)
+        batch_gradient(model, whole_batch(8, replica))
+        found.append({name: grad for name, grad in gradients(model).items() if grad is not None})
+    with pytest.raises(AssertionError):
+        assert_same(*found, relative=1e-3)
+
+
+@pytest.mark.usefixtures("double")
+def test_averaging_without_the_divisors_of_others_is_another_gradient():
+    model, averaged = make_model("atss_ab", 4), {}
+    for replica in make_replicas(8):
+        batch_gradient(model, LocalBatch([replica], 1))
+        for name, grad in gradients(model).items():
+            averaged[name] = None if grad is None else averaged.get(name, 0) + grad / 4
+    model = make_model("atss_ab", 4)
+    batch_gradient(model, whole_batch(8))
+    with pytest.raises(AssertionError):
+        assert_same(averaged, gradients(model), relative=1e-3)
+
+
+# How it is computed
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(
+    ("run", "epoch", "micro_batch", "passes"),
+    [
+        ("tood_af", 0, 2, [2, 2]),  # divisors from targets
+        ("tood_af", 4, 2, [2, 2]),  # one divisor
+        ("fcos_imprv", 4, 2, [2, 2]),
+        ("retinanet", 4, 2, [2, 2]),  # no divisor of others
+        ("gfl_r101", 4, 2, [2, 2, 2, 2]),  # divisors from predictions: twice
+        ("gfl_r101", 4, 4, [2, 2]),  # all activations are kept
+        ("tood_af", 4, 1, [1] * 8),  # a replica in parts
+    ],
+)
+def test_how_often_the_network_computes(run, epoch, micro_batch, passes, monkeypatch):
+    model, calls = make_model(run, epoch), []
+    extract_feat = model.extract_feat
+    monkeypatch.setattr(model, "extract_feat", lambda x: calls.append(len(x)) or extract_feat(x))
+    batch_gradient(model, whole_batch(4), micro_batch)
+    assert calls == passes
+
+
+def test_replicas_of_one_size_go_together():
+    shapes = [(2, 3, 64, 96), (2, 3, 96, 64), (2, 3, 64, 96), (1, 3, 64, 96), (2, 3, 96, 64)]
+    assert [[piece.replica for piece in pieces] for pieces in passes_of(shapes, 4)] == [[0, 2], [1, 4], [3]]
+    assert [[piece.replica for piece in pieces] for pieces in passes_of(shapes, 16)] == [[0, 2, 3], [1, 4]]
+    assert [len(pieces) for pieces in passes_of(shapes, 2)] == [1] * 5
+
+
+def test_a_replica_that_is_too_large_is_taken_apart():
+    pieces = [[(piece.replica, piece.images) for piece in part] for part in passes_of([(4, 3, 8, 8)] * 2, 3)]
+    assert pieces == [
+        [(0, slice(0, 3))],
+        [(0, slice(3, 4))],
+        [(1, slice(0, 3))],
+        [(1, slice(3, 4))],
+    ]
+
+
+@pytest.mark.parametrize("micro_batch", [None, 2, 1])
+@pytest.mark.parametrize("run", ["tood_af", "gfl_r101"])
+@pytest.mark.usefixtures("double")
+def test_predictions_are_observed(run, micro_batch):
+    seen = []
+
+    def observe(outs, gt, metas) -> None:
+        assert not any(level.requires_grad for kind in outs for level in kind)
+        assert len(outs[0][0]) == len(gt) == len(metas)
+        seen.extend(meta["img_id"] for meta in metas)
+
+    batch_gradient(make_model(run, 4), whole_batch(5), micro_batch, observe=observe)
+    assert seen == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.usefixtures("double")
+def test_losses_are_means_over_replicas():
+    model, of_replicas = make_model("retinanet", 4), []
+    for replica in make_replicas(6):
+        of_replicas.append(batch_gradient(model, LocalBatch([replica], 1)))
+    for micro_batch in (None, 1):
+        found = batch_gradient(model, whole_batch(6), micro_batch)
+        assert found.keys() == {"loss", "loss_cls", "loss_bbox"}
+        for name, loss in found.items():
+            torch.testing.assert_close(loss, sum(each[name] for each in of_replicas) / 3)
+
+
+def test_batch_normalisation_is_refused():
+    frozen, training = make_model("tood_af", 0), make_model("tood_af", 0, {"model.backbone.norm_eval": False})
+    require_separable(frozen, 16, 2)
+    require_separable(training, 16, 16)  # in one piece it is what the paper trains
+    require_separable(training, 16, None)
+    with pytest.raises(RuntimeError, match=r"backbone.bn1.*2 of 16 at a time.*norm_eval=true"):
+        require_separable(training, 16, 2)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("run", ["paa_iou", "freeanchor"])
+def test_a_loss_that_cannot_be_evaluated_is_a_divergence(run):
+    """Their losses do not come out as NaN; scikit-learn and torch refuse such predictions."""
+    model = make_model(run, 4)
+    model.bbox_head.cls_convs[0].conv.weight.data.fill_(float("nan"))
+    with pytest.raises(Diverged, match="predictions are not finite"):
+        batch_gradient(model, whole_batch(2))
+
+
+@pytest.mark.usefixtures("double")
+def test_a_head_that_says_nothing_of_its_divisors_is_right(monkeypatch):
+    """What a new method gets: its loss is evaluated when all predictions are there."""
+    model = make_model("atss_ab", 4)
+    batch_gradient(model, whole_batch(5), 2)
+    expected = gradients(model)
+    model = make_model("atss_ab", 4)
+    monkeypatch.setattr(type(model.bbox_head), "divisors", Divisors.PREDICTIONS)
+    batch_gradient(model, whole_batch(5), 2)
+    assert_same(gradients(model), expected)

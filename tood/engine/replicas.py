@@ -1,0 +1,328 @@
+"""The gradient of one batch, which is a number of replicas.
+
+A *replica* is one virtual GPU of a recipe's source: 2 or 4 consecutive images, padded to a size of their own.
+Its loss is what the source computes on a GPU. The gradient of the batch is the mean over replicas, whatever
+process computes them. What the source averages over GPUs, by `reduce_mean`, is averaged over the replicas of
+the batch. Only such numbers and the gradient travel between processes.
+
+At most `micro_batch` images of a process have activations at a time. Replicas of one padded size go through
+the network together. There are two ways to the gradient:
+
+- `_one_after_another`: pass after pass, where the divisors of the losses are known before, or divide the
+  gradient in the end (`tood.models.common.divisors`). Nothing is computed twice.
+- `_all_together`: the head predicts all images, and then the losses of all replicas are evaluated side by
+  side. Where not all activations fit, none are kept, and each pass is computed again to send its gradient
+  back (gradient caching: Gao et al., RepL4NLP 2021, arXiv:2101.06983).
+
+This is exact as long as the prediction for an image depends on that image and its padding alone.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+from mmdet.models.detectors import SingleStageDetector
+from mmdet.models.utils import unpack_gt_instances
+from mmengine.dist import all_reduce, all_reduce_params, get_world_size
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from tood.data.loading import LocalBatch
+from tood.engine.side_by_side import averaging, evaluate_side_by_side
+from tood.models.common.divisors import Divisors
+from tood.models.common.precision import single_at_least
+from tood.runtime.failures import Diverged
+from tood.study.jobs import DEFAULT_PRECISION, Precision
+
+# What a dense head's forward returns: maps [B, channels, H, W], by kind and level.
+Outs = tuple[list[Tensor], ...]
+Losses = dict[str, Tensor]
+# Takes the predictions for a replica, its objects and its `metas`
+Observer = Callable[[Outs, list[InstanceData], list[dict]], None]
+
+_BUCKET_MB = 64  # of gradients that travel together
+
+
+class Replica(NamedTuple):
+    """The images of one virtual GPU."""
+
+    inputs: Tensor  # [B, 3, H, W], normalised and padded
+    gt: list[InstanceData]
+    ignored: list[InstanceData]
+    metas: list[dict]
+
+
+class Piece(NamedTuple):
+    """Images of one replica that go through the network together."""
+
+    replica: int  # index
+    images: slice
+
+
+def batch_gradient(
+    model: SingleStageDetector,
+    batch: LocalBatch,
+    micro_batch: int | None = None,
+    precision: Precision = DEFAULT_PRECISION,
+    observe: Observer | None = None,
+) -> Losses:
+    """Put the gradient of the whole batch into every parameter's `grad`, on all processes alike.
+
+    Args:
+        model: an mmdet single-stage detector in training mode, on its device.
+        batch: the replicas of this process.
+        micro_batch: most images that have activations at a time; None: all of this process.
+        precision: of the network.
+        observe: gets what is predicted for each replica of this process, without a graph.
+
+    Returns:
+        `loss`, the sum, and each loss of the head; means over the replicas of the batch, without a graph
+
+    Raises:
+        Diverged: a loss cannot be evaluated, as predictions are not finite.
+    """
+    model.zero_grad(set_to_none=True)
+    replicas = [_preprocessed(model, data) for data in batch.replicas]
+    images = [len(replica.inputs) for replica in replicas]
+    micro_batch = micro_batch or sum(images)
+    passes = passes_of([replica.inputs.shape for replica in replicas], micro_batch)
+    step = _Step(model, batch, replicas, passes, precision, observe)
+    divisors = getattr(model.bbox_head, "divisors", Divisors.PREDICTIONS)
+    if divisors is Divisors.PREDICTIONS or max(images) > micro_batch:
+        losses = _all_together(step, keep_activations=sum(images) <= micro_batch)
+    else:
+        losses = _one_after_another(step, divisors)
+    _sum_gradients(model)
+    return _sum_losses(losses)
+
+
+def require_separable(model: nn.Module, batch_size: int, micro_batch: int | None) -> None:
+    """Refuse a model whose predictions depend on which images go together, where they do not all do so.
+
+    Args:
+        model: in training mode.
+        batch_size: images of a whole batch.
+        micro_batch: as for `batch_gradient`.
+
+    Raises:
+        RuntimeError: a layer mixes images, or draws random numbers.
+    """
+    at_once = min(micro_batch or batch_size, math.ceil(batch_size / get_world_size()))
+    if at_once >= batch_size:
+        return
+    for name, module in model.named_modules():
+        mixes = isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+        if mixes or (isinstance(module, _DropoutNd) and module.training and module.p > 0):
+            raise RuntimeError(
+                f"{name} ({type(module).__name__}) makes a prediction depend on which images are computed "
+                f"together, so {at_once} of {batch_size} at a time would train something else: give "
+                "the whole batch to one process (gpus=1 and no micro_batch), or freeze the layer "
+                "(model.backbone.norm_eval=true, or frozen_stages) in the run's configuration"
+            )
+
+
+def passes_of(shapes: Sequence[Sequence[int]], micro_batch: int) -> list[list[Piece]]:
+    """What goes through the network together: replicas of one size, or a piece of one that is too large.
+
+    Args:
+        shapes: [B, 3, H, W] of each replica.
+        micro_batch: most images in a pass.
+    """
+    passes: list[list[Piece]] = []
+    open_passes: dict[tuple[int, ...], tuple[list[Piece], int]] = {}  # by size, with the images in it
+    for replica, (images, *size) in enumerate(shapes):
+        for start in range(0, images, micro_batch):
+            stop = min(start + micro_batch, images)
+            pieces, filled = open_passes.get(tuple(size), ([], micro_batch))
+            if filled + stop - start > micro_batch:
+                pieces, filled = [], 0
+                passes.append(pieces)
+            pieces.append(Piece(replica, slice(start, stop)))
+            open_passes[tuple(size)] = pieces, filled + stop - start
+    return passes
+
+
+def predict(model: SingleStageDetector, inputs: Tensor, precision: Precision = DEFAULT_PRECISION) -> Outs:
+    """What the head says of images [B, 3, H, W], in float32 at least, so that losses are."""
+    if precision == "float32":
+        return model.bbox_head(model.extract_feat(inputs))
+    if inputs.device.type == "cuda":
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(inputs.device.type, torch.bfloat16):
+        outs = model.bbox_head(model.extract_feat(inputs))
+    return tuple([single_at_least(level) for level in kind] for kind in outs)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What one call of `batch_gradient` works on."""
+
+    model: SingleStageDetector
+    batch: LocalBatch
+    replicas: list[Replica]
+    passes: list[list[Piece]]
+    precision: Precision
+    observe: Observer | None
+
+    def predict(self, pieces: Sequence[Piece]) -> list[Outs]:
+        """Predictions for each piece of a pass."""
+        inputs = [self.replicas[piece.replica].inputs[piece.images] for piece in pieces]
+        if len(inputs) == 1:
+            return [predict(self.model, inputs[0], self.precision)]
+        outs = predict(self.model, torch.cat(inputs), self.precision)
+        sizes = [len(part) for part in inputs]
+        levels = [[level.split(sizes) for level in kind] for kind in outs]  # of each piece
+        return [tuple([level[i] for level in kind] for kind in levels) for i in range(len(sizes))]
+
+    def losses(self, index: int, outs: Outs) -> Losses:
+        """Losses of one replica and their sum, `loss`.
+
+        Raises:
+            Diverged: they cannot be evaluated, as predictions are not finite.
+        """
+        _, gt, ignored, metas = self.replicas[index]
+        try:
+            losses = self.model.parse_losses(self.model.bbox_head.loss_by_feat(*outs, gt, metas, ignored))[1]
+            if self.observe:
+                self.observe(tuple([level.detach() for level in kind] for kind in outs), gt, metas)
+        except (ValueError, RuntimeError) as error:
+            # Some heads cannot even evaluate their loss on such numbers, PAA and FreeAnchor among them.
+            if all(level.isfinite().all() for level in chain.from_iterable(outs)):
+                raise
+            raise Diverged(f"predictions are not finite ({error})") from error
+        return losses
+
+    def backward(self, losses: Sequence[Losses]) -> None:
+        """Add the gradient of replicas of this process, each with its share of the batch's mean."""
+        if self.batch.counts:
+            (torch.stack([each["loss"] for each in losses]).sum() / self.batch.number).backward()
+
+    def mean(self, values: Sequence[Tensor]) -> Tensor:
+        """The mean over the batch of what each replica of this process hands over."""
+        # Divided first, and in their own type, as by mmdet
+        total = torch.stack([value.detach() / self.batch.number for value in values]).sum(0)
+        total *= self.batch.counts
+        all_reduce(total)
+        return total
+
+    def mean_losses(self, losses: Sequence[Losses]) -> Losses:
+        """This process's share of the mean losses of the batch."""
+        share = self.batch.counts / self.batch.number
+        return {
+            name: torch.stack([each[name].detach() for each in losses]).sum() * share for name in losses[0]
+        }
+
+
+def _preprocessed(model: SingleStageDetector, data: dict) -> Replica:
+    """A replica on the device, padded to the largest of its images."""
+    data = model.data_preprocessor(data, training=True)
+    return Replica(data["inputs"], *unpack_gt_instances(data["data_samples"]))
+
+
+def _one_after_another(step: _Step, divisors: Divisors) -> Losses:
+    """Gradient and losses, pass after pass; one of them has activations at a time."""
+    head, handed_over, losses = step.model.bbox_head, [], []
+    known = _known_divisors(step) if divisors is Divisors.TARGETS else []
+    for pieces in step.passes:
+        of_pass = []
+        for piece, outs in zip(pieces, step.predict(pieces), strict=True):
+            turns = iter(known)
+
+            def mean(value: Tensor, turns: Iterator[Tensor] = turns) -> Tensor:
+                if divisors is Divisors.TARGETS:
+                    return next(turns).to(value, copy=True)  # heads change it in place
+                handed_over.append(value)
+                return torch.ones_like(value)
+
+            with averaging(head, mean):
+                of_pass.append(step.losses(piece.replica, outs))
+        step.backward(of_pass)
+        losses += [{name: loss.detach() for name, loss in each.items()} for each in of_pass]
+    mean_losses = step.mean_losses(losses)
+    if divisors is Divisors.SHARED:
+        number = step.mean(handed_over)
+        factor = (head.divisor(torch.ones_like(number)) / head.divisor(number)).flatten()[0]
+        mean_losses = {name: loss * factor for name, loss in mean_losses.items()}
+        for parameter in step.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+    return mean_losses
+
+
+def _known_divisors(step: _Step) -> list[Tensor]:
+    """The means over the batch that targets decide, in the order in which the head's loss asks for them."""
+    head = step.model.bbox_head
+    of_replicas = []
+    for inputs, gt, _, metas in step.replicas:
+        height, width = inputs.shape[-2:]
+        grids = [(math.ceil(height / y), math.ceil(width / x)) for x, y in head.prior_generator.strides]
+        of_replicas.append(head.divisors_from_targets(grids, gt, metas, inputs))
+    return [step.mean(values) for values in zip(*of_replicas, strict=True)]
+
+
+def _all_together(step: _Step, keep_activations: bool) -> Losses:
+    """Gradient and losses of predictions that are all there."""
+    predicted: list[list[Outs]] = [[] for _ in step.replicas]
+    with torch.set_grad_enabled(keep_activations):
+        for pieces in step.passes:
+            for piece, outs in zip(pieces, step.predict(pieces), strict=True):
+                predicted[piece.replica].append(outs)
+    of_replicas = [_joined(pieces) for pieces in predicted]
+    if not keep_activations:
+        for level in chain.from_iterable(chain.from_iterable(of_replicas)):
+            level.requires_grad_(level.is_floating_point())
+
+    def evaluate(index: int) -> Losses:
+        return step.losses(index, of_replicas[index])
+
+    losses = evaluate_side_by_side(len(step.replicas), evaluate, step.mean, step.model.bbox_head)
+    step.backward(losses)
+    if not keep_activations and step.batch.counts:
+        for pieces in step.passes:
+            again = [
+                (level, leaf.grad[piece.images])
+                for piece, outs in zip(pieces, step.predict(pieces), strict=True)
+                for kind, leaves in zip(outs, of_replicas[piece.replica], strict=True)
+                for level, leaf in zip(kind, leaves, strict=True)
+                if level.requires_grad and leaf.grad is not None
+            ]
+            torch.autograd.backward([level for level, _ in again], [gradient for _, gradient in again])
+    return step.mean_losses(losses)
+
+
+def _joined(pieces: Sequence[Outs]) -> Outs:
+    """The predictions for a whole replica."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return tuple(
+        [torch.cat(level) for level in zip(*kind, strict=True)] for kind in zip(*pieces, strict=True)
+    )
+
+
+def _sum_losses(losses: Losses) -> Losses:
+    """Sum losses over the processes."""
+    if get_world_size() == 1:
+        return losses
+    total = torch.stack([loss.double() for loss in losses.values()])
+    all_reduce(total)
+    return dict(zip(losses, total, strict=True))
+
+
+def _sum_gradients(model: nn.Module) -> None:
+    """Sum the parameters' gradients over the processes; one that no process has stays None."""
+    if get_world_size() == 1:
+        return
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    present = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
+    present = present.to(parameters[0].device)
+    all_reduce(present, "max")
+    used = [p for p, flag in zip(parameters, present.tolist(), strict=True) if flag]
+    for parameter in used:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    all_reduce_params([p.grad for p in used], bucket_size_mb=_BUCKET_MB)
