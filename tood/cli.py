@@ -153,12 +153,11 @@ def _runs(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    import json
-
+    from tood.runtime.files import to_json
     from tood.study.estimate import describe, estimate
 
     found = estimate(options.scale, options.tables, options.gpu, options.gpus)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else describe(found))
+    print(to_json(found, indent=2, ensure_ascii=False) if options.json else describe(found))
     return 0
 
 
@@ -270,14 +269,14 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    import json
     from dataclasses import asdict
 
+    from tood.runtime.files import to_json
     from tood.study import doctor
 
     findings = doctor.examine(options.data_root, options.scale)
     if options.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
+        print(to_json([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
     else:
         doctor.show(findings)
     return int(doctor.lacks_required(findings))

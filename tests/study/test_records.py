@@ -1,6 +1,8 @@
 """Records: what they keep, when they stand for a training, and that nobody edits one unseen."""
 
+import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -362,3 +364,25 @@ def test_a_rule_leaves_out_what_is_recorded():
     some = re.compile(workflow.not_recorded([], ["tal", "fcos"]))
     assert some.fullmatch("tal")
     assert not some.fullmatch("tood_af")
+
+
+def test_a_record_is_json_that_every_reader_takes(folder):
+    """Of a metric that is not defined it holds null; older ones, which hold NaN, are still read."""
+    plan = Plan(STUDY)
+    path = finish(plan, "fcos", 0)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    content = json.loads(path.read_text(), parse_constant=refuse)
+    assert content["files"]["ap.json"]["APL"] is None
+    assert math.isnan(read_status(plan, "fcos", 0).results["ap.json"].metrics["APL"])
+    old = path.read_text().replace('"APL": null', '"APL": NaN')
+    content = json.loads(old)
+    del content["checksum"]
+    checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(content | {"checksum": checksum}))
+    assert math.isnan(read_record(path).files["ap.json"]["APL"])
+    elsewhere()
+    status = read_status(plan, "fcos", 0)
+    assert (status.state, math.isnan(status.results["ap.json"].metrics["APL"])) == ("done", True)

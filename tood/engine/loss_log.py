@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from tood.runtime.files import atomic_path
+from tood.runtime.files import atomic_path, to_json
 
 
 class Mirror(Protocol):
@@ -35,7 +35,7 @@ class LossLog:
     def add(self, entry: dict) -> None:
         """Append one entry."""
         with self.path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(to_json(entry) + "\n")
         if self.mirror:
             self.mirror.add(entry)
 

@@ -123,7 +123,7 @@ def readings(statuses: Iterable[Status]) -> pd.DataFrame:
         the columns of `READINGS`
     """
     entries = [
-        (status.run.id, status.seed, reading, metric, value)
+        (status.run.id, status.seed, reading, metric, math.nan if value is None else value)
         for status in statuses
         if not status.stale
         for group in status.readings.values()

@@ -225,7 +225,11 @@ def _status_of(
     for name in MEASUREMENTS:
         if name in files:
             evaluation = {"evaluation": evaluation_digest(name, plan.study.val_images)}
-            metrics = {key: value for key, value in files[name].items() if key != "digests"}
+            metrics = {
+                key: math.nan if value is None else value  # JSON has no nan
+                for key, value in files[name].items()
+                if key != "digests"
+            }
             results[name] = Result(metrics, is_stale(files[name], {**expected, **evaluation}))
     # Weights without provenance are stale. A training that failed before it wrote any has only failed.
     trained = provenance or report.get("state") in FINISHED
