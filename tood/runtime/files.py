@@ -81,6 +81,6 @@ def read_json(path: Path) -> Any:
         ValueError: the file is not valid JSON; the message names it.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not valid JSON ({error}); delete it and run the workflow again") from error

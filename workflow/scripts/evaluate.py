@@ -19,7 +19,7 @@ def main() -> None:
     args = parser.parse_args()
     files = RunPaths(args.folder)
     try:
-        evaluate(args.job, args.execution, files.detections, files.ap)
+        evaluate(args.job, args.execution, files)
     except RuntimeError as error:
         sys.exit(f"evaluate: {error}")
     write_record(files, args.job.manifest, args.record)
