@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
+from tood.data.validation import annotations_as_checked
 from tood.runtime.files import read_json, write_json
 from tood.runtime.run_state import HEARTBEAT_TIMEOUT
 from tood.runtime.text import did_you_mean
@@ -207,11 +208,11 @@ def _expected_of(record: Record, expected: dict[str, str], plan: Plan, own: bool
 
 
 def _checked(plan: Plan) -> bool:
-    """Whether what was checked are the data that the study has now, by their place and their times."""
-    manifest = StudyPaths(plan.name).manifest
-    annotations = [plan.data_root / split.annotations for split in plan.splits.values()]
-    return Path(read_json(manifest)["root"]) == plan.data_root and not any(
-        path.is_file() and path.stat().st_mtime > manifest.stat().st_mtime for path in annotations
+    """Whether what was checked are the data that the study has now, by their place and their annotations."""
+    manifest = read_json(StudyPaths(plan.name).manifest)
+    files = {name: split.annotations for name, split in plan.splits.items()}
+    return Path(manifest["root"]) == plan.data_root and annotations_as_checked(
+        manifest, plan.data_root, files
     )
 
 

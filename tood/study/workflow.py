@@ -10,9 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from tood.data.validation import Split, changed_since_check
+from tood.data.validation import Split, annotation_digests, changed_since_check
 from tood.runtime import event_files
 from tood.runtime.failures import STATE_OF, ExitCode
+from tood.runtime.files import read_json
 from tood.runtime.locks import FolderLock, hold_study
 from tood.runtime.preloaded import start_server
 from tood.study.coco import load_archives
@@ -172,6 +173,19 @@ def archives(plan: Plan) -> list[str]:
     ]
 
 
+def content_of_annotations(plan: Plan) -> dict[str, str]:
+    """SHA-256 of the study's own annotation files by split; empty where the scale draws them.
+
+    By it the workflow tells whether to check the data again. Times do not say it: they may lie in the future,
+    and a copy has others.
+    """
+    if plan.drawing:
+        return {}
+    manifest = StudyPaths(plan.name).manifest
+    files = {name: split.annotations for name, split in plan.splits.items()}
+    return annotation_digests(read_json(manifest) if manifest.is_file() else {}, plan.data_root, files)
+
+
 def summary(
     plan: Plan,
     records: Mapping[Training, Path] | None = None,
@@ -305,7 +319,8 @@ def begin(plan: Plan, preload: bool) -> FolderLock:
         raise ExperimentError(f"--config {event_files.MISSING}")
     paths = StudyPaths(plan.name)
     lock = hold_study(paths.work)
-    if changed := changed_since_check(paths.manifest):
+    moved = paths.manifest.is_file() and Path(read_json(paths.manifest)["root"]) != plan.data_root
+    if not moved and (changed := changed_since_check(paths.manifest)):
         raise ExperimentError(
             f"{changed} changed after the dataset was checked; remove {paths.manifest} to have it checked "
             "again, and everything trained again on what it holds now"

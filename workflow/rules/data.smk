@@ -28,8 +28,13 @@ if PLAN.drawing:
 
 rule check_data:
     input:
-        # A missing file is check_data's to report: it says what is expected there, with a hint.
-        [path for path in ANNOTATIONS if PLAN.drawing or Path(path).exists()],
+        # The content of a user's files decides, not their times. A missing one is check_data's to report: it says
+        # what is expected there, with a hint.
+        [
+            path if PLAN.drawing else ancient(path)
+            for path in ANNOTATIONS
+            if PLAN.drawing or Path(path).exists()
+        ],
     output:
         MANIFEST,
     log:
@@ -42,6 +47,7 @@ rule check_data:
         splits=json.dumps(
             {name: split._asdict() for name, split in PLAN.splits.items()}
         ),
+        annotations=lambda wildcards: study.content_of_annotations(PLAN),
     shell:
         "python workflow/scripts/check_data.py --root {params.root:q} --splits {params.splits:q} "
         "--output {output} 2>&1 | tee {log}"

@@ -27,6 +27,8 @@ def main() -> None:
             manifest = check_dataset(args.root, splits.get("train"), splits["val"], progress=show)
         except DataError as error:
             sys.exit(f"data: {error}")
+    for note in manifest["notes"]:
+        print(f"data: {note}")
     write_json(args.output, {"root": str(args.root), **manifest})
 
 
