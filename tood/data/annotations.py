@@ -15,12 +15,11 @@ LARGEST = 2**24  # pixels; float32, in which boxes are trained on, counts no fur
 LARGEST_AREA = 10**10  # of an object that COCO's evaluation counts
 _TABLES = ("images", "annotations", "categories")
 _WANTED = {int: "a whole number", str: "a text"}
-# Why training leaves something out
-_OF_ANNOTATIONS = (
-    *("on images that are too small", "to be ignored", "outside of their image", "of area 0"),
-    *("less than 1 pixel wide or high", "crowd regions"),
+# Why training leaves out an annotation
+_REASONS = (
+    *("on too small images", "marked as ignored", "outside of the image", "of area 0", "below 1 pixel"),
+    "crowd regions",
 )
-_OF_IMAGES = ("images that are too small", "images without annotation")
 
 
 class DataError(Exception):
@@ -42,7 +41,7 @@ class Listing:
     categories: list[dict]  # {id, name} in file order
     files: list[ImageFile]
     summary: dict
-    left_out: dict[str, int]  # by reason, what training does without; see `_left_out`
+    left_out: dict[str, dict[str, int]]  # what training does without, see `_left_out`
     seen: list  # size, time and SHA-256 of the file, as `tood.data.seen.file_digest` takes them
 
 
@@ -77,7 +76,7 @@ def read_listing(path: Path, folder: Path, smallest: int) -> Listing:
 
     by_id = {image["id"]: file for image, file in zip(images, files, strict=True)}
     left_out = _left_out(annotations, by_id, smallest)
-    if sum(left_out[reason] for reason in _OF_ANNOTATIONS) == len(annotations):
+    if sum(left_out["annotations"].values()) == len(annotations):
         problem = (
             "none can be used: it needs iscrowd 0, an area above 0, and a box in pixels, at least 1 wide and "
             "high, that overlaps its image"
@@ -143,7 +142,7 @@ def _unique(path: Path, table: str, entries: list, key: str, kind: type) -> set:
             raise _wrong_type(path, f"{table}[{number}].{key}", value, kind)
         if value in seen:
             hint = f"keep one entry for each {key}, or number them anew"
-            raise data_error(path, f"{table}[{number}].{key}", f"duplicate {key} {value!r}", hint)
+            raise data_error(path, f"{table}[{number}].{key}", f"duplicate {key} {shown(value)}", hint)
         seen.add(value)
     return seen
 
@@ -193,10 +192,10 @@ def _image_file(path: Path, number: int, image: dict, folder: Path) -> ImageFile
         raise data_error(path, f"{key}.file_name", f"expected a name, found {shown(name)}", "name the file")
     if leaves(folder, name):
         hint = f"name files relative to {folder}, and have all of them there"
-        raise data_error(path, f"{key}.file_name", f"{name!r} leads out of the image folder", hint)
+        raise data_error(path, f"{key}.file_name", f"{shown(name)} leads out of the image folder", hint)
     for side, pixels in (("width", width), ("height", height)):
         if type(pixels) is not int or not 1 <= pixels <= LARGEST:
-            problem = f"expected pixels of {name}, found {shown(pixels)}"
+            problem = f"expected pixels of {shown(name)}, found {shown(pixels)}"
             raise data_error(path, f"{key}.{side}", problem, f"write the image's true {side}")
     return ImageFile(name, image["width"], image["height"])
 
@@ -240,8 +239,10 @@ def _is_number(value: Any, least: float, most: float) -> bool:
 # What training leaves out
 
 
-def _left_out(annotations: list[dict], images: Mapping[int, ImageFile], smallest: int) -> dict[str, int]:
-    """How many annotations and images mmdet's loader leaves out for each reason, the first that holds.
+def _left_out(
+    annotations: list[dict], images: Mapping[int, ImageFile], smallest: int
+) -> dict[str, dict[str, int]]:
+    """How many `annotations` and `images` mmdet's loader leaves out for each reason, the first that holds.
 
     COCO itself has annotations that it leaves out. A crowd region is no object; what is predicted in it is
     no error either.
@@ -249,17 +250,19 @@ def _left_out(annotations: list[dict], images: Mapping[int, ImageFile], smallest
     counts = Counter(_why_not(one, images[one["image_id"]], smallest) for one in annotations)
     annotated = {one["image_id"] for one in annotations}
     large = [number for number, image in images.items() if min(image.width, image.height) >= smallest]
-    small, without = _OF_IMAGES
-    return {reason: counts[reason] for reason in _OF_ANNOTATIONS} | {
-        small: len(images) - len(large),
-        without: sum(number not in annotated for number in large),
+    return {
+        "annotations": {reason: counts[reason] for reason in _REASONS},
+        "images": {
+            f"below {smallest} pixels": len(images) - len(large),
+            "without annotation": sum(number not in annotated for number in large),
+        },
     }
 
 
 def _why_not(annotation: dict, image: ImageFile, smallest: int) -> str:
     """Why mmdet's loader takes an annotation for no object; empty if it takes it for one."""
     x, y, width, height = annotation["bbox"]
-    small, ignored, outside, flat, thin, crowd = _OF_ANNOTATIONS
+    small, ignored, outside, flat, thin, crowd = _REASONS
     if min(image.width, image.height) < smallest:
         return small
     if annotation.get("ignore"):
@@ -280,14 +283,9 @@ def _why_not(annotation: dict, image: ImageFile, smallest: int) -> str:
 
 def said_of_left_out(listing: Listing) -> str:
     """A sentence on what training does without; empty if that is nothing."""
-
-    def counted(reasons: tuple[str, ...]) -> str:
-        return ", ".join(f"{listing.left_out[one]:,} {one}" for one in reasons if listing.left_out[one])
-
-    total = sum(listing.left_out[reason] for reason in _OF_ANNOTATIONS)
-    parts = [f"{total:,} of {listing.summary['annotations']:,} annotations ({counted(_OF_ANNOTATIONS)})"]
-    if not total:
-        parts = []
-    if images := counted(_OF_IMAGES):
-        parts.append(f"{images}, of {len(listing.files):,} images")
-    return f"Training leaves out {', and '.join(parts)}." if parts else ""
+    parts = []
+    for table, counts in listing.left_out.items():
+        if total := sum(counts.values()):
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
+            parts.append(f"{total:,} of {listing.summary[table]:,} {table} ({reasons})")
+    return f"Training leaves out {' and '.join(parts)}." if parts else ""

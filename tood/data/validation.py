@@ -56,8 +56,9 @@ def check_dataset(
         with the ids of the validation file. `splits`, which holds for `train` and `val`: `annotation_file`,
         its `sha256`, `image_folder`, the counts `images`, `annotations`, `crowd_annotations`,
         `images_without_annotation`, and `image_digest`, a SHA-256 over the sorted names and SHA-256 of the
-        image files. `left_out`, by reason how many annotations and images training does without. `notes`,
-        sentences for those who read results on these data. `seen`, what `changed_since_check` compares with.
+        image files. `left_out`, how many `annotations` and `images` training does without, by reason.
+        `notes`, sentences for those who read results on these data. `seen`, what `changed_since_check`
+        compares with.
 
     Raises:
         DataError: something in the dataset would break training or evaluation, or falsify it.

@@ -185,8 +185,8 @@ def _why_unknown(said: str) -> str:
         ("not a git repository", f"{REPOSITORY} is not a git repository, such as an unpacked archive"),
         (
             "dubious ownership",
-            f"{REPOSITORY} belongs to another user, so git refuses to read it; allow it by `git config --global "
-            f"--add safe.directory {REPOSITORY}`",
+            f"{REPOSITORY} belongs to another user, so git refuses to read it; allow it by "
+            f"`git config --global --add safe.directory {REPOSITORY}`",
         ),
         ("ambiguous argument 'HEAD'", f"{REPOSITORY} has no commit yet"),
     ):

@@ -175,7 +175,7 @@ def _facts(status: Status, tables: Mapping[str, Table]) -> dict[str, str]:
 
 
 def loss_curve(epochs: Sequence[Mapping[str, float | None]]) -> Curve | None:
-    """The mean total loss of each epoch, of `tood.study.curves.by_epoch`; None without two that are finite."""
+    """The mean total loss of each epoch, of `tood.study.curves.by_epoch`; None without two finite ones."""
     known = [
         (epoch["loss"], epoch["epoch"] or 0.0)
         for epoch in epochs
