@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 SOURCE_HINT = "fetch or export the file again"
 LARGEST = 2**24  # pixels; float32, in which boxes are trained on, counts no further
 LARGEST_AREA = 10**10  # of an object that COCO's evaluation counts
-_TABLES = ("images", "annotations", "categories")
 _WANTED = {int: "a whole number", str: "a text"}
 # Why training leaves out an annotation
 _REASONS = (
@@ -61,20 +60,17 @@ def read_listing(path: Path, folder: Path, smallest: int) -> Listing:
     Raises:
         DataError: something in the file would break training or evaluation, or falsify it.
     """
-    content, seen = _parse(path)
-    images, annotations, categories = (content[table] for table in _TABLES)
-    image_ids = _unique(path, "images", images, "id", int)
-    files = [_image_file(path, number, image, folder) for number, image in enumerate(images)]
-    category_ids = _unique(path, "categories", categories, "id", int)
-    _unique(path, "categories", categories, "name", str)
+    content, seen = _parse(path, ("images", "annotations", "categories"))
+    by_id, categories = _images_and_categories(path, content, folder)
+    annotations, files = content["annotations"], list(by_id.values())
+    category_ids = {category["id"] for category in categories}
     _unique(path, "annotations", annotations, "id", int)
     for number, annotation in enumerate(annotations):
         key = f"annotations[{number}]"
-        _check_reference(path, key, annotation, "image_id", image_ids)
+        _check_reference(path, key, annotation, "image_id", by_id)
         _check_reference(path, key, annotation, "category_id", category_ids)
         _check_object(path, key, annotation)
 
-    by_id = {image["id"]: file for image, file in zip(images, files, strict=True)}
     left_out = _left_out(annotations, by_id, smallest)
     if sum(left_out["annotations"].values()) == len(annotations):
         problem = (
@@ -86,7 +82,7 @@ def read_listing(path: Path, folder: Path, smallest: int) -> Listing:
         hint = "nothing can be learned or measured without; annotate at least one"
         raise data_error(path, "annotations", problem, hint)
     return Listing(
-        categories=[{"id": c["id"], "name": c["name"]} for c in categories],
+        categories=categories,
         files=files,
         summary={
             "sha256": seen[2],
@@ -100,8 +96,33 @@ def read_listing(path: Path, folder: Path, smallest: int) -> Listing:
     )
 
 
-def _parse(path: Path) -> tuple[dict, list]:
-    """The content of a file, which has all tables as lists, and what was seen of the file."""
+def read_image_list(path: Path, folder: Path) -> tuple[dict[int, ImageFile], list[dict]]:
+    """The images of a file by id, and its categories {id, name}; annotations are not looked at.
+
+    Args:
+        path: of the file, such as COCO's image_info files.
+        folder: that its file names refer to.
+
+    Raises:
+        DataError: something in these two tables is wrong.
+    """
+    content, _ = _parse(path, ("images", "categories"))
+    return _images_and_categories(path, content, folder)
+
+
+def _images_and_categories(
+    path: Path, content: dict, folder: Path
+) -> tuple[dict[int, ImageFile], list[dict]]:
+    images, categories = content["images"], content["categories"]
+    _unique(path, "images", images, "id", int)
+    files = {image["id"]: _image_file(path, number, image, folder) for number, image in enumerate(images)}
+    _unique(path, "categories", categories, "id", int)
+    _unique(path, "categories", categories, "name", str)
+    return files, [{"id": category["id"], "name": category["name"]} for category in categories]
+
+
+def _parse(path: Path, tables: Sequence[str]) -> tuple[dict, list]:
+    """The content of a file, which has these tables as lists, and what was seen of the file."""
     try:
         state, raw = path.stat(), path.read_bytes()
     except OSError as error:
@@ -119,11 +140,10 @@ def _parse(path: Path) -> tuple[dict, list]:
         raise data_error(path, "whole file", problem, SOURCE_HINT) from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, a list in a list in ...
         raise data_error(path, "whole file", f"cannot be read as JSON: {error}", SOURCE_HINT) from error
-    if not isinstance(content, dict) or not all(isinstance(content.get(table), list) for table in _TABLES):
-        content = content if isinstance(content, dict) else {}
-        absent = ", ".join(table for table in _TABLES if not isinstance(content.get(table), list))
+    content = content if isinstance(content, dict) else {}
+    if absent := [table for table in tables if not isinstance(content.get(table), list)]:
         hint = "use a COCO instances file, which holds a list under each of these"
-        raise data_error(path, absent, "missing, or not a list", hint)
+        raise data_error(path, ", ".join(absent), "missing, or not a list", hint)
     for table in ("images", "categories"):
         if not content[table]:
             raise data_error(path, table, "empty", f"list at least one entry under {table}")
@@ -147,7 +167,7 @@ def _unique(path: Path, table: str, entries: list, key: str, kind: type) -> set:
     return seen
 
 
-def _check_reference(path: Path, key: str, annotation: dict, name: str, known: set) -> None:
+def _check_reference(path: Path, key: str, annotation: dict, name: str, known: Container[int]) -> None:
     """See that an annotation refers to an entry of another table."""
     value = annotation.get(name)
     if type(value) is not int:
