@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.records import MANIFEST, finish
 
+from tood.data.validation import check_dataset
 from tood.runtime.files import read_json, write_json
 from tood.study import records, status, workflow
 from tood.study.curves import by_epoch
@@ -18,6 +19,7 @@ from tood.study.declarations import ExperimentError, load_tables
 from tood.study.metrics import write_results
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
+from tood.study.provenance import data_digest
 from tood.study.records import read_record, write_record
 from tood.study.status import known_status, read_status
 
@@ -229,23 +231,33 @@ def test_unchecked_data_count_while_their_annotations_are_the_same(folder, photo
     assert read_status(Plan(study | {"name": "mine"}), "fcos", 0).state == "done"
 
 
-def test_checked_data_of_another_place_or_time_do_not_count_as_checked(folder, photographs):
-    """A record of other data would otherwise stand for a training on these."""
-    plan = Plan({"scale": "paper", "runs": "fcos", "data_root": str(photographs), "device": "cpu"})
-    finish(plan, "fcos", 0)  # of whose annotations the digests are "train" and "val"
+def test_checked_data_of_another_place_or_content_do_not_count_as_checked(folder, photographs):
+    """A record of other data would otherwise stand for a training on these. Times say nothing."""
+    root = shutil.copytree(photographs, folder / "photographs")
+    plan = Plan({"scale": "paper", "runs": "fcos", "data_root": str(root), "device": "cpu"})
     manifest = StudyPaths("paper").manifest
-    for path in (StudyPaths("paper").run("fcos", 0).folder).iterdir():
-        path.unlink()
+    checked = check_dataset(root, plan.splits["train"], plan.splits["val"])
+    path = finish(plan, "fcos", 0, data=data_digest(checked))
+    shutil.rmtree(StudyPaths("paper").run("fcos", 0).folder)
+    assert path.is_file()
 
-    def stale(root: Path) -> list[str]:
-        write_json(manifest, MANIFEST | {"root": str(root)})
+    def stale(at: Path, content: dict = checked) -> list[str]:
+        write_json(manifest, content | {"root": str(at)})
         return read_status(plan, "fcos", 0).stale
 
-    assert stale(photographs) == []
+    assert stale(root) == []
     assert stale(folder / "others") == ["data"]
-    assert stale(photographs) == []
-    os.utime(manifest, (0, 0))
-    assert read_status(plan, "fcos", 0).stale == ["data"]
+    for time in (0, 2**32):
+        os.utime(manifest, (time, time))
+        assert stale(root) == []
+        os.utime(root / plan.splits["train"].annotations, (time, time))
+        assert stale(root) == []
+    old = {key: checked[key] for key in ("categories", "splits")}  # of a version that kept no times
+    assert stale(root, old) == []
+    annotations = root / plan.splits["train"].annotations
+    annotations.write_text(annotations.read_text() + " ")
+    assert stale(root) == ["data"]
+    assert stale(root, old) == ["data"]
 
 
 def test_fresh_trains_all_the_same(folder):
