@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from helpers.records import finish
 
+from tood.data.synthetic import DrawingSpec, generate
+from tood.data.validation import check_dataset
 from tood.runtime.failures import Held
 from tood.runtime.files import write_json
 from tood.study import figure_sources, workflow
@@ -178,10 +180,37 @@ def test_a_study_begins_once_and_leaves_word_of_itself(empty):
     workflow.begin(PAIR, preload=False).release()
 
 
-def test_data_that_changed_after_its_check_is_refused(empty, monkeypatch):
-    monkeypatch.setattr(workflow, "changed_since_check", lambda manifest: Path("coco/1.png"))
-    with pytest.raises(ExperimentError, match=r"1\.png changed after .* remove work/smoke/manifest\.json"):
+def test_data_that_changed_after_its_check_is_refused(empty):
+    root, manifest = PAIR.data_root, StudyPaths("smoke").manifest
+    generate(root, DrawingSpec(seed=0, train_images=2, val_images=2, image_size=(48, 32)))
+    checked = check_dataset(root, PAIR.splits["train"], PAIR.splits["val"])
+    write_json(manifest, checked | {"root": str(root)})
+    workflow.begin(PAIR, preload=False).release()
+    changed = root / PAIR.splits["val"].images / "000001000001.png"
+    changed.touch()
+    with pytest.raises(
+        ExperimentError, match=rf"{changed} changed after .* remove work/smoke/manifest\.json"
+    ):
         workflow.begin(PAIR, preload=False)
+    # Data of another place are checked anew, and those that were checked may be gone.
+    write_json(manifest, checked | {"root": "gone"})
+    workflow.begin(Plan({"runs": "atss_af,tood_af", "seeds": "4,5"}), preload=False).release()
+
+
+def test_weights_of_the_future_stop_before_any_job(empty):
+    """Snakemake deletes an output that is older than its input, here after the whole training."""
+    plan = Plan({"scale": "paper", "runs": "tood_af", "data_root": "coco"})
+    path = plan.initial_weights("tood_af")
+    path.parent.mkdir()
+    path.touch()
+    later = path.stat().st_mtime + 3600
+    os.utime(path, (later, later))
+    with pytest.raises(
+        ExperimentError, match=r"weights/.*\.pth has a time that lies in the future; `touch wei"
+    ):
+        workflow.begin(plan, preload=False)
+    path.touch()
+    workflow.begin(Plan({"scale": "paper", "name": "p", "runs": "tood_af"}), preload=False).release()
 
 
 def test_a_gpu_is_required_only_where_the_study_wants_one(monkeypatch):

@@ -5,11 +5,13 @@ The rules hold Snakemake's syntax, this module what can be tested without it. Re
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
+from tood.data.seen import file_digest
 from tood.data.validation import Split, annotation_digests, changed_since_check
 from tood.runtime import event_files
 from tood.runtime.failures import STATE_OF, ExitCode
@@ -176,14 +178,19 @@ def archives(plan: Plan) -> list[str]:
 def content_of_annotations(plan: Plan) -> dict[str, str]:
     """SHA-256 of the study's own annotation files by split; empty where the scale draws them.
 
-    By it the workflow tells whether to check the data again. Times do not say it: they may lie in the future,
-    and a copy has others.
+    By it the workflow tells whether to check the data again. Times do not say it: a copy has others, and
+    where one lies in the future Snakemake takes every output for outdated.
     """
     if plan.drawing:
         return {}
     manifest = StudyPaths(plan.name).manifest
     files = {name: split.annotations for name, split in plan.splits.items()}
     return annotation_digests(read_json(manifest) if manifest.is_file() else {}, plan.data_root, files)
+
+
+def content_of_test_images(plan: Plan) -> str:
+    """SHA-256 of the file that lists the test images."""
+    return file_digest(plan.data_root / cast(Split, plan.scale.test).annotations)
 
 
 def summary(
@@ -310,8 +317,8 @@ def begin(plan: Plan, preload: bool) -> FolderLock:
         the lock of the study, to be kept while jobs run
 
     Raises:
-        ExperimentError: a folder cannot be written, the data is not what was checked, or the package of a
-            logger is not installed.
+        ExperimentError: a folder cannot be written, the data is not what was checked, weights are of the
+            future, or the package of a logger is not installed.
         Held: another call works on the study.
     """
     _refuse(writable_problem, plan)
@@ -325,10 +332,22 @@ def begin(plan: Plan, preload: bool) -> FolderLock:
             f"{changed} changed after the dataset was checked; remove {paths.manifest} to have it checked "
             "again, and everything trained again on what it holds now"
         )
+    _require_times_of_weights(plan)
     save_study(plan)
     if preload:
         start_server(_MODULES)
     return lock
+
+
+def _require_times_of_weights(plan: Plan) -> None:
+    """Stop where weights would be newer than what is made from them, which Snakemake deletes for that."""
+    released = [choice.file.path for choice in plan.choices.values() if choice.file]
+    initial = [path for run in plan.runs if (path := plan.initial_weights(run.id))]
+    for path in dict.fromkeys([*released, *initial]):
+        if path.is_file() and path.stat().st_mtime > time.time() + 1:
+            raise ExperimentError(
+                f"{path} has a time that lies in the future; `touch {path}` gives it that of now"
+            )
 
 
 def require_device(device: str) -> None:
