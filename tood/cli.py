@@ -179,12 +179,11 @@ def _runs(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    import json
-
+    from tood.runtime.files import to_json
     from tood.study.estimate import describe, estimate
 
     found = estimate(options.scale, options.tables, options.gpu, options.gpus)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else describe(found))
+    print(to_json(found, indent=2, ensure_ascii=False) if options.json else describe(found))
     return 0
 
 
@@ -253,10 +252,10 @@ def _assign(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from tood.study.call import render_what_is_there
     from tood.study.declarations import load_tables
     from tood.study.paths import StudyPaths
     from tood.study.status import load_study
-    from tood.study.workflow import render_what_is_there
 
     plan = load_study(options.name)
     if not render_what_is_there(plan, load_tables(runs=plan.all_runs)):
@@ -305,14 +304,14 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    import json
     from dataclasses import asdict
 
+    from tood.runtime.files import to_json
     from tood.study import doctor
 
     findings = doctor.examine(options.data_root, options.scale)
     if options.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
+        print(to_json([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
     else:
         doctor.show(findings)
     return int(doctor.lacks_required(findings))

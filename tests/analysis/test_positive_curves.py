@@ -1,5 +1,7 @@
 """The figure of positives over training: what is drawn is what the trainings wrote."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,8 +9,10 @@ from helpers.figures import pixels, rendered, text_of_pdf, watch_figures
 from helpers.losses import LOSSES, write_losses
 
 from tood.analysis.positive_curves import draw, draw_positive_curves, positives
+from tood.engine.loss_log import LossLog
 from tood.study.curves import by_epoch
 from tood.study.declarations import load_tables
+from tood.study.report import loss_curve
 
 
 def test_the_figure_has_a_line_per_scheme():
@@ -61,3 +65,17 @@ def test_the_figure_shows_the_losses_of_each_scheme(tmp_path, monkeypatch):
         assert found == [pytest.approx(of_a), pytest.approx(of_b)]
     assert np.array_equal(pixels(png), rendered(figure, 200))
     assert {"A*", "B", "epoch", "positives per object"} <= set(text_of_pdf(pdf).splitlines())
+
+
+def test_a_loss_that_is_not_finite_is_no_point(tmp_path):
+    """The log of a training on a GPU may hold such an entry before the divergence is seen."""
+    log = LossLog(tmp_path / "losses.jsonl", 0)
+    for number, loss in enumerate((3.0, 2.0, math.nan), 1):
+        log.add(
+            {"iteration": number, "epoch": float(number), "objects": 0, "positives": None}
+            | {"positive_iou": None, "loss": loss}
+        )
+    epochs = by_epoch(log.path)
+    assert [epoch["loss"] for epoch in epochs] == [3.0, 2.0, None]
+    assert loss_curve(epochs) == loss_curve(epochs[:2])
+    assert loss_curve(epochs[1:]) is None

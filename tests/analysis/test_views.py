@@ -149,8 +149,8 @@ def test_every_view_and_its_caption_are_written(annotations, tmp_path):
             objects = {"distance": [0.5, None], "localised": [0.9, None], "classified": [0.8, None]}
             density = np.eye(50, dtype=int).tolist()
             paths.best_anchors.write_text(json.dumps({"objects": objects, "density": density}))
-            found = {"image_ids": [1, 2], "detections": [EXACT, POOR]}
-            paths.detections.write_text(json.dumps(found))
+            paths.detections.write_text(json.dumps([EXACT, POOR]))
+            paths.evaluated_images.write_text(json.dumps([1, 2]))
     draw_views(runs, annotations, tmp_path / "figures")
     for name in ("distances", "score_iou", "ap_by_iou", "box_kinds"):
         assert (tmp_path / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tood.data.loading import build_dataset
 from tood.data.synthetic import CLASSES, DrawingSpec, generate
-from tood.data.validation import DataError, Split, changed_since_check, check_dataset
+from tood.data.validation import DataError, Split, check_dataset
 
 TRAIN = Split("annotations/instances_train2017.json", "train2017")
 VAL = Split("annotations/instances_val2017.json", "val2017")
@@ -85,28 +85,6 @@ def test_one_pixel_of_one_image_changes_the_digest(root):
         digests.add(((root / FIRST_VAL).stat().st_size, check(root)["splits"]["val"]["image_digest"]))
     ((size, one), (same_size, other)) = digests
     assert (size, one != other) == (same_size, True)
-
-
-def test_an_image_written_after_the_check_is_found(root, tmp_path):
-    manifest = tmp_path / "manifest.json"
-    assert changed_since_check(manifest) is None
-    manifest.write_text(json.dumps({"root": str(root), **check(root)}))
-    assert changed_since_check(manifest) is None
-    later = manifest.stat().st_mtime + 1
-    os.utime(root / FIRST_VAL, (later, later))
-    assert changed_since_check(manifest) == root / FIRST_VAL
-
-
-def test_what_a_file_manager_leaves_is_no_image(root, tmp_path):
-    manifest = tmp_path / "manifest.json"
-    manifest.write_text(json.dumps({"root": str(root), **check(root)}))
-    later = manifest.stat().st_mtime + 1
-    for name in (".DS_Store", "Thumbs.db"):
-        left = root / "train2017" / name
-        left.touch()
-        os.utime(left, (later, later))
-    (root / "train2017/link.png").symlink_to(root / "nowhere.png")
-    assert changed_since_check(manifest) is None
 
 
 def test_image_digest_ignores_the_order_of_entries(root):
@@ -221,12 +199,6 @@ def test_a_byte_order_mark(root):
     assert_refused(root, VAL.annotations, "not valid JSON", "without a byte order mark")
 
 
-def test_annotations_are_numbered_from_1(root):
-    """COCO's evaluation takes the annotation 0 for none, and counts a box that finds it as an error."""
-    edit(root, _set("annotations", id=0), VAL)
-    assert_refused(root, VAL.annotations, "annotations.id", "0 means", "from 1")
-
-
 UNUSED = {
     "crowds": {"iscrowd": 1},
     "boxes in shares of the image": {"bbox": [0.25, 0.25, 0.5, 0.5]},
@@ -275,7 +247,7 @@ FAULTS = {
     "no categories": (lambda c: c["categories"].clear(), ["categories: empty"]),
     "no table": (lambda c: c.pop("annotations"), ["annotations: missing"]),
     "image twice": (_set("images", id=1), ["images[1].id", "duplicate id 1"]),
-    "image without id": (_unset("images", "id"), ["images[1].id", "expected int, found None"]),
+    "image without id": (_unset("images", "id"), ["images[1].id", "expected a whole number, found nothing"]),
     "image entry no object": (lambda c: c["images"].insert(1, 5), ["images[1].id"]),
     "category id twice": (_set("categories", id=1), ["categories[1].id", "duplicate id 1"]),
     "category name twice": (
@@ -300,6 +272,39 @@ FAULTS = {
     "text in bbox": (_set("annotations", bbox=["1", 2, 3, 4]), ["annotations[1].bbox", "'1'"]),
     "no area": (_unset("annotations", "area"), ["annotations[1].area"]),
     "no iscrowd": (_unset("annotations", "iscrowd"), ["annotations[1].iscrowd"]),
+    "text as id": (_set("annotations", id="12"), ["annotations[1].id", "whole number, found the text '12'"]),
+    "decimal id": (_set("images", id=3.0), ["images[1].id", "found the decimal number 3.0"]),
+    "truth value as id": (_set("categories", id=True), ["categories[1].id", "found the truth value true"]),
+    "text as image": (_set("annotations", image_id="12"), ["annotations[1].image_id", "found the text '12'"]),
+    "decimal as category": (
+        _set("annotations", category_id=2.0),
+        ["annotations[1].category_id", "found the decimal number 2.0", "wherever it occurs"],
+    ),
+    "number as name": (
+        _set("categories", name=5),
+        ["categories[1].name", "a text, found the whole number 5"],
+    ),
+    "box beyond floats": (_set("annotations", bbox=[1e308, 0, 1e308, 9]), ["annotations[1].bbox", "1e+308"]),
+    "box beyond float32": (_set("annotations", bbox=[0, 0, 1e39, 9]), ["annotations[1].bbox", "16,777,216"]),
+    "box of endless digits": (
+        _set("annotations", bbox=[0, 0, 10**400, 9]),
+        ["annotations[1].bbox", "000..."],
+    ),
+    "negative area": (_set("annotations", area=-1), ["annotations[1].area", "found -1"]),
+    "area that COCO does not count": (
+        _set("annotations", area=1e11),
+        ["annotations[1].area", "10,000,000,000"],
+    ),
+    "nan area": (_set("annotations", area=float("nan")), ["annotations[1].area", "found nan"]),
+    "iscrowd 2": (_set("annotations", iscrowd=2), ["annotations[1].iscrowd", "found 2"]),
+    "iscrowd as list": (_set("annotations", iscrowd=[0]), ["annotations[1].iscrowd", "found [0]"]),
+    "width of endless digits": (_set("images", width=10**400), ["images[1].width", "000..."]),
+    "name that leaves": (
+        _set("images", file_name="../val2017/000001000001.png"),
+        ["images[1].file_name", "leads out of the image folder", "relative to"],
+    ),
+    "name that comes back": (_set("images", file_name="a/../000000000002.png"), ["images[1].file_name"]),
+    "absolute name": (_set("images", file_name="/etc/hostname"), ["images[1].file_name", "leads out"]),
 }
 
 
@@ -311,12 +316,7 @@ def test_faulty_annotations(root, change, fragments):
 
 def test_splits_with_other_categories(root):
     edit(root, lambda content: content["categories"].append({"id": 9, "name": "kite"}), VAL)
-    assert_refused(root, VAL.annotations, TRAIN.annotations, "missing []", "unexpected ['9 kite']")
-
-
-def test_splits_with_categories_in_another_order(root):
-    edit(root, lambda content: content["categories"].reverse(), VAL)
-    assert_refused(root, VAL.annotations, "another order")
+    assert_refused(root, VAL.annotations, TRAIN.annotations, "missing []", "unexpected ['kite']")
 
 
 def test_unexpected_categories(root):

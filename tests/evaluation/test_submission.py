@@ -182,11 +182,15 @@ def test_a_file_that_the_server_would_not_take(tmp_path, name, members, message)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, r"info\.json: cannot be read as JSON"),
-        ("{", r"info\.json: cannot be read as JSON"),
-        ('{"images": []}', r"info\.json: an entry lacks 'categories'"),
-        ('{"images": [{"id": 1}], "categories": []}', r"info\.json: an entry lacks 'width'"),
-        ('{"images": [], "categories": []}', r"info\.json: images: 0 entries"),
+        (None, r"info\.json: whole file: cannot be read"),
+        ("{", r"info\.json: whole file: not valid JSON"),
+        ('{"images": []}', r"info\.json: categories: missing"),
+        (
+            '{"images": [{"id": "1"}], "categories": [{"id": 1, "name": "a"}]}',
+            r"images\[0\]\.id: expected a whole number, found the text '1'",
+        ),
+        ('{"images": [{"id": 1}], "categories": [{}]}', r"images\[0\]\.file_name: expected a name"),
+        ('{"images": [], "categories": []}', r"info\.json: images: empty"),
     ],
 )
 def test_a_file_of_images_with_an_error(tmp_path, text, message):

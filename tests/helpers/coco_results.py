@@ -1,6 +1,33 @@
 """Annotations and detections in COCO's formats, to compare counts and APs with pycocotools."""
 
+import contextlib
+import io
+from copy import deepcopy
+from pathlib import Path
+
 import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+AP_NAMES = ("AP", "AP50", "AP75", "APS", "APM", "APL")
+
+
+def by_pycocotools(annotations: Path, detections: list[dict] | str, image_ids: list[int]) -> dict[str, float]:
+    """The six figures in percent; -100 where pycocotools says that there is no object.
+
+    Args:
+        annotations: COCO annotation file.
+        detections: COCO results, or the path of a file with them.
+        image_ids: images that count.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(annotations))
+        evaluator = COCOeval(truth, truth.loadRes(deepcopy(detections)), "bbox")
+        evaluator.params.imgIds = image_ids
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return dict(zip(AP_NAMES, (evaluator.stats[:6] * 100).tolist(), strict=True))
 
 
 def random_dataset(seed: int, images: int = 30, crowded: bool = False) -> tuple[dict, list[dict]]:

@@ -1,11 +1,14 @@
 """Files appear whole or not at all."""
 
+import json
+import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tood.runtime.files import atomic_path, read_json, write_json, write_text
+from tood.runtime.files import atomic_path, read_json, to_json, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -83,7 +86,7 @@ def test_a_long_name_is_no_hindrance(tmp_path):
     assert names(tmp_path) == [path.name]
 
 
-@pytest.mark.parametrize("value", [[], {"a": [1, None, 0.1, "é"]}, [float("inf")]], ids=str)
+@pytest.mark.parametrize("value", [[], {"a": [1, None, 0.1, "é"]}, [-0.0, 1e308]], ids=str)
 def test_json_round_trip(tmp_path, value):
     write_json(tmp_path / "value.json", value)
     assert read_json(tmp_path / "value.json") == value
@@ -94,3 +97,16 @@ def test_broken_json_is_named_with_a_hint(tmp_path, text):
     (tmp_path / "broken.json").write_text(text)
     with pytest.raises(ValueError, match=r"broken\.json: not valid JSON .*delete it"):
         read_json(tmp_path / "broken.json")
+
+
+def test_json_has_no_nan(tmp_path):
+    """RFC 8259 has no such number, and readers in other languages stop at it."""
+    numbers = {"AP": math.nan, "of": [1.5, (math.inf, -math.inf)], "numpy": np.float64("nan"), "n": 3}
+    write_json(tmp_path / "numbers.json", numbers)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    found = json.loads((tmp_path / "numbers.json").read_text(), parse_constant=refuse)
+    assert found == {"AP": None, "of": [1.5, [None, None]], "numpy": None, "n": 3}
+    assert to_json([0.5, math.nan]) == "[0.5, null]"

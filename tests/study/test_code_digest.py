@@ -382,7 +382,8 @@ def test_of_all_that_a_training_imports_only_rooms_that_decide_nothing_are_left_
     without_run = [(path.name, {}) for path in CONFIGS.glob("*.py")]  # some have none yet
     covered = {path for described in [*runs, *without_run] for path in training_files(*described)}
     # For a declaration of the study alone; what the data are is in their own digest.
-    of_data = {PACKAGE / "data" / name for name in ("input_sizes.py", "synthetic.py", "validation.py")}
+    names = ("annotations", "input_sizes", "seen", "synthetic", "validation")
+    of_data = {PACKAGE / "data" / f"{name}.py" for name in names}
     left_out = {
         path.relative_to(PACKAGE).parts[0]
         for path in imported - covered - of_data

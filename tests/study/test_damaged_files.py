@@ -12,7 +12,7 @@ from tood import cli
 from tood.engine.loss_log import LossLog
 from tood.runtime.failures import InputError
 from tood.runtime.files import DamagedFile, write_json
-from tood.study import workflow
+from tood.study import call, workflow
 from tood.study.declarations import load_tables
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
@@ -66,7 +66,7 @@ def spoil(path: Path, *keys: str | int, value: object) -> None:
 def start() -> None:
     """What a start of the workflow reads, and what it does before any job."""
     workflow.recorded(PLAN, load_tables(), status_with_records(PLAN))
-    workflow.begin(PLAN, preload=False).release()
+    call.begin(PLAN, preload=False).release()
 
 
 SHOW = ("show", "tood_af", "--name", "small")

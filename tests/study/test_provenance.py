@@ -82,7 +82,7 @@ def test_gpus_are_named_as_the_loaded_torch_sees_them(monkeypatch):
 
 def test_revision(monkeypatch, tmp_path):
     monkeypatch.setattr(provenance, "REPOSITORY", tmp_path)
-    assert revision() is None
+    assert "not a git repository" in revision()["unknown"]
 
     def git(*arguments):
         author = ("-c", "user.name=A", "-c", "user.email=a@b.c")
@@ -92,6 +92,7 @@ def test_revision(monkeypatch, tmp_path):
         return done.stdout.strip()
 
     git("init", "-q")
+    assert "no commit yet" in revision()["unknown"]
     (tmp_path / "file").write_text("1")
     git("add", "file")
     git("commit", "-qm", "Begin")
@@ -100,3 +101,16 @@ def test_revision(monkeypatch, tmp_path):
     assert not revision()["dirty"]
     (tmp_path / "file").write_text("2")
     assert revision()["dirty"]
+    # As in a container that mounts another user's checkout; git itself offers the switch to its tests.
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "belongs to another user" in revision()["unknown"]
+    assert "safe.directory" in revision()["unknown"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert revision() == {"unknown": "git is not installed"}
+
+
+def test_what_the_check_says_of_the_data_travels_with_a_result():
+    made = describe_training(**CALL | {"manifest": MANIFEST | {"notes": ["so and so"]}}, gpus=0)
+    assert made["data"]["notes"] == ["so and so"]
+    assert made["digests"] == describe_training(**CALL, gpus=0)["digests"]

@@ -1,6 +1,8 @@
 """Records: what they keep, when they stand for a training, and that nobody edits one unseen."""
 
+import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.records import MANIFEST, finish
 
+from tood.data.validation import check_dataset
 from tood.runtime.files import read_json, write_json
 from tood.study import records, status, workflow
 from tood.study.curves import by_epoch
@@ -16,6 +19,7 @@ from tood.study.declarations import ExperimentError, load_tables
 from tood.study.metrics import write_results
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
+from tood.study.provenance import data_digest
 from tood.study.records import read_record, write_record
 from tood.study.status import known_status, read_status
 
@@ -233,23 +237,33 @@ def test_unchecked_data_count_while_their_annotations_are_the_same(folder, photo
     assert read_status(Plan(study | {"name": "mine"}), "fcos", 0).state == "done"
 
 
-def test_checked_data_of_another_place_or_time_do_not_count_as_checked(folder, photographs):
-    """A record of other data would otherwise stand for a training on these."""
-    plan = Plan({"scale": "paper", "runs": "fcos", "data_root": str(photographs), "device": "cpu"})
-    finish(plan, "fcos", 0)  # of whose annotations the digests are "train" and "val"
+def test_checked_data_of_another_place_or_content_do_not_count_as_checked(folder, photographs):
+    """A record of other data would otherwise stand for a training on these. Times say nothing."""
+    root = shutil.copytree(photographs, folder / "photographs")
+    plan = Plan({"scale": "paper", "runs": "fcos", "data_root": str(root), "device": "cpu"})
     manifest = StudyPaths("paper").manifest
-    for path in (StudyPaths("paper").run("fcos", 0).folder).iterdir():
-        path.unlink()
+    checked = check_dataset(root, plan.splits["train"], plan.splits["val"])
+    path = finish(plan, "fcos", 0, data=data_digest(checked))
+    shutil.rmtree(StudyPaths("paper").run("fcos", 0).folder)
+    assert path.is_file()
 
-    def stale(root: Path) -> list[str]:
-        write_json(manifest, MANIFEST | {"root": str(root)})
+    def stale(at: Path, content: dict = checked) -> list[str]:
+        write_json(manifest, content | {"root": str(at)})
         return read_status(plan, "fcos", 0).stale
 
-    assert stale(photographs) == []
+    assert stale(root) == []
     assert stale(folder / "others") == ["data"]
-    assert stale(photographs) == []
-    os.utime(manifest, (0, 0))
-    assert read_status(plan, "fcos", 0).stale == ["data"]
+    for time in (0, 2**32):
+        os.utime(manifest, (time, time))
+        assert stale(root) == []
+        os.utime(root / plan.splits["train"].annotations, (time, time))
+        assert stale(root) == []
+    old = {key: checked[key] for key in ("categories", "splits")}  # of a version that kept no times
+    assert stale(root, old) == []
+    annotations = root / plan.splits["train"].annotations
+    annotations.write_text(annotations.read_text() + " ")
+    assert stale(root) == ["data"]
+    assert stale(root, old) == ["data"]
 
 
 def test_fresh_trains_all_the_same(folder):
@@ -368,3 +382,25 @@ def test_a_rule_leaves_out_what_is_recorded():
     some = re.compile(workflow.not_recorded([], ["tal", "fcos"]))
     assert some.fullmatch("tal")
     assert not some.fullmatch("tood_af")
+
+
+def test_a_record_is_json_that_every_reader_takes(folder):
+    """Of a metric that is not defined it holds null; older ones, which hold NaN, are still read."""
+    plan = Plan(STUDY)
+    path = finish(plan, "fcos", 0)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    content = json.loads(path.read_text(), parse_constant=refuse)
+    assert content["files"]["ap.json"]["APL"] is None
+    assert math.isnan(read_status(plan, "fcos", 0).results["ap.json"].metrics["APL"])
+    old = path.read_text().replace('"APL": null', '"APL": NaN')
+    content = json.loads(old)
+    del content["checksum"]
+    checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(content | {"checksum": checksum}))
+    assert math.isnan(read_record(path).files["ap.json"]["APL"])
+    elsewhere()
+    status = read_status(plan, "fcos", 0)
+    assert (status.state, math.isnan(status.results["ap.json"].metrics["APL"])) == ("done", True)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from helpers.records import finish
 
+from tood.data.synthetic import DrawingSpec, generate
+from tood.data.validation import check_dataset
 from tood.runtime.failures import Held
 from tood.runtime.files import write_json
 from tood.study import figure_sources, workflow
@@ -163,52 +165,79 @@ def test_several_processes_are_launched_on_each_node():
 def test_a_file_in_the_place_of_a_folder_is_refused(empty):
     (empty / "results").write_text("no folder")
     with pytest.raises(ExperimentError, match="results is not a folder"):
-        workflow.require_folders(PAIR)
+        call.require_folders(PAIR)
     (empty / "results").unlink()
-    workflow.require_folders(PAIR)
+    call.require_folders(PAIR)
     assert list(empty.iterdir()) == []
 
 
 def test_a_study_begins_once_and_leaves_word_of_itself(empty):
-    lock = workflow.begin(PAIR, preload=False)
+    lock = call.begin(PAIR, preload=False)
     assert load_study("smoke").study == PAIR.study
     with pytest.raises(Held, match=f"process {os.getpid()} on .* works on this study"):
-        workflow.begin(PAIR, preload=False)
+        call.begin(PAIR, preload=False)
     lock.release()
-    workflow.begin(PAIR, preload=False).release()
+    call.begin(PAIR, preload=False).release()
 
 
-def test_data_that_changed_after_its_check_is_refused(empty, monkeypatch):
-    monkeypatch.setattr(workflow, "changed_since_check", lambda manifest: Path("coco/1.png"))
-    with pytest.raises(ExperimentError, match=r"1\.png changed after .* remove work/smoke/manifest\.json"):
-        workflow.begin(PAIR, preload=False)
+def test_data_that_changed_after_its_check_is_refused(empty):
+    root, manifest = PAIR.data_root, StudyPaths("smoke").manifest
+    generate(root, DrawingSpec(seed=0, train_images=2, val_images=2, image_size=(48, 32)))
+    checked = check_dataset(root, PAIR.splits["train"], PAIR.splits["val"])
+    write_json(manifest, checked | {"root": str(root)})
+    call.begin(PAIR, preload=False).release()
+    changed = root / PAIR.splits["val"].images / "000001000001.png"
+    changed.touch()
+    with pytest.raises(
+        ExperimentError, match=rf"{changed} changed after .* remove work/smoke/manifest\.json"
+    ):
+        call.begin(PAIR, preload=False)
+    # Data of another place are checked anew, and those that were checked may be gone.
+    write_json(manifest, checked | {"root": "gone"})
+    call.begin(Plan({"runs": "atss_af,tood_af", "seeds": "4,5"}), preload=False).release()
+
+
+def test_weights_of_the_future_stop_before_any_job(empty):
+    """Snakemake deletes an output that is older than its input, here after the whole training."""
+    plan = Plan({"scale": "paper", "runs": "tood_af", "data_root": "coco"})
+    path = plan.initial_weights("tood_af")
+    path.parent.mkdir()
+    path.touch()
+    later = path.stat().st_mtime + 3600
+    os.utime(path, (later, later))
+    with pytest.raises(
+        ExperimentError, match=r"weights/.*\.pth has a time that lies in the future; `touch wei"
+    ):
+        call.begin(plan, preload=False)
+    path.touch()
+    call.begin(Plan({"scale": "paper", "name": "p", "runs": "tood_af"}), preload=False).release()
 
 
 def test_a_gpu_is_required_only_where_the_study_wants_one(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    workflow.require_device("auto")
-    workflow.require_device("cpu")
+    call.require_device("auto")
+    call.require_device("cpu")
     with pytest.raises(ExperimentError, match="needs a GPU"):
-        workflow.require_device("cuda")
+        call.require_device("cuda")
 
 
 def test_a_logger_without_its_package_stops_before_any_job(empty, monkeypatch):
     plan = Plan({"runs": "tood_af", "logger": "tensorboard"})
     assert plan.training_execution("tood_af", 1).logger == "tensorboard"
-    monkeypatch.setattr(workflow, "find_spec", lambda name: None)
+    monkeypatch.setattr(call, "find_spec", lambda name: None)
     with pytest.raises(ExperimentError, match="logger=tensorboard: the package tensorboard is not installed"):
-        workflow.begin(plan, preload=False)
+        call.begin(plan, preload=False)
     assert not StudyPaths("smoke").options.exists()
 
 
 def test_nothing_is_rendered_where_no_training_ever_started(empty):
-    assert not workflow.render_what_is_there(PAIR, TABLES)
+    assert not call.render_what_is_there(PAIR, TABLES)
     assert list(empty.iterdir()) == []
 
 
 def test_what_is_there_is_rendered_with_the_figures_that_are_not(empty):
     write_json(StudyPaths("smoke").run("tood_af", 4).state, {"state": "failed", "reason": "for a test"})
-    assert workflow.render_what_is_there(PAIR, TABLES)
+    assert call.render_what_is_there(PAIR, TABLES)
     page = Path("results/smoke/report.html").read_text()
     assert page.count("<table>") == len(TABLES) + 1  # and the claims
     assert "for a test" in page

@@ -155,7 +155,11 @@ def rename_category(path: Path) -> None:
         (cut_short, TRAIN, [TRAIN, "not valid JSON at line 1", "truncated?", "fetch or export"]),
         (Path.unlink, FIRST_TRAIN, [TRAIN, "1 of 4 image files", Path(FIRST_TRAIN).name, "copy the missing"]),
         (cut_short, FIRST_TRAIN, [FIRST_TRAIN, "cannot be read as an image", "fetch or export"]),
-        (rename_category, VAL, [VAL, f"not those of {TRAIN}", "'1 lolly'", "write the same list"]),
+        (
+            rename_category,
+            VAL,
+            [VAL, f"not those of {TRAIN}", "unexpected ['lolly']", "write the same names"],
+        ),
     ],
     ids=["no annotations", "half the annotations", "no image", "half an image", "other categories"],
 )

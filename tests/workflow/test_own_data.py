@@ -1,7 +1,10 @@
 """A dataset of the user's own, with its own classes and file names, through a small scale in one command."""
 
 import json
+import os
+import re
 import shutil
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -84,3 +87,43 @@ def test_a_file_that_is_not_there_is_named(workspace, birds):
     outcome = workspace.run("snakemake", *call(birds, val="other.json:photos/val"))
     assert outcome.returncode
     assert "other.json: annotations: no such file under data_root" in outcome.stdout
+
+
+def model_of(root: Path, *words: str) -> list[str]:
+    """The call that checks the data and trains for one iteration."""
+    return ["work/birds/runs/tood_af/seed0/model.pth", *words, *call(root, runs="tood_af", iterations=1)]
+
+
+def test_files_from_the_future_train_once(workspace, birds, tmp_path):
+    """Of a camera or a server whose clock is ahead. Snakemake alone deletes what is older than its input."""
+    root = shutil.copytree(birds, tmp_path / "birds")
+    later = time.time() + 3 * 3600
+    for path in root.rglob("*"):
+        os.utime(path, (later, later))
+    outcome = workspace.run("snakemake", *model_of(root))
+    assert outcome.returncode == 0, outcome.stdout
+    assert "Nothing to be done" in workspace.run("snakemake", *model_of(root)).stdout
+    (root / "train.json").touch()
+    assert "Nothing to be done" in workspace.run("snakemake", "-n", *model_of(root)).stdout
+    content = json.loads((root / "train.json").read_text())
+    (root / "train.json").write_text(json.dumps(content, indent=1))
+    os.utime(root / "train.json", (0, 0))
+    again = workspace.run("snakemake", "-n", *model_of(root)).stdout
+    assert "rule check_data:" in again
+    assert "rule train:" in again
+
+
+def test_what_is_left_out_and_how_classes_are_matched_is_said(workspace, birds, tmp_path):
+    root = shutil.copytree(birds, tmp_path / "birds")
+    for name, number in (("train", 3), ("val", 2**40)):
+        content = json.loads((root / f"{name}.json").read_text())
+        content["categories"] = [{"id": number, "name": "bird"}]
+        for annotation in content["annotations"]:
+            annotation |= {"category_id": number, "id": annotation["id"] - 1}
+        content["annotations"][-1]["area"] = 0
+        (root / f"{name}.json").write_text(json.dumps(content))
+    outcome = workspace.run("snakemake", "work/birds/manifest.json", *call(root))
+    assert outcome.returncode == 0, outcome.stdout
+    matched = "train.json and val.json list the same classes with other ids (bird is 3 and 1099511627776)"
+    assert f"data: {matched}: they are matched by name" in outcome.stdout
+    assert re.search(r"data: Training leaves out \d+ of \d+ annotations \(.*1 of area 0", outcome.stdout)

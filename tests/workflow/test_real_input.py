@@ -99,8 +99,8 @@ def test_model_is_the_papers(real):
 
 
 def test_the_first_images_are_evaluated(real):
-    found = json.loads((real.path / "work/real/runs/tood_af/seed0/detections.json").read_text())
-    assert found["image_ids"] == [image["id"] for image in truth(real.data, "val")["images"]][:2]
+    found = json.loads((real.path / "work/real/runs/tood_af/seed0/evaluated_images.json").read_text())
+    assert found == [image["id"] for image in truth(real.data, "val")["images"]][:2]
 
 
 def test_figure_shows_one_of_the_images(real):

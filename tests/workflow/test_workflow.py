@@ -131,16 +131,16 @@ def test_evaluation_is_of_the_first_images(study):
     truth = json.loads((study.path / "work/data/smoke/annotations/instances_val2017.json").read_text())
     ids = [image["id"] for image in truth["images"]][:6]
     for run in TRAINED:
-        found = json.loads((study.path / f"work/tiny/runs/{run}/seed0/detections.json").read_text())
-        assert found["image_ids"] == ids
+        found = study.path / f"work/tiny/runs/{run}/seed0/evaluated_images.json"
+        assert json.loads(found.read_text()) == ids
 
 
-def by_pycocotools(annotations: Path, found: dict) -> dict[str, float]:
-    """AP of detections, and how many of them are correct at IoU 0.5."""
+def by_pycocotools(annotations: Path, folder: Path) -> dict[str, float]:
+    """AP of the detections of a run, and how many of them are correct at IoU 0.5."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(annotations)
-        evaluator = COCOeval(truth, truth.loadRes(found["detections"]), "bbox")
-        evaluator.params.imgIds = found["image_ids"]
+        evaluator = COCOeval(truth, truth.loadRes(str(folder / "detections.json")), "bbox")
+        evaluator.params.imgIds = json.loads((folder / "evaluated_images.json").read_text())
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
@@ -161,9 +161,11 @@ def test_metrics_are_those_of_the_detections(study, tmp_path):
     outcome = workspace.run("snakemake", "results/tiny/metrics.csv", *CALL)
     assert outcome.returncode == 0, outcome.stdout
 
-    found = json.loads((folder / "detections.json").read_text())
-    assert {detection["image_id"] for detection in found["detections"]} == set(found["image_ids"])
-    expected = by_pycocotools(workspace.path / "work/data/smoke/annotations/instances_val2017.json", found)
+    detections, images = (
+        json.loads((folder / name).read_text()) for name in ("detections.json", "evaluated_images.json")
+    )
+    assert {detection["image_id"] for detection in detections} == set(images)
+    expected = by_pycocotools(workspace.path / "work/data/smoke/annotations/instances_val2017.json", folder)
     assert min(expected.values()) > 0
     for metrics, changed in ((workspace, True), (study, False)):
         frame = pd.read_csv(metrics.path / "results/tiny/metrics.csv").set_index(["run", "metric"])["value"]

@@ -19,6 +19,8 @@ from typing import Literal
 import numpy as np
 from pycocotools import mask
 
+from tood.evaluation.dense_ids import require_known
+
 KINDS = ("correct", "redundant", "ignored", "error", "background")
 
 
@@ -63,9 +65,7 @@ def count_boxes(gt: dict, detections: list[dict], options: CountOptions) -> dict
 
 def name_boxes(gt: dict, detections: list[dict], options: CountOptions) -> Iterator[tuple[float, str]]:
     """Score and kind of each detection that is counted; arguments and errors as `count_boxes`."""
-    for field, table in (("image_id", "images"), ("category_id", "categories")):
-        if unknown := {d[field] for d in detections} - {entry["id"] for entry in gt[table]}:
-            raise ValueError(f"detections with {field} {sorted(unknown)[:5]} not among the {table}")
+    require_known(gt, detections)
     annotations = gt["annotations"]
     if options.crowd == "drop":
         annotations = [a for a in annotations if not a.get("iscrowd", 0)]

@@ -3,7 +3,7 @@
 from mmdet.structures import DetDataSample
 
 from tood.analysis.best_anchors import BestAnchors
-from tood.analysis.table6 import Statistics, write_table6
+from tood.analysis.table6 import Statistics, count_readings, write_table6
 from tood.evaluation.evaluate import evaluate_trained
 from tood.evaluation.trained_run import load_trained
 from tood.models.common.dense_level import DenseLevel
@@ -18,7 +18,8 @@ def analyse(job: AnalysisJob, execution: Execution, files: RunPaths) -> None:
     Args:
         job: what is measured.
         execution: how it is computed.
-        files: of these are written `detections`, `ap`, `alignment`, `alignment_variants`, `best_anchors`.
+        files: of these are written `detections`, `evaluated_images`, `ap`, `alignment`, `alignment_variants`,
+            `best_anchors`.
 
     Raises:
         RuntimeError: as `load_trained`.
@@ -31,7 +32,7 @@ def analyse(job: AnalysisJob, execution: Execution, files: RunPaths) -> None:
         statistics.add(sample, levels)
         anchors.add(sample, levels)
 
-    evaluated = evaluate_trained(trained, job, execution, files.detections, files.ap, observe)
-    truth = read_json(trained.annotations)
-    write_table6(job, statistics, truth, evaluated, files.alignment, files.alignment_variants)
+    detections, image_ids = evaluate_trained(trained, job, execution, files, observe)
+    counts = count_readings(read_json(trained.annotations), detections, image_ids, statistics.unfiltered)
+    write_table6(job, statistics.alignment(), counts, files)
     write_json(files.best_anchors, anchors.to_json())

@@ -1,8 +1,7 @@
 """Table 6: how well classification and localisation of a trained run agree, before NMS and after."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from tood.models.common.dense_level import DenseLevel
 from tood.models.common.dense_prediction import select_detections
 from tood.runtime.files import write_json
 from tood.study.jobs import AnalysisJob
+from tood.study.paths import RunPaths
 from tood.study.provenance import measured_digests
 
 # The default reading of the paper's definitions, then one change at a time.
@@ -90,26 +90,21 @@ class Statistics:
 
 def write_table6(
     job: AnalysisJob,
-    statistics: Statistics,
-    truth: dict,
-    evaluated: dict,
-    output: Path,
-    variants: Path,
+    before: Mapping[str, Mapping[str, float]],
+    after: Mapping[str, Mapping[str, int]],
+    files: RunPaths,
 ) -> None:
     """Write the columns of Table 6, and the same under other readings of the paper's definitions.
 
     Args:
         job: what is measured.
-        statistics: of the evaluated images.
-        truth: the annotation file.
-        evaluated: `image_ids`, and `detections` as COCO results.
-        output: written; the columns of the table, and `digests`.
-        variants: written; every reading of what holds before NMS and after.
+        before: what holds before NMS under each reading, as `Statistics.alignment` gives it.
+        after: what holds after it, as `count_readings` gives it.
+        files: of these are written `alignment`, the columns of the table and `digests`, and
+            `alignment_variants`, every reading.
     """
-    before = statistics.alignment()
-    after = count_readings(truth, evaluated, statistics.unfiltered)
     write_json(
-        output,
+        files.alignment,
         {
             "PCC (top-50)": before["default"]["pcc"],
             "IoU (top-10)": before["default"]["iou"],
@@ -119,22 +114,25 @@ def write_table6(
             "digests": measured_digests(job.model, job.analysis),
         },
     )
-    write_json(variants, {"before NMS": before, "after NMS": after})
+    write_json(files.alignment_variants, {"before NMS": before, "after NMS": after})
 
 
-def count_readings(truth: dict, evaluated: dict, unfiltered: list[dict]) -> dict[str, dict[str, int]]:
+def count_readings(
+    truth: dict, detections: list[dict], image_ids: Iterable[int], unfiltered: list[dict]
+) -> dict[str, dict[str, int]]:
     """Correct, redundant and error boxes after NMS under each reading, over the evaluated images.
 
     Args:
         truth: the annotation file.
-        evaluated: `image_ids`, and `detections` as COCO results.
+        detections: COCO results.
+        image_ids: images that they are on.
         unfiltered: detections on the same images without score threshold.
     """
-    chosen = set(evaluated["image_ids"])
+    chosen = set(image_ids)
     for key, name in (("images", "id"), ("annotations", "image_id")):
         truth = truth | {key: [entry for entry in truth[key] if entry[name] in chosen]}
     counts = {
-        name: count_boxes(truth, evaluated["detections"], replace(CountOptions(), **change))
+        name: count_boxes(truth, detections, replace(CountOptions(), **change))
         for name, change in COUNT_READINGS.items()
     }
     return counts | {"score_thr=0": count_boxes(truth, unfiltered, CountOptions())}

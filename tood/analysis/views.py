@@ -29,7 +29,10 @@ def draw_views(runs: Mapping[str, Sequence[RunPaths]], annotations: Path, folder
         folder: figures as PNG and PDF, and captions as Markdown are written here.
     """
     measured = {name: [read_json(run.best_anchors) for run in seeds] for name, seeds in runs.items()}
-    detected = {name: [read_json(run.detections) for run in seeds] for name, seeds in runs.items()}
+    detected = {
+        name: [(read_json(run.evaluated_images), read_json(run.detections)) for run in seeds]
+        for name, seeds in runs.items()
+    }
     seeds = len(next(iter(runs.values())))
     objects = {name: [pd.DataFrame(one["objects"]) for one in found] for name, found in measured.items()}
     density = {name: np.sum([one["density"] for one in found], axis=0) for name, found in measured.items()}
@@ -40,11 +43,11 @@ def draw_views(runs: Mapping[str, Sequence[RunPaths]], annotations: Path, folder
         ),
         "score_iou": (draw_density(density), caption_density(density)),
     }
-    curves = {name: [ap_by_iou(annotations, **one) for one in found] for name, found in detected.items()}
+    curves = {name: [ap_by_iou(annotations, *one) for one in found] for name, found in detected.items()}
     views["ap_by_iou"] = (draw_ap_by_iou(curves), caption_ap_by_iou(curves))
     truth = read_json(annotations)
     kinds = {
-        name: np.mean([kinds_by_confidence(truth, **one) for one in found], axis=0)
+        name: np.mean([kinds_by_confidence(truth, *one) for one in found], axis=0)
         for name, found in detected.items()
     }
     views["box_kinds"] = (draw_box_kinds(kinds), caption_box_kinds(kinds))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from mmdet.datasets import AspectRatioBatchSampler, CocoDataset
-from mmdet.registry import DATASETS
+from mmdet.datasets.api_wrappers import COCO
 from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.registry import init_default_scope
 from torch.utils.data import Dataset
@@ -21,6 +21,21 @@ from tood.data.loader import batches_of, make_loader
 from tood.runtime.distributed import local_batch
 
 META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+
+
+class _Annotations(COCO):
+    """pycocotools' COCO, as mmdet reads it, with the ids of categories in the order of their given names."""
+
+    def get_cat_ids(self, cat_names: Sequence[str]) -> list[int]:
+        """The id of each name in this file, whatever its number and its place are there."""
+        ids = {category["name"]: category["id"] for category in self.dataset["categories"]}
+        return [ids[name] for name in cat_names]
+
+
+class _Images(CocoDataset):
+    """mmdet's COCO dataset, in which a label is the same class in every file that names the class."""
+
+    COCOAPI = _Annotations
 
 
 def loaded(image: np.ndarray) -> dict:
@@ -55,7 +70,7 @@ def build_dataset(
         root: folder of the dataset.
         annotations: annotation file, relative to `root`.
         images: image folder, relative to `root`.
-        classes: category names; a label is an index into the categories of the file with these names.
+        classes: names of categories of the file; a label is an index into them.
         size: upper limits of the (longer, shorter) side in pixels; the aspect ratio is kept.
         flip: probability of a horizontal flip in training; None makes a test dataset, which keeps images
             without objects. Annotations are resized with the images in both.
@@ -64,6 +79,7 @@ def build_dataset(
 
     Raises:
         ValueError: as `resizing`.
+        KeyError: the file has no category of that name.
     """
     init_default_scope("mmdet")  # the pipeline names its transforms without a scope
     testing = flip is None
@@ -76,17 +92,14 @@ def build_dataset(
         pipeline.append(dict(type="PackDetInputs", meta_keys=META_KEYS))
     else:
         pipeline += [dict(type="RandomFlip", prob=flip), dict(type="PackDetInputs")]
-    return DATASETS.build(
-        dict(
-            type="CocoDataset",
-            data_root=str(root),
-            ann_file=annotations,
-            data_prefix=dict(img=images),
-            metainfo=dict(classes=tuple(classes)),
-            test_mode=testing,
-            filter_cfg=None if testing else dict(filter_empty_gt=True, min_size=32),
-            pipeline=pipeline,
-        )
+    return _Images(
+        data_root=str(root),
+        ann_file=annotations,
+        data_prefix=dict(img=images),
+        metainfo=dict(classes=tuple(classes)),
+        test_mode=testing,
+        filter_cfg=None if testing else dict(filter_empty_gt=True, min_size=32),
+        pipeline=pipeline,
     )
 
 

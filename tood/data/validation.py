@@ -4,29 +4,24 @@ Cheap checks come first, and the first problem is raised: whole files, then thei
 against each other, then the names of the images. Last, every image is decoded.
 """
 
-import codecs
+import functools
 import hashlib
 import json
-import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from tood.data.annotations import DataError as DataError  # which callers catch
+from tood.data.annotations import ImageFile, Listing, read_listing, said_of_left_out
+from tood.data.annotations import data_error as _error
 from tood.data.input_sizes import Sized, thinnest, vanishing_of
-from tood.runtime.failures import InputError
+from tood.data.seen import file_digest, first_changed, marks_of
 
 BATCH = 1024  # images queued at a time; COCO has 118,000
 LAYOUT_HINT = "point `--config data_root=PATH` at a folder in the COCO layout"
-SOURCE_HINT = "fetch or export the file again"
 SMALLEST_SIDE = 32  # pixels; the loader leaves out smaller images in training, as mmdet's configurations do
-_OF_DESKTOPS = ("Thumbs.db", "desktop.ini")  # that file managers leave beside images
-
-
-class DataError(InputError):
-    """A dataset that cannot be trained on; the message names the file and the key, and gives a hint."""
 
 
 class Split(NamedTuple):
@@ -34,23 +29,6 @@ class Split(NamedTuple):
 
     annotations: str  # a COCO instances file
     images: str  # the folder that its file names refer to
-
-
-class ImageFile(NamedTuple):
-    """An entry of `images`."""
-
-    name: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
-class _Listing:
-    """What is kept of an annotation file after its checks."""
-
-    categories: list[dict]  # {id, name} in file order, which is the order of the labels
-    files: list[ImageFile]
-    summary: dict
 
 
 def check_dataset(
@@ -73,11 +51,13 @@ def check_dataset(
         progress: takes (images decoded, images in all) after each image.
 
     Returns:
-        `categories`, a list of {id, name} in the order of the file; `thinnest`, for `train` and `val` the
-        path, width and height of the image with the most unequal sides; and `splits`, which holds for each
-        of them `annotation_file`, its `sha256`, `image_folder`, the counts `images`, `annotations`,
-        `crowd_annotations`, `images_without_annotation`, and `image_digest`, a SHA-256 over the sorted names
-        and SHA-256 of the image files.
+        `categories`, a list of {id, name} in the order of the labels, which is that of the training file,
+        with the ids of the validation file. `splits`, which holds for `train` and `val`: `annotation_file`,
+        its `sha256`, `image_folder`, the counts `images`, `annotations`, `crowd_annotations`,
+        `images_without_annotation`, and `image_digest`, a SHA-256 over the sorted names and SHA-256 of the
+        image files. `thinnest`, of each split the path, width and height of the image with the most unequal
+        sides. `left_out`, how many `annotations` and `images` training does without, by reason. `notes`,
+        sentences for those who read results on these data. `seen`, what `changed_since_check` compares with.
 
     Raises:
         DataError: something in the dataset would break training or evaluation, or falsify it.
@@ -90,13 +70,18 @@ def check_dataset(
         if not (root / split.annotations).is_file():
             raise _error(root / split.annotations, "annotations", "no such file under data_root", LAYOUT_HINT)
     listings = {
-        name: _read(root / split.annotations, SMALLEST_SIDE if name == "train" else 1)
+        name: read_listing(
+            root / split.annotations, root / split.images, SMALLEST_SIDE if name == "train" else 1
+        )
         for name, split in splits.items()
     }
-    _check_categories(root, splits, listings, expected_categories)
+    categories, notes = _match_categories(root, splits, listings, expected_categories)
 
+    marks = {}
     for name, split in splits.items():
         _check_presence(root / split.annotations, root / split.images, listings[name].files)
+        # Before images are decoded: one that changes meanwhile is told later.
+        marks[name] = marks_of(root / split.images, (file.name for file in listings[name].files))
     thin = {
         name: thinnest(
             Sized(str(root / split.images / file.name), file.width, file.height)
@@ -116,7 +101,7 @@ def check_dataset(
                 progress(done, total)
         digests[name] = hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest()
     return {
-        "categories": listings["val"].categories,
+        "categories": categories,
         "thinnest": {name: list(image) for name, image in thin.items()},
         "splits": {
             name: {
@@ -127,189 +112,105 @@ def check_dataset(
             }
             for name, split in splits.items()
         },
+        "left_out": listings["train"].left_out if train else {},
+        "notes": [*notes, *filter(None, [said_of_left_out(listings["train"]) if train else ""])],
+        "seen": {
+            "annotations": {name: listing.seen for name, listing in listings.items()},
+            "images": marks,
+        },
     }
 
 
 def changed_since_check(manifest: Path) -> Path | None:
-    """An image file that is newer than the check of the dataset; None if there is none.
+    """An image file that is not as it was at the check of the dataset; None if there is none.
 
-    Annotation files are inputs of the workflow, and Snakemake compares their times itself.
+    Sizes and times are compared with those that the check saw, so no clock matters. Files that the
+    annotations do not list do not matter either. Where annotations have changed, the workflow checks the
+    dataset again by itself.
 
     Args:
-        manifest: file with the result of `check_dataset` and the dataset's `root`; it may be absent.
+        manifest: file with the result of `check_dataset` and the dataset's `root`. It may be absent, or of a
+            version that did not keep what it saw: then there is nothing to compare with.
     """
     if not manifest.is_file():
         return None
-    checked, content = manifest.stat().st_mtime, json.loads(manifest.read_text())
-    for split in content["splits"].values():
-        for folder, _, names in os.walk(Path(content["root"], split["image_folder"])):
-            for name in names:
-                path = Path(folder, name)
-                of_images = not name.startswith(".") and name not in _OF_DESKTOPS and path.exists()
-                if of_images and path.stat().st_mtime > checked:
-                    return path
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    if "seen" not in content:
+        return None
+    root, splits, seen = Path(content["root"]), content["splits"], content["seen"]
+    files = {name: split["annotation_file"] for name, split in splits.items()}
+    if not annotations_as_checked(content, root, files):
+        return None
+    for name, split in splits.items():
+        names = functools.partial(_image_names, root / split["annotation_file"])
+        if changed := first_changed(root / split["image_folder"], seen["images"][name], names):
+            return changed
     return None
 
 
-def _error(file: Path, key: str, problem: str, hint: str) -> DataError:
-    return DataError(f"{file}: {key}: {problem}. Hint: {hint}.")
-
-
-def _read(path: Path, smallest: int) -> _Listing:
-    """Parses one annotation file and checks everything that needs no image.
+def annotations_as_checked(manifest: Mapping, root: Path, files: Mapping[str, str]) -> bool:
+    """Whether annotation files hold what they held at the check; those that are absent do not matter.
 
     Args:
-        path: of the file.
-        smallest: side of the smallest images that are used, in pixels.
+        manifest: result of `check_dataset`.
+        root: folder of the dataset.
+        files: by split, the path relative to it.
     """
-    raw = path.read_bytes()
-    try:
-        content = json.loads(raw.decode())  # as readers of text do, which take no byte order mark
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}, character {error.pos}"
-        problem = f"not valid JSON at {where} (truncated? it has {len(raw)} bytes): {error.msg}"
-        marked = raw.startswith(codecs.BOM_UTF8)
-        hint = "save it as UTF-8 without a byte order mark" if marked else SOURCE_HINT
-        raise _error(path, "whole file", problem, hint) from error
-    except UnicodeDecodeError as error:
-        problem = f"not text at byte {error.start} of {len(raw)}"
-        raise _error(path, "whole file", problem, SOURCE_HINT) from error
-
-    keys = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in keys):
-        content = content if isinstance(content, dict) else {}
-        absent = ", ".join(key for key in keys if not isinstance(content.get(key), list))
-        hint = "use a COCO instances file, which holds a list under each of these"
-        raise _error(path, absent, "missing, or not a list", hint)
-    for key in ("images", "categories"):
-        if not content[key]:
-            raise _error(path, key, "empty", f"list at least one entry under {key}")
-
-    image_ids = _unique(path, "images", content["images"], "id", int)
-    files = [_image_file(path, number, image) for number, image in enumerate(content["images"])]
-    category_ids = _unique(path, "categories", content["categories"], "id", int)
-    _unique(path, "categories", content["categories"], "name", str)
-    if 0 in _unique(path, "annotations", content["annotations"], "id", int):
-        hint = "number the annotations from 1"
-        raise _error(path, "annotations.id", "0 means 'not found' in COCO's evaluation", hint)
-    for number, annotation in enumerate(content["annotations"]):
-        _check_annotation(path, number, annotation, image_ids, category_ids)
-
-    by_id = {image["id"]: file for image, file in zip(content["images"], files, strict=True)}
-    if not any(_is_object(one, by_id[one["image_id"]], smallest) for one in content["annotations"]):
-        problem = (
-            "none can be used: it needs iscrowd 0, an area above 0, and a box in pixels, at least 1 wide and "
-            "high, that overlaps its image"
-        )
-        if smallest > 1:
-            problem += f", whose sides have {smallest} pixels or more"
-        hint = "nothing can be learned or measured without; annotate at least one"
-        raise _error(path, "annotations", problem, hint)
-    annotated = {annotation["image_id"] for annotation in content["annotations"]}
-    return _Listing(
-        categories=[{"id": c["id"], "name": c["name"]} for c in content["categories"]],
-        files=files,
-        summary={
-            "sha256": hashlib.sha256(raw).hexdigest(),
-            "images": len(files),
-            "annotations": len(content["annotations"]),
-            "crowd_annotations": sum(a["iscrowd"] for a in content["annotations"]),
-            "images_without_annotation": len(files) - len(annotated),
-        },
-    )
+    checked = {name: split["sha256"] for name, split in manifest["splits"].items()}
+    return annotation_digests(manifest, root, files).items() <= checked.items()
 
 
-def _unique(path: Path, table: str, entries: list, key: str, kind: type) -> set:
-    """The values under `key`; each has the right type and occurs once."""
-    seen = set()
-    for number, entry in enumerate(entries):
-        value = entry.get(key) if isinstance(entry, dict) else None
-        if type(value) is not kind:
-            problem = f"expected {kind.__name__}, found {value!r}"
-            raise _error(path, f"{table}[{number}].{key}", problem, f"give the entry its {key}")
-        if value in seen:
-            hint = f"keep one entry for each {key}, or number them anew"
-            raise _error(path, f"{table}[{number}].{key}", f"duplicate {key} {value!r}", hint)
-        seen.add(value)
-    return seen
+def annotation_digests(manifest: Mapping, root: Path, files: Mapping[str, str]) -> dict[str, str]:
+    """SHA-256 of the annotation files that can be read, by split; what was checked is not read again.
+
+    Args:
+        manifest: result of `check_dataset`; may be empty.
+        root, files: as for `annotations_as_checked`.
+    """
+    seen, digests = manifest.get("seen", {}).get("annotations", {}), {}
+    for name, file in files.items():
+        try:
+            digests[name] = file_digest(root / file, seen.get(name))
+        except OSError:
+            continue  # the check says what is wrong
+    return digests
 
 
-def _image_file(path: Path, number: int, image: dict) -> ImageFile:
-    name, width, height = (image.get(key) for key in ("file_name", "width", "height"))
-    key = f"images[{number}]"
-    if not isinstance(name, str) or not name:
-        raise _error(path, f"{key}.file_name", f"expected a name, found {name!r}", "name the file")
-    for side, pixels in (("width", width), ("height", height)):
-        if type(pixels) is not int or pixels < 1:
-            problem = f"expected pixels of {name}, found {pixels!r}"
-            raise _error(path, f"{key}.{side}", problem, f"write the image's true {side}")
-    return ImageFile(name, image["width"], image["height"])
+def _image_names(annotations: Path) -> list[str]:
+    return [image["file_name"] for image in json.loads(annotations.read_bytes())["images"]]
 
 
-def _check_annotation(path: Path, number: int, annotation: dict, image_ids: set, category_ids: set) -> None:
-    key = f"annotations[{number}]"
-    for reference, known, table in (
-        ("image_id", image_ids, "images"),
-        ("category_id", category_ids, "categories"),
-    ):
-        value = annotation.get(reference)
-        if type(value) is not int or value not in known:
-            hint = f"remove the annotation or add the entry to {table}"
-            raise _error(path, f"{key}.{reference}", f"{value!r} is not in {table}", hint)
-    bbox = annotation.get("bbox")
-    # COCO itself has boxes without width or height, which loaders skip.
-    if (
-        not isinstance(bbox, list)
-        or len(bbox) != 4
-        or not all(_is_finite(value) for value in bbox)
-        or min(bbox[2:]) < 0
-    ):
-        problem = f"expected four finite numbers x, y, w, h with w, h >= 0, found {bbox!r}"
-        raise _error(path, f"{key}.bbox", problem, "correct the box or remove the annotation")
-    if not _is_finite(annotation.get("area")):
-        problem = f"expected a finite number, found {annotation.get('area')!r}"
-        raise _error(path, f"{key}.area", problem, "write the object's area in pixels, or w * h")
-    if annotation.get("iscrowd") not in (0, 1):
-        problem = f"expected 0 or 1, found {annotation.get('iscrowd')!r}"
-        raise _error(path, f"{key}.iscrowd", problem, "write 1 for a crowd region and 0 otherwise")
-
-
-def _is_object(annotation: dict, image: ImageFile, smallest: int) -> bool:
-    """Whether mmdet's loader takes it for an object; COCO itself has annotations that it leaves out."""
-    x, y, width, height = annotation["bbox"]
-    inside = x < image.width and y < image.height and x + width > 0 and y + height > 0
-    return (
-        inside
-        and min(width, height) >= 1
-        and annotation["area"] > 0
-        and annotation["iscrowd"] == 0
-        and not annotation.get("ignore")
-        and min(image.width, image.height) >= smallest
-    )
-
-
-def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _check_categories(
+def _match_categories(
     root: Path,
     splits: dict[str, Split],
-    listings: dict[str, _Listing],
+    listings: dict[str, Listing],
     expected: Sequence[str] | None,
-) -> None:
+) -> tuple[list[dict], list[str]]:
+    """The categories in the order of the labels, and what is to be said of them.
+
+    Two files may number the same names differently, or list them in another order, as converters of folders
+    do. Names decide: labels are in the order of the first file, ids are those of the validation file.
+    """
     val = listings["val"].categories
-    train = listings["train"].categories if "train" in listings else val
-    val_file = root / splits["val"].annotations
-    if train != val:
-        ids = [[f"{c['id']} {c['name']}" for c in categories] for categories in (train, val)]
-        problem = f"not those of {splits['train'].annotations}: {_difference(*ids)}"
-        raise _error(val_file, "categories", problem, "write the same list into both files")
-    names = [category["name"] for category in train]
+    first = listings["train"].categories if "train" in listings else val
+    names, ids = [category["name"] for category in first], {c["name"]: c["id"] for c in val}
+    if set(names) != set(ids):
+        problem = f"not those of {splits['train'].annotations}: {_difference(names, list(ids))}"
+        hint = "write the same names into both files"
+        raise _error(root / splits["val"].annotations, "categories", problem, hint)
     if expected is not None and names != list(expected):
         problem = f"not the {len(expected)} expected: {_difference(expected, names)}"
         hint = "use the annotations of the configured dataset, or configure these categories"
         raise _error(root / next(iter(splits.values())).annotations, "categories", problem, hint)
+    categories = [{"id": ids[name], "name": name} for name in names]
+    if first == val:
+        return categories, []
+    other = [f"{one['name']} is {one['id']} and {ids[one['name']]}" for one in first if one not in val]
+    how = f"other ids ({', '.join(other[:3])}{', ...' * (len(other) > 3)})" if other else "another order"
+    return categories, [
+        f"{splits['train'].annotations} and {splits['val'].annotations} list the same classes with {how}: "
+        "they are matched by name, and detections carry the ids of the latter."
+    ]
 
 
 def _difference(expected: Sequence[str], found: Sequence[str]) -> str:

@@ -1,13 +1,12 @@
 """`losses.jsonl`: losses and positives during a training, one JSON object per line."""
 
-import json
 import os
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import BaseModel
 
-from tood.runtime.files import atomic_path, parse_line
+from tood.runtime.files import atomic_path, parse_line, to_json
 
 
 class _Logged(BaseModel):
@@ -45,7 +44,7 @@ class LossLog:
     def add(self, entry: dict) -> None:
         """Append one entry."""
         with self.path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(to_json(entry) + "\n")
         if self.mirror:
             self.mirror.add(entry)
 

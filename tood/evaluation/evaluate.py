@@ -1,39 +1,37 @@
 """COCO AP of a trained run, and the detections that it is of."""
 
-from pathlib import Path
-
 from tood.evaluation.detection import Observer, coco_ap, detect
 from tood.evaluation.trained_run import Trained, load_trained
 from tood.runtime.files import write_json
 from tood.study.jobs import Execution, MeasuringJob
+from tood.study.paths import RunPaths
 from tood.study.provenance import measured_digests
 
 
-def evaluate(job: MeasuringJob, execution: Execution, detections: Path, output: Path) -> None:
+def evaluate(job: MeasuringJob, execution: Execution, files: RunPaths) -> None:
     """Detect on the validation images and measure AP.
 
     Args:
         job: what is measured.
         execution: how it is computed.
-        detections: written; `image_ids`, and `detections` as COCO results.
-        output: written; the metrics of `coco_ap`, and `digests`.
+        files: of these are written `detections`, `evaluated_images`, and `ap`: the metrics of `coco_ap`, and
+            `digests`.
 
     Raises:
         RuntimeError: as `load_trained`.
     """
-    evaluate_trained(load_trained(job, execution), job, execution, detections, output)
+    evaluate_trained(load_trained(job, execution), job, execution, files)
 
 
 def evaluate_trained(
     trained: Trained,
     job: MeasuringJob,
     execution: Execution,
-    detections: Path,
-    output: Path,
+    files: RunPaths,
     observe: Observer | None = None,
-) -> dict:
-    """As `evaluate`, with an observer of the pass; returns what it wrote to `detections`."""
-    found, image_ids = detect(
+) -> tuple[list[dict], list[int]]:
+    """As `evaluate`, with an observer of the pass; returns the detections and the ids of their images."""
+    detections, image_ids = detect(
         trained.model,
         trained.dataset,
         device=trained.device,
@@ -43,8 +41,8 @@ def evaluate_trained(
         indices=trained.indices,
         observe=observe,
     )
-    evaluated = {"image_ids": image_ids, "detections": found}
-    write_json(detections, evaluated)
+    write_json(files.detections, detections)
+    write_json(files.evaluated_images, image_ids)
     digests = measured_digests(job.model, job.evaluation)
-    write_json(output, {**coco_ap(trained.annotations, found, image_ids), "digests": digests})
-    return evaluated
+    write_json(files.ap, {**coco_ap(trained.annotations, detections, image_ids), "digests": digests})
+    return detections, image_ids

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tood.data.annotations import DataError, read_image_list
 from tood.runtime.files import atomic_path
 
 MOST_PER_IMAGE = 100  # COCO counts no more
@@ -40,31 +41,26 @@ class ImageInfo:
     categories: list[dict]  # {id, name} in the order of the file
 
 
-def read_image_info(path: Path) -> ImageInfo:
+def read_image_info(path: Path, folder: Path = Path("images")) -> ImageInfo:
     """Read a COCO file of images and categories; annotations are not needed.
+
+    Args:
+        path: of the file.
+        folder: that its file names refer to.
 
     Raises:
         SubmissionError: it cannot be read, or an entry lacks something.
     """
     try:
-        content = json.loads(path.read_bytes())
-        images, categories = content["images"], content["categories"]
-        info = ImageInfo(
-            path=path,
-            sizes={image["id"]: (image["width"], image["height"]) for image in images},
-            files=tuple(image["file_name"] for image in images),
-            categories=[{"id": category["id"], "name": category["name"]} for category in categories],
-        )
-    except (OSError, ValueError) as error:
-        raise SubmissionError(f"{path}: cannot be read as JSON: {error}; fetch it again") from error
-    except (KeyError, TypeError) as error:
-        raise SubmissionError(
-            f"{path}: an entry lacks {error}; needed are `images` with id, file_name, width, height, and "
-            "`categories` with id, name, as in COCO's image_info files"
-        ) from error
-    if len(info.sizes) != len(images) or not images:
-        raise SubmissionError(f"{path}: images: {len(images)} entries with {len(info.sizes)} different ids")
-    return info
+        images, categories = read_image_list(path, folder)
+    except DataError as error:
+        raise SubmissionError(str(error)) from error
+    return ImageInfo(
+        path=path,
+        sizes={number: (image.width, image.height) for number, image in images.items()},
+        files=tuple(image.name for image in images.values()),
+        categories=categories,
+    )
 
 
 def rounded(detections: Iterable[dict]) -> list[dict]:

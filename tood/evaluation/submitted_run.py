@@ -28,7 +28,7 @@ def write_submission(job: SubmissionJob, execution: Execution, output: Path) -> 
     """
     manifest = read_manifest(job.manifest)
     root = Path(manifest["root"])
-    info = read_image_info(root / job.test.annotations)
+    info = read_image_info(root / job.test.annotations, root / job.test.images)
     _fits(info, manifest["categories"], root / job.test.images)
     trained = load_trained(job, execution, job.test)
     found, _ = detect(
@@ -48,11 +48,11 @@ def _fits(info: ImageInfo, categories: list[dict], folder: Path) -> None:
     Raises:
         SubmissionError: they are not, or it cannot.
     """
-    if info.categories != categories:
-        different = [one for one in info.categories if one not in categories] or "their order"
+    names, trained = ({one["name"] for one in those} for those in (info.categories, categories))
+    if names != trained:
         raise SubmissionError(
             f"{info.path}: categories: not those that the run was trained on "
-            f"({json.dumps(different)[:200]}); use the test images of the same dataset"
+            f"({json.dumps(sorted(names ^ trained))[:200]}); use the test images of the same dataset"
         )
     missing = [name for name in info.files if not (folder / name).is_file()]
     if missing:

@@ -1,6 +1,7 @@
 """Files that a reader never finds half written, and readers that say which file is damaged."""
 
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator
@@ -57,9 +58,31 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def to_json(value: Any, **layout: Any) -> str:
+    """A value as JSON that every reader takes: with `null` for numbers that are nan or infinite.
+
+    Args:
+        value: of dictionaries, lists and plain values.
+        layout: as `json.dumps` takes it.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **layout)
+    except ValueError:
+        return json.dumps(finite(value), allow_nan=False, **layout)
+
+
+def finite(value: Any) -> Any:
+    """The value with None in place of every number that is nan or infinite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    return [finite(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, atomically."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    """Write a value as JSON, atomically; see `to_json`."""
+    write_text(path, to_json(value, indent=1) + "\n")
 
 
 def read_json(path: Path, form: "type[BaseModel] | None" = None, hint: str = _RENEW) -> Any:

@@ -18,7 +18,8 @@ def by_epoch(path: Path) -> list[dict[str, float | None]]:
 
     Returns:
         One mapping per epoch: epoch (from 1), objects, positives and positive_iou (None where no object had
-        any; batches weigh by their number of objects), and the mean of each loss. Empty without a file.
+        any; batches weigh by their number of objects), and the mean of each loss (None where one was not
+        finite). Empty without a file.
 
     Raises:
         DamagedFile: a line is not what a training wrote.
@@ -43,5 +44,6 @@ def _means(entries: list[dict]) -> dict[str, float | None]:
         means[name] = sum(value * count for value, count in found) / weight if weight else None
     for name in entries[-1]:
         if name.startswith("loss"):
-            means[name] = sum(entry[name] for entry in entries) / len(entries)
+            losses = [entry[name] for entry in entries]
+            means[name] = None if None in losses else sum(losses) / len(losses)
     return means

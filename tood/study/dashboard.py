@@ -1,8 +1,6 @@
 """What `tood show` and `tood progress` print: one run in full, or one line per run of a study."""
 
 import contextlib
-import json
-import math
 import os
 import time
 from collections import Counter
@@ -15,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from tood.runtime.files import finite, to_json
 from tood.runtime.text import aligned
 from tood.study.declarations import ExperimentError, cells_of, load_tables, unknown_run
 from tood.study.paths import AP
@@ -52,7 +51,7 @@ def show_run(run_id: str, name: str | None = None, seed: int | None = None, as_j
     seeds = (plan.seeds_of(run_id) if seed is None else [seed]) if run.implemented else []
     found = [_facts(read_status(plan, run_id, number), plan) for number in seeds]
     if as_json:
-        return json.dumps(found, indent=2, ensure_ascii=False)
+        return to_json(found, indent=2, ensure_ascii=False)
     head = {"run": f"{run_id}: {run.title}", "cells": "; ".join(cells), "study": plan.name}
     if not run.implemented:
         head["state"] = f"{run.state}: nothing trains it"
@@ -77,10 +76,7 @@ def _facts(status: Status, plan: Plan) -> dict:
         report = {key: value for key, value in status.report.items() if key not in facts}
         facts["import" if plan.imports else "training"] = report
     for name, result in status.results.items():
-        facts[name] = {
-            key: None if value is None or math.isnan(value) else value
-            for key, value in result.metrics.items()
-        }
+        facts[name] = finite(result.metrics)
         if result.stale:
             facts[name]["stale"] = result.stale
     if status.record:
@@ -131,7 +127,7 @@ def show_progress(name: str | None = None, watch: bool = False, as_json: bool = 
     if as_json:
         statuses = study_status(plan)
         runs = [dict(zip(COLUMNS, _row(status), strict=True)) for status in statuses]
-        print(json.dumps({"runs": runs, "sum": summary(plan, statuses)}, indent=2, ensure_ascii=False))
+        print(to_json({"runs": runs, "sum": summary(plan, statuses)}, indent=2, ensure_ascii=False))
         return
     console = Console()
     plain = not console.is_terminal or bool(os.environ.get("NO_COLOR"))

@@ -5,7 +5,6 @@ and name the run of each row. Everything else follows from these two. Each start
 so this module imports little.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tood.runtime.failures import InputError
+from tood.runtime.files import to_json
 from tood.runtime.text import aligned, did_you_mean
 from tood.study.paths import EXPERIMENTS
 
@@ -236,7 +236,7 @@ def list_runs(as_json: bool = False) -> str:
     cells = {name: cells_of(name, tables) for name in runs}
     if as_json:
         declared = [{**run.model_dump(), "state": run.state, "cells": cells[run.id]} for run in runs.values()]
-        return json.dumps(declared, indent=2, ensure_ascii=False)
+        return to_json(declared, indent=2, ensure_ascii=False)
     rows = [(r.id, r.backbone, r.epochs, _shown_state(r), "; ".join(cells[r.id])) for r in runs.values()]
     return aligned([("id", "backbone", "epochs", "state", "cells"), *rows])
 

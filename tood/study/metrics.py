@@ -38,7 +38,7 @@ def write_results(plan: Plan, complexity: Path) -> None:
     states: dict[str, list[str]] = {}
     for status in statuses:
         states.setdefault(status.run.id, []).append(status.state)
-    about = plan.notes([(status.run.id, status.seed) for status in statuses])
+    about = [*plan.notes([(status.run.id, status.seed) for status in statuses]), *of_data(statuses)]
     urgent = {run: most_urgent(found) for run, found in states.items()}
     seeds = {run: plan.seeds_of(run) for run in plan.all_runs}
     references, scores = load_references(plan.all_runs), load_scores(plan.name, plan.all_runs)
@@ -57,6 +57,12 @@ def write_results(plan: Plan, complexity: Path) -> None:
     claims = load_claims(plan.all_runs, tables)
     of_claims = remarks([run for claim in claims for run in claim.runs], statuses)
     write_claims(claims, metrics, tables, paths.tables, [*about, *of_claims])
+
+
+def of_data(statuses: Iterable[Status]) -> list[str]:
+    """What the check of the data said of them, such as what training leaves out."""
+    said = [status.provenance.get("data", {}).get("notes", []) for status in statuses]
+    return list(dict.fromkeys(f"Data: {note}" for notes in said for note in notes))
 
 
 def with_origins(table: Table, statuses: Iterable[Status]) -> Table:
@@ -123,7 +129,7 @@ def readings(statuses: Iterable[Status]) -> pd.DataFrame:
         the columns of `READINGS`
     """
     entries = [
-        (status.run.id, status.seed, reading, metric, value)
+        (status.run.id, status.seed, reading, metric, math.nan if value is None else value)
         for status in statuses
         if not status.stale
         for group in status.readings.values()

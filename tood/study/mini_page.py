@@ -131,7 +131,10 @@ def _epochs(record: Record) -> int:
 def _percent(record: Record, metric: str) -> str:
     """A metric of AP, or the state of a training that has none."""
     files = record.files
-    return f"{files[AP][metric]:.1f}" if AP in files else markdown(str(files["state.json"]["state"]))
+    if AP not in files:
+        return markdown(str(files["state.json"]["state"]))
+    value = files[AP][metric]
+    return "–" if value is None else f"{value:.1f}"
 
 
 def _mark(record: Record) -> str:

@@ -66,8 +66,13 @@ class RunPaths:
 
     @property
     def detections(self) -> Path:
-        """Detections on the validation images, in COCO's format for results."""
+        """Detections on the validation images, a list in COCO's format for results."""
         return self.folder / "detections.json"
+
+    @property
+    def evaluated_images(self) -> Path:
+        """Ids of the images that the detections are on, also of those without any."""
+        return self.folder / "evaluated_images.json"
 
     @property
     def ap(self) -> Path:

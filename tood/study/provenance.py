@@ -155,17 +155,45 @@ def _what_decides(settings: Mapping, seed: int, config: Mapping, manifest: Mappi
                 name: {key: split[key] for key in ("images", "sha256", "image_digest")}
                 for name, split in manifest["splits"].items()
             },
+            "notes": manifest.get("notes", []),
         },
         "git": revision(),
         "packages": {"python": platform.python_version(), **_versions()},
     }
 
 
-def revision() -> dict | None:
-    """The checkout's `commit` and whether tracked files differ from it (`dirty`); None without git."""
-    commit = _output("git", "-C", REPOSITORY, "rev-parse", "HEAD")
-    changes = _output("git", "-C", REPOSITORY, "status", "--porcelain", "--untracked-files=no")
-    return None if commit is None or changes is None else {"commit": commit, "dirty": bool(changes)}
+def revision() -> dict:
+    """The checkout's `commit` and whether tracked files differ from it (`dirty`), or why neither is known.
+
+    Returns:
+        `commit` and `dirty`; without them `unknown`, a line that says why
+    """
+    if shutil.which("git") is None:
+        return {"unknown": "git is not installed"}
+    answers = []
+    for question in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no")):
+        done = _run("git", "-C", REPOSITORY, *question)
+        if done.returncode:
+            return {"unknown": _why_unknown(done.stderr)}
+        answers.append(done.stdout.strip())
+    commit, changes = answers
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def _why_unknown(said: str) -> str:
+    """One line on why git gave no commit."""
+    for part, reason in (
+        ("not a git repository", f"{REPOSITORY} is not a git repository, such as an unpacked archive"),
+        (
+            "dubious ownership",
+            f"{REPOSITORY} belongs to another user, so git refuses to read it; allow it by "
+            f"`git config --global --add safe.directory {REPOSITORY}`",
+        ),
+        ("ambiguous argument 'HEAD'", f"{REPOSITORY} has no commit yet"),
+    ):
+        if part in said:
+            return reason
+    return "git failed: " + " ".join(said.split())
 
 
 def _versions() -> dict[str, str | None]:
@@ -207,5 +235,13 @@ def _output(program: str, *arguments: object) -> str | None:
     """Output of a program; None if it is not installed or fails."""
     if shutil.which(program) is None:
         return None
-    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
+    done = _run(program, *arguments)
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a program, whose messages are in English."""
+    environment = os.environ | {"LC_ALL": "C"}
+    return subprocess.run(
+        [program, *map(str, arguments)], capture_output=True, text=True, errors="replace", env=environment
+    )

@@ -15,7 +15,7 @@ from typing import Any
 from tood.data.manifest import read_manifest
 from tood.data.synthetic import SPEC_FILE
 from tood.runtime.failures import STATE_OF, ExitCode
-from tood.runtime.files import misfit, read_json, write_json
+from tood.runtime.files import finite, misfit, read_json, write_json
 from tood.runtime.run_state import State
 from tood.study.code_digest import code_digest
 from tood.study.curves import by_epoch
@@ -110,6 +110,7 @@ def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
     }
     if measured and files.best_anchors.is_file():
         content["best_anchors"] = _agreement(read_json(files.best_anchors)["objects"])
+    content = finite(content)  # as it will be read, which the checksum is of
     write_json(path, content | {"checksum": _checksum(content)})
 
 

@@ -1,6 +1,7 @@
 """One page with everything that a study shows: claims, tables, figures, and a card for each training."""
 
 import base64
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -173,10 +174,15 @@ def _facts(status: Status, tables: Mapping[str, Table]) -> dict[str, str]:
 
 
 def loss_curve(epochs: Sequence[Mapping[str, float | None]]) -> Curve | None:
-    """The mean total loss of each epoch, of `tood.study.curves.by_epoch`; None without two epochs."""
-    if len(epochs) < 2:
+    """The mean total loss of each epoch, of `tood.study.curves.by_epoch`; None without two finite ones."""
+    known = [
+        (epoch["loss"], epoch["epoch"] or 0.0)
+        for epoch in epochs
+        if epoch["loss"] is not None and math.isfinite(epoch["loss"])
+    ]
+    if len(known) < 2:
         return None
-    losses, passed = ([epoch[key] or 0.0 for epoch in epochs] for key in ("loss", "epoch"))
+    losses, passed = zip(*known, strict=True)
     low, high, last = min(losses), max(losses), passed[-1]
     span = high - low or 1.0
     points = " ".join(

@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tood.data.manifest import read_manifest
+from tood.data.validation import annotations_as_checked
 from tood.runtime.failures import KILLED
 from tood.runtime.files import DamagedFile, read_json, write_json
 from tood.runtime.locks import is_held
@@ -219,11 +220,11 @@ def _expected_of(record: Record, expected: dict[str, str], plan: Plan, own: bool
 
 
 def _checked(plan: Plan) -> bool:
-    """Whether what was checked are the data that the study has now, by their place and their times."""
-    manifest = StudyPaths(plan.name).manifest
-    annotations = [plan.data_root / split.annotations for split in plan.splits.values()]
-    return Path(read_manifest(manifest)["root"]) == plan.data_root and not any(
-        path.is_file() and path.stat().st_mtime > manifest.stat().st_mtime for path in annotations
+    """Whether what was checked are the data that the study has now, by their place and their annotations."""
+    manifest = read_manifest(StudyPaths(plan.name).manifest)
+    files = {name: split.annotations for name, split in plan.splits.items()}
+    return Path(manifest["root"]) == plan.data_root and annotations_as_checked(
+        manifest, plan.data_root, files
     )
 
 
@@ -237,7 +238,11 @@ def _status_of(
     for name in MEASUREMENTS:
         if name in files:
             evaluation = {"evaluation": evaluation_digest(name, plan.study.val_images)}
-            metrics = {key: value for key, value in files[name].items() if key != "digests"}
+            metrics = {
+                key: math.nan if value is None else value  # JSON has no nan
+                for key, value in files[name].items()
+                if key != "digests"
+            }
             results[name] = Result(metrics, is_stale(files[name], {**expected, **evaluation}))
     # Weights without provenance are stale. A training that failed before it wrote any has only failed.
     trained = provenance or report.get("state") in FINISHED

@@ -1,30 +1,20 @@
-"""What the workflow decides: what jobs ask for, how they are started, and what happens before and after them.
+"""What the workflow decides: what a study has, what its jobs ask for, and how they are started.
 
 The rules hold Snakemake's syntax, this module what can be tested without it. Read at every workflow start.
 """
 
-import atexit
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from tood.data.input_sizes import vanishing_of
 from tood.data.manifest import read_manifest
-from tood.data.validation import Split, changed_since_check
-from tood.runtime import event_files
+from tood.data.seen import file_digest
+from tood.data.validation import Split, annotation_digests
 from tood.runtime.failures import STATE_OF, ExitCode
-from tood.runtime.locks import StudyLock, hold_study
-from tood.runtime.preloaded import start_server
 from tood.study.coco import load_archives
 from tood.study.declarations import ExperimentError, Table
-from tood.study.doctor import blocked_problem, writable_problem
-from tood.study.figure_sources import figures, up_to_date, without_weights
 from tood.study.jobs import Resources, SubmissionJob
-from tood.study.paths import ALIGNMENT, AP, COMPLEXITY, REPOSITORY, StudyPaths
+from tood.study.paths import ALIGNMENT, AP, StudyPaths
 from tood.study.plan import Plan, Training
 from tood.study.provenance import digest
 from tood.study.references import load_references
@@ -32,18 +22,12 @@ from tood.study.server_scores import load_scores
 from tood.study.status import (
     FINISHED,
     Status,
-    save_study,
     status_with_records,
-    study_status,
 )
 
 # How the shell of a rule starts a script that computes on models
 PYTHON = "python -m tood.runtime.preloaded"
 _PORT = 29400  # torchrun's own default
-# What the jobs of a study import
-_MODULES = (
-    *("tood.engine.job", "tood.evaluation.evaluate", "tood.analysis.one_pass", "tood.analysis.figure1"),
-)
 
 
 # What a study has
@@ -176,6 +160,24 @@ def archives(plan: Plan) -> list[str]:
     ]
 
 
+def content_of_annotations(plan: Plan) -> dict[str, str]:
+    """SHA-256 of the study's own annotation files by split; empty where the scale draws them.
+
+    By it the workflow tells whether to check the data again. Times do not say it: a copy has others, and
+    where one lies in the future Snakemake takes every output for outdated.
+    """
+    if plan.drawing:
+        return {}
+    manifest = StudyPaths(plan.name).manifest
+    files = {name: split.annotations for name, split in plan.splits.items()}
+    return annotation_digests(read_manifest(manifest) if manifest.is_file() else {}, plan.data_root, files)
+
+
+def content_of_test_images(plan: Plan) -> str:
+    """SHA-256 of the file that lists the test images."""
+    return file_digest(plan.data_root / cast(Split, plan.scale.test).annotations)
+
+
 def summary(
     plan: Plan,
     records: Mapping[Training, Path] | None = None,
@@ -275,115 +277,3 @@ def launcher(resources: Resources, on_gpu: bool) -> str:
         f"--nnodes {resources.nodes} --rdzv-backend c10d --rdzv-id $SLURM_JOB_ID "
         f"--rdzv-endpoint $(hostname):{_PORT}"
     )
-
-
-# Before and after
-
-
-def pass_on_code() -> None:
-    """Let every process that this one starts, jobs among them, import the package that this one imported."""
-    others = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(REPOSITORY), *filter(None, others)]))
-
-
-def require_folders(plan: Plan) -> None:
-    """Before Snakemake looks into the study's folders.
-
-    Raises:
-        ExperimentError: something else has the name of one of them.
-    """
-    _refuse(blocked_problem, plan)
-
-
-def begin(plan: Plan, preload: bool) -> StudyLock:
-    """Stop before any job that cannot end well; say which study this is; preload what its jobs import.
-
-    Args:
-        plan: the study.
-        preload: jobs compute on this machine, as forks of one process.
-
-    Returns:
-        the lock of the study, to be kept while jobs run
-
-    Raises:
-        ExperimentError: a folder cannot be written, the data is not what was checked, or the package of a
-            logger is not installed.
-        DamagedFile: what the check of the data wrote is damaged.
-        Held: another call works on the study, or on its results from another clone.
-    """
-    _refuse(writable_problem, plan)
-    if plan.study.logger and find_spec(plan.study.logger) is None:
-        raise ExperimentError(f"--config {event_files.MISSING}")
-    paths = StudyPaths(plan.name)
-    lock = hold_study(paths.work, paths.results)
-    atexit.register(lock.release)
-    if paths.manifest.is_file():
-        read_manifest(paths.manifest)
-    if changed := changed_since_check(paths.manifest):
-        raise ExperimentError(
-            f"{changed} changed after the dataset was checked; remove {paths.manifest} to have it checked "
-            "again, and everything trained again on what it holds now"
-        )
-    save_study(plan)
-    if preload:
-        start_server(_MODULES)
-    return lock
-
-
-def require_sizes(plan: Plan) -> None:
-    """That checked images are not too thin for the input sizes of this call, which the check may not know.
-
-    Raises:
-        ExperimentError: a resize would leave nothing of an image.
-    """
-    manifest = StudyPaths(plan.name).manifest
-    if manifest.is_file() and (problem := vanishing_of(read_manifest(manifest), plan.input_sizes)):
-        raise ExperimentError(problem)
-
-
-def require_device(device: str) -> None:
-    """Ask torch whether this machine has the device, in another process, as torch takes seconds to import.
-
-    Raises:
-        ExperimentError: there is no GPU for "cuda".
-    """
-    if device != "cuda":
-        return
-    program = "from tood.runtime.device import choose_device; choose_device('cuda')"
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    if found.returncode:
-        raise ExperimentError(found.stderr.strip().splitlines()[-1])
-
-
-def render_what_is_there(plan: Plan, tables: Mapping[str, Table]) -> bool:
-    """Tables and report from what is there, with what failed or is missing named.
-
-    Args:
-        plan: the study.
-        tables: all that are declared.
-
-    Returns:
-        False where no training ever started and no record is there: there is nothing to say
-    """
-    paths = StudyPaths(plan.name)
-    if not any(status.report for status in study_status(plan)):
-        return False
-    sources = figures(plan, tables)
-    lacking = without_weights(plan, sources, recorded(plan, tables))
-    from tood.study.metrics import write_results  # here, as they import pandas
-    from tood.study.report import write_report
-
-    write_results(plan, COMPLEXITY)
-    pictures = {name: paths.figures / f"{name}.png" for name in sources}
-    shown = [name for name, picture in pictures.items() if up_to_date(picture, plan, sources[name])]
-    why = "not there yet, or older than what it would show; call the workflow again"
-    absent = {name: lacking.get(name, why) for name in sources if name not in shown}
-    write_report(plan, [pictures[name] for name in shown], absent)
-    return True
-
-
-def _refuse(problem_of: Callable[[Path], str | None], plan: Plan) -> None:
-    paths = StudyPaths(plan.name)
-    for folder in (paths.results, paths.work):
-        if problem := problem_of(folder):
-            raise ExperimentError(problem)

@@ -2,7 +2,7 @@
 
 `--config` options are the fields of `tood.study.plan.Study`. RESULTS holds what is kept (metrics, tables,
 figures); WORK holds what can be made again (checkpoints, detections, logs). `tood.study.workflow` decides what
-jobs ask for; `tood.study.jobs` describes them.
+jobs ask for; `tood.study.jobs` describes them; `tood.study.call` acts before and after them.
 """
 
 import json
@@ -39,6 +39,7 @@ if problem := environment_problem():
     raise WorkflowError(problem)
 
 from tood.runtime.failures import Held, InputError
+from tood.study import call
 from tood.study import workflow as study
 from tood.study.claims import load_claims
 from tood.study.code_digest import code_digest, import_closure, training_files
@@ -57,7 +58,7 @@ from tood.study.plan import Plan
 from tood.study.released import FOLDER as RELEASED
 from tood.study.status import other_trainings, status_with_records
 
-study.pass_on_code()
+call.pass_on_code()
 # Jobs find the environment that Snakemake runs in, also where the PATH does not name it. Braces are Snakemake's.
 PROGRAMS = shlex.quote(str(Path(sys.executable).parent))
 shell.prefix(
@@ -70,7 +71,7 @@ try:
     DECLARED_TABLES = load_tables(runs=PLAN.all_runs)
     CLAIMS = load_claims(PLAN.all_runs, DECLARED_TABLES)
     PUBLISHED = study.published(PLAN)
-    study.require_folders(PLAN)
+    call.require_folders(PLAN)
     WITH_RECORDS = status_with_records(PLAN)
     RECORDED = study.recorded(PLAN, DECLARED_TABLES, WITH_RECORDS)
     # Of these there are records, which are shown beside the trainings of this call.
@@ -170,12 +171,12 @@ def before_work():
         computes = workflow.local_exec and any(
             "execution" in job.resources.keys() for job in workflow.dag.needrun_jobs()
         )
-        STUDY_LOCK = study.begin(PLAN, preload=computes)
+        STUDY_LOCK = call.begin(PLAN, preload=computes)
         jobs = {job.name for job in workflow.dag.needrun_jobs()}
         if "check_data" not in jobs:  # which looks at the sizes itself
-            study.require_sizes(PLAN)
+            call.require_sizes(PLAN)
         if computes:
-            study.require_device(PLAN.device)
+            call.require_device(PLAN.device)
     except (InputError, Held) as error:
         raise WorkflowError(str(error)) from None
     if not workflow.local_exec:
@@ -187,7 +188,7 @@ def before_work():
 def after_failure():
     """Say what is done, failed and pending."""
     try:
-        rendered = study.render_what_is_there(PLAN, DECLARED_TABLES)
+        rendered = call.render_what_is_there(PLAN, DECLARED_TABLES)
     except (
         OSError,
         ValueError,

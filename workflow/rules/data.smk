@@ -1,6 +1,7 @@
 """Data: a dataset in the COCO layout, checked whole before anything trains on it.
 
-input   a folder of the user's (`data_root`), or the drawing of a scale
+input   the drawing of a scale, or a folder of the user's (`data_root`), whose files are not declared: their content
+        decides, not their times
 output  MANIFEST: what the dataset is (categories, counts, checksums)
 steps   generate_data (generated scales only) -> check_data
 """
@@ -28,8 +29,9 @@ if PLAN.drawing:
 
 rule check_data:
     input:
-        # A missing file is check_data's to report: it says what is expected there, with a hint.
-        [path for path in ANNOTATIONS if PLAN.drawing or Path(path).exists()],
+        # Of a user's files the content decides, a param, and not the times, which may lie in the future. One that
+        # is missing is check_data's to report: it says what is expected there, with a hint.
+        ANNOTATIONS if PLAN.drawing else [],
     output:
         MANIFEST,
     log:
@@ -44,6 +46,7 @@ rule check_data:
         splits=json.dumps(
             {name: split._asdict() for name, split in PLAN.splits.items()}
         ),
+        annotations=lambda wildcards: study.content_of_annotations(PLAN),
     shell:
         "python workflow/scripts/check_data.py --root {params.root:q} --splits {params.splits:q} "
         "--sizes {resources.sizes:q} --output {output:q} 2>&1 | tee {log:q}"

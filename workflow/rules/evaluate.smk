@@ -1,7 +1,8 @@
 """Evaluate: COCO AP of each trained run; for the runs of Table 6, in the same pass, their alignment.
 
 input   model.pth, MANIFEST
-output  detections.json (COCO results), ap.json, the run's record
+output  detections.json (COCO results), evaluated_images.json (ids of the images that they are on), ap.json, the
+        run's record
         of Table 6: alignment.json; alignment_variants.json with other readings of the paper's definitions;
         best_anchors.json, where each object is classified best and localised best
 steps   evaluate, or evaluate_and_analyse
@@ -18,6 +19,7 @@ if ONLY_EVALUATED:
             manifest=MANIFEST,
         output:
             detections=OF_RUN.detections,
+            images=OF_RUN.evaluated_images,
             ap=OF_RUN.ap,
             record=PATHS.record("{run}", "{seed}"),
         log:
@@ -48,6 +50,7 @@ if ANALYSED:
             manifest=MANIFEST,
         output:
             detections=OF_RUN.detections,
+            images=OF_RUN.evaluated_images,
             ap=OF_RUN.ap,
             alignment=OF_RUN.alignment,
             variants=OF_RUN.alignment_variants,

@@ -2,8 +2,8 @@
 
 input   of Figures 1 and 4 model.pth, best_anchors.json and MANIFEST: the first seed of ATSS and TOOD (or of the one
         that the study has);
-        of the views best_anchors.json and detections.json of the runs of Table 6; the tables of the sweeps, where
-        the study has all of their runs; of the schemes their records
+        of the views best_anchors.json, detections.json and evaluated_images.json of the runs of Table 6; the tables
+        of the sweeps, where the study has all of their runs; of the schemes their records
 output  RESULTS/figures/*.{png,pdf}: figure1, figure4; distances, score_iou, ap_by_iou, box_kinds;
         sweep_m, alpha_beta; positives. Beside the first six their captions, *.md
 steps   figure1; views; sweeps; positives
@@ -48,6 +48,7 @@ if VIEWS[0] in DRAWN:
         input:
             best_anchors=of_each(OF_RUN.best_anchors, SOURCES[VIEWS[0]].all),
             detections=of_each(OF_RUN.detections, SOURCES[VIEWS[0]].all),
+            images=of_each(OF_RUN.evaluated_images, SOURCES[VIEWS[0]].all),
             manifest=MANIFEST,
         output:
             pictures(*VIEWS),

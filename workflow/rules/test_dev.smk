@@ -1,6 +1,7 @@
 """Test-dev: detections on images without annotations, as COCO's server takes them.
 
-input   model.pth of the runs that the call names, or of those of Table 5; MANIFEST; the scale's split `test`
+input   model.pth of the runs that the call names, or of those of Table 5; MANIFEST; undeclared, as its content decides
+        and not its time, the scale's split `test`
 output  detections_test-dev2017_RUN_results.zip in the folder of each run and seed
 steps   submission; on demand only (`snakemake test_dev`)
 """
@@ -18,7 +19,6 @@ if PLAN.scale.test:
         input:
             model=OF_RUN.model,
             manifest=MANIFEST,
-            images=str(PLAN.data_root / PLAN.scale.test.annotations),
         output:
             OF_RUN.submission(study.submitted_images(PLAN), "{run}"),
         log:
@@ -32,6 +32,8 @@ if PLAN.scale.test:
             job=lambda wildcards: study.submission_job(
                 PLAN, wildcards.run, int(wildcards.seed)
             ).argument(),
+            # As of the annotations, the content decides.
+            images=lambda wildcards: study.content_of_test_images(PLAN),
         shell:
             f"{study.PYTHON} "
             "workflow/scripts/submission.py --job {params.job:q} --execution {resources.execution:q} "

@@ -27,6 +27,8 @@ def main() -> None:
         manifest = check_dataset(
             args.root, splits.get("train"), splits["val"], sizes=args.sizes, progress=show
         )
+        for note in manifest["notes"]:
+            print(f"data: {note}")
         write_json(args.output, {"root": str(args.root), **manifest})
 
 

@@ -19,7 +19,7 @@ def main() -> None:
     args = parser.parse_args()
     files = RunPaths(args.folder)
     with one_message("evaluate"):
-        evaluate(args.job, args.execution, files.detections, files.ap)
+        evaluate(args.job, args.execution, files)
         write_record(files, args.job.manifest, args.record)
 
 
