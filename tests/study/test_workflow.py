@@ -11,7 +11,7 @@ from tood.data.synthetic import DrawingSpec, generate
 from tood.data.validation import check_dataset
 from tood.runtime.failures import Held
 from tood.runtime.files import write_json
-from tood.study import figure_sources, workflow
+from tood.study import call, figure_sources, workflow
 from tood.study.declarations import ExperimentError, load_tables
 from tood.study.figure_sources import VIEWS, figure1_job, figures, up_to_date, without_weights
 from tood.study.jobs import Resources
