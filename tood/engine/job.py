@@ -163,6 +163,12 @@ class _Call:
         if self.job.weights:
             require_backbone(self.job.weights, model.backbone)
         model.init_weights()
+        replicas = config.train.batch_size // config.train.replica
+        if is_main() and launched() > replicas:
+            _say(
+                f"{self.label}: a batch has {replicas} replicas, so {launched() - replicas} of {launched()} "
+                f"processes only repeat work; gpus={replicas} is as fast"
+            )
         split = settings["splits"]["train"]
         dataset = build_dataset(
             Path(manifest["root"]),

@@ -85,7 +85,7 @@ def reason(error: BaseException, folder: Path, micro_batch: int | None) -> str:
     Args:
         error: exception that ended the training.
         folder: folder of the run.
-        micro_batch: images in one forward pass; None if a pass takes the whole local batch.
+        micro_batch: images that have activations at a time; None if all of the process have them.
     """
     text = " ".join(str(error).split()) or type(error).__name__
     code = exit_code(error)

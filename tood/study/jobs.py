@@ -40,7 +40,7 @@ class Computing(Described):
 
     threads: Positive = 1
     workers: Annotated[int, Field(ge=0)] = 0  # processes that load images
-    # Images in one forward pass; the rest of the process's share of the batch is accumulated. None: no rest.
+    # Images of a process that have activations at a time. None: all that it has.
     micro_batch: Positive | None = None
 
 

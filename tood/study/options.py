@@ -77,7 +77,7 @@ class Study(Declaration):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     device: Device | None = None
     gpus: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1024)] | None = None  # for one run together
-    micro_batch: Batch | None = None  # images in one forward pass of a process
+    micro_batch: Batch | None = None  # images of a process that have activations at a time
     logger: Logger | None = None  # event files of each training, too
     weights: Literal["imagenet", "random", "released"] | None = None  # *
     iterations: Count | None = None  # * stop each training after this many

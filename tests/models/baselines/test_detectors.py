@@ -9,8 +9,10 @@ from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.structures import InstanceData
+from torchvision.ops import generalized_box_iou_loss
 
 from tood.engine.config import build_model
+from tood.models import SmoothedGIoULoss
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 # Three levels, as the scale `smoke` has them
@@ -326,3 +328,26 @@ def test_anchors_of_larger_backbones_are_in_the_middle_of_their_cells():
         [4 - 32, 12 - 32, 4 + 32, 12 + 32],
         [12 - 32, 12 - 32, 12 + 32, 12 + 32],
     ]
+
+
+# The box loss of FCOS's authors
+
+
+def test_giou_of_fcos_adds_one_to_intersection_and_union():
+    """From distances to the sides, as their `IOULoss` has it."""
+    generator = torch.Generator().manual_seed(0)
+    predicted, target = (torch.rand(50, 4, generator=generator) * 3 for _ in range(2))
+    expected = []
+    for (left, t, r, b), (gl, gt, gr, gb) in zip(predicted.tolist(), target.tolist(), strict=True):
+        intersection = (min(left, gl) + min(r, gr)) * (min(t, gt) + min(b, gb))
+        around = (max(left, gl) + max(r, gr)) * (max(t, gt) + max(b, gb)) + 1e-7
+        union = (left + r) * (t + b) + (gl + gr) * (gt + gb) - intersection
+        expected.append(1 - ((intersection + 1) / (union + 1) - (around - union) / around))
+    boxes, gt_boxes = (torch.cat([-d[:, :2], d[:, 2:]], 1) for d in (predicted, target))
+    loss, weights = SmoothedGIoULoss(loss_weight=2.0), torch.rand(50, generator=generator)
+    found = loss(boxes, gt_boxes, reduction_override="none")
+    torch.testing.assert_close(found, 2 * torch.tensor(expected))
+    weighted = loss(boxes, gt_boxes, weights, avg_factor=7.0)
+    torch.testing.assert_close(weighted, (found * weights).sum() / 7)
+    plain = generalized_box_iou_loss(boxes, gt_boxes)
+    assert ((found / 2 - plain).abs() > 0.01).any()
