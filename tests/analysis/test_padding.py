@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from tood.analysis.padding import IMAGES, of_runs, padding
 from tood.study.declarations import load_runs
-from tood.study.paths import PADDING
+from tood.study.paths import PADDING, REPOSITORY
 from tood.study.planning import relative_pixels
 
 WIDE, TALL = (640, 480), (480, 640)
@@ -69,3 +69,12 @@ def test_a_replica_saves_a_third_at_most_and_jitter_to_960_costs_more():
     assert pixels["gflv2_x101_32x4d_dcn"] > 1.25 * pixels["gfl_r101"]  # 480 to 960 against 480 to 800
     saved = [1 - (1 - p.of_batch) / (1 - p.of_replica) for _, p in of_runs()]
     assert 0.03 < min(saved) < max(saved) < 0.34
+
+
+def test_the_documentation_has_these_numbers():
+    page = (REPOSITORY / "docs" / "paper_vs_code.md").read_text(encoding="utf-8")
+    section = page.partition("\n## Replicas\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.endswith("% |")]
+    said = {(int(row[1]), row[3], row[4]) for row in rows}
+    measured = {(p.replica, f"{p.of_batch:.0%}", f"{p.of_replica:.0%}") for _, p in of_runs()}
+    assert said == {(replica, *(f"{share[:-1]} %" for share in shares)) for replica, *shares in measured}

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.manifests import write_manifest
 from helpers.runs import one_of_each_head
 from mmengine.config import Config
 from mmengine.optim import ConstantLR, LinearLR, MultiStepLR
@@ -619,7 +620,7 @@ def spoil(monkeypatch, model, iteration: int, factor: float) -> list[int]:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_ends_the_training(training_images, tmp_path, monkeypatch, value):
-    config = configured("tood_af")
+    config = configured("tood_af", {"train.replica": 8})
     model = initialised(config)
     calls = spoil(monkeypatch, model, 4, value)
     with pytest.raises(Diverged, match=rf"{value} at iteration 3 \(epoch 0"):
@@ -632,7 +633,7 @@ def test_a_loss_that_is_no_number_ends_the_training(training_images, tmp_path, m
 def test_as_on_a_gpu_a_loss_that_is_no_number_is_found_later(training_images, tmp_path, monkeypatch, end):
     """At the next entry of the log, checkpoint or end; no checkpoint holds what came after it."""
     monkeypatch.setattr(loop, "LossWatch", lambda at_once, describe: LossWatch(False, describe))
-    config = configured("tood_af")
+    config = configured("tood_af", {"train.replica": 8})
     model = initialised(config)
     calls = spoil(monkeypatch, model, 3, float("nan"))
     monkeypatch.setattr(loop, "LOG_INTERVAL", 4 if end == "log" else 100)
@@ -835,7 +836,7 @@ def test_a_file_that_does_not_fit_is_named(tmp_path, spoil):
 def test_a_trained_run_is_what_the_scripts_get(drawn, tmp_path):
     model = initialised(configured("tood_af"), 5)
     save_model(tmp_path / "model.pth", model, {})
-    (tmp_path / "manifest.json").write_text(json.dumps({"root": str(drawn), "categories": DRAWN}))
+    write_manifest(tmp_path / "manifest.json", drawn, DRAWN)
     job = MeasuringJob(
         settings=Plan({}).settings("tood_af"),
         model=tmp_path / "model.pth",

@@ -6,6 +6,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+from helpers.manifests import SPLIT
 from helpers.zoo import in_authors_names, mmdet_model, publish, with_optimizer, zoo_config
 from mmdet.datasets import CocoDataset
 
@@ -28,7 +29,7 @@ CATEGORIES = [{"id": number, "name": name} for number, name in enumerate(CLASSES
 MANIFEST = {
     "root": "coco",
     "categories": CATEGORIES,
-    "splits": {"val": {"images": 1, "sha256": "cc", "image_digest": "dd"}},
+    "splits": {"val": SPLIT},
 }
 RUNS = load_runs()
 ZOO = [file for file in load_released().values() if file.origin == "mmdet" and RUNS[file.run].implemented]

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from helpers.manifests import write_manifest
 from mmengine.runner import set_random_seed
 
 from tood.data.validation import Split
@@ -36,8 +37,7 @@ def job(real_images, tmp_path) -> SubmissionJob:
             shutil.copy(real_images / split / image["file_name"], root / TEST.images)
     (root / TEST.annotations).write_text(json.dumps(content))
     categories = [{"id": one["id"], "name": one["name"]} for one in content["categories"]]
-    manifest = tmp_path / "manifest.json"
-    manifest.write_text(json.dumps({"root": str(root), "categories": categories}))
+    manifest = write_manifest(tmp_path / "manifest.json", root, categories)
     settings = Plan({}).settings("tood_af")
     settings["model"] = settings["model"] | {"test_cfg": {"score_thr": 0.0}}
     set_random_seed(0)

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from mmengine.runner import set_random_seed
 
+from helpers.manifests import write_manifest
 from tood.analysis import one_pass
 from tood.data.synthetic import CLASSES, DrawingSpec, generate
 from tood.engine.config import build_model, resolve
@@ -20,9 +21,7 @@ CATEGORIES = [{"id": number, "name": name} for number, name in enumerate(CLASSES
 def draw_dataset(folder: Path) -> Path:
     """The manifest of a drawn dataset with six validation images."""
     generate(folder / "data", DrawingSpec(seed=0, train_images=2, val_images=6, image_size=(64, 64)))
-    manifest = folder / "manifest.json"
-    manifest.write_text(json.dumps({"root": str(folder / "data"), "categories": CATEGORIES}))
-    return manifest
+    return write_manifest(folder / "manifest.json", folder / "data", CATEGORIES)
 
 
 def initial_run(manifest: Path, run: str, **options: object) -> MeasuringJob:

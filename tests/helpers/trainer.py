@@ -58,11 +58,11 @@ def call(arguments: list[str], log: Path, fault: str | None, at: int, seconds: f
     def faulty(*given):
         nonlocal count
         time.sleep(seconds)
-        batch = gradient(*given)
+        losses = gradient(*given)
         if fault and count == at:
-            globals()[fault](batch)
+            globals()[fault](losses)
         count += 1
-        return batch
+        return losses
 
     if fault == "loading_hangs":  # in the second epoch: a file system that does not answer
         load = SeededDataset.__getitem__
@@ -73,11 +73,11 @@ def call(arguments: list[str], log: Path, fault: str | None, at: int, seconds: f
     _script.main()
 
 
-def kill(batch) -> None:
+def kill(losses) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kill_in_next_save(batch) -> None:
+def kill_in_next_save(losses) -> None:
     """The content is on the disk and has no name yet."""
 
     replace = Path.replace
@@ -90,39 +90,39 @@ def kill_in_next_save(batch) -> None:
     Path.replace = die
 
 
-def terminate(batch) -> None:
+def terminate(losses) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def warn_of_time(batch) -> None:
+def warn_of_time(losses) -> None:
     os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def signal_to_all(batch) -> None:
+def signal_to_all(losses) -> None:
     """To the loaders of images and the reader of the output too, as on a cluster."""
     os.killpg(0, signal.SIGTERM)
     _tee.wait()  # noqa: F821
     print("to nobody", file=sys.stderr)
 
 
-def fill_disk(batch) -> None:
+def fill_disk(losses) -> None:
     """Room for a state, not for a checkpoint."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
-def spoil(batch) -> None:
-    batch.losses["loss"] = batch.losses["loss"] * float("nan")
+def spoil(losses) -> None:
+    losses["loss"] = losses["loss"] * float("nan")
 
 
-def exhaust_gpu(batch) -> None:
+def exhaust_gpu(losses) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
-def exhaust_memory(batch) -> None:
+def exhaust_memory(losses) -> None:
     torch.empty(2**60)
 
 
-def fail(batch) -> None:
+def fail(losses) -> None:
     raise AssertionError("nothing was to be trained")
 
 

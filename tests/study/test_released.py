@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from helpers.manifests import write_manifest
 from helpers.zoo import stated_ap
 
 from tood.runtime.files import write_json
@@ -247,7 +248,7 @@ def test_a_declaration_of_ones_own(here):
 
 def test_rows_of_released_weights_say_what_they_are(here):
     plan = Plan(OPTIONS | {"runs": "tood_af,tood_ab,tal,fcos,atss_ab", "near": NEAR.file})
-    write_json(StudyPaths("released").manifest, {"categories": [], "splits": {}})
+    write_manifest(StudyPaths("released").manifest, "coco", [])
     for run in ("tood_af", "fcos"):
         paths, file = StudyPaths("released").run(run, 0), plan.released(run)
         digests = expected_digests(plan, run)

@@ -103,7 +103,7 @@ GOOD = {"run": "tood_r101", "study": "paper", "seed": 0, "source": "x", "metrics
         ),
         ([{**GOOD, "metrics": {**FIGURES, "APS": -1}}], r"tood_r101: -1 is what pycocotools prints"),
         ([{**GOOD, "metrics": {**FIGURES, "APS": 289}}], r"APS is 289.0; write percent, at most 100"),
-        ([{**GOOD, "metrics": {**FIGURES, "APS": float("nan")}}], r"APS is nan; write percent"),
+        ([{**GOOD, "metrics": {**FIGURES, "APS": float("nan")}}], r"APS: Input should be a finite number"),
         (
             [{**GOOD, "metrics": {name: value / 100 for name, value in FIGURES.items()}}],
             r"all twelve are at most 1; write percent, such as 46\.7 for 0\.467",

@@ -162,7 +162,11 @@ def test_gpus_are_asked_for_where_the_study_wants_them(workspace, device, gpus):
             "--signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --standalone",
             Execution(device="cuda", micro_batch=4),
         ),
-        (("scale=paper",), PYTHON, Execution(device="cpu", threads=2, workers=4)),  # of two cores
+        (
+            ("scale=paper",),
+            PYTHON,
+            Execution(device="cpu", threads=2, workers=4, micro_batch=4),
+        ),  # of two cores
     ],
     ids=str,
 )

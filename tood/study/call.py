@@ -64,8 +64,6 @@ def begin(plan: Plan, preload: bool) -> StudyLock:
     if plan.study.logger and find_spec(plan.study.logger) is None:
         raise ExperimentError(f"--config {event_files.MISSING}")
     paths = StudyPaths(plan.name)
-    lock = hold_study(paths.work, paths.results)
-    atexit.register(lock.release)
     moved = paths.manifest.is_file() and Path(read_manifest(paths.manifest)["root"]) != plan.data_root
     if not moved and (changed := changed_since_check(paths.manifest)):
         raise ExperimentError(
@@ -73,6 +71,8 @@ def begin(plan: Plan, preload: bool) -> StudyLock:
             "again, and everything trained again on what it holds now"
         )
     _require_times_of_weights(plan)
+    lock = hold_study(paths.work, paths.results)
+    atexit.register(lock.release)
     save_study(plan)
     if preload:
         start_server(_MODULES)

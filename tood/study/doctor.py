@@ -139,6 +139,7 @@ def examine(data_root: Path | None = None, scale_name: str | None = None) -> lis
         ("compute", "mmcv operators", _mmcv_operators),
         ("compute", "torch", _torch_and_gpus),
         ("machine", "resources", _machine),
+        ("machine", "shared memory", _shared_memory),
     ):
         try:
             for finding in check():
@@ -313,7 +314,6 @@ def _machine() -> Iterator[Finding]:
     else:
         hint = f"checkpoints of a large study take more than {LEAST_FREE_GB} GB; link work/ to another disk"
         yield Finding("disk", "note", f"{free:.0f} GB free at the repository", hint)
-    yield from _shared_memory()
     yield from _user_folders()
     yield _slurm()
     yield _revision()

@@ -32,11 +32,12 @@ class Split(BaseModel):
 
 
 class Data(BaseModel):
-    """Of a provenance: the dataset, with the splits by their names beside its root."""
+    """Of a provenance: the dataset, its splits by their names, and what the check of it noted."""
 
     __pydantic_extra__: dict[str, Split] = Field(init=False)
     model_config = {"extra": "allow"}
     root: str | None = None
+    notes: list[str] = []
 
 
 class Hardware(BaseModel):

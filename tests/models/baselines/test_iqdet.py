@@ -772,9 +772,10 @@ def test_a_few_images_are_learnt():
     """
     model, batch, steps = small_model(norm_eval=False), whole_batch(4), 60
     optimiser = torch.optim.SGD(model.parameters(), 0.03, momentum=0.9)
-    losses, ious = [], []
+    losses, ious, observed = [], [], []
 
     def observe(outs, gt, metas) -> None:
+        observed[:] = outs, gt, metas
         ious.append(of_batch(model.bbox_head, outs, gt, metas)["positive_iou"])
 
     for step in range(steps):
@@ -785,9 +786,8 @@ def test_a_few_images_are_learnt():
         losses.append(found["loss_cls"].item() + found["loss_bbox"].item())
     assert sum(losses[-10:]) < 0.75 * sum(losses[:10])
     assert sum(ious[-20:]) / 20 > 0.4
-    image = model.bbox_head.get_targets(
-        model.bbox_head._pyramid(found.outs[0]), found.outs[3], found.gt, found.metas
-    )[0]
+    outs, gt, metas = observed
+    image = model.bbox_head.get_targets(model.bbox_head._pyramid(outs[0]), outs[3], gt, metas)[0]
     assert image.labels.mean() > 0.2
 
 

@@ -36,6 +36,8 @@ HEADS = {
     "paa_r101": "paa/paa_r101_fpn_2x_coco.py",
     "fcos_imprv_r101": "fcos/fcos_r50-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco.py",
 }
+# Losses that are not mmdet's have tests of their own: test_paa_released.py, test_fcos.py.
+MMDETS = {"paa_r101": dict(type="tood.PAAHead"), "fcos_imprv_r101": dict(loss_bbox=dict(type="GIoULoss"))}
 DCN = pytest.mark.parametrize("dcn", [False, True], ids=["plain", "DCN"])
 # The second image is scaled and padded.
 SCALED = [METAS[0], {**METAS[1], "scale_factor": (0.5, 0.7)}]
@@ -60,7 +62,7 @@ def towers(head: nn.Module) -> list[nn.ModuleList]:
 
 def pair(name: str, dcn: bool):
     """Ours, and mmdet's with the same weights, whose ATSS and PAA get biases and mmcv's layer by hand."""
-    ours = narrow_head(f"{name}.py", dcn_on_last_conv=dcn).double()
+    ours = narrow_head(f"{name}.py", dcn_on_last_conv=dcn, **MMDETS.get(name, {})).double()
     if name == "fcos_imprv_r101":
         theirs = narrow_mmdet_head(HEADS[name], dcn_on_last_conv=dcn)
     else:
@@ -70,6 +72,7 @@ def pair(name: str, dcn: bool):
                 layer.conv = nn.Conv2d(16, 16, 3, padding=1)
             if dcn:
                 tower[-1].conv = mmcv.ops.ModulatedDeformConv2dPack(16, 16, 3, padding=1)
+        theirs.assigner = ours.assigner
     theirs = theirs.double()
     assert [(n, p.shape) for n, p in ours.named_parameters()] == [
         (n, p.shape) for n, p in theirs.named_parameters()

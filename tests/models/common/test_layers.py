@@ -55,6 +55,22 @@ def test_equals_mmcv(layer, theirs, options, torchvision_operators):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", [(12, 16), (100, 67), (5, 7)], ids=str)
+def test_offsets_that_begin_at_zero_have_the_gradient_of_torchvision(size, dtype):
+    """Between two pixels a bilinear map has a kink; of its two derivatives theirs is the one behind it."""
+    gradients = []
+    for function in (deform_conv2d, torchvision.ops.deform_conv2d):
+        offset = torch.zeros(1, 18, *size, dtype=dtype, requires_grad=True)
+        out = function(
+            rand(1, 3, *size).to(dtype), offset, rand(4, 3, 3, 3, seed=2).to(dtype), padding=(1, 1)
+        )
+        (out * rand(*out.shape, seed=1).to(dtype)).sum().backward()
+        gradients.append(offset.grad)
+    ours, theirs = gradients
+    assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()
+
+
 @pytest.mark.parametrize("size", [(1, 6), (6, 1), (5, 7)], ids=str)
 @pytest.mark.parametrize("masked", [False, True], ids=["", "mask"])
 def test_points_outside_count_as_in_torchvision(size, masked):

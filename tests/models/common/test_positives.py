@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.figures import likeness, pixels
+from helpers.manifests import write_manifest
 from helpers.task_alignment import dense_targets
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
@@ -361,9 +362,7 @@ def study(tmp_path, monkeypatch) -> Path:
     emptied = content["images"][0]["id"]
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] != emptied]
     annotations.write_text(json.dumps(content))
-    (tmp_path / "work/smoke").mkdir(parents=True)
-    manifest = {"root": str(root), "categories": DRAWN}
-    (tmp_path / "work/smoke/manifest.json").write_text(json.dumps(manifest))
+    write_manifest(tmp_path / "work/smoke/manifest.json", root, DRAWN)
     yield tmp_path
     logging.disable(logging.NOTSET)  # the command silences the libraries
 
@@ -444,8 +443,11 @@ def test_a_panel_shows_the_positives_in_their_places():
 @pytest.mark.parametrize(
     ("image", "parts"),
     [
-        ("nowhere.jpg", ["--image nowhere.jpg: neither the file name nor the id", "instances_val2017.json"]),
-        (0, ["has no object; choose one that has"]),
+        (
+            "nowhere.jpg",
+            ["--image nowhere.jpg: neither file_name, id, path nor base name", "instances_val2017.json"],
+        ),
+        (0, ["has no object; choose an image that has"]),
     ],
     ids=["unknown", "without objects"],
 )

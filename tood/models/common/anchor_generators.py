@@ -29,5 +29,5 @@ class RoundedAnchorGenerator(AnchorGenerator):
         widths = (base_size**2 / ratios).sqrt().round()  # [R]
         heights = (widths * ratios).round()
         half = torch.stack([widths, heights], 1)[:, None] * scales[None, :, None] / 2  # [R, S, 2]
-        centre = torch.tensor([x, y])
+        centre = scales.new_tensor([x, y])
         return torch.cat([centre - half, centre + half], 2).flatten(0, 1)

@@ -49,7 +49,10 @@ def deform_conv2d(
         of_place = torch.arange(out[axis], device=x.device) * stride[axis]
         place = of_place.view(-1, 1) if axis == 0 else of_place  # [H', 1] or [W']
         pixels = own[:, :, axis] + (of_point.view(-1, 1, 1) + place)
-        return (2 * pixels + 1) / (height, width)[axis] - 1
+        side = (height, width)[axis]
+        # At a whole pixel, where offsets begin, a bilinear map has two derivatives. Rounding must not choose
+        # that from before, as torchvision and mmcv take the one behind.
+        return (2 * (pixels + 4 * side * torch.finfo(x.dtype).eps) + 1) / side - 1
 
     grid = torch.stack([positions(1), positions(0)], -1)  # [shares, K, H', W', 2]
     sampled = F.grid_sample(
