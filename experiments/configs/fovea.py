@@ -28,4 +28,3 @@ model = dict(
     # FoveaBox's own threshold; the paper's supplement gives .6 for TOOD and says nothing of its baselines.
     test_cfg=dict(nms=dict(iou_threshold=0.5)),
 )
-# mmdet divides by the positives of one GPU's images: 4 GPUs x 4 images, and the gradients are averaged.

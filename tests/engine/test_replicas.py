@@ -205,10 +205,34 @@ def test_losses_are_means_over_replicas():
 def test_batch_normalisation_is_refused():
     frozen, training = make_model("tood_af", 0), make_model("tood_af", 0, {"model.backbone.norm_eval": False})
     require_separable(frozen, 16, 2)
-    require_separable(training, 16, 16)  # in one piece it is what the paper trains
+    require_separable(training, 16, 16)
     require_separable(training, 16, None)
     with pytest.raises(RuntimeError, match=r"backbone.bn1.*2 of 16 at a time.*norm_eval=true"):
         require_separable(training, 16, 2)
+
+
+@pytest.mark.usefixtures("double")
+def test_trained_batch_normalisation_sees_the_whole_batch():
+    """Its statistics are those of all images, also where replicas have sizes of their own."""
+    model = make_model("tood_af", 4, {"model.backbone.norm_eval": False})
+    replicas = make_replicas(6)
+    assert len({tuple(data["inputs"][0].shape) for data in replicas}) > 1
+    seen, layer = [], model.backbone.bn1
+    layer.register_forward_hook(lambda module, inputs, outputs: seen.append(inputs[0].shape[0]))
+    batch_gradient(model, LocalBatch(replicas, len(replicas)))
+    assert seen == [6]
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(
+    ("run", "divisors"),
+    [("atss_ab", Divisors.NONE), ("retinanet", Divisors.SHARED), ("fovea", Divisors.SHARED)],
+)
+def test_wrong_divisors_are_refused(run, divisors, monkeypatch):
+    model = make_model(run, 4)
+    monkeypatch.setattr(type(model.bbox_head), "divisors", divisors)
+    with pytest.raises(TypeError, match=rf"its `divisors` are {divisors.name}"):
+        batch_gradient(model, whole_batch(4))
 
 
 @pytest.mark.usefixtures("double")

@@ -162,6 +162,7 @@ def test_a_value_of_another_type_is_named(study, capsys, path, keys, value):
         (("files", "provenance.json"), None),
         (("files", "provenance.json", "digests"), {}),
         (("files", "provenance.json", "data"), {"val": 5}),
+        (("files", "provenance.json", "hardware"), None),
         (("files", "ap.json", "AP"), "40"),
         (("epochs",), "twelve"),
         (("epochs",), [1, 2]),

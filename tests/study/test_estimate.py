@@ -12,6 +12,7 @@ import yaml
 from tood.cli import main
 from tood.engine.config import build_model, resolve
 from tood.runtime.files import write_json
+from tood.study import estimate as estimate_module
 from tood.study.claims import load_claims
 from tood.study.declarations import ExperimentError, load_runs, load_tables
 from tood.study.estimate import claimed, describe, estimate, runs_of, table_names
@@ -138,6 +139,12 @@ def large_epochs() -> float:
     pixels = relative_pixels()
     rows = {row.run for row in TABLES["table5"].rows if RUNS[row.run].backbone == "ResNet-101"}
     return sum(RUNS[run].epochs * pixels[run] for run in rows)
+
+
+def test_a_run_without_a_row_of_padding(empty, monkeypatch):
+    monkeypatch.setattr(estimate_module, "relative_pixels", lambda: {})
+    with pytest.raises(ExperimentError, match=r"padding\.csv: no row of; `tood padding` writes it"):
+        estimate_module.estimate("paper", "3")
 
 
 def test_a_larger_backbone_costs_more(empty):

@@ -83,6 +83,7 @@ def test_gpus_are_named_as_the_loaded_torch_sees_them(monkeypatch):
 def test_revision(monkeypatch, tmp_path):
     monkeypatch.setattr(provenance, "REPOSITORY", tmp_path)
     assert "not a git repository" in revision()["unknown"]
+    assert str(tmp_path) not in revision()["unknown"]  # records are passed on
 
     def git(*arguments):
         author = ("-c", "user.name=A", "-c", "user.email=a@b.c")

@@ -1,6 +1,7 @@
 """The positives of several schemes on one image, side by side."""
 
 import functools
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from mmengine.config import Config
 from tood.data.images import ImageError
 from tood.data.loading import build_dataset
 from tood.data.manifest import read_manifest
+from tood.data.validation import Split
 from tood.engine.config import build_model, resolve
 from tood.engine.trainer import load_model
 from tood.models.common.positives import statistics
@@ -128,15 +130,8 @@ def find_image(image: str, plan: Plan, root: Path, config: Config) -> tuple[Coco
     Raises:
         ExperimentError: no image is meant, or several have this base name; or the image has no object.
     """
-    datasets = {
-        name: build_dataset(root, *split, config.classes, config.input.size, None)
-        for name, split in plan.splits.items()
-    }
-    entries = [
-        _Entry(dataset, index, str(info["img_id"]), info["img_path"], _has_object(info))
-        for name, dataset in sorted(datasets.items(), reverse=True)  # val before train
-        for index, info in ((index, dataset.get_data_info(index)) for index in range(len(dataset)))
-    ]
+    splits = sorted(plan.splits.items(), reverse=True)  # val before train
+    entries = [entry for _, split in splits for entry in _entries(root, split)]
     meant = _meant(image, root, entries)
     if not meant:
         files = " or ".join(split.annotations for split in plan.splits.values())
@@ -146,25 +141,29 @@ def find_image(image: str, plan: Plan, root: Path, config: Config) -> tuple[Coco
     first, *others = meant
     for other in others:
         _say(f"--image {image}: {first.path} is taken; for {other.path} give its path")
-    if not first.has_object:
+    dataset = build_dataset(root, *first.split, config.classes, config.input.size, None)
+    found = (dataset.get_data_info(index) for index in range(len(dataset)))
+    index, info = next((i, info) for i, info in enumerate(found) if str(info["img_id"]) == first.id)
+    if all(instance["ignore_flag"] for instance in info["instances"]):
         raise ExperimentError(f"--image {image}: {first.path} has no object; choose an image that has")
-    return first.dataset, first.index
+    return dataset, index
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """An image of a dataset."""
+    """An image that an annotation file lists."""
 
-    dataset: CocoDataset
-    index: int
+    split: Split
     id: str
+    file_name: str
     path: str
-    has_object: bool
 
-    @property
-    def file_name(self) -> str:
-        """As the annotation file has it, relative to the folder of images."""
-        return self.path.removeprefix(os.path.join(self.dataset.data_prefix["img"], ""))
+
+@functools.cache  # of a large dataset they take long to read, and each scheme asks
+def _entries(root: Path, split: Split) -> list[_Entry]:
+    content = json.loads((root / split.annotations).read_text(encoding="utf-8"))
+    images = [(str(image["id"]), image["file_name"]) for image in content["images"]]
+    return [_Entry(split, id_, name, os.path.join(root, split.images, name)) for id_, name in images]
 
 
 def _meant(image: str, root: Path, entries: list[_Entry]) -> list[_Entry]:
@@ -195,10 +194,6 @@ def _of_other_files(entries: list[_Entry]) -> list[_Entry]:
     for entry in entries:
         of_file.setdefault(os.path.abspath(entry.path), entry)
     return list(of_file.values())
-
-
-def _has_object(info: dict) -> bool:
-    return any(not instance["ignore_flag"] for instance in info["instances"])
 
 
 @functools.cache  # once, also where several schemes look for the image

@@ -199,7 +199,7 @@ def described(value: Any) -> str:
 
 
 def shown(value: Any, most: int = 80) -> str:
-    """A value for a message, cut to so many characters."""
+    """A value for a message, cut to `most` characters."""
     text = repr(value)
     return text if len(text) <= most else f"{text[: most - 3]}..."
 

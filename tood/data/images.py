@@ -24,6 +24,8 @@ import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from tood.runtime.failures import InputError
+
 # By content, whatever the suffix. Pillow would hand other formats to programs, such as EPS to Ghostscript.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MOST_PIXELS, LONGEST_SIDE = 2**28, 2**20  # 0.8 GB when decoded; OpenCV's own limit of a side
@@ -52,7 +54,7 @@ _TURNED_BY_XMP = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*[2-8]""")
 _OLD_EXIF = "Raw profile type exif"  # text of a PNG, from before PNG had a chunk for EXIF
 
 
-class ImageError(ValueError):
+class ImageError(InputError):
     """A file that cannot be read as an image in one certain way; the message names it and gives a hint."""
 
 

@@ -31,8 +31,8 @@ def thinnest(images: Iterable[Sized]) -> Sized:
 def vanishing(images: Iterable[Sized], limits: Sequence[int]) -> str | None:
     """What is wrong with the thinnest of the images at an input size; None if a resize leaves a pixel of it.
 
-    A shorter side that is drawn anew for each training image (`input.train_short_sides`) needs no look. Where
-    it is what limits the size, it is what is left; elsewhere the longer side limits, which is not drawn.
+    A shorter side that is drawn anew for each training image (`input.train_short_sides`) needs no check.
+    If it limits the size, at least one pixel remains; otherwise the longer side limits, which is never drawn.
 
     Args:
         images: of a dataset.

@@ -1,4 +1,4 @@
-"""Batches of a dataset, loaded by other processes or by this one, for which nobody waits without end."""
+"""Batches of a dataset, loaded by other processes or by this one, with a time limit on each wait."""
 
 import multiprocessing
 import os

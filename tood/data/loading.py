@@ -169,8 +169,8 @@ def epoch_batches(
 ) -> tuple[int, Generator[LocalBatch | None]]:
     """The number of batches of one epoch, and of each what this process computes.
 
-    The images of a replica have the same orientation, as those of a GPU in mmdet. The last replica of an
-    epoch may have fewer images, and of both orientations.
+    The images of a replica have the same orientation, as those of a GPU in mmdet. The last two
+    replicas of an epoch may have both orientations, and the last one fewer images.
 
     Args:
         dataset: training images.

@@ -1,4 +1,4 @@
-"""What a configuration may name: classes that are registered, by the names under which they are.
+"""What a configuration may name: classes by their registered names alone.
 
 mmengine imports a name that its registries do not know: `os.system` is found, and called with what stands
 beside `type`. mmcv evaluates the name of an NMS as Python. So names are compared before anything is built.

@@ -8,17 +8,19 @@ the batch. Only such numbers and the gradient travel between processes.
 At most `micro_batch` images of a process have activations at a time. Replicas of one padded size go through
 the network together. There are two ways to the gradient:
 
-- `_one_after_another`: pass after pass, where the divisors of the losses are known before, or divide the
-  gradient in the end (`tood.models.common.divisors`). Nothing is computed twice.
+- `_one_after_another`: pass after pass, where the divisors of the losses are known before, or can be
+  applied to the gradient afterwards (`tood.models.common.divisors`). Nothing is computed twice.
 - `_all_together`: the head predicts all images, and then the losses of all replicas are evaluated side by
   side. Where not all activations fit, none are kept, and each pass is computed again to send its gradient
   back (gradient caching: Gao et al., RepL4NLP 2021, arXiv:2101.06983).
 
-This is exact as long as the prediction for an image depends on that image and its padding alone.
+This is exact as long as the prediction for an image depends on that image and its padding alone. Where batch
+normalisation is trained it does not: then all images of a batch are padded to one size, and go through the
+network at once in one process.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -88,6 +90,8 @@ def batch_gradient(
     """
     model.zero_grad(set_to_none=True)
     replicas = [_preprocessed(model, data) for data in batch.replicas]
+    if _mixing_layer(model):
+        replicas = _padded_alike(replicas)
     images = [len(replica.inputs) for replica in replicas]
     micro_batch = micro_batch or sum(images)
     passes = passes_of([replica.inputs.shape for replica in replicas], micro_batch)
@@ -115,15 +119,22 @@ def require_separable(model: nn.Module, batch_size: int, micro_batch: int | None
     at_once = min(micro_batch or batch_size, math.ceil(batch_size / get_world_size()))
     if at_once >= batch_size:
         return
+    if layer := _mixing_layer(model):
+        raise RuntimeError(
+            f"{layer} makes a prediction depend on which images are computed together, so {at_once} of "
+            f"{batch_size} at a time would train something else: give the whole batch to one process (gpus=1 "
+            "and no micro_batch), or freeze the layer (model.backbone.norm_eval=true, or frozen_stages) in "
+            "the run's configuration"
+        )
+
+
+def _mixing_layer(model: nn.Module) -> str | None:
+    """Name and class of a layer that mixes images, or draws random numbers; None without one."""
     for name, module in model.named_modules():
         mixes = isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
         if mixes or (isinstance(module, _DropoutNd) and module.training and module.p > 0):
-            raise RuntimeError(
-                f"{name} ({type(module).__name__}) makes a prediction depend on which images are computed "
-                f"together, so {at_once} of {batch_size} at a time would train something else: give "
-                "the whole batch to one process (gpus=1 and no micro_batch), or freeze the layer "
-                "(model.backbone.norm_eval=true, or frozen_stages) in the run's configuration"
-            )
+            return f"{name} ({type(module).__name__})"
+    return None
 
 
 def passes_of(shapes: Sequence[Sequence[int]], micro_batch: int) -> list[list[Piece]]:
@@ -224,6 +235,18 @@ def _preprocessed(model: SingleStageDetector, data: dict) -> Replica:
     return Replica(data["inputs"], *unpack_gt_instances(data["data_samples"]))
 
 
+def _padded_alike(replicas: Sequence[Replica]) -> list[Replica]:
+    """The replicas, padded below and at the right to the size of the largest."""
+    height, width = (max(replica.inputs.shape[side] for replica in replicas) for side in (2, 3))
+    padded = []
+    for replica in replicas:
+        below, right = height - replica.inputs.shape[2], width - replica.inputs.shape[3]
+        inputs = nn.functional.pad(replica.inputs, (0, right, 0, below))
+        shapes = {"batch_input_shape": (height, width), "pad_shape": (height, width)}
+        padded.append(replica._replace(inputs=inputs, metas=[meta | shapes for meta in replica.metas]))
+    return padded
+
+
 def _one_after_another(step: _Step, divisors: Divisors) -> Losses:
     """Gradient and losses, pass after pass; one of them has activations at a time."""
     head, handed_over, losses = step.model.bbox_head, [], []
@@ -231,16 +254,21 @@ def _one_after_another(step: _Step, divisors: Divisors) -> Losses:
     for pieces in step.passes:
         of_pass = []
         for piece, outs in zip(pieces, step.predict(pieces), strict=True):
-            turns = iter(known)
+            asked: list[Tensor] = []
 
-            def mean(value: Tensor, turns: Iterator[Tensor] = turns) -> Tensor:
-                if divisors is Divisors.TARGETS:
-                    return next(turns).to(value, copy=True)  # heads change it in place
-                handed_over.append(value)
-                return torch.ones_like(value)
+            def mean(value: Tensor, asked: list[Tensor] = asked) -> Tensor:
+                asked.append(value)
+                if divisors is Divisors.SHARED:
+                    return torch.ones_like(value)
+                if len(asked) > len(known):
+                    raise _wrongly_declared(head, divisors)
+                return known[len(asked) - 1].to(value, copy=True)  # heads change it in place
 
             with averaging(head, mean):
                 of_pass.append(step.losses(piece.replica, outs))
+            if len(asked) != (1 if divisors is Divisors.SHARED else len(known)):
+                raise _wrongly_declared(head, divisors)
+            handed_over += asked
         step.backward(of_pass)
         losses += [{name: loss.detach() for name, loss in each.items()} for each in of_pass]
     mean_losses = step.mean_losses(losses)
@@ -252,6 +280,13 @@ def _one_after_another(step: _Step, divisors: Divisors) -> Losses:
             if parameter.grad is not None:
                 parameter.grad.mul_(factor)
     return mean_losses
+
+
+def _wrongly_declared(head: nn.Module, divisors: Divisors) -> TypeError:
+    return TypeError(
+        f"{type(head).__name__}: its `divisors` are {divisors.name}, which does not fit how often its loss "
+        "calls `reduce_mean`; see tood/models/common/divisors.py"
+    )
 
 
 def _known_divisors(step: _Step) -> list[Tensor]:
@@ -266,7 +301,7 @@ def _known_divisors(step: _Step) -> list[Tensor]:
 
 
 def _all_together(step: _Step, keep_activations: bool) -> Losses:
-    """Gradient and losses of predictions that are all there."""
+    """Predict every replica first, then evaluate all losses together."""
     predicted: list[list[Outs]] = [[] for _ in step.replicas]
     with torch.set_grad_enabled(keep_activations):
         for pieces in step.passes:

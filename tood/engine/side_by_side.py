@@ -53,16 +53,25 @@ def evaluate_side_by_side(
     def hand_over(value: Tensor) -> Tensor:
         inside = torch.is_grad_enabled()
         torch.set_grad_enabled(enabled)  # torch has one mode for the whole thread
-        average = main.switch(value)
-        torch.set_grad_enabled(inside)
+        try:
+            average = main.switch(value)
+        finally:
+            torch.set_grad_enabled(inside)
         return average.clone()  # heads change it in place
 
     with averaging(head, hand_over):
         replicas = [greenlet(evaluate) for _ in range(number)]
-        answers = [replica.switch(index) for index, replica in enumerate(replicas)]
-        while not any(replica.dead for replica in replicas):
-            average = mean(answers)
-            answers = [replica.switch(average) for replica in replicas]
-    if not all(replica.dead for replica in replicas):
-        raise RuntimeError(f"{type(head).__name__}: one replica averages over GPUs more often than another")
-    return answers
+        try:
+            answers = [replica.switch(index) for index, replica in enumerate(replicas)]
+            while not any(replica.dead for replica in replicas):
+                average = mean(answers)
+                answers = [replica.switch(average) for replica in replicas]
+            if not all(replica.dead for replica in replicas):
+                kind = type(head).__name__
+                raise RuntimeError(f"{kind}: one replica averages over GPUs more often than another")
+            return answers
+        finally:
+            for replica in replicas:
+                if replica:  # it waits, as another one failed
+                    replica.throw()
+            torch.set_grad_enabled(enabled)

@@ -33,7 +33,7 @@ def join(device: torch.device) -> None:
 
 
 def local_batch(batch: Sequence[_Item]) -> Sequence[_Item]:
-    """This process's contiguous part of a batch; empty if there are too few images for all processes."""
+    """This process's contiguous part of a batch; empty if there are too few items for all processes."""
     rank, world_size = get_rank(), get_world_size()
     return batch[len(batch) * rank // world_size : len(batch) * (rank + 1) // world_size]
 

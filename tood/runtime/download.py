@@ -143,6 +143,8 @@ def fetch(source: Source, path: Path) -> None:
     if part.is_symlink() or (part.exists() and not part.is_file()):
         raise DownloadError(f"{part}: is no plain file, to which a download could be written; remove it")
     with _alone(path):
+        if path.exists():  # another process had the lock until now
+            return
         url = _receive(source, part)
         md5, sha256 = checksums(part)
         if problem := source.problem(md5, sha256):

@@ -47,7 +47,7 @@ def try_lock(path: Path) -> FileLock | None:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process of this host holds a folder's lock; nothing is changed, and nobody kept from it."""
+    """Whether a process of this host holds a folder's lock; changes nothing and blocks no other process."""
     try:
         descriptor = os.open(folder / "lock", os.O_RDONLY)
     except FileNotFoundError:

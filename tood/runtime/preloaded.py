@@ -145,36 +145,38 @@ def serve(listener: socket.socket, alive: int, modules: Sequence[str]) -> None:
         alive: end of a pipe whose other end that process holds.
         modules: names of what is imported before.
     """
-    for module in modules:
-        importlib.import_module(module)
-    gc.freeze()
-    waiting: dict[int, socket.socket] = {}  # by the pid of a job: who waits for it
-    calling = True
-    with selectors.DefaultSelector() as selector:
-        selector.register(listener, selectors.EVENT_READ)
-        selector.register(alive, selectors.EVENT_READ)
-        while calling or waiting:
-            for key, _ in selector.select():
-                if key.fileobj is listener:
-                    if job := _accept(listener):
-                        pid, ending, connection = job
-                        waiting[pid] = connection
-                        selector.register(ending, selectors.EVENT_READ, pid)
-                        selector.register(connection, selectors.EVENT_READ, pid)
-                    continue
-                if key.data is not None and key.data not in waiting:
-                    continue  # its job has ended in the same moment
-                selector.unregister(key.fileobj)
-                if key.fileobj == alive:
-                    calling = False
-                elif key.fileobj is waiting.get(key.data):  # who waited is gone
-                    _send(key.data, signal.SIGTERM)
-                else:  # the job has ended
-                    os.close(key.fd)
-                    with contextlib.suppress(KeyError):
-                        selector.unregister(waiting[key.data])
-                    _answer(waiting.pop(key.data), key.data)
-    shutil.rmtree(Path(listener.getsockname()).parent, ignore_errors=True)
+    try:
+        for module in modules:
+            importlib.import_module(module)
+        gc.freeze()
+        waiting: dict[int, socket.socket] = {}  # by the pid of a job: who waits for it
+        calling = True
+        with selectors.DefaultSelector() as selector:
+            selector.register(listener, selectors.EVENT_READ)
+            selector.register(alive, selectors.EVENT_READ)
+            while calling or waiting:
+                for key, _ in selector.select():
+                    if key.fileobj is listener:
+                        if job := _accept(listener):
+                            pid, ending, connection = job
+                            waiting[pid] = connection
+                            selector.register(ending, selectors.EVENT_READ, pid)
+                            selector.register(connection, selectors.EVENT_READ, pid)
+                        continue
+                    if key.data is not None and key.data not in waiting:
+                        continue  # its job has ended in the same moment
+                    selector.unregister(key.fileobj)
+                    if key.fileobj == alive:
+                        calling = False
+                    elif key.fileobj is waiting.get(key.data):  # who waited is gone
+                        _send(key.data, signal.SIGTERM)
+                    else:  # the job has ended
+                        os.close(key.fd)
+                        with contextlib.suppress(KeyError):
+                            selector.unregister(waiting[key.data])
+                        _answer(waiting.pop(key.data), key.data)
+    finally:
+        shutil.rmtree(Path(listener.getsockname()).parent, ignore_errors=True)
 
 
 def _answer(connection: socket.socket, pid: int) -> None:

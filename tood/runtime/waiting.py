@@ -15,6 +15,10 @@ class _Stopped(BaseException):
     """Raised inside of the call, through everything that catches an `Exception`."""
 
 
+class _TimeIsUp(_Stopped):
+    """Likewise."""
+
+
 def wait_for(
     action: Callable[[], _Result], seconds: float, stop: Callable[[], bool] = lambda: False
 ) -> _Result | None:
@@ -37,18 +41,27 @@ def wait_for(
         return action()
     end = time.monotonic() + seconds
 
+    ended = False
+
     def look(number: int, frame: FrameType | None) -> None:
+        if ended:
+            return
         if stop():
             raise _Stopped
         if time.monotonic() > end:
-            raise TimeoutError(f"nothing came within {seconds:.0f} s")
+            raise _TimeIsUp
 
     before = signal.signal(signal.SIGALRM, look)
     try:
         signal.setitimer(signal.ITIMER_REAL, min(_SECONDS_BETWEEN_LOOKS, seconds), _SECONDS_BETWEEN_LOOKS)
-        return action()
+        result = action()
+        ended = True
+        return result
+    except _TimeIsUp:
+        raise TimeoutError(f"nothing came within {seconds:.0f} s") from None
     except _Stopped:
         return None
     finally:
+        ended = True
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -55,8 +55,8 @@ def begin(plan: Plan, preload: bool) -> StudyLock:
         the lock of the study, to be kept while jobs run
 
     Raises:
-        ExperimentError: a folder cannot be written, the data is not what was checked, weights are of the
-            future, or the package of a logger is not installed.
+        ExperimentError: a folder cannot be written, the data is not what was checked, a file of
+            weights has a time in the future, or the package of a logger is not installed.
         DamagedFile: what the check of the data wrote is damaged.
         Held: another call works on the study, or on its results from another clone.
     """

@@ -22,7 +22,7 @@ from tood.study.declarations import (
     select_runs,
 )
 from tood.study.forms import Timed
-from tood.study.paths import StudyPaths
+from tood.study.paths import PADDING, StudyPaths
 from tood.study.planning import Planning, Span, load_planning, relative_pixels
 from tood.study.scales import Scale, load_scale, seeds_by_run
 
@@ -199,7 +199,7 @@ def _finished(paths: StudyPaths) -> list[tuple[str, str, float]]:
         content = read_json(path, Timed)
         hardware = content.get("hardware")
         cut = (content.get("settings") or {}).get("iterations")
-        if content.get("seconds") is None or hardware is None or cut:
+        if content.get("seconds") is None or content.get("run") is None or hardware is None or cut:
             continue
         gpus, names = hardware.get("gpus", 0), hardware.get("gpu_names") or [hardware.get("device")]
         device = names[0] if gpus else f"CPU ({hardware.get('cpu')})"
@@ -211,7 +211,9 @@ def _time(run: Run, scale: Scale, planning: Planning) -> Span:
     """Cost of an epoch relative to ResNet-50 at 800 pixels; runs of the drawn scales all count alike."""
     if scale.drawing:
         return 1.0, 1.0
-    pixels = relative_pixels()[run.id]
+    pixels = relative_pixels().get(run.id)
+    if pixels is None:
+        raise ExperimentError(f"{PADDING}: no row of {run.id}; `tood padding` writes it")
     low, high = planning.backbones[run.backbone].time
     return low * pixels, high * pixels
 

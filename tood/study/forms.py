@@ -49,6 +49,12 @@ class Hardware(BaseModel):
     gpu_names: list[str] = []
 
 
+class Machine(Hardware):
+    """What the training of a record ran on."""
+
+    cpu: str
+
+
 class Settings(BaseModel):
     """Of a run, as far as anything but a training reads them."""
 
@@ -84,6 +90,7 @@ class Made(Provenance):
     seed: _Count
     digests: Annotated[dict[str, str], AfterValidator(_complete)]
     data: Data
+    hardware: Machine
 
 
 class Measurement(BaseModel):

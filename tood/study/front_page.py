@@ -94,9 +94,11 @@ def cost(results: Path, study: str) -> str:
     made = [record.provenance for record in records_of(results, study)]
     if not made:
         return ""
-    hours = sum(one.get("seconds", 0.0) for one in made) / 3600
-    hardware = [one["hardware"] for one in made]
-    names = sorted({name for one in hardware for name in one["gpu_names"] or [f"{one['cpu']} (one thread)"]})
+    hours = sum(record.get("seconds") or 0.0 for record in made) / 3600
+    hardware = [record["hardware"] for record in made]
+    cpus = [f"{machine['cpu']} (one thread)" for machine in hardware]
+    gpus = [machine.get("gpu_names", []) for machine in hardware]
+    names = sorted({name for cpu, own in zip(cpus, gpus, strict=True) for name in own or [cpu]})
     machines = markdown(" or ".join(names))
     return f" {len(made)} trainings have a record; they took {hours:.1f} hours of {machines}."
 

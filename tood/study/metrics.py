@@ -61,7 +61,7 @@ def write_results(plan: Plan, complexity: Path) -> None:
 
 def of_data(statuses: Iterable[Status]) -> list[str]:
     """What the check of the data said of them, such as what training leaves out."""
-    said = [status.provenance.get("data", {}).get("notes", []) for status in statuses]
+    said = [(status.provenance.get("data") or {}).get("notes", []) for status in statuses]
     return list(dict.fromkeys(f"Data: {note}" for notes in said for note in notes))
 
 

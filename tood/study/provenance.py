@@ -76,7 +76,7 @@ def measured_digests(model: Path, evaluation: str) -> dict[str, str]:
         evaluation: result of `evaluation_digest`.
     """
     path = model.with_name("provenance.json")
-    trained = read_json(path, Provenance)["digests"] if path.is_file() else {}
+    trained = read_json(path, Provenance).get("digests", {}) if path.is_file() else {}
     return {**trained, "evaluation": evaluation}
 
 
@@ -183,13 +183,16 @@ def revision() -> dict:
 def _why_unknown(said: str) -> str:
     """One line on why git gave no commit."""
     for part, reason in (
-        ("not a git repository", f"{REPOSITORY} is not a git repository, such as an unpacked archive"),
+        (
+            "not a git repository",
+            "the suite's folder is not a git repository, such as an unpacked archive",
+        ),
         (
             "dubious ownership",
-            f"{REPOSITORY} belongs to another user, so git refuses to read it; allow it by "
-            f"`git config --global --add safe.directory {REPOSITORY}`",
+            "the suite's folder belongs to another user, so git refuses to read it; allow it by "
+            "`git config --global --add safe.directory FOLDER`",
         ),
-        ("ambiguous argument 'HEAD'", f"{REPOSITORY} has no commit yet"),
+        ("ambiguous argument 'HEAD'", "the repository has no commit yet"),
     ):
         if part in said:
             return reason

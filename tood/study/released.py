@@ -29,7 +29,7 @@ _ORIGINS = {
 }
 # What the options of a file may hold. A declaration may come from anywhere, and mmengine would import what a
 # `type` names, and read what the excluded keys name.
-_TYPE = re.compile(r"(tood\.\w+|BN|SyncBN|GN)", re.ASCII)
+_TYPE = re.compile(r"(tood\.\w+|AnchorGenerator|BN|SyncBN|GN)", re.ASCII)
 _KEY = re.compile(r"(?!(init_cfg|pretrained|checkpoint)$)[a-z][a-z0-9_]*", re.ASCII)
 _WORD = re.compile(r"[\w-]{0,40}", re.ASCII)
 _LARGEST = 4096  # counts and widths; a larger one would need more memory than there is

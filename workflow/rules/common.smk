@@ -1,6 +1,6 @@
 """What every stage shares: the validated plan, the folders, and what happens before and after the jobs.
 
-`--config` options are the fields of `tood.study.plan.Study`. RESULTS holds what is kept (metrics, tables,
+`--config` options are the fields of `tood.study.options.Study`. RESULTS holds what is kept (metrics, tables,
 figures); WORK holds what can be made again (checkpoints, detections, logs). `tood.study.workflow` decides what
 jobs ask for; `tood.study.jobs` describes them; `tood.study.call` acts before and after them.
 """

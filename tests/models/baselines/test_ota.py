@@ -34,7 +34,7 @@ from tood.models.baselines.ota import (
     sinkhorn,
     transport_assign,
 )
-from tood.models.common.positives import of_batch
+from tood.models.common.positives import of_images, summary
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 FOCAL = dict(gamma=2.0, alpha=0.25)
@@ -506,8 +506,8 @@ def test_positives_are_those_of_the_loss(head):
         assert torch.equal((seen["labels"][b] < len(CLASSES)).nonzero().squeeze(1), positives.anchors)
         assert torch.equal(seen["labels"][b][positives.anchors], gt.labels[positives.objects])
     assert seen["divisor"] == sum(len(positives.anchors) for positives in found)
-    summary = of_batch(head, outs, GTS, METAS)
-    assert summary["objects"] * summary["positives"] == pytest.approx(seen["divisor"].item())
+    means = summary(of_images(head, outs, GTS, METAS))
+    assert means["objects"] * means["positives"] == pytest.approx(seen["divisor"].item())
 
 
 def test_testing_and_training_agree_on_boxes_and_positives(head):

@@ -27,7 +27,7 @@ from tood.models.baselines.noisy_anchor import (
     soft_labels,
     top_n_assign,
 )
-from tood.models.common.positives import of_batch
+from tood.models.common.positives import of_images, summary
 from tood.study.plan import Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -273,7 +273,7 @@ def noisy():
 
 def test_noisy_anchor_head_learns_on_both_branches_and_keeps_the_sums(noisy):
     cls_scores, bbox_preds = noisy(features())
-    found = of_batch(noisy, (cls_scores, bbox_preds), GTS, METAS)
+    found = summary(of_images(noisy, (cls_scores, bbox_preds), GTS, METAS))
     losses = noisy.loss_by_feat(cls_scores, bbox_preds, GTS, METAS)
     assert losses.keys() == {"loss_cls", "loss_bbox"}
     sum(losses.values()).backward()
@@ -320,7 +320,7 @@ def test_running_mean_of_the_positives(noisy):
     expected = 100.0
     for gts, positives in [(GTS, 30 * 6), ([objects(), objects()], 0), (GTS, 30 * 6)]:
         if positives:
-            found = of_batch(noisy, outs, gts, METAS)
+            found = summary(of_images(noisy, outs, gts, METAS))
             positives = found["objects"] * found["positives"]
             assert positives <= 30 * 6
         noisy.loss_by_feat(*outs, gts, METAS)

@@ -29,7 +29,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from tood.models import ModulatedDeformConv2d, VFNetHead
-from tood.models.common.positives import of_batch
+from tood.models.common.positives import of_images, summary
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 VFNET = "vfnet/vfnet_r50_fpn_1x_coco.py"
@@ -129,7 +129,7 @@ def test_positives_are_those_of_the_loss():
         assert image.anchors.tolist() == (label < 5).nonzero().flatten().tolist()
         boxes = head.bbox_coder.decode(points[image.anchors], distance[image.anchors])
         torch.testing.assert_close(boxes, gt.bboxes[image.objects])
-    assert of_batch(head, outs, GTS, METAS)["objects"] == 6
+    assert summary(of_images(head, outs, GTS, METAS))["objects"] == 6
 
 
 def test_other_positives_are_refused():

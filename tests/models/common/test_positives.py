@@ -23,7 +23,7 @@ from tood.data.synthetic import CLASSES, DrawingSpec, generate
 from tood.engine.config import build_model, resolve
 from tood.engine.trainer import weights_of
 from tood.models.common.dense_level import DenseLevel
-from tood.models.common.positives import Positives, of_assignment, of_batch, statistics, summary
+from tood.models.common.positives import Positives, of_assignment, of_images, statistics, summary
 from tood.study.declarations import load_tables
 from tood.study.plan import Plan
 
@@ -137,7 +137,7 @@ def test_nothing_in_an_image_stops_a_scheme(run, case):
             assert measured.number.isfinite().all()
             assert torch.equal(measured.iou.isnan(), measured.number == 0)
             assert len(positives.anchors) > 0 or gt is not ONE
-        averages = of_batch(head, outs, gts, METAS)
+        averages = summary(of_images(head, outs, gts, METAS))
         assert averages["objects"] == sum(map(len, gts))
         assert all(value is None or math.isfinite(value) for value in averages.values())
 

@@ -175,7 +175,7 @@ class NoisyAnchorHead(RetinaHead):
         self.register_buffer("mean_positives", torch.tensor(100.0))
 
     def set_progress(self, epoch: int, progress: float) -> None:
-        """The running mean moves once at each progress, however many replicas the batch has."""
+        """The running mean is updated once per iteration, however many replicas the batch has."""
         self.progress = progress
 
     def loss_by_feat(

@@ -1,12 +1,12 @@
 """PAA as its authors' code has it (kkhoot/PAA, `paa_core/modeling/rpn/paa/loss.py`), for Table 5.
 
-What is otherwise in mmdet's head, which `paa.py` has:
+Differences from mmdet's head, which `paa.py` has:
 
 - An object's best anchor, if it overlaps by less than the threshold, is a candidate of the object that the
   anchor overlaps most; mmdet makes it one of the former.
 - Candidates are ranked by classification loss plus GIoU loss; mmdet weighs the latter by 1.3, as in training.
-- Positive are all candidates up to the most likely one of the first Gaussian, whatever Gaussian they are of;
-  all of them, where none is of the first; and a candidate that is the only one.
+- Positives are all candidates up to the most likely one of the first Gaussian, whatever Gaussian they are of.
+  If no candidate belongs to the first, all are positive; a single candidate is positive.
 - Number of positives and sum of their IoUs, which divide the losses, are means over GPUs.
 """
 

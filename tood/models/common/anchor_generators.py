@@ -1,4 +1,4 @@
-"""Anchors of codes older than mmdet's."""
+"""Anchors as Detectron and maskrcnn-benchmark generate them."""
 
 import torch
 from mmdet.models.task_modules.prior_generators import AnchorGenerator

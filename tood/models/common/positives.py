@@ -72,15 +72,17 @@ def summary(statistics: list[PositiveStatistics]) -> dict[str, float | None]:
     }
 
 
-def of_batch(head: BaseDenseHead, outs: tuple[list[Tensor], ...], gt: list, metas: list[dict]) -> dict:
-    """`summary` of a batch for what a head's `forward` returned; the rest as `positives_by_feat`."""
-    return summary(of_images(head, outs, gt, metas))
-
-
 def of_images(
     head: BaseDenseHead, outs: tuple[list[Tensor], ...], gt: list, metas: list[dict]
 ) -> list[PositiveStatistics]:
-    """`statistics` of each image, of which there may be none; arguments as in `of_batch`."""
+    """`statistics` of each image, of which there may be none.
+
+    Args:
+        head: a dense head.
+        outs: what its `forward` returned.
+        gt: objects of each image.
+        metas: of each image.
+    """
     if not metas:
         return []
     found = head.positives_by_feat(*outs, batch_gt_instances=gt, batch_img_metas=metas)
