@@ -143,7 +143,7 @@ def large_epochs() -> float:
 
 def test_a_run_without_a_row_of_padding(empty, monkeypatch):
     monkeypatch.setattr(estimate_module, "relative_pixels", lambda: {})
-    with pytest.raises(ExperimentError, match=r"padding\.csv: no row of; `tood padding` writes it"):
+    with pytest.raises(ExperimentError, match=r"padding\.csv: no row of \w+; `tood padding` writes it"):
         estimate_module.estimate("paper", "3")
 
 
