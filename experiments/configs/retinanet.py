@@ -37,5 +37,4 @@ model = dict(
     ),
     test_cfg=dict(nms=dict(iou_threshold=0.5)),
 )
-# mmdet divides by the positives of one GPU's images: 8 GPUs x 2 images, and the gradients are averaged.
 train = dict(replica=2)  # of 8 GPUs

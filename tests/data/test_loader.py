@@ -119,7 +119,7 @@ def test_a_loading_process_that_was_killed_is_explained(fault, hint):
         list(batches(Images(fault=fault), 2))
 
 
-def test_few_open_files_are_enough_or_named():
+def test_few_open_files_are_enough():
     """Each tensor that is on its way is an open file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))

@@ -56,7 +56,9 @@ def test_a_study_is_held_by_one_process_and_freed_by_its_end(tmp_path, other):
 
 def test_a_study_has_no_heartbeat_that_a_dead_holder_elsewhere_could_be_judged_by(tmp_path):
     (tmp_path / "lock.json").write_text(json.dumps({"pid": 7, "host": "elsewhere", "since": 4e9}))
-    hold_study(tmp_path).release()
+    lock = hold_study(tmp_path)
+    assert json.loads((tmp_path / "lock.json").read_text())["pid"] == os.getpid()
+    lock.release()
 
 
 def test_a_holder_elsewhere_is_judged_by_its_heartbeat(tmp_path):
@@ -119,7 +121,7 @@ def left_by(folder, host: str, ahead: float, silence: float) -> None:
 def test_a_dead_holder_whose_clock_was_ahead_is_dead(tmp_path, ahead):
     left_by(tmp_path, "elsewhere", ahead, HEARTBEAT_TIMEOUT + ahead % 3600 + 1)
     with claim(tmp_path, wait=0):
-        pass
+        assert json.loads((tmp_path / "lock.json").read_text())["pid"] == os.getpid()
 
 
 @pytest.mark.parametrize("ahead", [0, 60, 3600, 86400])
@@ -132,7 +134,7 @@ def test_a_living_holder_whose_clock_is_ahead_lives(tmp_path, ahead):
 def test_a_heartbeat_that_no_file_system_gave_counts_for_nothing(tmp_path):
     left_by(tmp_path, "elsewhere", 86400, -86400)  # files of tomorrow
     with claim(tmp_path, wait=0):
-        pass
+        assert json.loads((tmp_path / "lock.json").read_text())["pid"] == os.getpid()
 
 
 def test_two_clones_that_share_their_results_are_kept_apart(tmp_path):

@@ -24,12 +24,13 @@ import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from tood.data.annotations import SOURCE_HINT
 from tood.runtime.failures import InputError
+from tood.runtime.text import single_line
 
 # By content, whatever the suffix. Pillow would hand other formats to programs, such as EPS to Ghostscript.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MOST_PIXELS, LONGEST_SIDE = 2**28, 2**20  # 0.8 GB when decoded; OpenCV's own limit of a side
-SOURCE_HINT = "fetch or export the file again"
 Image.MAX_IMAGE_PIXELS = None  # MOST_PIXELS is the limit here
 PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # some programs write colour profiles and histories above 1 MB
 # What matters is raised, in one message.
@@ -114,7 +115,7 @@ def decode(content: bytes, path: Path | str) -> np.ndarray:
     except Exception as error:  # on a damaged file decoders raise errors of any type
         if isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem:
             raise _error(path, "not enough memory", "cut the image into parts, or scale it down") from error
-        raise _error(path, " ".join(str(error).split()) or type(error).__name__, SOURCE_HINT) from error
+        raise _error(path, single_line(str(error)) or type(error).__name__, SOURCE_HINT) from error
 
 
 def _error(path: Path | str, problem: str, hint: str) -> ImageError:

@@ -20,6 +20,7 @@ from tood.evaluation.weight_meta import ImportFailed, read
 from tood.runtime.download import checksums
 from tood.runtime.files import atomic_path, read_json, write_json
 from tood.runtime.locks import claim
+from tood.runtime.text import single_line
 from tood.study.declarations import ExperimentError, Run, load_runs, select_runs, unknown_run
 from tood.study.forms import Options
 from tood.study.jobs import ImportJob
@@ -134,7 +135,7 @@ def built(
     except ExperimentError as error:
         raise ImportFailed(f"{path}: {error}") from error
     except Exception as error:  # a key or a number that a part of the model does not take
-        detail = " ".join(str(error).split())[:200]
+        detail = single_line(str(error))[:200]
         raise ImportFailed(
             f"{path}: its declared options make no model of {run}: {detail}; correct them"
         ) from error

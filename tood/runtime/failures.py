@@ -12,6 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO, TypeVar
 
+from tood.runtime.text import single_line
+
 _Result = TypeVar("_Result")
 
 
@@ -87,7 +89,7 @@ def reason(error: BaseException, folder: Path, micro_batch: int | None) -> str:
         folder: folder of the run.
         micro_batch: images that have activations at a time; None if all of the process have them.
     """
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = single_line(str(error)) or type(error).__name__
     code = exit_code(error)
     if code == ExitCode.OUT_OF_MEMORY:
         fewer = f"below {micro_batch}" if micro_batch else "below the batch size"

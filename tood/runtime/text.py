@@ -35,7 +35,12 @@ def aligned(rows: Iterable[Sequence[object]], right: Sequence[int] = ()) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
+def single_line(text: str) -> str:
+    """A text without line breaks, its words one space apart."""
+    return " ".join(text.split())
+
+
 def one_line(error: Exception) -> str:
     """An error of a library: its text in one line, with its type where that is not said plainly."""
-    text = " ".join(str(error).split())
+    text = single_line(str(error))
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"

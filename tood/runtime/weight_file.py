@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tood.runtime.inert_pickle import Inert, StoredStorage, StoredTensor, unpickle
+from tood.runtime.text import single_line
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # first value of torch's container before 1.6
 _MOST_SIDES = 16
@@ -71,7 +72,7 @@ def read_weights(path: Path) -> WeightFile:
     except OSError as error:
         raise WeightFileError(f"{path}: cannot be read ({error.strerror}); name a file of weights") from error
     except Exception as error:  # a damaged file may fail anywhere
-        detail = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        detail = single_line(f"{type(error).__name__}: {error}")[:200]
         raise WeightFileError(f"{path}: is damaged or incomplete ({detail}); {_AGAIN}") from error
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 
 from tood.runtime.files import read_json
+from tood.runtime.text import single_line
 from tood.study.code_digest import evaluation_code
 from tood.study.forms import Provenance
 from tood.study.paths import REPOSITORY
@@ -196,7 +197,7 @@ def _why_unknown(said: str) -> str:
     ):
         if part in said:
             return reason
-    return "git failed: " + " ".join(said.split())
+    return "git failed: " + single_line(said)
 
 
 def _versions() -> dict[str, str | None]:

@@ -15,13 +15,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from tood.data.manifest import read_manifest
 from tood.data.validation import annotations_as_checked
 from tood.runtime.failures import KILLED
 from tood.runtime.files import DamagedFile, read_json, write_json
 from tood.runtime.locks import is_held
 from tood.runtime.run_state import HEARTBEAT_TIMEOUT, State, read_state, silence
-from tood.runtime.text import did_you_mean
+from tood.runtime.text import did_you_mean, single_line
 from tood.study.curves import by_epoch
 from tood.study.declarations import ExperimentError, Run
 from tood.study.forms import Measurement, Options, Provenance, Readings
@@ -319,13 +318,13 @@ def _read(paths: RunPaths) -> tuple[dict[str, dict], list[str]]:
         except FileNotFoundError:
             pass
         except (OSError, DamagedFile) as error:
-            problems.append(_one_line(str(error)))
+            problems.append(single_line(str(error)))
     return files, problems
 
 
 def _reported(report: Mapping, paths: RunPaths, now: float) -> tuple[str, str]:
     """State and reason according to state.json, the clock and the lock of the run."""
-    state, reason = report.get("state", "pending"), _one_line(report.get("reason") or "")
+    state, reason = report.get("state", "pending"), single_line(report.get("reason") or "")
     if state not in STATES:
         return "failed", f"state.json says {state!r}; delete it and run the workflow again"
     if state == "running" and (ended := _ended(report, paths, now)):
@@ -354,7 +353,3 @@ def moment(seconds: float) -> str:
         return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
     except (OverflowError, OSError, ValueError):
         return f"{seconds:g} s"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
