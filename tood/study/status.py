@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
+from tood.data.manifest import read_manifest
 from tood.data.validation import annotations_as_checked
 from tood.runtime.failures import KILLED
 from tood.runtime.files import DamagedFile, read_json, write_json
