@@ -84,7 +84,7 @@ def test_what_training_leaves_out_is_counted_and_said(root):
     assert manifest["notes"] == [
         "Training leaves out 11 of 13 annotations (1 on too small images, 1 marked as ignored, 2 outside of "
         "the image, 2 of area 0, 3 below 1 pixel, 2 crowd regions) and 2 of 5 images (1 below 32 pixels, 1 "
-        "without annotation)."
+        "without annotation). The evaluation counts what is marked as ignored."
     ]
     loaded = objects(root, TRAIN, CLASSES)
     assert len(loaded) == 5 - 2
@@ -103,6 +103,18 @@ def test_nothing_is_said_where_nothing_is_left_out(root):
     assert {count for counts in manifest["left_out"].values() for count in counts.values()} == {0}
     alone = check_dataset(root, None, VAL)
     assert (alone["notes"], alone["left_out"]) == ([], {})
+
+
+def test_images_of_both_splits_are_said(root):
+    notes = check_dataset(root, TRAIN, TRAIN)["notes"]
+    assert notes[-1] == "6 of 6 validation images are training images too."
+
+
+@pytest.mark.parametrize("value", ["0", [0], None, 2])
+def test_ignore_is_a_number(root, value):
+    edit(root, lambda content: content["annotations"][0].update(ignore=value))
+    with pytest.raises(DataError, match=r"annotations\[0\]\.ignore: expected 0 or 1, found"):
+        check_dataset(root, TRAIN, VAL)
 
 
 RENUMBERINGS = {

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import socket
 import struct
 import zlib
@@ -267,3 +268,16 @@ def test_what_is_no_file_does_not_make_the_reader_wait(tmp_path):
             read_image(tmp_path / name)
     with pytest.raises(ImageError, match=r"none\.jpg: .*No such file"):
         read_image(tmp_path / "none.jpg")
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "said"), [(258, 12, "samples have 12 bits"), (262, 0, "of which 0 is white")]
+)
+def test_samples_of_a_tiff_that_mean_something_else_are_refused(tag, value, said):
+    """Pillow gives their numbers, and says neither how large they can be nor which is white."""
+    plain = encoded(Image.fromarray(np.full((40, 50), 700, np.uint16)), "TIFF")
+    assert read(plain).max() == 700 >> 8
+    entry = re.compile(rb"(" + re.escape(struct.pack("<HHI", tag, 3, 1)) + rb")..", re.DOTALL)
+    changed, number = entry.subn(lambda match: match[1] + struct.pack("<H", value), plain)
+    assert number == 1
+    assert said in refused(changed)

@@ -5,6 +5,8 @@ import gzip
 import io
 import pickle
 import random
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -273,6 +275,69 @@ def test_damaged_and_hostile_files_are_read_or_refused(tmp_path):
             assert all(isinstance(tensor.sum().item(), (int, float)) for tensor in found.state_dict.values())
         assert not planted.exists()
     assert read < 300
+
+
+NESTED = b"2\x86" * 40  # a tuple of the tuple before, twice: 2 ** 40 to look at
+STORAGE = b"(X\x07\0\0\0storagectorch\nFloatStorage\n"
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x02})" + b"\x85" * 1_000_000 + b"Ns.",
+        b"\x80\x02})" + NESTED + b"Ns.",
+        b"\x80\x02}()" + NESTED + b"Nu.",
+        b"\x80\x02()" + NESTED + b"Nd.",
+        b"\x80\x04()" + NESTED + b"\x91.",
+        b"\x80\x04\x8f()" + NESTED + b"\x90.",
+        b"\x80\x02" + STORAGE + b")" + NESTED + b"X\x03\0\0\0cpuK\x01tQ.",
+        b"\x80\x02ctorch\nSize\nq\0](" + b"N" * 1_000_000 + b"eq\x01" + b"h\0h\x01\x85R" * 2000 + b".",
+        b"\x80\x02ccollections\nOrderedDict\nq\0]("
+        + b"NN\x86" * 300_000
+        + b"eq\x01"
+        + b"h\0h\x01\x85R" * 2000
+        + b".",
+    ],
+    ids=["deep", *(["key", "keys", "mapping", "frozenset", "set"]), "storage", "size", "pairs"],
+)
+def test_a_small_file_takes_no_time_and_no_memory(tmp_path, pickled):
+    """To hash what is nested in a few bytes would crash or never end; copies would fill the memory."""
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("a/data.pkl", pickled)
+    program = (
+        "import resource, sys; from tood.runtime.weight_file import *\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30,) * 2)\n"
+        "try: read_weights(sys.argv[1])\nexcept WeightFileError as error: print('refused')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "a.pth"], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "refused\n", done.stderr[-500:]
+
+
+def test_a_compressed_archive_is_refused(tmp_path):
+    """A few bytes of it could stand for gigabytes; torch compresses nothing."""
+    with zipfile.ZipFile(tmp_path / "a.pth", "w", compression=zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("a/data.pkl", pickle.dumps(STATE["a"].tolist()))
+    assert "is compressed" in refused(tmp_path / "a.pth")
+
+
+def test_keys_that_hold_others_are_passed_over(tmp_path):
+    torch.save({"state_dict": {"a": STATE["a"]}, "seen": {(1, 2): 3}, "set": {(1, 2)}}, tmp_path / "a.pth")
+    assert same(read_weights(tmp_path / "a.pth").state_dict, {"a": STATE["a"]})
+
+
+def test_pairs_as_python_2_wrote_them(tmp_path):
+    torch.save({"a": STATE["a"]}, tmp_path / "new.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        pairs = b"((X\x01\0\0\0aK\x07tt"
+        archive.writestr("a/data.pkl", b"\x80\x02ccollections\nOrderedDict\n" + pairs + b"\x85R.")
+    assert "holds no state dict" in refused(tmp_path / "a.pth")  # but an OrderedDict of a number
+
+
+def test_numbers_whose_sign_stands_apart_are_refused(tmp_path):
+    torch.save({"a": torch.randn(4, dtype=torch.complex64).conj().imag}, tmp_path / "a.pth")
+    assert "resolve_neg" in refused(tmp_path / "a.pth")
 
 
 def test_instructions_of_a_pickle_in_any_order(tmp_path):

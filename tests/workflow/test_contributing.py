@@ -62,7 +62,7 @@ def trained(plan: str) -> set[str]:
 def workspace(new_workspace):
     """The repository with what the page adds."""
     workspace = new_workspace()
-    for name in ("experiments", "tood"):
+    for name in ("experiments", "tood", "workflow"):
         (workspace.path / name).unlink(missing_ok=True)
         shutil.copytree(
             REPOSITORY / name, workspace.path / name, ignore=shutil.ignore_patterns("__pycache__")

@@ -65,7 +65,7 @@ def add_detect(commands: Any) -> argparse.ArgumentParser:
         "images", nargs="+", metavar="IMAGE", help="files, folders or patterns such as '*.jpg'"
     )
     detect.add_argument(
-        "--score", type=float, default=0.3, metavar="S", help="least score that is drawn; default: 0.3"
+        "--score", type=_score, default=0.3, metavar="S", help="least score that is drawn; default: 0.3"
     )
     detect.add_argument(
         "--output", type=Path, default=Path("detections"), metavar="FOLDER", help="default: detections"
@@ -95,6 +95,13 @@ def _add_detectors(command: argparse.ArgumentParser, several: bool) -> None:
     )
     command.add_argument("--seed", type=int, metavar="K", help="of the run; default: the study's first")
     command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+
+
+def _score(text: str) -> float:
+    score = float(text)
+    if not 0 <= score <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
+    return score
 
 
 def _box(text: str) -> tuple[float, ...]:

@@ -249,6 +249,11 @@ def _check_object(path: Path, key: str, annotation: dict) -> None:
             f"found {shown(area)}"
         )
         raise data_error(path, f"{key}.area", problem, "write the object's area in pixels, or w * h")
+    if "ignore" in annotation and annotation["ignore"] not in (0, 1):
+        problem = f"expected 0 or 1, found {shown(annotation['ignore'])}"
+        raise data_error(
+            path, f"{key}.ignore", problem, "write 1 to leave it out of training, and 0 otherwise"
+        )
     if type(crowd) not in (int, bool) or crowd not in (0, 1):
         problem = f"expected 0 or 1, found {shown(crowd)}"
         raise data_error(path, f"{key}.iscrowd", problem, "write 1 for a crowd region and 0 otherwise")
@@ -310,4 +315,6 @@ def said_of_left_out(listing: Listing) -> str:
         if total := sum(counts.values()):
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
             parts.append(f"{total:,} of {listing.summary[table]:,} {table} ({reasons})")
-    return f"Training leaves out {' and '.join(parts)}." if parts else ""
+    marked = any(counts.get("marked as ignored") for counts in listing.left_out.values())
+    counted = " The evaluation counts what is marked as ignored." if marked else ""
+    return f"Training leaves out {' and '.join(parts)}.{counted}" if parts else ""

@@ -207,12 +207,26 @@ def _decode_by_opencv(content: bytes, path: Path | str) -> np.ndarray:
     return pixels
 
 
+def _require_plain_tiff(image: TiffImageFile, path: Path | str) -> None:
+    """Refuses samples of which Pillow does not say what they mean."""
+    tags = image.tag_v2
+    bits, signed = max(tags.get(258, (1,))), 2 in tags.get(339, (1,))
+    negative = image.mode.startswith("I;16") and tags.get(262) == 0
+    if bits not in (1, 2, 4, 8, 16, 32, 64) or signed or negative:
+        problem = (
+            f"its samples have {bits} bits" + ", with a sign" * signed + ", of which 0 is white" * negative
+        )
+        raise _error(path, problem, "save it with 8 or 16 bits per channel, without a sign, 0 being black")
+
+
 def _decode_by_pillow(image: Image.Image, path: Path | str) -> np.ndarray:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        grey = (np.asarray(image) >> 8).astype(np.uint8)
-        return cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
     if image.mode in ("I", "F"):
         kind = {"I": "integers", "F": "floating-point numbers"}[image.mode]
         hint = "save it with 8 bits per channel, or with 16, scaled to their range"
         raise _error(path, f"its pixels are {kind} of 32 bits, whose range is not known", hint)
+    if isinstance(image, TiffImageFile):
+        _require_plain_tiff(image, path)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
     return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)

@@ -21,10 +21,20 @@ class _Split(BaseModel):
     image_digest: str
 
 
+class _Seen(BaseModel):
+    annotations: dict[str, list]
+    images: dict[str, Any]
+
+
 class _Manifest(BaseModel):
     root: str
     categories: list[_Category]
     splits: dict[str, _Split]
+    # An older check did not write these.
+    thinnest: dict[str, tuple[str, int, int]] = {}
+    notes: list[str] = []
+    left_out: dict[str, dict[str, int]] = {}
+    seen: _Seen | None = None
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

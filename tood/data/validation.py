@@ -92,6 +92,7 @@ def check_dataset(
     if problem := vanishing_of({"thinnest": thin}, sizes):
         raise DataError(problem)
     total, done, digests = sum(len(listing.files) for listing in listings.values()), 0, {}
+    contents: dict[str, set[str]] = {}
     for name, split in splits.items():
         annotations, folder, found = root / split.annotations, root / split.images, []
         for file, content in _decode(annotations, folder, listings[name].files):
@@ -99,7 +100,9 @@ def check_dataset(
             done += 1
             if progress:
                 progress(done, total)
+        contents[name] = {content for _, content in found}
         digests[name] = hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest()
+    left_out = said_of_left_out(listings["train"]) if train else ""
     return {
         "categories": categories,
         "thinnest": {name: list(image) for name, image in thin.items()},
@@ -113,12 +116,20 @@ def check_dataset(
             for name, split in splits.items()
         },
         "left_out": listings["train"].left_out if train else {},
-        "notes": [*notes, *filter(None, [said_of_left_out(listings["train"]) if train else ""])],
+        "notes": [*notes, *filter(None, [left_out, _shared_images(contents)])],
         "seen": {
             "annotations": {name: listing.seen for name, listing in listings.items()},
             "images": marks,
         },
     }
+
+
+def _shared_images(contents: Mapping[str, set[str]]) -> str:
+    """A sentence on images that both splits have; empty if there are none, or one split."""
+    shared = len(set.intersection(*contents.values())) if len(contents) > 1 else 0
+    if not shared:
+        return ""
+    return f"{shared:,} of {len(contents['val']):,} validation images are training images too."
 
 
 def changed_since_check(manifest: Path) -> Path | None:

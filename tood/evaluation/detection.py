@@ -147,7 +147,7 @@ def coco_results(image_id: int, found: InstanceData, category_ids: Sequence[int]
 def coco_evaluation(annotations: Path, detections: list[dict], image_ids: list[int]) -> COCOeval_faster:
     """COCO's evaluation of boxes over the given images, accumulated; arguments and errors as `coco_ap`.
 
-    By faster-coco-eval, which gives what pycocotools gives, to the last bit, several times as fast. Its ids
+    By faster-coco-eval, which gives what pycocotools gives, up to rounding, several times as fast. Its ids
     are those of `renumbered`.
     """
     truth, found = renumbered(read_json(annotations), detections, image_ids)

@@ -162,11 +162,11 @@ def fitted(state_dict: Mapping[str, Tensor], model: nn.Module, path: Path, run: 
         found = ours(state_dict, expected)
     except ValueError as error:
         raise ImportFailed(f"{path}: is not of {run}: {error}") from error
-    # Counters of training steps, which older files lack and no output depends on
+    # Counters of training steps, which older files lack, `.half()` converts, and no output depends on
     found |= {
         name: torch.zeros_like(tensor, device="cpu")
         for name, tensor in expected.items()
-        if name.endswith("num_batches_tracked") and name not in found
+        if name.endswith("num_batches_tracked") and (name not in found or _kind(found[name]) != _kind(tensor))
     }
     both = [name for name in expected if name in found]
     alike = [name for name in both if found[name].shape == expected[name].shape]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from mmdet.datasets import CocoDataset
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from tood.runtime.weight_file import WeightFileError, read_weights
@@ -20,7 +20,15 @@ from tood.study.released import load_released
 from tood.study.scales import load_scale, scale_names
 
 MOST_CLASSES = 20_000
-_Name = Annotated[str, Field(max_length=1000)]
+
+
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("holds what cannot be printed, such as a line break")
+    return name
+
+
+_Name = Annotated[str, Field(max_length=1000), AfterValidator(_printable)]
 _Names = Annotated[tuple[_Name, ...], Field(min_length=1, max_length=MOST_CLASSES)]
 
 
@@ -39,8 +47,11 @@ class _Run(_Said):
     options: dict[str, Any] = {}
 
 
+_Side = Annotated[int, Field(ge=1, le=2**16)]
+
+
 class _Input(_Said):
-    size: list[int] | tuple[int, ...] | None = None
+    size: list[_Side] | tuple[_Side, ...] | None = None
 
 
 class SavedSettings(_Said):

@@ -6,7 +6,7 @@ Every other name becomes `Inert`, which does nothing however it is called, fille
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -74,6 +74,11 @@ class StoredTensor(NamedTuple):
     stride: Any
 
 
+_MOST_SIDES = 64  # of a tensor, as torch has it
+_MOST_COPIED = 1_000_000
+_KEYS = (str, bytes, int, float, bool, type(None))
+
+
 def unpickle(file: Readable | BinaryIO) -> tuple[Any, dict[str, torch.dtype]]:
     """The value of one pickle, and the type of each storage that it refers to.
 
@@ -91,7 +96,16 @@ def unpickle(file: Readable | BinaryIO) -> tuple[Any, dict[str, torch.dtype]]:
     return unpickler.load(), unpickler.storages
 
 
+def _size(sides: Any) -> tuple:
+    """A `torch.Size`; a longer one would be a copy of something large, of which a file can ask for many."""
+    if len(sides) > _MOST_SIDES:
+        raise pickle.UnpicklingError(f"a tensor of {len(sides)} dimensions")
+    return tuple(sides)
+
+
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *others: Any) -> StoredTensor:
+    if any(isinstance(other, dict) and (other.get("neg") or other.get("conj")) for other in others):
+        raise pickle.UnpicklingError("a tensor whose sign is stored apart; save what `.resolve_neg()` gives")
     return StoredTensor(storage, offset, size, stride)
 
 
@@ -104,8 +118,7 @@ def _rebuild_from_type(rebuild: Callable, kind: Any, args: tuple, state: Any) ->
 
 
 _KNOWN: Mapping[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch", "Size"): tuple,
+    ("torch", "Size"): _size,
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
@@ -116,6 +129,25 @@ _KNOWN: Mapping[tuple[str, str], Any] = {
 }
 
 
+def _hashing(code: bytes, hashed: slice) -> Callable[["_Unpickler"], None]:
+    """Python's own instruction, with no key that holds others: such keys become `Inert`.
+
+    To hash what is nested in a few bytes can take for ever, or crash.
+
+    Args:
+        code: of the instruction.
+        hashed: where its keys stand in the stack, which begins at the last mark.
+    """
+    original: Callable[[Any], None] = pickle._Unpickler.dispatch[code[0]]
+
+    def load(unpickler: "_Unpickler") -> None:
+        stack = unpickler.stack
+        stack[hashed] = [key if type(key) in _KEYS else Inert() for key in stack[hashed]]
+        original(unpickler)
+
+    return load
+
+
 class _Unpickler(pickle._Unpickler):
     """Python's own, not the one in C, whose memory a file of a few bytes could fill."""
 
@@ -124,14 +156,26 @@ class _Unpickler(pickle._Unpickler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.storages: dict[str, torch.dtype] = {}
+        self._copied = 0
+
+    def _ordered(self, pairs: Sequence[Sequence[Any]] = ()) -> OrderedDict:
+        """Python 2 wrote the pairs as an argument; a file can ask for another copy with a few bytes."""
+        self._copied += len(pairs)
+        if self._copied > _MOST_COPIED:
+            raise pickle.UnpicklingError(f"mappings of more than {_MOST_COPIED:,} copied pairs")
+        return OrderedDict((key if type(key) in _KEYS else Inert(), value) for key, value in pairs)
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         """Never imported."""
+        if (module_name, global_name) == ("collections", "OrderedDict"):
+            return self._ordered
         return _KNOWN.get((module_name, global_name), Inert)
 
     def persistent_load(self, pid: Any) -> Any:
         """A storage; torch's old container adds of which it is a view, which only torch below 0.4 made."""
         kind, dtype, key, _, _, *view = pid
+        if type(key) is not str:
+            raise pickle.UnpicklingError("a storage whose key is no text")
         if kind != "storage" or not isinstance(dtype, torch.dtype) or view not in ([], [None]):
             return Inert()
         self.storages.setdefault(key, dtype)
@@ -153,4 +197,9 @@ class _Unpickler(pickle._Unpickler):
         **pickle._Unpickler.dispatch,
         pickle.BUILD[0]: load_build,
         pickle.BYTEARRAY8[0]: load_bytearray,
+        pickle.SETITEM[0]: _hashing(pickle.SETITEM, slice(-2, -1)),
+        pickle.SETITEMS[0]: _hashing(pickle.SETITEMS, slice(0, None, 2)),
+        pickle.DICT[0]: _hashing(pickle.DICT, slice(0, None, 2)),
+        pickle.FROZENSET[0]: _hashing(pickle.FROZENSET, slice(None)),
+        pickle.ADDITEMS[0]: _hashing(pickle.ADDITEMS, slice(None)),
     }

@@ -121,7 +121,7 @@ def _zip(file: BinaryIO, size: int, path: Path) -> tuple[Any, Callable[[str], by
         nonlocal left
         entry = archive.getinfo(names[name])
         left -= entry.file_size
-        if left < 0:
+        if left < 0 or entry.compress_type != zipfile.ZIP_STORED:
             raise ValueError(f"{name} is compressed or overlaps others")
         return archive.read(entry)
 

@@ -249,7 +249,7 @@ def read_mapping(path: Path) -> dict:
     """The keys and values of a YAML file."""
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Yaml)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ExperimentError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
         raise ExperimentError(f"{path}: must hold keys and values, as the files beside it do")

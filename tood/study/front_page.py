@@ -13,7 +13,7 @@ import pandas as pd
 from tood.runtime.files import DamagedFile, atomic_path
 from tood.study.claims import load_claims
 from tood.study.claims_table import claims_markdown
-from tood.study.declarations import Run, Table, load_runs, load_tables
+from tood.study.declarations import ExperimentError, Run, Table, load_runs, load_tables
 from tood.study.markup import markdown
 from tood.study.paths import COMPLEXITY, METRICS
 from tood.study.records import Record, read_record
@@ -36,19 +36,19 @@ def rewrite(readme: Path, part: str) -> None:
         part: the new text.
 
     Raises:
-        ValueError: a marker is missing or occurs twice; the message names the file and the marker.
+        ExperimentError: a marker is missing or occurs twice; the message names the file and the marker.
     """
     text = readme.read_bytes().decode()
     for marker in (BEGIN, END):
         if (count := text.count(marker)) != 1:
-            raise ValueError(
+            raise ExperimentError(
                 f"{readme}: has {marker!r} {count} times and needs it once; the results go between "
                 f"{BEGIN!r} and {END!r}"
             )
     before, _, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
-        raise ValueError(f"{readme}: has {END!r} before {BEGIN!r}; exchange the two")
+        raise ExperimentError(f"{readme}: has {END!r} before {BEGIN!r}; exchange the two")
     with atomic_path(readme) as temporary:
         temporary.write_bytes(f"{before}{BEGIN}\n\n{part}\n{END}{after}".encode())
 

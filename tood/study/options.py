@@ -48,7 +48,7 @@ def _decimal(value: object) -> object:
 
 Word = Annotated[str, BeforeValidator(_text)]
 File = Annotated[Path, BeforeValidator(_text)]
-Name = Annotated[Word, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=100)]
+Name = Annotated[Word, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}$")]
 Words = Annotated[tuple[Word, ...], Field(min_length=1)]
 Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**32)]  # NumPy takes no larger one
 Side = Annotated[int, BeforeValidator(_whole)]  # pixels; `check_data` has its bounds
@@ -137,7 +137,7 @@ def parse_study(options: Mapping[str, Any]) -> Study:
             if message := renamed(key):
                 raise ExperimentError(f"{_typed(options, key)}: {message}")
             raise ExperimentError(
-                f"--config {key}: unknown option; {did_you_mean(key, Study.model_fields)}"
+                f"--config {key}: unknown option; {did_you_mean(str(key), Study.model_fields)}"
                 f"there are {', '.join(Study.model_fields)}"
             )
     for key in ("train", "val"):
