@@ -220,13 +220,14 @@ def _require_plain_tiff(image: TiffImageFile, path: Path | str) -> None:
 
 
 def _decode_by_pillow(image: Image.Image, path: Path | str) -> np.ndarray:
-    if image.mode in ("I", "F"):
+    grey_map = image.mode == "I" and image.format == "PPM"  # scaled to 16 bits
+    if image.mode in ("I", "F") and not grey_map:
         kind = {"I": "integers", "F": "floating-point numbers"}[image.mode]
         hint = "save it with 8 bits per channel, or with 16, scaled to their range"
         raise _error(path, f"its pixels are {kind} of 32 bits, whose range is not known", hint)
     if isinstance(image, TiffImageFile):
         _require_plain_tiff(image, path)
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+    if image.mode.startswith("I;16") or grey_map:
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
     return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
