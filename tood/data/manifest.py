@@ -1,9 +1,9 @@
 """`manifest.json`: what the check of a dataset found, which every job of a study reads."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from tood.runtime.files import read_json
 
@@ -31,7 +31,7 @@ class _Manifest(BaseModel):
     categories: list[_Category]
     splits: dict[str, _Split]
     # An older check did not write these.
-    thinnest: dict[str, tuple[str, int, int]] = {}
+    thinnest: dict[str, Annotated[list[str | int], Field(min_length=3, max_length=3)]] = {}
     notes: list[str] = []
     left_out: dict[str, dict[str, int]] = {}
     seen: _Seen | None = None
