@@ -224,6 +224,22 @@ def test_trained_batch_normalisation_sees_the_whole_batch():
 
 
 @pytest.mark.usefixtures("double")
+def test_with_trained_batch_normalisation_images_are_padded_as_one_batch():
+    """To the size that one replica of all images has; how much of it is an image stays known."""
+    model = make_model("tood_af", 4, {"model.backbone.norm_eval": False})
+    keys = ("img_shape", "pad_shape", "batch_input_shape")
+
+    def shapes(replica: int) -> list[dict]:
+        metas: list[dict] = []
+        batch_gradient(model, whole_batch(6, replica), observe=lambda outs, gt, own: metas.extend(own))
+        return [{key: tuple(meta[key]) for key in keys} for meta in metas]
+
+    found = shapes(2)
+    assert found == shapes(6)
+    assert len({meta["pad_shape"] for meta in found}) > 1
+
+
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(
     ("run", "divisors"),
     [("atss_ab", Divisors.NONE), ("retinanet", Divisors.SHARED), ("fovea", Divisors.SHARED)],

@@ -90,7 +90,8 @@ def batch_gradient(
     """
     model.zero_grad(set_to_none=True)
     replicas = [_preprocessed(model, data) for data in batch.replicas]
-    if _mixing_layer(model):
+    sizes = {replica.inputs.shape[2:] for replica in replicas}
+    if len(sizes) > 1 and _mixing_layer(model):
         replicas = _padded_alike(replicas)
     images = [len(replica.inputs) for replica in replicas]
     micro_batch = micro_batch or sum(images)
@@ -242,8 +243,8 @@ def _padded_alike(replicas: Sequence[Replica]) -> list[Replica]:
     for replica in replicas:
         below, right = height - replica.inputs.shape[2], width - replica.inputs.shape[3]
         inputs = nn.functional.pad(replica.inputs, (0, right, 0, below))
-        shapes = {"batch_input_shape": (height, width), "pad_shape": (height, width)}
-        padded.append(replica._replace(inputs=inputs, metas=[meta | shapes for meta in replica.metas]))
+        metas = [meta | {"batch_input_shape": (height, width)} for meta in replica.metas]
+        padded.append(replica._replace(inputs=inputs, metas=metas))
     return padded
 
 
