@@ -110,6 +110,7 @@ def test_a_checkpoint_of_mmengines_runner(tmp_path, averages):
         custom_hooks=[dict(type="EMAHook", momentum=0.5)] if averages else [],
         default_hooks=dict(logger=dict(type="LoggerHook", interval=1)),
         experiment_name=f"tiny{averages}",
+        default_scope="mmdet",  # as in its configurations; it stays for the tests that come after
         log_level="ERROR",
         randomness=dict(seed=0),
     )
