@@ -6,29 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.small_coco import TRAIN, VAL, edit
 from PIL import Image
 
 from tood.data.loading import build_dataset
-from tood.data.synthetic import CLASSES, DrawingSpec, generate
+from tood.data.synthetic import CLASSES
 from tood.data.validation import DataError, Split, check_dataset
 
-TRAIN = Split("annotations/instances_train2017.json", "train2017")
-VAL = Split("annotations/instances_val2017.json", "val2017")
 FIRST_TRAIN, FIRST_VAL = "train2017/000000000001.png", "val2017/000001000001.png"
-
-
-@pytest.fixture
-def root(tmp_path) -> Path:
-    root = tmp_path / "coco"
-    generate(root, DrawingSpec(seed=0, train_images=6, val_images=3, image_size=(48, 32)))
-    return root
-
-
-def edit(root: Path, change: Callable[[dict], object], split: Split = TRAIN) -> None:
-    file = root / split.annotations
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
 
 
 def check(root: Path, **options) -> dict:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from helpers import records
 from rich.console import Console
 
 from tood.cli import main
@@ -33,20 +34,7 @@ from tood.study.status import (
 
 NOW = 1_800_000_000.0
 OPTIONS = {"runs": "atss_af,tood_af,tal", "name": "tiny", "iterations": 300}
-MANIFEST = {
-    "root": "anywhere",
-    "categories": [{"id": 1, "name": "disc"}],
-    "splits": {
-        name: {
-            "annotation_file": f"{name}.json",
-            "image_folder": name,
-            "images": 1,
-            "sha256": name,
-            "image_digest": name,
-        }
-        for name in ("train", "val")
-    },
-}
+MANIFEST = records.MANIFEST | {"root": "anywhere", "categories": [{"id": 1, "name": "disc"}]}
 RUNNING = {
     "state": "running",
     "updated": NOW,

@@ -17,6 +17,7 @@ from tood.data.annotations import DataError as DataError  # which callers catch
 from tood.data.annotations import ImageFile, Listing, read_listing, said_of_left_out
 from tood.data.annotations import data_error as _error
 from tood.data.input_sizes import Sized, thinnest, vanishing_of
+from tood.data.manifest import read_manifest
 from tood.data.seen import file_digest, first_changed, marks_of
 
 BATCH = 1024  # images queued at a time; COCO has 118,000
@@ -132,7 +133,7 @@ def _shared_images(contents: Mapping[str, set[str]]) -> str:
     return f"{shared:,} of {len(contents['val']):,} validation images are training images too."
 
 
-def changed_since_check(manifest: Path) -> Path | None:
+def changed_since_check(manifest: Path, now: Path | None = None) -> Path | None:
     """An image file that is not as it was at the check of the dataset; None if there is none.
 
     Sizes and times are compared with those that the check saw, so no clock matters. Files that the
@@ -142,13 +143,18 @@ def changed_since_check(manifest: Path) -> Path | None:
     Args:
         manifest: file with the result of `check_dataset` and the dataset's `root`. It may be absent, or of a
             version that did not keep what it saw: then there is nothing to compare with.
+        now: root of the data that are to be used. Of another root than was checked there is nothing to
+            compare with either; None is the same.
+
+    Raises:
+        DamagedFile: the manifest is not what the check wrote.
     """
     if not manifest.is_file():
         return None
-    content = json.loads(manifest.read_text(encoding="utf-8"))
-    if "seen" not in content:
+    content = read_manifest(manifest)
+    root, splits, seen = Path(content["root"]), content["splits"], content.get("seen")
+    if seen is None or root != (now or root):
         return None
-    root, splits, seen = Path(content["root"]), content["splits"], content["seen"]
     files = {name: split["annotation_file"] for name, split in splits.items()}
     if not annotations_as_checked(content, root, files):
         return None

@@ -74,7 +74,7 @@ class StoredTensor(NamedTuple):
     stride: Any
 
 
-_MOST_SIDES = 64  # of a tensor, as torch has it
+_LONGEST_SIZE = 64  # of a tensor, as torch has it
 _MOST_COPIED = 1_000_000
 _KEYS = (str, bytes, int, float, bool, type(None))
 
@@ -98,7 +98,7 @@ def unpickle(file: Readable | BinaryIO) -> tuple[Any, dict[str, torch.dtype]]:
 
 def _size(sides: Any) -> tuple:
     """A `torch.Size`; a longer one would be a copy of something large, of which a file can ask for many."""
-    if len(sides) > _MOST_SIDES:
+    if len(sides) > _LONGEST_SIZE:
         raise pickle.UnpicklingError(f"a tensor of {len(sides)} dimensions")
     return tuple(sides)
 
@@ -129,6 +129,11 @@ _KNOWN: Mapping[tuple[str, str], Any] = {
 }
 
 
+def _plain(key: Any) -> Any:
+    """A key as it is, or `Inert` for one that holds others."""
+    return key if type(key) in _KEYS else Inert()
+
+
 def _hashing(code: bytes, hashed: slice) -> Callable[["_Unpickler"], None]:
     """Python's own instruction, with no key that holds others: such keys become `Inert`.
 
@@ -142,7 +147,7 @@ def _hashing(code: bytes, hashed: slice) -> Callable[["_Unpickler"], None]:
 
     def load(unpickler: "_Unpickler") -> None:
         stack = unpickler.stack
-        stack[hashed] = [key if type(key) in _KEYS else Inert() for key in stack[hashed]]
+        stack[hashed] = map(_plain, stack[hashed])
         original(unpickler)
 
     return load
@@ -163,7 +168,7 @@ class _Unpickler(pickle._Unpickler):
         self._copied += len(pairs)
         if self._copied > _MOST_COPIED:
             raise pickle.UnpicklingError(f"mappings of more than {_MOST_COPIED:,} copied pairs")
-        return OrderedDict((key if type(key) in _KEYS else Inert(), value) for key, value in pairs)
+        return OrderedDict((_plain(key), value) for key, value in pairs)
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         """Never imported."""

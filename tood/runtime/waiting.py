@@ -16,7 +16,7 @@ class _Stopped(BaseException):
 
 
 class _TimeIsUp(_Stopped):
-    """Likewise."""
+    """The same, as the time is up."""
 
 
 def wait_for(
@@ -39,9 +39,7 @@ def wait_for(
         return None
     if threading.current_thread() is not threading.main_thread():
         return action()
-    end = time.monotonic() + seconds
-
-    ended = False
+    end, ended = time.monotonic() + seconds, False
 
     def look(number: int, frame: FrameType | None) -> None:
         if ended:

@@ -64,8 +64,7 @@ def begin(plan: Plan, preload: bool) -> StudyLock:
     if plan.study.logger and find_spec(plan.study.logger) is None:
         raise ExperimentError(f"--config {event_files.MISSING}")
     paths = StudyPaths(plan.name)
-    moved = paths.manifest.is_file() and Path(read_manifest(paths.manifest)["root"]) != plan.data_root
-    if not moved and (changed := changed_since_check(paths.manifest)):
+    if changed := changed_since_check(paths.manifest, plan.data_root):
         raise ExperimentError(
             f"{changed} changed after the dataset was checked; remove {paths.manifest} to have it checked "
             "again, and everything trained again on what it holds now"

@@ -114,13 +114,7 @@ class ATSSHead(TowersMixin, AnchorBoxesMixin, MMDetATSSHead):
     def divisors_from_targets(
         self, grids: list[tuple[int, int]], gts: list[InstanceData], metas: list[dict], like: Tensor
     ) -> list[Tensor]:
-        """What the loss hands to `reduce_mean`.
-
-        Args:
-            grids: (H, W) of each level.
-            gts, metas: of the images.
-            like: a tensor of the type and on the device of the predictions.
-        """
+        """The number of positives and the sum of their centerness."""
         targets = self._targets(grids, gts, metas, like)
         return [torch.stack([targets.number, targets.centerness.sum()])]
 

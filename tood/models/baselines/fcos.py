@@ -57,13 +57,7 @@ class FCOSHead(TowersMixin, DensePredictionMixin, MMDetFCOSHead):
     def divisors_from_targets(
         self, grids: list[tuple[int, int]], gts: list[InstanceData], metas: list[dict], like: Tensor
     ) -> list[Tensor]:
-        """What the loss hands to `reduce_mean`: the number of positives and the sum of their centerness.
-
-        Args:
-            grids: (H, W) of each level.
-            gts, metas: of the images.
-            like: a tensor of the type and on the device of the predictions.
-        """
+        """The number of positives and the sum of their centerness."""
         points = self.prior_generator.grid_priors(grids, dtype=like.dtype, device=like.device)
         labels, distances = (torch.cat(levels) for levels in self.get_targets(points, gts))
         positive = labels < self.num_classes

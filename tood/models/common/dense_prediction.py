@@ -100,6 +100,18 @@ class DensePredictionMixin:
     # What decides the numbers that the loss averages over GPUs; the default is right for any head
     divisors = Divisors.PREDICTIONS
 
+    def divisors_from_targets(
+        self, grids: list[tuple[int, int]], gts: list[InstanceData], metas: list[dict], like: Tensor
+    ) -> list[Tensor]:
+        """What the loss of these images hands to `reduce_mean`, call by call, where targets alone decide it.
+
+        Args:
+            grids: (H, W) of each level.
+            gts, metas: of the images.
+            like: a tensor of the type and on the device of the predictions.
+        """
+        raise NotImplementedError
+
     def _dense_level(self, level: int, outs: tuple[Tensor, ...], priors: Tensor) -> DenseLevel:
         """One level of one image from its maps, each [channels, H, W], and its anchors [H*W, 4]."""
         raise NotImplementedError

@@ -197,13 +197,7 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
     def divisors_from_targets(
         self, grids: list[tuple[int, int]], gts: list[InstanceData], metas: list[dict], like: Tensor
     ) -> list[Tensor]:
-        """What the loss of the warm-up hands to `reduce_mean`.
-
-        Args:
-            grids: (H, W) of each level.
-            gts, metas: of the images.
-            like: a tensor of the type and on the device of the predictions.
-        """
+        """The divisors of both losses in the warm-up."""
         priors = self.prior_generator.grid_priors(grids, dtype=like.dtype, device=like.device)
         of_scores, _, box_weights = self._warm_up_targets(priors, grids, gts, metas, objects_of(gts, like))
         return [torch.stack([of_scores.targets.sum(), box_weights.sum()])]
