@@ -288,7 +288,7 @@ STORAGE = b"(X\x07\0\0\0storagectorch\nFloatStorage\n"
         b"\x80\x02})" + b"\x85" * 1_000_000 + b"Ns.",
         b"\x80\x02})" + NESTED + b"Ns.",
         b"\x80\x02}()" + NESTED + b"Nu.",
-        b"\x80\x02()" + NESTED + b"Nd.",
+        b"\x80\x02()" + NESTED + pickle.NONE + pickle.DICT + pickle.STOP,
         b"\x80\x04()" + NESTED + b"\x91.",
         b"\x80\x04\x8f()" + NESTED + b"\x90.",
         b"\x80\x02" + STORAGE + b")" + NESTED + b"X\x03\0\0\0cpuK\x01tQ.",
