@@ -154,13 +154,13 @@ def train(
     batches = batches_from(done, dataset, batch_size, train_cfg.replica, seed, schedule.epochs, workers, stop)
     with progress, closing(batches):
         for epoch, batch in islice(batches, last - done):
-            if any_process(bool(stop()), device):
+            if any_process(batch is None or bool(stop()), device):
                 if main and checkpoints and done > first:
                     save(checkpoints)
                 if get_world_size() > 1:
                     barrier()  # where one process leaves early, torchrun ends the others
                 raise Interrupted(f"stopped after {done} of {last} iterations; start again to go on")
-            assert batch is not None  # only where `stop` ended the wait for it
+            assert batch is not None  # for the type checker
             head.set_progress(epoch, done / scheduled)
             rate = rate_of(done)
             for group, multiplier in zip(optimizer.param_groups, multipliers, strict=True):
