@@ -17,6 +17,7 @@ from tood.runtime.files import read_json, write_json
 from tood.study.declarations import ExperimentError, load_runs
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
+from tood.study.records import read_record, write_record
 from tood.study.released import load_released
 from tood.study.status import read_status
 
@@ -81,7 +82,8 @@ def test_outputs_are_mmdets(file, tmp_path):
     assert len(expected) == len(found) >= 10
     for a, b in zip(found, expected, strict=True):
         assert b.std() > 0 or b.numel() <= 4
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+        # Weights are drawn anew, so the values of a level may be of any size.
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * max(1.0, float(b.abs().max())))
 
 
 @pytest.mark.parametrize("file", ZOO, ids=lambda file: f"{file.run}: {file.file}")
@@ -388,6 +390,16 @@ def test_another_file_makes_the_run_stale(here, retinanet):
     plan = Plan({"scale": "paper", "weights": "released"})  # the zoo's again
     status = read_status(plan, "retinanet", 0)
     assert (status.state, status.training_stale) == ("stale", ["settings"])
+
+
+def test_an_import_leaves_what_a_record_is_written_of(here, retinanet):
+    """It says nothing of the machine that trained the weights, as nobody knows it."""
+    import_file(retinanet, "retinanet", {})
+    released = StudyPaths("released")
+    write_record(released.run("retinanet", 0), released.manifest, released.record("retinanet", 0))
+    record = read_record(released.record("retinanet", 0))
+    assert record.provenance["released"]["file"] == "retinanet.pth"
+    assert record.provenance.get("hardware") is None
 
 
 def test_an_import_that_fails_leaves_the_earlier_model(here, retinanet):

@@ -4,9 +4,9 @@ They travel between machines, are edited by hand and are cut short by full disks
 the key, instead of failing later and elsewhere. Keys that are not here are left alone.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, Field, RootModel
+from pydantic import AfterValidator, BaseModel, Field, RootModel, model_validator
 
 from tood.runtime.run_state import State
 
@@ -90,7 +90,13 @@ class Made(Provenance):
     seed: _Count
     digests: Annotated[dict[str, str], AfterValidator(_complete)]
     data: Data
-    hardware: Machine
+    hardware: Machine | None = None  # weights that others released were trained on theirs
+
+    @model_validator(mode="after")
+    def _made_somewhere(self) -> Self:
+        if self.hardware is None and self.released is None:
+            raise ValueError("hardware: is not there")
+        return self
 
 
 class Measurement(BaseModel):
