@@ -82,8 +82,8 @@ def test_outputs_are_mmdets(file, tmp_path):
     assert len(expected) == len(found) >= 10
     for a, b in zip(found, expected, strict=True):
         assert b.std() > 0 or b.numel() <= 4
-        # Weights are drawn anew, so the values of a level may be of any size.
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * max(1.0, float(b.abs().max())))
+        # As a whole: single values of a deep network are a few 1e-5 apart by the order of sums alone.
+        assert (a - b).norm() <= 1e-5 * b.norm()
 
 
 @pytest.mark.parametrize("file", ZOO, ids=lambda file: f"{file.run}: {file.file}")
