@@ -25,7 +25,11 @@ from tood.study.workflow import recorded
 
 # What the jobs of a study import
 _MODULES = (
-    *("tood.engine.job", "tood.evaluation.evaluate", "tood.analysis.one_pass", "tood.analysis.figure1"),
+    "torch",
+    "tood.engine.job",
+    "tood.evaluation.evaluate",
+    "tood.analysis.one_pass",
+    "tood.analysis.figure1",
 )
 
 
