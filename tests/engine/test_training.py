@@ -2,12 +2,8 @@
 
 import json
 import math
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,8 +28,6 @@ from tood.evaluation.detection import AP_NAMES, coco_ap, dense_predictions, dete
 from tood.evaluation.trained_run import load_trained
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.layers import ModulatedDeformConv2d
-from tood.runtime import device
-from tood.runtime.device import choose_device
 from tood.runtime.failures import Diverged, Interrupted
 from tood.study.declarations import EXPERIMENTS
 from tood.study.jobs import Execution, MeasuringJob
@@ -708,71 +702,6 @@ def test_images_whose_only_object_is_a_crowd_train(odd, tmp_path):
     assert all(record["objects"] == 0 and record["loss_bbox"] == 0 < record["loss"] for record in records)
     assert bits(model) != before  # the background trains, and nothing becomes NaN by it
     assert all(parameter.isfinite().all() for parameter in model.parameters())
-
-
-@pytest.fixture
-def two_gpus(monkeypatch, tmp_path):
-    """As torch shows them; nothing is computed there. What is set last is `current`."""
-    seen = SimpleNamespace(current=None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(uuid=f"GPU-{i}"))
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: setattr(seen, "current", device))
-    monkeypatch.setattr("tood.runtime.device.tempfile.gettempdir", lambda: str(tmp_path))
-    held: list = []
-    monkeypatch.setattr("tood.runtime.device._HELD", held)
-    yield seen
-    for lock in held:
-        lock.release()
-
-
-def test_each_process_takes_a_gpu_of_its_own(two_gpus):
-    """One that another process has is passed over; where none is left they share."""
-    code = (
-        "import sys, time; from filelock import FileLock\n"
-        "lock = FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); time.sleep(60)"
-    )
-    assert choose_device("cuda") == two_gpus.current == torch.device("cuda", 0)
-    lock = device._HELD.pop()
-    lock.release()
-    with subprocess.Popen([sys.executable, "-c", code, lock.lock_file], stdout=subprocess.PIPE) as other:
-        assert other.stdout.readline() == b"held\n"
-        assert choose_device("auto") == two_gpus.current == torch.device("cuda", 1)
-        assert choose_device("cuda") == torch.device("cuda", 0)
-        other.kill()
-    assert choose_device("cuda") == torch.device("cuda", 0)  # freed by the other's end
-    assert [Path(lock.lock_file).name[-10:] for lock in device._HELD] == ["GPU-1.lock", "GPU-0.lock"]
-
-
-def test_a_gpu_for_a_user_without_a_name(two_gpus, monkeypatch):
-    """As in a container that runs under any number."""
-    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr("os.getuid", lambda: 987_654)
-    assert choose_device("cuda") == torch.device("cuda", 0)
-    assert "-987654-" in device._HELD[0].lock_file
-
-
-@pytest.mark.parametrize("fault", ["folder in its place", "no folder"])
-def test_gpus_are_shared_where_none_can_be_locked(two_gpus, monkeypatch, tmp_path, fault):
-    if fault == "no folder":
-        (tmp_path / "file").touch()
-        monkeypatch.setattr("tood.runtime.device.tempfile.gettempdir", lambda: str(tmp_path / "file"))
-    else:
-        for index in range(2):
-            (tmp_path / f"tood-gpu-{os.getuid()}-GPU-{index}.lock").mkdir()
-    assert choose_device("cuda") == torch.device("cuda", 0)
-    assert device._HELD == []
-
-
-def test_devices(monkeypatch, two_gpus):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto") == choose_device("cpu") == CPU
-    with pytest.raises(RuntimeError, match=r"GPU.*`tood doctor`.*--config device=cpu"):
-        choose_device("cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device("auto").type == choose_device("cuda").type == "cuda"
-    assert choose_device("cpu") == CPU
 
 
 # Checkpoints

@@ -72,12 +72,18 @@ def test_gpus_are_named_as_the_loaded_torch_sees_them(monkeypatch):
     cuda = SimpleNamespace(
         is_available=lambda: True, device_count=lambda: 2, get_device_name=lambda index: f"H200 {index}"
     )
-    torch = SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda="12.8"))
+    backends = SimpleNamespace(
+        cudnn=SimpleNamespace(allow_tf32=False),
+        cuda=SimpleNamespace(matmul=SimpleNamespace(allow_tf32=True)),
+    )
+    torch = SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda="12.8"), backends=backends)
     monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.setattr(provenance, "_output", lambda program, *_: program and "570.1\n570.1")
     found = describe_training(**CALL, gpus=4)["hardware"]  # two machines of two
     assert (found["gpu_names"], found["driver"], found["cuda"]) == (["H200 0", "H200 1"], "570.1", "12.8")
-    assert describe_training(**CALL, gpus=0)["hardware"]["gpu_names"] == []
+    assert found["tf32"] == {"convolutions": False, "products": True}
+    on_cpu = describe_training(**CALL, gpus=0)["hardware"]
+    assert (on_cpu["gpu_names"], on_cpu["tf32"]) == ([], None)
 
 
 def test_revision(monkeypatch, tmp_path):

@@ -161,7 +161,7 @@ def passes_of(shapes: Sequence[Sequence[int]], micro_batch: int) -> list[list[Pi
 
 def predict(model: SingleStageDetector, inputs: Tensor, precision: Precision = DEFAULT_PRECISION) -> Outs:
     """What the head says of images [B, 3, H, W], in float32 at least, so that losses are."""
-    if precision == "float32":
+    if precision != "bf16":
         return model.bbox_head(model.extract_feat(inputs))
     if inputs.device.type == "cuda":
         inputs = inputs.contiguous(memory_format=torch.channels_last)

@@ -26,7 +26,7 @@ from tood.evaluation.mmdet_levels import dense_levels
 from tood.evaluation.weight_meta import ImportFailed, Weights, declared_settings, read
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.dense_prediction import DensePredictionMixin, select_detections
-from tood.runtime.device import choose_device
+from tood.runtime.device import choose_device, usable_gpus
 from tood.study.declarations import ExperimentError, load_runs, select_runs, unknown_run
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
@@ -235,7 +235,8 @@ def _ready(
     try:
         chosen = choose_device(device)
     except RuntimeError as error:
-        raise ExperimentError(f"--device {device}: torch finds no GPU here; use cpu") from error
+        why = "; ".join(usable_gpus()[1]) or "torch finds no GPU here"
+        raise ExperimentError(f"--device {device}: {why}; use cpu") from error
     cfg = dict(model.bbox_head.test_cfg)
     if not isinstance(model.bbox_head, DensePredictionMixin):
         cfg["nms_pre_by"] = "pair"  # as mmdet's heads select what goes into NMS

@@ -14,7 +14,8 @@ from tood.data.validation import Split
 from tood.study.declarations import Declaration
 
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["float32", "bf16"]  # of the network in training; losses are in float32
+# Of the network in training; losses are in float32. With "tf32" GPUs round what they multiply.
+Precision = Literal["float32", "tf32", "bf16"]
 DEFAULT_PRECISION: Precision = "float32"
 Logger = Literal["tensorboard"]  # what is written of a training beside its JSON lines
 Positive = Annotated[int, Field(gt=0)]
@@ -49,7 +50,7 @@ class Resources(Computing):
 
     gpus: Positive = 1  # on each node; none where the study computes on CPUs
     nodes: Positive = 1
-    mem_mb: Positive = 2000  # on each node
+    mem_mb: Positive = 2000  # of each process
     runtime: Positive = 60  # minutes
 
     @model_validator(mode="before")

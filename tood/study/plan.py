@@ -50,6 +50,10 @@ from tood.study.scales import (
 )
 
 Training = tuple[str, int]  # run and seed
+_PRECISION_NOTES = {
+    "tf32": "GPUs that have TF32 trained with it: they rounded what convolutions and products multiply.",
+    "bf16": "Networks were trained in bfloat16 where torch's autocast allows it.",
+}
 
 
 class Plan:
@@ -358,8 +362,8 @@ class Plan:
             notes.append(f"Every training has {study.schedule:g} times its epochs.")
         if study.batch_size:
             notes.append(f"Batches of {study.batch_size} images, with the learning rate unchanged.")
-        if (study.precision or scale.training.precision or DEFAULT_PRECISION) != DEFAULT_PRECISION:
-            notes.append("Networks were trained in bfloat16 where torch's autocast allows it.")
+        if note := _PRECISION_NOTES.get(study.precision or scale.training.precision or DEFAULT_PRECISION):
+            notes.append(note)
         if study.val_images:
             notes.append(f"Evaluated on the first {study.val_images} validation images only.")
         return [*notes, _seeds_note(self.trainings if trainings is None else trainings)]

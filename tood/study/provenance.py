@@ -223,7 +223,14 @@ def _hardware(gpus: int) -> dict:
         "gpu_names": names,  # of this machine alone
         "driver": driver and driver.splitlines()[0],
         "cuda": sys.modules["torch"].version.cuda if names else None,
+        "tf32": _tf32() if names else None,
     }
+
+
+def _tf32() -> dict[str, bool]:
+    """Whether the GPUs may round what they multiply to TF32, if they have it."""
+    backends = sys.modules["torch"].backends
+    return {"convolutions": backends.cudnn.allow_tf32, "products": backends.cuda.matmul.allow_tf32}
 
 
 def _cpu_model() -> str:

@@ -19,11 +19,13 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="written where the training diverges")
     parser.add_argument("--output", type=Path, required=True, help="the weights")
     args = parser.parse_args()
-    ended = run_training(args.job, args.execution, args.folder, args.output)
-    if ended == ExitCode.DIVERGED and args.record:
-        with one_message(f"train {args.job.run}"):
-            write_record(RunPaths(args.folder), args.job.manifest, args.record)
-    sys.exit(ended)
+
+    def record(ended: ExitCode) -> None:
+        if ended == ExitCode.DIVERGED and args.record:
+            with one_message(f"train {args.job.run}"):
+                write_record(RunPaths(args.folder), args.job.manifest, args.record)
+
+    sys.exit(run_training(args.job, args.execution, args.folder, args.output, at_end=record))
 
 
 if __name__ == "__main__":

@@ -56,5 +56,5 @@ train = dict(
     warmup_iterations=500,
     warmup_factor=0.001,
     grad_clip=None,
-    precision="float32",  # or "bf16": the network by torch's autocast
+    precision="float32",  # "tf32": products rounded on GPUs; "bf16": the network by torch's autocast
 )
