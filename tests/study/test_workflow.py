@@ -130,16 +130,19 @@ def test_the_summary_counts_trainings_and_epochs():
 # What jobs ask for
 
 
-@pytest.mark.parametrize(("on_gpu", "gpus"), [(True, 6), (False, 0)])
-def test_a_job_asks_for_what_its_wildcards_say(on_gpu, gpus):
+@pytest.mark.parametrize(("on_gpu", "gpus", "processes"), [(True, 6, 2), (False, 0, 1)])
+def test_a_job_asks_for_what_its_wildcards_say(on_gpu, gpus, processes):
+    """CPUs and memory for each process of a node, of which there is one on CPUs."""
     job = Resources(gpus=2, nodes=3, threads=4, mem_mb=500, runtime=7)
     asked = workflow.requests({"large": job, "small": Resources()}.__getitem__, on_gpu)
+    assert asked.get("gpu_model") == (None if on_gpu else "")
+    asked.pop("gpu_model", None)
     found = {key: [value("large", attempt) for attempt in (1, 2, 3)] for key, value in asked.items()}
     assert found == {
         "gpu": [gpus] * 3,
         "nodes": [3] * 3,
-        "cpus_per_task": [8] * 3,
-        "mem_mb": [500, 1000, 1000],
+        "cpus_per_task": [4 * processes] * 3,
+        "mem_mb": [500 * processes, 1000 * processes, 1000 * processes],
         "runtime": [7] * 3,
     }
     assert asked["runtime"]("small", 1) == Resources().runtime
@@ -152,7 +155,7 @@ def test_one_process_needs_no_launcher():
 
 def test_several_processes_are_launched_on_each_node():
     one, two = (workflow.launcher(Resources(gpus=4, nodes=nodes), on_gpu=True) for nodes in (1, 2))
-    assert one.startswith("python -m torch.distributed.run --nproc-per-node 4 --signals-to-handle ")
+    assert one.startswith("python -m tood.runtime.launch --nproc-per-node 4 --signals-to-handle ")
     assert "SIGUSR1" in one.split()[6].split(",")
     assert one.endswith(" --standalone")
     assert "--standalone" not in two

@@ -27,7 +27,9 @@ from tood.study.status import (
 
 # How the shell of a rule starts a script that computes on models
 PYTHON = "python -m tood.runtime.preloaded"
-_PORT = 29400  # torchrun's own default
+SECONDS_OF_WARNING = 120  # before the end of its time, in which a training saves its state
+# Of the processes of several nodes, below those that Linux gives to anyone. Jobs on one node differ in it.
+_FIRST_PORT, _PORTS = 10_000, 20_000
 
 
 # What a study has
@@ -241,7 +243,7 @@ def _summary_of_released(plan: Plan) -> str:
 # What jobs ask for, and how they are started
 
 
-def requests(of: Callable[[Any], Resources], on_gpu: bool) -> dict[str, Callable[[Any, int], int]]:
+def requests(of: Callable[[Any], Resources], on_gpu: bool) -> dict[str, Callable[[Any, int], int] | str]:
     """The `resources:` of a rule whose jobs compute on models.
 
     Args:
@@ -251,29 +253,50 @@ def requests(of: Callable[[Any], Resources], on_gpu: bool) -> dict[str, Callable
     Returns:
         functions of a job's wildcards and its attempt, from 1
     """
-    return {
+
+    def processes(wildcards: Any) -> int:  # on each node
+        return of(wildcards).gpus if on_gpu else 1
+
+    asked: dict[str, Callable[[Any, int], int] | str] = {
         # A local call schedules by it only with `--resources gpu=N`.
         "gpu": lambda wildcards, attempt: of(wildcards).gpus * of(wildcards).nodes if on_gpu else 0,
         "nodes": lambda wildcards, attempt: of(wildcards).nodes,
         # `threads` is clipped to the cores of the machine that submits.
-        "cpus_per_task": lambda wildcards, attempt: of(wildcards).threads * of(wildcards).gpus,
+        "cpus_per_task": lambda wildcards, attempt: of(wildcards).threads * processes(wildcards),
         # A job that is started again may have run out of it.
-        "mem_mb": lambda wildcards, attempt: of(wildcards).mem_mb * min(attempt, 2),
+        "mem_mb": lambda wildcards, attempt: of(wildcards).mem_mb * processes(wildcards) * min(attempt, 2),
         "runtime": lambda wildcards, attempt: of(wildcards).runtime,
     }
+    # Else the executor would name the model of a profile, with a number of 0.
+    return asked if on_gpu else asked | {"gpu_model": ""}
+
+
+def slurm_options(resources: Resources, on_gpu: bool, gpu_model: str | None) -> str:
+    """What a training asks of Slurm that the executor has no resource for.
+
+    Args:
+        resources: of the training.
+        on_gpu: whether it asks for GPUs.
+        gpu_model: that the profile names, if it does.
+    """
+    asked = f"--signal=USR1@{SECONDS_OF_WARNING}"
+    if on_gpu and resources.nodes > 1:
+        # `--gpus`, which the executor asks for, is of all nodes together. Slurm wants a type in both or none.
+        asked += f" --gpus-per-node={f'{gpu_model}:' if gpu_model else ''}{resources.gpus}"
+    return asked
 
 
 def launcher(resources: Resources, on_gpu: bool) -> str:
-    """What starts a training script, for the shell: Python, or torchrun for one process on each GPU."""
+    """What starts a training script, for the shell: Python, or a launcher of one process on each GPU."""
     if not on_gpu or resources.gpus * resources.nodes == 1:
         return PYTHON
     # Slurm announces the end of the time with SIGUSR1.
     signals = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-    call = f"python -m torch.distributed.run --nproc-per-node {resources.gpus} --signals-to-handle {signals} "
+    call = f"python -m tood.runtime.launch --nproc-per-node {resources.gpus} --signals-to-handle {signals} "
     if resources.nodes == 1:
         return call + "--standalone"
     # The shell runs on the first of the nodes.
     return call + (
         f"--nnodes {resources.nodes} --rdzv-backend c10d --rdzv-id $SLURM_JOB_ID "
-        f"--rdzv-endpoint $(hostname):{_PORT}"
+        f"--rdzv-endpoint $(hostname):$(({_FIRST_PORT} + SLURM_JOB_ID % {_PORTS}))"
     )

@@ -102,6 +102,7 @@ EVALUATION = PLAN.scale.evaluation
 # neither Snakemake, the shell nor tee, and so that it may span nodes.
 STEP = (
     "srun --nodes={resources.nodes:q} --ntasks={resources.nodes:q} --cpus-per-task={resources.cpus_per_task:q} "
+    "--kill-on-bad-exit=1 "
     if workflow.remote_exec
     else ""
 )
@@ -114,6 +115,14 @@ MEASURING = study.requests(lambda wildcards: EVALUATION, PLAN.on_gpu) | {
 wildcard_constraints:
     run="[a-z0-9_]+",
     seed=r"\d+",
+
+
+def gpu_model(rule):
+    """The model of GPU that the profile names for the jobs of a rule; None where it names none."""
+    settings = workflow.resource_settings
+    own = (settings.overwrite_resources or {}).get(rule) or {}
+    found = own.get("gpu_model") or (settings.default_resources or {}).get("gpu_model")
+    return getattr(found, "raw", found)
 
 
 def of_each(pattern, trainings):

@@ -36,7 +36,9 @@ if not PLAN.imports:
             # Written by a training that diverges, undeclared, as the job fails.
             record=lambda wildcards: str(PATHS.record(wildcards.run, wildcards.seed)),
             # Minutes before the time is up the trainer is told to save its state and to stop.
-            slurm_extra="--signal=USR1@120",
+            slurm_extra=lambda wildcards: study.slurm_options(
+                PLAN.resources(wildcards.run), PLAN.on_gpu, gpu_model("train")
+            ),
         params:
             job=lambda wildcards: PLAN.training_job(
                 wildcards.run, int(wildcards.seed)
