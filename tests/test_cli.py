@@ -11,7 +11,7 @@ import yaml
 
 from tood.cli import main
 from tood.study import declarations, doctor
-from tood.study.doctor import Finding
+from tood.study.findings import Finding
 
 REPOSITORY = Path(__file__).parents[1]
 

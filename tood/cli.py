@@ -307,14 +307,15 @@ def _doctor(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from tood.runtime.files import to_json
-    from tood.study import doctor
+    from tood.study.doctor import examine
+    from tood.study.findings import lacks_required, show
 
-    findings = doctor.examine(options.data_root, options.scale)
+    findings = examine(options.data_root, options.scale)
     if options.json:
         print(to_json([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
     else:
-        doctor.show(findings)
-    return int(doctor.lacks_required(findings))
+        show(findings)
+    return int(lacks_required(findings))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,11 @@ import pytest
 import rich.console
 from snakemake_executor_plugin_slurm import job_status_query
 
-from tood.study import doctor
+from tood.study import doctor, doctor_compute, findings
 from tood.study.declarations import ExperimentError
-from tood.study.doctor import Finding, environment_problem, examine, lacks_required, writable_problem
+from tood.study.doctor import environment_problem, examine, writable_problem
+from tood.study.doctor_compute import torch_and_gpus
+from tood.study.findings import Finding, lacks_required
 
 REPOSITORY = Path(__file__).parents[2]
 COCO_LAYOUT = (
@@ -55,8 +57,8 @@ def install(monkeypatch):
     return pretend
 
 
-def named(findings: Iterable[Finding], what: str) -> Finding:
-    (found,) = [finding for finding in findings if finding.what == what]
+def named(results: Iterable[Finding], what: str) -> Finding:
+    (found,) = [finding for finding in results if finding.what == what]
     return found
 
 
@@ -166,14 +168,14 @@ def test_full_disk(tmp_path, monkeypatch):
 
 
 def test_examination_of_this_machine():
-    findings = examine()
-    assert not lacks_required(findings)
-    sections = [finding.section for finding in findings]
+    results = examine()
+    assert not lacks_required(results)
+    sections = [finding.section for finding in results]
     assert list(dict.fromkeys(sections)) == ["environment", "data", "compute", "machine"]
     assert sections == sorted(sections, key=["environment", "data", "compute", "machine"].index)
-    assert named(findings, "mmcv operators").state == "ok"
-    assert {"CPU", "memory", "disk", "Slurm", "revision"} <= {finding.what for finding in findings}
-    assert all(finding.hint for finding in findings if finding.state == "missing")
+    assert named(results, "mmcv operators").state == "ok"
+    assert {"CPU", "memory", "disk", "Slurm", "revision"} <= {finding.what for finding in results}
+    assert all(finding.hint for finding in results if finding.state == "missing")
 
 
 def test_broken_libraries_are_findings_not_tracebacks():
@@ -197,8 +199,8 @@ def test_operators_compiled_for_another_torch(tmp_path):
     program = """if True:
         import mmcv, sys
         mmcv.__path__.insert(0, sys.argv[1])
-        from tood.study import doctor
-        (finding,) = doctor._mmcv_operators()
+        from tood.study.doctor_compute import mmcv_operators
+        (finding,) = mmcv_operators()
         print(finding.state, finding.required, finding.detail, finding.hint)
     """
     (tmp_path / f"_ext{EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
@@ -261,44 +263,61 @@ def test_weights(repository):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A GPU whose nms runs on the CPU in truth."""
+    """A GPU whose nms runs on the CPU in truth; torch has code for it."""
     import torch
 
     properties = SimpleNamespace(name="Toy 1", total_memory=8 * 2**30)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
-    overlapping = doctor._overlapping
-    monkeypatch.setattr(doctor, "_overlapping", lambda torch, device="cpu": overlapping(torch))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: properties.name)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80"])
+    overlapping = doctor_compute._overlapping
+    monkeypatch.setattr(doctor_compute, "_overlapping", lambda torch, device="cpu": overlapping(torch))
 
 
 def test_gpu(gpu):
-    finding = named(doctor._torch_and_gpus(), "GPU 0")
+    finding = named(torch_and_gpus(), "GPU 0")
     assert (finding.state, finding.detail) == ("ok", "Toy 1, 8 GiB; torchvision's nms works on it")
 
 
-def test_gpu_without_kernels(gpu, monkeypatch):
+def test_gpu_on_which_kernels_fail(gpu, monkeypatch):
     import torchvision
 
     def fail(*arguments):
-        raise RuntimeError("CUDA error: no kernel image is available\nmore lines")
+        raise RuntimeError("CUDA error: out of luck\nmore lines")
 
     monkeypatch.setattr(torchvision.ops, "nms", fail)
-    finding = named(doctor._torch_and_gpus(), "GPU 0")
+    finding = named(torch_and_gpus(), "GPU 0")
     assert (finding.state, finding.required) == ("missing", True)
-    assert finding.detail.endswith("fails on it: CUDA error: no kernel image is available")
+    assert finding.detail.endswith("fails on it: CUDA error: out of luck")
     assert "--config device=cpu" in finding.hint
+
+
+def test_gpu_too_old_for_this_torch(gpu, monkeypatch):
+    """Another driver would not help; the study does without it, so nothing required is missing."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 0))
+    finding = named(torch_and_gpus(), "GPU 0")
+    assert (finding.state, finding.required) == ("missing", False)
+    assert "compute capability 7.0" in finding.detail
+    assert finding.detail.endswith("is compiled for sm_75 sm_80")
+    assert finding.hint.startswith("`make TORCH=cu126` installs")
 
 
 def test_no_gpu(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    finding = named(doctor._torch_and_gpus(), "GPU")
+    finding = named(torch_and_gpus(), "GPU")
     assert finding.state == "note"
     assert "paper needs a GPU" in finding.detail
-    assert torch.version.cuda is None or "driver for CUDA" in finding.hint
+    assert "a driver for CUDA 13.0 or later, from 580.65 on" in finding.hint
+    assert "`make TORCH=cu126`" in finding.hint
 
 
 def test_little_space_is_noted(monkeypatch):
@@ -366,7 +385,7 @@ FINDINGS = [
 
 
 def test_lines_are_aligned(capsys):
-    doctor.show(FINDINGS)
+    findings.show(FINDINGS)
     assert capsys.readouterr().out.splitlines() == [
         "data     a          ok       [there]",
         "data     long name  missing  gone; make it",
@@ -377,7 +396,7 @@ def test_lines_are_aligned(capsys):
 def test_table_in_a_terminal(monkeypatch):
     console = rich.console.Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
     monkeypatch.setattr(rich.console, "Console", lambda: console)
-    doctor.show(FINDINGS)
+    findings.show(FINDINGS)
     text = console.file.getvalue()
     assert all(part in text for part in ("[there]", "long name", "make it", "┃"))
     assert text.count(" data ") == 1

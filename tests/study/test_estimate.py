@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers.gpus import ARCHITECTURES
 
 from tood.cli import main
 from tood.engine.config import build_model, resolve
+from tood.runtime.device import has_code_for
 from tood.runtime.files import write_json
 from tood.study import estimate as estimate_module
 from tood.study.claims import load_claims
@@ -24,6 +26,7 @@ REPOSITORY = Path(__file__).parents[2]
 RUNS = load_runs()
 TABLES = load_tables(runs=RUNS)
 ASSUMED = load_planning(RUNS)
+CAPABILITIES = {"V100": (7, 0), "A100": (8, 0), "H100": (9, 0), "H200": (9, 0)}  # by NVIDIA's tables
 
 
 @pytest.fixture
@@ -123,7 +126,7 @@ def test_the_parameters_of_backbones_are_those_of_their_models(name):
 
 
 def test_hours_by_hand(empty):
-    found = estimate("paper", "3")
+    found = estimate("paper", "3", "V100")
     # Two runs of TOOD and two of ATSS, 12 epochs each, ResNet-50
     hours = [48 * 118_287 / speed / 3600 for speed in (8.9, 7.7)]
     assert found["study"]["gpu_hours"] == near(*hours)
@@ -148,7 +151,7 @@ def test_a_run_without_a_row_of_padding(empty, monkeypatch):
 
 
 def test_a_larger_backbone_costs_more(empty):
-    groups = {group["backbone"]: group for group in estimate("paper", "5")["study"]["by_backbone"]}
+    groups = {group["backbone"]: group for group in estimate("paper", "5", "V100")["study"]["by_backbone"]}
     per_epoch = {
         name: [side / group["epochs"] for side in group["gpu_hours"]] for name, group in groups.items()
     }
@@ -160,7 +163,7 @@ def test_a_larger_backbone_costs_more(empty):
 
 
 def test_another_gpu_by_its_bandwidth(empty):
-    slow, fast = estimate("paper", "3")["study"]["gpu_hours"][::-1]
+    slow, fast = estimate("paper", "3", "v100")["study"]["gpu_hours"][::-1]
     low, high = estimate("paper", "3", "a100")["study"]["gpu_hours"]
     assert low == pytest.approx(fast / (1555 / 900))
     assert high == pytest.approx(slow / (1555 / 900) / 0.667)
@@ -214,7 +217,17 @@ def test_a_measured_run_of_a_larger_backbone_tells_of_the_smaller_one(empty):
 @pytest.mark.parametrize("changes", [{"seconds": None}, {"settings": {"iterations": 300}}])
 def test_a_training_that_did_not_go_through_all_epochs_does_not_count(empty, changes):
     trained("tood_af", 24.0, **changes)
-    assert estimate("paper", "3")["device"] == "V100"
+    assert estimate("paper", "3")["device"] == "A100"
+
+
+def test_what_is_assumed_works_with_the_torch_that_is_installed(empty):
+    """A V100, of which the published throughput is, does not."""
+    found = estimate("paper", "3")
+    assert (found["device"], found["measured"]) == ("A100", [])
+    assert found == estimate("paper", "3", "a100")
+    assert "8.9 to 15.4 images per second on one A100 with ResNet-50" in found["basis"][0]
+    assert has_code_for(CAPABILITIES[found["device"]], ARCHITECTURES)
+    assert not has_code_for(CAPABILITIES["V100"], ARCHITECTURES)
 
 
 def test_gpus_are_not_mixed(empty):
@@ -246,7 +259,7 @@ def test_disk_by_hand(empty):
 def test_the_command(empty, capsys):
     assert main(["plan", "--tables", "3", "--gpus", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(estimate("paper", "3", gpus=2)))
-    assert main(["plan", "--tables", "3", "--gpus", "2"]) == 0
+    assert main(["plan", "--tables", "3", "--gpu", "V100", "--gpus", "2"]) == 0
     text = capsys.readouterr().out
     assert "ResNet-50     4      48    177–205" in text
     assert "2 at a time, one run on each: 3.7–4.3 days" in text

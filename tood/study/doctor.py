@@ -6,7 +6,6 @@ must become a finding and not a traceback.
 """
 
 import errno
-import importlib
 import os
 import platform
 import shutil
@@ -14,18 +13,17 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib import metadata
-from itertools import groupby
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from tood.runtime.mmcv_operators import EXTENSION, UncompiledOperators
+from tood.study import doctor_compute
+from tood.study.findings import Finding
 from tood.study.paths import REPOSITORY
 
 if TYPE_CHECKING:
@@ -42,19 +40,6 @@ SLURM_PROFILE = Path("profiles", "slurm", "profile.yaml")
 LEAST_MIN_JOB_AGE = 200
 
 _ENV_HINT = "`make env` builds it"
-_STYLES = {"ok": "green", "missing": "bold red", "note": "yellow"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check."""
-
-    what: str
-    state: Literal["ok", "missing", "note"]
-    detail: str
-    hint: str = ""
-    required: bool = False
-    section: str = ""  # filled in by `examine`
 
 
 def environment_problem() -> str | None:
@@ -136,8 +121,8 @@ def examine(data_root: Path | None = None, scale_name: str | None = None) -> lis
     for section, what, check in (
         ("environment", "packages", _environment),
         ("data", "scales", lambda: _data(data_root, scale_name)),
-        ("compute", "mmcv operators", _mmcv_operators),
-        ("compute", "torch", _torch_and_gpus),
+        ("compute", "mmcv operators", doctor_compute.mmcv_operators),
+        ("compute", "torch", doctor_compute.torch_and_gpus),
         ("machine", "resources", _machine),
         ("machine", "shared memory", _shared_memory),
     ):
@@ -148,37 +133,6 @@ def examine(data_root: Path | None = None, scale_name: str | None = None) -> lis
             problem = f"cannot be examined: {error}"
             findings.append(Finding(what, "missing", problem, _ENV_HINT, required=True, section=section))
     return findings
-
-
-def lacks_required(findings: Iterable[Finding]) -> bool:
-    """Whether something that the study requires is missing."""
-    return any(finding.required and finding.state == "missing" for finding in findings)
-
-
-def show(findings: Sequence[Finding]) -> None:
-    """Print findings to stdout: a table in a terminal, one aligned line per finding in a log."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from tood.runtime.text import aligned
-
-    console = Console()
-    if not console.is_terminal:
-        rows = [(f.section, f.what, f.state, "; ".join(filter(None, (f.detail, f.hint)))) for f in findings]
-        print(aligned(rows))
-        return
-    table = Table("", "what", "state", "detail")
-    for section, members in groupby(findings, lambda finding: finding.section):
-        for number, finding in enumerate(members):
-            # As Text, so that brackets in a path are not read as markup.
-            detail = Text(finding.detail)
-            if finding.hint:
-                detail.append(f"\n{finding.hint}", style="italic")
-            state = Text(finding.state, style=_STYLES[finding.state])
-            table.add_row(Text("" if number else section, style="bold"), Text(finding.what), state, detail)
-        table.add_section()
-    console.print(table)
 
 
 def _environment() -> Iterator[Finding]:
@@ -240,63 +194,6 @@ def _dataset(what: str, folder: Path, shown: Path, scale: "Scale", required: boo
     problem = f"{shown} has no {', '.join(absent)}" if folder.is_dir() else f"no folder {shown}"
     hint = f"pass `--config scale={scale.name} data_root=PATH`, PATH holding {', '.join(expected)}"
     return Finding(what, "missing", problem, hint, required)
-
-
-def _mmcv_operators() -> Iterator[Finding]:
-    """Whether mmdet can be imported, which operators that were compiled for another torch prevent."""
-    import torch  # noqa: F401  (compiled operators link against it)
-
-    try:
-        operators = importlib.import_module(EXTENSION)
-    except ImportError as error:
-        hint = "remove that file, as none is needed, or compile them for the torch that is installed"
-        yield Finding("mmcv operators", "missing", f"cannot be loaded: {error}", hint, required=True)
-        return
-    compiled = not isinstance(operators, UncompiledOperators)
-    yield Finding("mmcv operators", "ok", f"{'compiled' if compiled else 'not compiled'}; none is called")
-
-
-def _torch_and_gpus() -> Iterator[Finding]:
-    import torch
-    from torchvision.ops import nms
-
-    cuda = torch.version.cuda
-    yield Finding("torch", "ok", f"built for CUDA {cuda}" if cuda else "built for the CPU only")
-    if not torch.cuda.is_available():
-        yield _no_gpu(cuda)
-        return
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        what, detail = f"GPU {index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-        try:
-            kept = nms(*_overlapping(torch, f"cuda:{index}"), 0.5).tolist()
-            fault = None if kept == [0] else f"kept {kept} instead of [0]"
-        except RuntimeError as error:
-            fault = str(error).partition("\n")[0]
-        if fault is None:
-            yield Finding(what, "ok", f"{detail}; torchvision's nms works on it")
-        else:
-            hint = "use a driver for the CUDA above, or `--config device=cpu` to leave the GPU alone"
-            problem = f"{detail}; torchvision's nms fails on it: {fault}"
-            yield Finding(what, "missing", problem, hint, required=True)
-
-
-def _no_gpu(cuda: str | None) -> Finding:
-    from tood.study.scales import load_scale, scale_names
-
-    scales = [load_scale(name) for name in scale_names()]
-    on_cpu = ", ".join(scale.name for scale in scales if scale.device != "cuda")
-    on_gpu = ", ".join(scale.name for scale in scales if scale.device == "cuda")
-    hint = f"for {on_gpu} use a machine that has one, or `--profile slurm`"
-    if cuda and shutil.which("nvidia-smi"):
-        hint += f"; if this machine has one, `nvidia-smi` must show a driver for CUDA {cuda} or later"
-    return Finding("GPU", "note", f"none; {on_cpu} run on the CPU, {on_gpu} needs a GPU", hint)
-
-
-def _overlapping(torch: ModuleType, device: str = "cpu") -> tuple:
-    """Two boxes of which nms keeps the first, and their scores."""
-    boxes = [[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0]]
-    return torch.tensor(boxes, device=device), torch.tensor([0.9, 0.8], device=device)
 
 
 def _machine() -> Iterator[Finding]:

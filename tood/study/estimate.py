@@ -163,7 +163,7 @@ def _basis(scale: Scale, planning: Planning, runs: Mapping[str, Run], gpu: str |
     if gpu is not None and (matching := [name for name in known if name.casefold() == gpu.casefold()]):
         device = matching[0]
     elif gpu is None:
-        device = planning.throughput.gpu
+        device = planning.gpus.assumed
     else:
         raise ExperimentError(
             f"--gpu {gpu}: nothing was measured on it here, and no assumption is made for it; "
