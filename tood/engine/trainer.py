@@ -158,7 +158,7 @@ def train(
                 if main and checkpoints and done > first:
                     save(checkpoints)
                 if get_world_size() > 1:
-                    barrier()  # where one process leaves early, torchrun ends the others
+                    barrier()  # where one process leaves early, the others end, too
                 raise Interrupted(f"stopped after {done} of {last} iterations; start again to go on")
             assert batch is not None  # for the type checker
             head.set_progress(epoch, done / scheduled)
