@@ -998,3 +998,26 @@ def test_biases_of_offsets_have_no_rate_of_their_own():
     assert found.pop("dcn.bias") == bias
     assert set(found.values()) == {plain}
     assert "dcn.conv_offset.bias" in found
+
+
+def test_parameters_of_equal_settings_are_updated_as_one_group():
+    """As one by one, to the bit, momentum and a changed rate included."""
+    train_cfg = configured("fcos_imprv").train
+    one, other = (initialised(configured("fcos_imprv")) for _ in range(2))
+    optimizer = loop.build_optimizer(one, train_cfg)
+    assert len(optimizer.param_groups) == 3  # biases, those of norms, and all others
+    settings = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    groups = [
+        {"params": [theirs]} | {name: settings[id(ours)][name] for name in ("lr", "weight_decay", "momentum")}
+        for ours, theirs in zip(one.parameters(), other.parameters(), strict=True)
+    ]
+    apart = torch.optim.SGD(groups, fused=True)
+    for step in range(3):
+        for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):
+            ours.grad = torch.randn_like(ours)
+            theirs.grad = ours.grad.clone()
+        for each in (optimizer, apart):
+            for group in each.param_groups:
+                group["lr"] *= 1 + step
+            each.step()
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))

@@ -33,7 +33,10 @@ LOG_INTERVAL = 50  # iterations; an epoch has at least one entry
 
 
 def build_optimizer(model: nn.Module, train_cfg: ConfigDict) -> torch.optim.Optimizer:
-    """SGD; a run may set the learning rate of biases apart, and the weight decay of these and of norms."""
+    """SGD; a run may set the learning rate of biases apart, and the weight decay of these and of norms.
+
+    Parameters of equal settings are in one group. A GPU updates a group in one launch or a few.
+    """
     multipliers = ("bias_lr_mult", "bias_decay_mult", "norm_decay_mult")
     per_parameter: dict = {name: train_cfg[name] for name in multipliers}
     # Biases of offsets do not count, as mmengine has it for the deformable layers of mmcv.
@@ -48,7 +51,13 @@ def build_optimizer(model: nn.Module, train_cfg: ConfigDict) -> torch.optim.Opti
         ),
         paramwise_cfg=per_parameter | offsets if set(per_parameter.values()) != {1.0} else None,
     )
-    return build_optim_wrapper(model, wrapper).optimizer
+    optimizer = build_optim_wrapper(model, wrapper).optimizer
+    groups: dict[str, dict] = {}
+    for group in optimizer.param_groups:  # mmengine's have one parameter each where settings differ
+        settings = repr({name: value for name, value in group.items() if name != "params"})
+        groups.setdefault(settings, group | {"params": []})["params"] += group["params"]
+    optimizer.param_groups[:] = groups.values()
+    return optimizer
 
 
 def train(
