@@ -7,7 +7,8 @@ import torch
 from helpers.initial_runs import draw_dataset, initial_run
 
 from tood.analysis import one_pass, table6
-from tood.analysis.alignment import AlignmentOptions, instance_alignment, summarise
+from tood.analysis.alignment import AlignmentOptions, instance_alignment, instance_pools, summarise
+from tood.analysis.maps import anchors_of
 from tood.evaluation.detection import dense_predictions, detect
 from tood.evaluation.evaluate import evaluate
 from tood.evaluation.trained_run import Trained, load_trained
@@ -48,7 +49,7 @@ def statistics(trained: Trained, images: int) -> table6.Statistics:
     for image in dense_predictions(
         trained.model, trained.dataset, device=CPU_DEVICE, label="", indices=range(images)
     ):
-        found.add(*image)
+        found.add(*image, anchors_of(*image))
     return found
 
 
@@ -82,8 +83,8 @@ def test_the_alignment_is_that_of_each_image_under_each_reading(manifest):
         gt = sample.gt_instances
         for reading, ranked_by in zip(parts, ("confidence", "scores", "confidence"), strict=True):
             options = AlignmentOptions(iou_floor=0.5 if reading == "iou_floor=0.5" else 0.0)
-            image = (cat[ranked_by], cat["boxes"], cat["points"], gt.bboxes.float(), gt.labels, options)
-            parts[reading].append(instance_alignment(*image[:-1], {"": image[-1]})[""])
+            pools = instance_pools(cat["boxes"], cat["points"], gt.bboxes.float(), gt.labels)
+            parts[reading].append(instance_alignment(cat[ranked_by], pools, {"": options})[""])
     for reading, images in parts.items():
         assert found[reading] == pytest.approx(summarise(images, AlignmentOptions()), nan_ok=True), reading
     # ATSS ranks by classification and centerness together.

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from tood.analysis.assignment import find_image
-from tood.analysis.best_anchors import on_cpu
 from tood.analysis.map_figures import FigureRow
-from tood.analysis.maps import instance_maps
+from tood.analysis.maps import instance_maps, on_cpu
 from tood.data.images import ImageError, read_image
 from tood.data.manifest import read_manifest
 from tood.engine.config import resolve

@@ -9,6 +9,7 @@ from mmdet.structures import DetDataSample
 
 from tood.analysis.alignment import AlignmentOptions, InstanceAlignment, instance_alignment, summarise
 from tood.analysis.box_counts import CountOptions, count_boxes
+from tood.analysis.maps import ImageAnchors
 from tood.evaluation.detection import coco_results
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.dense_prediction import select_detections
@@ -61,22 +62,19 @@ class Statistics:
             name: [] for name in [*self._options, self.BY_SCORE]
         }
 
-    def add(self, sample: DetDataSample, levels: list[DenseLevel]) -> None:
-        """Take one image; an `Observer` of the pass."""
-        confidence, boxes, points = (
-            torch.cat([getattr(level, name) for level in levels]).cpu()
-            for name in ("confidence", "boxes", "points")
-        )  # [A, C], [A, 4], [A, 2]
-        objects = sample.gt_instances.cpu()
-        image = boxes, points, objects.bboxes.to(boxes), objects.labels
-        aligned = instance_alignment(confidence, *image, self._options)
-        if all(level.confidence is level.scores for level in levels):
+    def add(self, sample: DetDataSample, levels: list[DenseLevel], anchors: ImageAnchors) -> None:
+        """Take one image, with its predictions where the model computes and its anchors on the CPU."""
+        instances = anchors.instances
+        confidence = torch.cat([level.confidence for level in anchors.levels])  # [A, C]
+        aligned = instance_alignment(confidence, instances, self._options)
+        if all(level.confidence is level.scores for level in anchors.levels):
             aligned[self.BY_SCORE] = aligned["default"]
         else:
-            scores = torch.cat([level.scores for level in levels]).cpu()  # [A, C]
-            aligned |= instance_alignment(scores, *image, {self.BY_SCORE: self._options["default"]})
-        for name, instances in aligned.items():
-            self._found[name].append(instances)
+            scores = torch.cat([level.scores for level in anchors.levels])  # [A, C]
+            by_score = {self.BY_SCORE: self._options["default"]}
+            aligned |= instance_alignment(scores, instances, by_score)
+        for name, found in aligned.items():
+            self._found[name].append(found)
         detections = select_detections(levels, sample.metainfo, self._test_cfg, rescale=True)
         self.unfiltered += coco_results(sample.img_id, detections, self._category_ids)
 
