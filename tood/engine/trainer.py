@@ -17,6 +17,7 @@ from torch import nn
 
 from tood.data.loading import batches_from
 from tood.engine.checkpoint import Checkpoints, restore, training_state
+from tood.engine.compiling import compile_network
 from tood.engine.config import place_anchors
 from tood.engine.loss_log import LossLog
 from tood.engine.loss_watch import LossWatch
@@ -73,6 +74,7 @@ def train(
     workers: int = 0,
     iterations: int | None = None,
     micro_batch: int | None = None,
+    compile: bool = False,
     checkpoints: Checkpoints | None = None,
     stop: Callable[[], bool] = lambda: False,
     beat: Callable[..., None] = lambda **news: None,
@@ -91,6 +93,7 @@ def train(
         workers: number of processes that load images.
         iterations: limit of the number of iterations; None trains the whole schedule.
         micro_batch: images of one process that have activations at a time, at most; None: all that it has.
+        compile: backbone and neck by torch.compile, see `compile_network`.
         checkpoints: checkpoints to resume from and to save to; None saves nothing.
         stop: says before each iteration whether to save and stop.
         beat: takes the progress after each iteration, in keys of `RunState`.
@@ -105,7 +108,7 @@ def train(
         Interrupted: `stop` said so; a checkpoint is saved.
         CheckpointError: a checkpoint cannot be written, or there are some and all are damaged.
         RuntimeError: the model cannot be trained in parts, see `require_separable`; or TensorBoard's package
-            is not installed.
+            is not installed; or a compiler is missing, see `compile_network`.
     """
     train_cfg, schedule, main = config.train, config.schedule, get_rank() == 0
     batch_size = train_cfg.batch_size
@@ -114,6 +117,8 @@ def train(
     if train_cfg.precision == "bf16" and device.type == "cuda":
         model.to(memory_format=torch.channels_last)
     require_separable(model, batch_size, micro_batch)
+    if compile:
+        compile_network(model)
     optimizer = build_optimizer(model, train_cfg)
     multipliers = [group["lr"] / train_cfg.lr for group in optimizer.param_groups]
     per_epoch = math.ceil(len(dataset) / batch_size)
