@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import os
 import random
 import subprocess
@@ -20,7 +21,7 @@ from mmengine.runner import set_random_seed
 from PIL import Image
 from torch import nn
 
-from tood.data.loading import SeededDataset, build_dataset, epoch_batches
+from tood.data.loading import SeededDataset, batches_from, build_dataset
 from tood.data.synthetic import CLASSES, DrawingSpec, generate
 from tood.engine import trainer as loop
 from tood.engine.checkpoint import Checkpoints
@@ -197,9 +198,10 @@ def test_unknown_warmup():
 # Data
 
 
-def drawings(dataset, order) -> dict:
+def drawings(training_images, order, seed=3, epoch=1) -> dict:
     """Pixels and flip of the samples, drawn in that order."""
-    samples = {index: dataset[index] for index in order}
+    dataset = SeededDataset(training_images, seed)
+    samples = {index: dataset[epoch, index] for index in order}
     return {
         index: (sample["inputs"].numpy().tobytes(), sample["data_samples"].flip)
         for index, sample in samples.items()
@@ -207,22 +209,25 @@ def drawings(dataset, order) -> dict:
 
 
 def test_augmentation_depends_on_seed_epoch_and_image_alone(training_images):
-    dataset, order = SeededDataset(training_images, 3, 1), range(len(training_images))
-    expected = drawings(dataset, order)
+    order = range(len(training_images))
+    expected = drawings(training_images, order)
     random.seed(99)
     np.random.seed(99)  # noqa: NPY002 - what the transforms draw from
-    assert drawings(dataset, reversed(order)) == expected
-    assert drawings(dataset, [5, 5, 0]) == {index: expected[index] for index in (5, 0)}
-    for other in (SeededDataset(training_images, 3, 2), SeededDataset(training_images, 4, 1)):
-        assert drawings(other, order) != expected
+    assert drawings(training_images, reversed(order)) == expected
+    assert drawings(training_images, [5, 5, 0]) == {index: expected[index] for index in (5, 0)}
+    for other in ({"epoch": 2}, {"seed": 4}):
+        assert drawings(training_images, order, **other) != expected
     flips = [flip for _, flip in expected.values()]
     assert 0.2 < np.mean(flips) < 0.8
 
 
 def batches_of(dataset, *, batch_size=4, replica=2, seed=0, epoch=0, workers=0, skip=0):
-    number, batches = epoch_batches(dataset, batch_size, replica, seed, epoch, workers, skip)
-    batches = list(batches)
-    assert len(batches) == number
+    """Of one epoch."""
+    per_epoch = math.ceil(len(dataset) / batch_size)
+    first = epoch * per_epoch + skip
+    found = list(batches_from(first, dataset, batch_size, replica, seed, epoch + 1, workers))
+    assert [of for of, _ in found] == [epoch] * (per_epoch - skip)
+    batches = [batch for _, batch in found]
     assert all(batch.number == len(batch.replicas) and batch.counts for batch in batches)
     return batches
 
@@ -297,7 +302,7 @@ def test_processes_share_the_replicas_of_a_batch(odd, monkeypatch, world_size):
     monkeypatch.setattr("tood.runtime.distributed.get_world_size", lambda: world_size)
     for rank in range(world_size):
         monkeypatch.setattr("tood.runtime.distributed.get_rank", lambda rank=rank: rank)
-        shares.append(list(epoch_batches(dataset, 4, 2, seed=0, epoch=0, workers=0)[1]))
+        shares.append([batch for _, batch in batches_from(0, dataset, 4, 2, seed=0, epochs=1, workers=0)])
     for batch, *parts in zip(whole, *shares, strict=True):
         assert [images for part in parts if part.counts for images in orders([part])] == orders([batch])
         assert all(part.number == batch.number for part in parts)
@@ -310,6 +315,31 @@ def test_processes_share_the_replicas_of_a_batch(odd, monkeypatch, world_size):
 def test_an_epoch_can_begin_at_any_batch(training_images):
     whole = content(batches_of(training_images, batch_size=8, replica=4))
     assert content(batches_of(training_images, batch_size=8, replica=4, skip=3)) == whole[24:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_same_processes_load_all_epochs_and_nothing_skipped(training_images, monkeypatch, workers):
+    """From the middle of an epoch on; the images are those of the epochs one by one."""
+    loading, alive, made = [], set(), SeededDataset.__getitem__
+
+    def get(self, key):
+        loading.append(key)
+        return made(self, key)
+
+    monkeypatch.setattr(SeededDataset, "__getitem__", get)
+    per_epoch = math.ceil(len(training_images) / 8)
+    expected = [
+        batch for epoch in range(3) for batch in batches_of(training_images, batch_size=8, epoch=epoch)
+    ]
+    loading.clear()
+    found = []
+    for _, batch in batches_from(per_epoch - 2, training_images, 8, 2, 0, 3, workers):
+        alive |= {process.pid for process in multiprocessing.active_children()}
+        found.append(batch)
+    assert content(found) == content(expected[per_epoch - 2 :])
+    assert len(alive) == workers
+    if not workers:
+        assert len(loading) == len(content(found))
 
 
 def test_an_epoch_of_real_images(real_images):
