@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from benchmarks.inputs import CLASSES, STRIDES, objects, predictions
 from benchmarks.pair import FLOAT, Pair
-from tood.analysis.maps import anchors_of
+from tood.analysis.anchors import anchors_of
 from tood.analysis.table6 import Statistics
 from tood.evaluation import detection
 from tood.models.common.dense_level import DenseLevel, grid_of
@@ -45,9 +45,10 @@ def statistics(size: tuple[int, int], device: torch.device) -> Pair:
 
     def run() -> dict[str, dict[str, float]]:
         found = Statistics(TEST_CFG, list(range(1, CLASSES + 1)))
-        for image in images:
-            found.add(*image, anchors_of(*image))
-        return found.alignment()
+        for sample, levels in images:
+            objects = sample.gt_instances
+            found.add(sample, levels, anchors_of(levels, objects.bboxes, objects.labels))
+        return found.alignment(range(IMAGES))
 
     elements = sum(level.numel() for level in inputs.scores)
     skipped = "its speed alone is of interest"

@@ -10,8 +10,8 @@ from helpers.initial_runs import analyse_run, draw_dataset, initial_run
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
+from tood.analysis.anchors import Anchors, anchors_of
 from tood.analysis.best_anchors import BINS, BestAnchors, ObjectRecord, object_records, score_iou_density
-from tood.analysis.maps import anchors_of
 from tood.evaluation.trained_run import load_trained
 from tood.models.common.dense_level import DenseLevel
 from tood.study.jobs import Execution
@@ -42,12 +42,16 @@ def level_of(anchors: list[tuple[float, float, list[float]]], label: int = 0) ->
     )
 
 
+def anchors(sample: DetDataSample, level: DenseLevel) -> Anchors:
+    return anchors_of([level], sample.gt_instances.bboxes, sample.gt_instances.labels)
+
+
 def records_of(sample: DetDataSample, level: DenseLevel) -> list[ObjectRecord]:
-    return object_records(sample, anchors_of(sample, [level]))
+    return object_records(sample, anchors(sample, level))
 
 
 def density_of(sample: DetDataSample, level: DenseLevel) -> np.ndarray:
-    return score_iou_density(anchors_of(sample, [level]))
+    return score_iou_density(anchors(sample, level))
 
 
 BOX = [10.0, 10.0, 50.0, 50.0]
@@ -108,8 +112,8 @@ def test_the_density_is_of_the_most_confident_anchors_of_each_object():
 def test_an_image_without_objects_adds_nothing():
     found = BestAnchors()
     nothing = sample_of([], [])
-    found.add(nothing, anchors_of(nothing, [level_of([(0.9, 10.0, BOX)])]))
-    assert found.to_json()["objects"]["distance"] == []
+    found.add(nothing, anchors(nothing, level_of([(0.9, 10.0, BOX)])))
+    assert found.to_json([7])["objects"]["distance"] == []
     assert found.density.sum() == 0
 
 

@@ -89,12 +89,15 @@ def write_coco(path: Path, images: dict, categories: list[dict]) -> Path:
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("odd")
+    return write_images(tmp_path_factory.mktemp("odd"), ODD_IMAGES)
+
+
+def write_images(root: Path, images: dict) -> Path:
     (root / "annotations").mkdir()
-    write_coco(root / VAL.annotations, ODD_IMAGES, ODD)
+    write_coco(root / VAL.annotations, images, ODD)
     (root / VAL.images).mkdir()
     generator = np.random.default_rng(0)
-    for image, ((width, height), _) in ODD_IMAGES.items():
+    for image, ((width, height), _) in images.items():
         pixels = generator.integers(0, 255, (height, width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / VAL.images / f"{image}.png")
     return root
@@ -997,22 +1000,31 @@ def test_dense_predictions_and_objects_are_in_input_pixels(odd):
     assert ids == [31, 5, 44]
 
 
-def test_dense_predictions_do_not_depend_on_what_an_image_is_batched_with(odd):
-    """Larger images pad it; where nothing of the padding reaches an anchor, its prediction is the same."""
-    model = initialised(configured("tood_af", categories=ODD))
-    dataset = odd_dataset(odd, None, size=(160, 120))
-    alone, batched = (
-        list(dense_predictions(model, dataset, device=CPU, label="test", batch_size=size))
-        for size in (1, len(dataset))
-    )
-    shapes = {tuple(sample.pad_shape) for sample, _ in alone}
-    assert len(shapes) > 1
-    for (_, own), (sample, padded) in zip(alone, batched, strict=True):
-        assert [level.grid for level in padded] == [level.grid for level in own]
-        assert all(torch.equal(a.points, b.points) for a, b in zip(padded, own, strict=True))
-        if tuple(sample.pad_shape) == tuple(sample.batch_input_shape):
-            for a, b in zip(padded, own, strict=True):
-                torch.testing.assert_close(a.scores, b.scores, rtol=1e-4, atol=1e-6)
+def test_predictions_do_not_depend_on_the_batch(tmp_path):
+    """Images of one size go together, so that none is padded for another; results are in the file's order."""
+    model = initialised(configured("tood_af", {"model.test_cfg.score_thr": 0.0}, ODD))
+    ids, sizes = (9, 4, 7, 5, 8), ((96, 64), (48, 80))
+    images = {image: (sizes[number % 2], [(2, 4, 8, 30, 30, 0)]) for number, image in enumerate(ids)}
+    dataset = odd_dataset(write_images(tmp_path, images), None, size=(160, 120))
+    levels, found = [], []
+    for size in (1, 2):
+        seen: dict = {}
+
+        def observe(sample, dense, seen=seen) -> None:
+            assert tuple(sample.batch_input_shape) == tuple(sample.pad_shape)
+            seen[sample.img_id] = dense
+
+        found.append(detect(model, dataset, device=CPU, label="", batch_size=size, observe=observe))
+        levels.append(seen)
+    alone, together = levels
+    assert list(alone) == list(ids)
+    assert list(together) == [9, 7, 4, 5, 8]
+    for image, own in alone.items():
+        for a, b in zip(own, together[image], strict=True):
+            torch.testing.assert_close(a._asdict(), b._asdict(), rtol=1e-5, atol=1e-5)
+    (one, one_ids), (other, other_ids) = found
+    assert one_ids == other_ids == list(ids)
+    assert [each["image_id"] for each in one] == [each["image_id"] for each in other]
 
 
 def test_biases_of_offsets_have_no_rate_of_their_own():

@@ -75,7 +75,7 @@ def test_how_it_is_computed_is_no_part_of_a_job(change):
 def test_a_measuring_job_is_of_one_trained_model():
     job = PAPER.analysis_job("tood_af", 1)
     assert job.model == StudyPaths("x").run("tood_af", 1).model
-    assert (job.images, job.batch_size) == (6, 1)
+    assert (job.images, job.batch_size) == (6, 4)
     assert (job.evaluation, job.analysis) == (evaluation_digest(AP, 6), evaluation_digest(ALIGNMENT, 6))
     smoke = Plan({})
     batched, figure = smoke.measuring_job("tood_af", 0), smoke.figure_job("tood_af", 0)

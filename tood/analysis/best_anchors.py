@@ -4,6 +4,8 @@ Figure 1 of the paper shows one object; here are all of them, and of the most co
 IoU go together. `BestAnchors` is given one image after the other, so that it can share a pass over them.
 """
 
+from collections.abc import Iterable
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch import Tensor
 from torchvision.ops import box_area, box_iou
 
 from tood.analysis.alignment import AlignmentOptions
+from tood.analysis.anchors import Anchors
 from tood.analysis.maps import ImageAnchors, distance
 
 BINS = 50  # of score and of IoU in [0, 1]
@@ -37,22 +40,23 @@ class BestAnchors:
     """Collects the objects of the images that it is given, and the density of score and IoU."""
 
     def __init__(self) -> None:
-        self.objects: list[ObjectRecord] = []
+        self.objects: dict[int, list[ObjectRecord]] = {}  # by id of the image
         self.density = np.zeros((BINS, BINS), dtype=np.int64)
 
-    def add(self, sample: DetDataSample, anchors: ImageAnchors) -> None:
+    def add(self, sample: DetDataSample, anchors: Anchors) -> None:
         """Take one image: its objects in pixels of the input, and its anchors."""
-        self.objects += object_records(sample, anchors)
+        self.objects[sample.img_id] = object_records(sample, anchors)
         self.density += score_iou_density(anchors)
 
-    def to_json(self) -> dict:
-        """Columns of the objects, and `density` [score, IoU]."""
-        columns = zip(*self.objects, strict=True) if self.objects else ([] for _ in ObjectRecord._fields)
+    def to_json(self, image_ids: Iterable[int]) -> dict:
+        """Columns of the objects, image by image, and `density` [score, IoU]."""
+        rows = list(chain.from_iterable(self.objects[image] for image in image_ids))
+        columns = zip(*rows, strict=True) if rows else ([] for _ in ObjectRecord._fields)
         objects = {name: list(column) for name, column in zip(ObjectRecord._fields, columns, strict=True)}
         return {"objects": objects, "density": self.density.tolist()}
 
 
-def object_records(sample: DetDataSample, anchors: ImageAnchors) -> list[ObjectRecord]:
+def object_records(sample: DetDataSample, anchors: Anchors) -> list[ObjectRecord]:
     """What the detector makes of each object of one image.
 
     Args:
@@ -61,11 +65,12 @@ def object_records(sample: DetDataSample, anchors: ImageAnchors) -> list[ObjectR
     """
     objects, size = sample.gt_instances.cpu(), sample.img_shape[:2]
     boxes, labels = objects.bboxes.float(), objects.labels
+    best = ImageAnchors(anchors, size)
     crowded = _crowded(boxes, labels, _crowds(sample))
     areas = box_area(boxes)  # [G]
     records = []
     for g in range(len(boxes)):
-        red, green = anchors.best(g) or (None, None)
+        red, green = best.best(g) or (None, None)
         apart = distance(red, green) if red and green else None
         records.append(
             ObjectRecord(
@@ -84,7 +89,7 @@ def object_records(sample: DetDataSample, anchors: ImageAnchors) -> list[ObjectR
     return records
 
 
-def score_iou_density(anchors: ImageAnchors) -> np.ndarray:
+def score_iou_density(anchors: Anchors) -> np.ndarray:
     """Counts [score, IoU] of the 50 most confident anchors of each object of an image, as for PCC of Table 6.
 
     Score is what NMS ranks by. Both are in `BINS` equal parts of [0, 1], the last of which holds 1 too.

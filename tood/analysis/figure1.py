@@ -9,7 +9,7 @@ from mmdet.datasets import CocoDataset
 from tood.analysis.cases import Case, caption, choose
 from tood.analysis.figure_files import save_captioned
 from tood.analysis.map_figures import FigureRow, draw_figure1, draw_figure4
-from tood.analysis.maps import anchors_of
+from tood.analysis.maps import instance_maps
 from tood.evaluation.detection import dense_predictions
 from tood.evaluation.trained_run import Trained, load_trained
 from tood.runtime.files import read_json
@@ -74,7 +74,7 @@ def row(trained: Trained, name: str, index: int, instance: int) -> FigureRow:
     )
     ((sample, levels),) = predicted
     gt = sample.gt_instances.cpu()
-    maps = anchors_of(sample, levels).maps(instance)
+    maps = instance_maps(levels, gt.bboxes.float(), gt.labels, instance, sample.img_shape[:2])
     if maps is None:
         raise ValueError(f"{name} predicts no box that touches the chosen object")
     pixels = trained.dataset[index]["inputs"]  # [3, H, W] BGR

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from mmdet.structures import DetDataSample
 from torch import Tensor
 
-from tood.analysis.alignment import AlignmentOptions, instance_pools
+from tood.analysis.alignment import AlignmentOptions
+from tood.analysis.anchors import Anchors, anchors_of
 from tood.models.common.dense_level import DenseLevel
 
 
@@ -62,37 +62,27 @@ def distance(one: BestAnchor, other: BestAnchor) -> float:
 
 
 class ImageAnchors:
-    """All anchors of an image, and which belong to which of its objects: computed once for all of these.
-
-    `levels` and `instances` have them; Table 6 and the objects' best anchors are measured on these.
+    """Where the objects of an image are classified best and localised best.
 
     Args:
-        levels: the head's predictions for the image, on its padded input.
-        gt_boxes: [G, 4] instances of the image without crowds, (x1, y1, x2, y2) in input pixels.
-        gt_labels: [G] integer classes.
+        anchors: of the image, on its padded input.
         image_size: (height, width) of the input without padding; anchors beyond are left out.
         use_confidence: map what NMS ranks by instead of the classification score.
     """
 
-    def __init__(
-        self,
-        levels: Sequence[DenseLevel],
-        gt_boxes: Tensor,
-        gt_labels: Tensor,
-        image_size: tuple[int, int],
-        use_confidence: bool = False,
-    ) -> None:
-        self.levels = levels
-        self._boxes = torch.cat([level.boxes for level in levels])  # [A, 4]
-        self._points = torch.cat([level.points for level in levels])  # [A, 2]
-        self.instances = instance_pools(self._boxes, self._points, gt_boxes, gt_labels)
+    def __init__(self, anchors: Anchors, image_size: tuple[int, int], use_confidence: bool = False) -> None:
+        self.levels, self._boxes, self._points, instances = anchors
         self._scores = torch.cat(
-            [(level.confidence if use_confidence else level.scores)[:, gt_labels.long()] for level in levels]
+            [
+                (level.confidence if use_confidence else level.scores)[:, instances.labels.long()]
+                for level in self.levels
+            ]
         ).T  # [G, A]
+        self._ious = instances.ious  # [G, A]
         height, width = image_size
         self._visible = (self._points < self._points.new_tensor([width, height])).all(dim=1)  # [A]
-        self._pools = self.instances.of(AlignmentOptions()) & self._visible  # [G, A]
-        self._sizes = [len(level.points) for level in levels]
+        self._pools = instances.of(AlignmentOptions()) & self._visible  # [G, A]
+        self._sizes = [len(level.points) for level in self.levels]
         self._ends = np.cumsum(self._sizes)
 
     def best(self, instance: int) -> tuple[BestAnchor, BestAnchor] | None:
@@ -108,14 +98,14 @@ class ImageAnchors:
             return None
         return (
             self._highest(self._scores[instance], pool, instance),
-            self._highest(self.instances.ious[instance], self._visible, instance),
+            self._highest(self._ious[instance], self._visible, instance),
         )
 
     def maps(self, instance: int) -> InstanceMaps | None:
         """The score and the IoU of an instance over all anchors (Figure 1); None as for `best`."""
         if (best := self.best(instance)) is None:
             return None
-        values = (self._scores[instance], self.instances.ious[instance], self._visible)
+        values = (self._scores[instance], self._ious[instance], self._visible)
         by_level = zip(self.levels, *(value.split(self._sizes) for value in values), strict=True)
         return InstanceMaps([_crop(*level) for level in by_level], *best)
 
@@ -132,28 +122,8 @@ class ImageAnchors:
             tuple(self._points[anchor].tolist()),
             tuple(self._boxes[anchor].tolist()),
             float(self._scores[instance, anchor]),
-            float(self.instances.ious[instance, anchor]),
+            float(self._ious[instance, anchor]),
         )
-
-
-def on_cpu(level: DenseLevel) -> DenseLevel:
-    """The level with all of its tensors on the CPU."""
-    scores = level.scores.cpu()
-    confidence = scores if level.confidence is level.scores else level.confidence.cpu()
-    boxes, points = level.boxes.cpu(), level.points.cpu()
-    return level._replace(scores=scores, confidence=confidence, boxes=boxes, points=points)
-
-
-def anchors_of(sample: DetDataSample, levels: Sequence[DenseLevel]) -> ImageAnchors:
-    """The anchors of a dataset's image, on the CPU.
-
-    Args:
-        sample: with `gt_instances` in pixels of the input.
-        levels: of the image, on any device.
-    """
-    objects = sample.gt_instances.cpu()
-    size = sample.img_shape[:2]
-    return ImageAnchors([on_cpu(level) for level in levels], objects.bboxes.float(), objects.labels, size)
 
 
 def instance_maps(
@@ -164,8 +134,11 @@ def instance_maps(
     image_size: tuple[int, int],
     use_confidence: bool = False,
 ) -> InstanceMaps | None:
-    """The maps of one instance alone, by its index in gt_boxes; other arguments as `ImageAnchors`."""
-    return ImageAnchors(levels, gt_boxes, gt_labels, image_size, use_confidence).maps(instance)
+    """The maps of one instance alone, by its index in gt_boxes.
+
+    Other arguments as for `anchors_of` and `ImageAnchors`.
+    """
+    return ImageAnchors(anchors_of(levels, gt_boxes, gt_labels), image_size, use_confidence).maps(instance)
 
 
 def _crop(level: DenseLevel, scores: Tensor, ious: Tensor, visible: Tensor) -> LevelMaps:

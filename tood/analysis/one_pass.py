@@ -2,8 +2,8 @@
 
 from mmdet.structures import DetDataSample
 
+from tood.analysis.anchors import anchors_of
 from tood.analysis.best_anchors import BestAnchors
-from tood.analysis.maps import anchors_of
 from tood.analysis.table6 import Statistics, count_readings, write_table6
 from tood.evaluation.evaluate import evaluate_trained
 from tood.evaluation.trained_run import load_trained
@@ -30,11 +30,13 @@ def analyse(job: AnalysisJob, execution: Execution, files: RunPaths) -> None:
     best = BestAnchors()
 
     def observe(sample: DetDataSample, levels: list[DenseLevel]) -> None:
-        anchors = anchors_of(sample, levels)
+        objects = sample.gt_instances
+        anchors = anchors_of(levels, objects.bboxes, objects.labels)
         statistics.add(sample, levels, anchors)
         best.add(sample, anchors)
 
     detections, image_ids = evaluate_trained(trained, job, execution, files, observe)
-    counts = count_readings(read_json(trained.annotations), detections, image_ids, statistics.unfiltered)
-    write_table6(job, statistics.alignment(), counts, files)
-    write_json(files.best_anchors, best.to_json())
+    unfiltered = statistics.unfiltered(image_ids)
+    counts = count_readings(read_json(trained.annotations), detections, image_ids, unfiltered)
+    write_table6(job, statistics.alignment(image_ids), counts, files)
+    write_json(files.best_anchors, best.to_json(image_ids))

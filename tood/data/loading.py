@@ -239,11 +239,28 @@ def batches_from(
 
 def evaluation_batches(
     dataset: CocoDataset, batch_size: int, workers: int, indices: Sequence[int] | None = None
-) -> tuple[int, Generator[dict]]:
-    """The number of images of a test dataset, and its batches in order; `indices` restricts both.
+) -> tuple[list[int], Generator[dict]]:
+    """The images of a test dataset in the order in which they come, and their batches.
+
+    Images of one size alone go together, so that none is padded for another.
+
+    Args:
+        dataset: of test images.
+        batch_size: images in a batch, at most.
+        workers: number of processes that load images.
+        indices: of the images to use; None: all.
 
     Raises:
         LoaderError: by the batches; see `batches_of`.
     """
-    chosen = range(len(dataset)) if indices is None else indices
-    return len(chosen), batches_of(make_loader(dataset, workers, batch_size=batch_size, sampler=chosen))
+    of_size: dict[tuple[int, int], list[int]] = {}
+    batches = []
+    for index in range(len(dataset)) if indices is None else indices:
+        info = dataset.get_data_info(index)
+        size = info["height"], info["width"]
+        of_size.setdefault(size, []).append(index)
+        if len(of_size[size]) == batch_size:
+            batches.append(of_size.pop(size))
+    batches += of_size.values()
+    loader = make_loader(dataset, workers, batch_sampler=batches)
+    return list(chain.from_iterable(batches)), batches_of(loader)
