@@ -23,8 +23,8 @@ from tood.engine.loss_log import LossLog
 from tood.engine.loss_watch import LossWatch
 from tood.engine.replicas import Outs, batch_gradient, require_separable
 from tood.engine.schedule import learning_rate
+from tood.engine.stop_votes import StopVotes
 from tood.models.common import positives
-from tood.runtime.distributed import any_process
 from tood.runtime.event_files import EventFiles
 from tood.runtime.failures import Interrupted
 from tood.runtime.progress import Progress
@@ -95,7 +95,7 @@ def train(
         micro_batch: images of one process that have activations at a time, at most; None: all that it has.
         compile: backbone and neck by torch.compile, see `compile_network`.
         checkpoints: checkpoints to resume from and to save to; None saves nothing.
-        stop: says before each iteration whether to save and stop.
+        stop: says whether to save and stop; see `StopVotes` for when it is asked.
         beat: takes the progress after each iteration, in keys of `RunState`.
 
     Returns:
@@ -165,13 +165,16 @@ def train(
     if main:
         log = LossLog(loss_log, done, EventFiles(event_files, done) if event_files else None)
     progress = Progress(label, images_until(last), done=images_until(done), bar=None if main else False)
-    batches = batches_from(done, dataset, batch_size, train_cfg.replica, seed, schedule.epochs, workers, stop)
+    votes = StopVotes(stop, device)
+    batches = batches_from(
+        done, dataset, batch_size, train_cfg.replica, seed, schedule.epochs, workers, votes.leaves_wait
+    )
     with progress, closing(batches):
         for epoch, batch in islice(batches, last - done):
-            if any_process(batch is None or bool(stop()), device):
+            if votes.agreed(batch is None):
                 if main and checkpoints and done > first:
                     save(checkpoints)
-                if get_world_size() > 1:
+                if get_world_size() > 1 and votes.together:
                     barrier()  # where one process leaves early, torchrun ends the others
                 raise Interrupted(f"stopped after {done} of {last} iterations; start again to go on")
             assert batch is not None  # for the type checker
