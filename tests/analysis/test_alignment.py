@@ -2,13 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from tood.analysis.alignment import (
-    AlignmentOptions,
-    InstanceAlignment,
-    instance_pools,
-    summarise,
-)
+from tood.analysis.alignment import AlignmentOptions, InstanceAlignment, summarise
 from tood.analysis.alignment import instance_alignment as all_readings
+from tood.analysis.alignment import instance_pools as all_pools
 
 DEFAULT = AlignmentOptions()
 SQUARE = torch.tensor([[0.0, 0.0, 100.0, 100.0]])
@@ -16,8 +12,15 @@ SQUARE = torch.tensor([[0.0, 0.0, 100.0, 100.0]])
 
 def instance_alignment(*image):
     """Of one image under one reading, which comes last."""
+    confidence, *tensors, options = image
+    return all_readings(confidence, all_pools(*tensors), {"": options})[""]
+
+
+def instance_pools(*image):
+    """IoUs and pools of one image under one reading, which comes last."""
     *tensors, options = image
-    return all_readings(*tensors, {"": options})[""]
+    pools = all_pools(*tensors)
+    return pools.ious, pools.of(options)
 
 
 def boxes_with_iou(ious: list[float]) -> torch.Tensor:

@@ -10,7 +10,8 @@ from helpers.initial_runs import analyse_run, draw_dataset, initial_run
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
-from tood.analysis.best_anchors import BINS, BestAnchors, object_records, score_iou_density
+from tood.analysis.anchors import Anchors, anchors_of
+from tood.analysis.best_anchors import BINS, BestAnchors, ObjectRecord, object_records, score_iou_density
 from tood.evaluation.trained_run import load_trained
 from tood.models.common.dense_level import DenseLevel
 from tood.study.jobs import Execution
@@ -41,13 +42,25 @@ def level_of(anchors: list[tuple[float, float, list[float]]], label: int = 0) ->
     )
 
 
+def anchors(sample: DetDataSample, level: DenseLevel) -> Anchors:
+    return anchors_of([level], sample.gt_instances.bboxes, sample.gt_instances.labels)
+
+
+def records_of(sample: DetDataSample, level: DenseLevel) -> list[ObjectRecord]:
+    return object_records(sample, anchors(sample, level))
+
+
+def density_of(sample: DetDataSample, level: DenseLevel) -> np.ndarray:
+    return score_iou_density(anchors(sample, level))
+
+
 BOX = [10.0, 10.0, 50.0, 50.0]
 HALF = [10.0, 10.0, 50.0, 30.0]
 
 
 def test_an_object_by_hand():
     level = level_of([(0.9, 10.0, HALF), (0.1, 30.0, BOX)])
-    (found,) = object_records(sample_of([BOX], [0]), [level])
+    (found,) = records_of(sample_of([BOX], [0]), level)
     assert found == (
         7,
         0,
@@ -63,7 +76,7 @@ def test_an_object_by_hand():
 
 def test_an_object_that_no_box_touches_has_no_best_anchor():
     level = level_of([(0.9, 10.0, [60.0, 60.0, 70.0, 70.0])])
-    (found,) = object_records(sample_of([BOX], [0]), [level])
+    (found,) = records_of(sample_of([BOX], [0]), level)
     assert found[4:] == (False, None, None, None, None)
 
 
@@ -79,27 +92,28 @@ def test_an_object_that_no_box_touches_has_no_best_anchor():
 )
 def test_crowded_is_what_a_crowd_or_another_of_its_class_overlaps(boxes, labels, crowds, crowded):
     level = level_of([(0.9, 10.0, BOX)])
-    found = object_records(sample_of(boxes, labels, crowds), [level])
+    found = records_of(sample_of(boxes, labels, crowds), level)
     assert [one.crowded for one in found] == crowded
 
 
 def test_the_density_is_of_the_most_confident_anchors_of_each_object():
     # Confidence .45 and IoU .5; confidence .05 and IoU 1; an anchor that belongs to none
     level = level_of([(0.9, 10.0, HALF), (0.1, 30.0, BOX), (0.8, 40.0, [60.0, 60.0, 70.0, 70.0])])
-    counts = score_iou_density(sample_of([BOX], [0]), [level])
+    counts = density_of(sample_of([BOX], [0]), level)
     assert sorted(map(tuple, np.argwhere(counts).tolist())) == [
         (int(0.05 * BINS), BINS - 1),
         (int(0.45 * BINS), BINS // 2),
     ]
     many = level_of([(0.9, 10.0, HALF)] * 60 + [(0.1, 30.0, BOX)])
-    counts = score_iou_density(sample_of([BOX], [0]), [many])
+    counts = density_of(sample_of([BOX], [0]), many)
     assert counts.sum() == counts[int(0.45 * BINS), BINS // 2] == 50
 
 
 def test_an_image_without_objects_adds_nothing():
     found = BestAnchors()
-    found.add(sample_of([], []), [level_of([(0.9, 10.0, BOX)])])
-    assert found.to_json()["objects"]["distance"] == []
+    nothing = sample_of([], [])
+    found.add(nothing, anchors(nothing, level_of([(0.9, 10.0, BOX)])))
+    assert found.to_json([7])["objects"]["distance"] == []
     assert found.density.sum() == 0
 
 

@@ -7,7 +7,8 @@ import torch
 from helpers.initial_runs import draw_dataset, initial_run
 
 from tood.analysis import one_pass, table6
-from tood.analysis.alignment import AlignmentOptions, instance_alignment, summarise
+from tood.analysis.alignment import AlignmentOptions, instance_alignment, instance_pools, summarise
+from tood.analysis.anchors import anchors_of
 from tood.evaluation.detection import dense_predictions, detect
 from tood.evaluation.evaluate import evaluate
 from tood.evaluation.trained_run import Trained, load_trained
@@ -42,14 +43,15 @@ DETECTIONS = [
 ]
 
 
-def statistics(trained: Trained, images: int) -> table6.Statistics:
-    """Of the first images."""
+def statistics(trained: Trained, images: int) -> tuple[table6.Statistics, list[int]]:
+    """Of the first images, with their ids."""
     found = table6.Statistics(trained.model.bbox_head.test_cfg, trained.dataset.cat_ids)
-    for image in dense_predictions(
+    for sample, levels in dense_predictions(
         trained.model, trained.dataset, device=CPU_DEVICE, label="", indices=range(images)
     ):
-        found.add(*image)
-    return found
+        objects = sample.gt_instances
+        found.add(sample, levels, anchors_of(levels, objects.bboxes, objects.labels))
+    return found, [trained.dataset.get_data_info(index)["img_id"] for index in range(images)]
 
 
 def test_boxes_are_counted_on_the_evaluated_images_under_each_reading():
@@ -71,7 +73,8 @@ def test_boxes_are_counted_on_the_evaluated_images_under_each_reading():
 
 def test_the_alignment_is_that_of_each_image_under_each_reading(manifest):
     trained = load_trained(initial_run(manifest, "atss_af", images=5), CPU)
-    found = statistics(trained, 5).alignment()
+    measured, image_ids = statistics(trained, 5)
+    found = measured.alignment(image_ids)
     assert list(found) == [*table6.ALIGNMENT_READINGS, "confidence=classification"]
     parts = {"default": [], "confidence=classification": [], "iou_floor=0.5": []}
     for sample, levels in dense_predictions(
@@ -82,8 +85,8 @@ def test_the_alignment_is_that_of_each_image_under_each_reading(manifest):
         gt = sample.gt_instances
         for reading, ranked_by in zip(parts, ("confidence", "scores", "confidence"), strict=True):
             options = AlignmentOptions(iou_floor=0.5 if reading == "iou_floor=0.5" else 0.0)
-            image = (cat[ranked_by], cat["boxes"], cat["points"], gt.bboxes.float(), gt.labels, options)
-            parts[reading].append(instance_alignment(*image[:-1], {"": image[-1]})[""])
+            pools = instance_pools(cat["boxes"], cat["points"], gt.bboxes.float(), gt.labels)
+            parts[reading].append(instance_alignment(cat[ranked_by], pools, {"": options})[""])
     for reading, images in parts.items():
         assert found[reading] == pytest.approx(summarise(images, AlignmentOptions()), nan_ok=True), reading
     # ATSS ranks by classification and centerness together.
@@ -93,7 +96,8 @@ def test_the_alignment_is_that_of_each_image_under_each_reading(manifest):
 def test_detections_without_threshold_are_those_of_the_detector_itself(manifest):
     """Its predictions with the changed test configuration, a hundred per image whatever their scores."""
     trained = load_trained(initial_run(manifest, "tood_af", images=3), CPU)
-    found = statistics(trained, 3).unfiltered
+    measured, ids = statistics(trained, 3)
+    found = measured.unfiltered(ids)
     trained.model.bbox_head.test_cfg.update(table6.WITHOUT_THRESHOLD)
     expected, image_ids = detect(
         trained.model, trained.dataset, device=CPU_DEVICE, label="", batch_size=1, indices=range(3)
@@ -119,7 +123,8 @@ def test_one_pass_gives_what_the_evaluation_gives_and_the_table(manifest, tmp_pa
     assert set(metrics) == {name for name in load_tables()["table6"].metrics if not name.startswith("AP")}
     before, after = (variants[key]["default"] for key in ("before NMS", "after NMS"))
     assert (metrics["PCC (top-50)"], metrics["IoU (top-10)"]) == (before["pcc"], before["iou"])
-    expected = statistics(load_trained(job, CPU), 5).alignment()
+    found, image_ids = statistics(load_trained(job, CPU), 5)
+    expected = found.alignment(image_ids)
     for reading, values in variants["before NMS"].items():  # convolutions of a batch round otherwise
         assert values == pytest.approx(finite(expected[reading]), abs=1e-2), reading
     found = sum(metrics[f"#{kind}"] for kind in ("Correct boxes", "Redundant boxes", "Error boxes"))

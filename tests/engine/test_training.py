@@ -2,6 +2,8 @@
 
 import json
 import math
+import multiprocessing
+import os
 import random
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from mmengine.runner import set_random_seed
 from PIL import Image
 from torch import nn
 
-from tood.data.loading import SeededDataset, build_dataset, epoch_batches
+from tood.data.loading import SeededDataset, batches_from, build_dataset
 from tood.data.synthetic import CLASSES, DrawingSpec, generate
 from tood.engine import trainer as loop
 from tood.engine.checkpoint import Checkpoints
@@ -82,12 +84,15 @@ def write_coco(path: Path, images: dict, categories: list[dict]) -> Path:
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("odd")
+    return write_images(tmp_path_factory.mktemp("odd"), ODD_IMAGES)
+
+
+def write_images(root: Path, images: dict) -> Path:
     (root / "annotations").mkdir()
-    write_coco(root / VAL.annotations, ODD_IMAGES, ODD)
+    write_coco(root / VAL.annotations, images, ODD)
     (root / VAL.images).mkdir()
     generator = np.random.default_rng(0)
-    for image, ((width, height), _) in ODD_IMAGES.items():
+    for image, ((width, height), _) in images.items():
         pixels = generator.integers(0, 255, (height, width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / VAL.images / f"{image}.png")
     return root
@@ -191,9 +196,10 @@ def test_unknown_warmup():
 # Data
 
 
-def drawings(dataset, order) -> dict:
+def drawings(training_images, order, seed=3, epoch=1) -> dict:
     """Pixels and flip of the samples, drawn in that order."""
-    samples = {index: dataset[index] for index in order}
+    dataset = SeededDataset(training_images, seed)
+    samples = {index: dataset[epoch, index] for index in order}
     return {
         index: (sample["inputs"].numpy().tobytes(), sample["data_samples"].flip)
         for index, sample in samples.items()
@@ -201,22 +207,25 @@ def drawings(dataset, order) -> dict:
 
 
 def test_augmentation_depends_on_seed_epoch_and_image_alone(training_images):
-    dataset, order = SeededDataset(training_images, 3, 1), range(len(training_images))
-    expected = drawings(dataset, order)
+    order = range(len(training_images))
+    expected = drawings(training_images, order)
     random.seed(99)
     np.random.seed(99)  # noqa: NPY002 - what the transforms draw from
-    assert drawings(dataset, reversed(order)) == expected
-    assert drawings(dataset, [5, 5, 0]) == {index: expected[index] for index in (5, 0)}
-    for other in (SeededDataset(training_images, 3, 2), SeededDataset(training_images, 4, 1)):
-        assert drawings(other, order) != expected
+    assert drawings(training_images, reversed(order)) == expected
+    assert drawings(training_images, [5, 5, 0]) == {index: expected[index] for index in (5, 0)}
+    for other in ({"epoch": 2}, {"seed": 4}):
+        assert drawings(training_images, order, **other) != expected
     flips = [flip for _, flip in expected.values()]
     assert 0.2 < np.mean(flips) < 0.8
 
 
 def batches_of(dataset, *, batch_size=4, replica=2, seed=0, epoch=0, workers=0, skip=0):
-    number, batches = epoch_batches(dataset, batch_size, replica, seed, epoch, workers, skip)
-    batches = list(batches)
-    assert len(batches) == number
+    """Of one epoch."""
+    per_epoch = math.ceil(len(dataset) / batch_size)
+    first = epoch * per_epoch + skip
+    found = list(batches_from(first, dataset, batch_size, replica, seed, epoch + 1, workers))
+    assert [of for of, _ in found] == [epoch] * (per_epoch - skip)
+    batches = [batch for _, batch in found]
     assert all(batch.number == len(batch.replicas) and batch.counts for batch in batches)
     return batches
 
@@ -291,7 +300,7 @@ def test_processes_share_the_replicas_of_a_batch(odd, monkeypatch, world_size):
     monkeypatch.setattr("tood.runtime.distributed.get_world_size", lambda: world_size)
     for rank in range(world_size):
         monkeypatch.setattr("tood.runtime.distributed.get_rank", lambda rank=rank: rank)
-        shares.append(list(epoch_batches(dataset, 4, 2, seed=0, epoch=0, workers=0)[1]))
+        shares.append([batch for _, batch in batches_from(0, dataset, 4, 2, seed=0, epochs=1, workers=0)])
     for batch, *parts in zip(whole, *shares, strict=True):
         assert [images for part in parts if part.counts for images in orders([part])] == orders([batch])
         assert all(part.number == batch.number for part in parts)
@@ -304,6 +313,31 @@ def test_processes_share_the_replicas_of_a_batch(odd, monkeypatch, world_size):
 def test_an_epoch_can_begin_at_any_batch(training_images):
     whole = content(batches_of(training_images, batch_size=8, replica=4))
     assert content(batches_of(training_images, batch_size=8, replica=4, skip=3)) == whole[24:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_same_processes_load_all_epochs_and_nothing_skipped(training_images, monkeypatch, workers):
+    """From the middle of an epoch on; the images are those of the epochs one by one."""
+    loading, alive, made = [], set(), SeededDataset.__getitem__
+
+    def get(self, key):
+        loading.append(key)
+        return made(self, key)
+
+    monkeypatch.setattr(SeededDataset, "__getitem__", get)
+    per_epoch = math.ceil(len(training_images) / 8)
+    expected = [
+        batch for epoch in range(3) for batch in batches_of(training_images, batch_size=8, epoch=epoch)
+    ]
+    loading.clear()
+    found = []
+    for _, batch in batches_from(per_epoch - 2, training_images, 8, 2, 0, 3, workers):
+        alive |= {process.pid for process in multiprocessing.active_children()}
+        found.append(batch)
+    assert content(found) == content(expected[per_epoch - 2 :])
+    assert len(alive) == workers
+    if not workers:
+        assert len(loading) == len(content(found))
 
 
 def test_an_epoch_of_real_images(real_images):
@@ -896,22 +930,31 @@ def test_dense_predictions_and_objects_are_in_input_pixels(odd):
     assert ids == [31, 5, 44]
 
 
-def test_dense_predictions_do_not_depend_on_what_an_image_is_batched_with(odd):
-    """Larger images pad it; where nothing of the padding reaches an anchor, its prediction is the same."""
-    model = initialised(configured("tood_af", categories=ODD))
-    dataset = odd_dataset(odd, None, size=(160, 120))
-    alone, batched = (
-        list(dense_predictions(model, dataset, device=CPU, label="test", batch_size=size))
-        for size in (1, len(dataset))
-    )
-    shapes = {tuple(sample.pad_shape) for sample, _ in alone}
-    assert len(shapes) > 1
-    for (_, own), (sample, padded) in zip(alone, batched, strict=True):
-        assert [level.grid for level in padded] == [level.grid for level in own]
-        assert all(torch.equal(a.points, b.points) for a, b in zip(padded, own, strict=True))
-        if tuple(sample.pad_shape) == tuple(sample.batch_input_shape):
-            for a, b in zip(padded, own, strict=True):
-                torch.testing.assert_close(a.scores, b.scores, rtol=1e-4, atol=1e-6)
+def test_predictions_do_not_depend_on_the_batch(tmp_path):
+    """Images of one size go together, so that none is padded for another; results are in the file's order."""
+    model = initialised(configured("tood_af", {"model.test_cfg.score_thr": 0.0}, ODD))
+    ids, sizes = (9, 4, 7, 5, 8), ((96, 64), (48, 80))
+    images = {image: (sizes[number % 2], [(2, 4, 8, 30, 30, 0)]) for number, image in enumerate(ids)}
+    dataset = odd_dataset(write_images(tmp_path, images), None, size=(160, 120))
+    levels, found = [], []
+    for size in (1, 2):
+        seen: dict = {}
+
+        def observe(sample, dense, seen=seen) -> None:
+            assert tuple(sample.batch_input_shape) == tuple(sample.pad_shape)
+            seen[sample.img_id] = dense
+
+        found.append(detect(model, dataset, device=CPU, label="", batch_size=size, observe=observe))
+        levels.append(seen)
+    alone, together = levels
+    assert list(alone) == list(ids)
+    assert list(together) == [9, 7, 4, 5, 8]
+    for image, own in alone.items():
+        for a, b in zip(own, together[image], strict=True):
+            torch.testing.assert_close(a._asdict(), b._asdict(), rtol=1e-5, atol=1e-5)
+    (one, one_ids), (other, other_ids) = found
+    assert one_ids == other_ids == list(ids)
+    assert [each["image_id"] for each in one] == [each["image_id"] for each in other]
 
 
 def test_biases_of_offsets_have_no_rate_of_their_own():
@@ -927,3 +970,26 @@ def test_biases_of_offsets_have_no_rate_of_their_own():
     assert found.pop("dcn.bias") == bias
     assert set(found.values()) == {plain}
     assert "dcn.conv_offset.bias" in found
+
+
+def test_parameters_of_equal_settings_are_updated_as_one_group():
+    """As one by one, to the bit, momentum and a changed rate included."""
+    train_cfg = configured("fcos_imprv").train
+    one, other = (initialised(configured("fcos_imprv")) for _ in range(2))
+    optimizer = loop.build_optimizer(one, train_cfg)
+    assert len(optimizer.param_groups) == 3  # biases, those of norms, and all others
+    settings = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    groups = [
+        {"params": [theirs]} | {name: settings[id(ours)][name] for name in ("lr", "weight_decay", "momentum")}
+        for ours, theirs in zip(one.parameters(), other.parameters(), strict=True)
+    ]
+    apart = torch.optim.SGD(groups, fused=True)
+    for step in range(3):
+        for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):
+            ours.grad = torch.randn_like(ours)
+            theirs.grad = ours.grad.clone()
+        for each in (optimizer, apart):
+            for group in each.param_groups:
+                group["lr"] *= 1 + step
+            each.step()
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))

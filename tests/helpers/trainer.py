@@ -66,7 +66,7 @@ def call(arguments: list[str], log: Path, fault: str | None, at: int, seconds: f
 
     if fault == "loading_hangs":  # in the second epoch: a file system that does not answer
         load = SeededDataset.__getitem__
-        SeededDataset.__getitem__ = lambda self, index: time.sleep(1e6) if self.epoch else load(self, index)
+        SeededDataset.__getitem__ = lambda self, key: time.sleep(1e6) if key[0] else load(self, key)
         fault = None
     loop.batch_gradient = faulty
     sys.argv = [str(SCRIPT), *arguments]

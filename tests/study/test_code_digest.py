@@ -308,6 +308,7 @@ def test_prose_formatting_and_annotations_count_for_none(repository):
         ("evaluation/released.py", set()),
         ("analysis/table6.py", {ALIGNMENT}),
         ("analysis/alignment.py", {ALIGNMENT}),
+        ("analysis/anchors.py", {ALIGNMENT}),
         ("analysis/box_counts.py", {ALIGNMENT}),
         *(
             (f"analysis/{name}.py", set())

@@ -60,7 +60,7 @@ def test_a_training_job_is_what_decides_the_result():
     assert Plan({}).training_job("tood_af", 0).weights is None
 
 
-CHANGES = [{"device": "cpu"}, {"device": "cuda", "gpus": 4}, {"micro_batch": 1}]
+CHANGES = [{"device": "cpu"}, {"device": "cuda", "gpus": 4}, {"micro_batch": 1}, {"compile": True}]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
@@ -75,7 +75,7 @@ def test_how_it_is_computed_is_no_part_of_a_job(change):
 def test_a_measuring_job_is_of_one_trained_model():
     job = PAPER.analysis_job("tood_af", 1)
     assert job.model == StudyPaths("x").run("tood_af", 1).model
-    assert (job.images, job.batch_size) == (6, 1)
+    assert (job.images, job.batch_size) == (6, 4)
     assert (job.evaluation, job.analysis) == (evaluation_digest(AP, 6), evaluation_digest(ALIGNMENT, 6))
     smoke = Plan({})
     batched, figure = smoke.measuring_job("tood_af", 0), smoke.figure_job("tood_af", 0)
@@ -93,7 +93,7 @@ def test_an_execution_is_as_the_scale_and_the_call_say():
 
 
 def test_every_option_of_computing_can_stand_in_a_scale_and_reaches_the_job():
-    values = {"threads": 5, "workers": 6, "micro_batch": 7}
+    values = {"threads": 5, "workers": 6, "micro_batch": 7, "compile": True}
     assert set(values) == set(Computing.model_fields)
     execution = Execution.of(Resources(**values), "cpu", threads=5)
     assert execution.model_dump(include=set(values)) == values

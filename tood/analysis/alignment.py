@@ -8,7 +8,7 @@ The other readings are options, so that the table can be given under each of the
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -61,34 +61,47 @@ class InstanceAlignment(NamedTuple):
     pool_size: np.ndarray  # [G] anchors that belong to the instance
 
 
-def instance_pools(
-    boxes: Tensor, points: Tensor, gt_boxes: Tensor, gt_labels: Tensor, options: AlignmentOptions
-) -> tuple[Tensor, Tensor]:
-    """Say which anchors belong to which instance.
+class InstancePools(NamedTuple):
+    """Which anchors of one image belong to which of its G instances."""
+
+    labels: Tensor  # [G]
+    ious: Tensor  # [G, A] of each instance and each anchor's predicted box
+    of: Callable[[AlignmentOptions], Tensor]  # membership under a reading, boolean [G, A]
+
+
+def instance_pools(boxes: Tensor, points: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> InstancePools:
+    """Say which anchors belong to which instance; what readings share is found once, when it is asked for.
+
+    Of instances that an anchor's box overlaps equally, the first owns it.
 
     Args:
-        boxes: [A, 4] predicted boxes (x1, y1, x2, y2), in the pixels of gt_boxes.
+        boxes: [A, 4] predicted boxes (x1, y1, x2, y2), clipped to the image, pixels.
         points: [A, 2] anchor centres (x, y), in the same pixels.
-        gt_boxes: [G, 4] instances without crowds.
+        gt_boxes: [G, 4] instances without crowds, in the same pixels; G may be 0.
         gt_labels: [G] instances with equal labels compete for anchors.
-        options: its ownership and iou_floor are read.
-
-    Returns:
-        IoU of every instance and box [G, A], and membership, boolean [G, A]. Of instances that an
-        anchor's box overlaps equally, the first owns it.
     """
-    ious = _ious(gt_boxes, boxes)
-    rights = _rights(ious, points, gt_boxes, gt_labels, options.ownership)
-    return ious, rights & _overlapping(ious, options.iou_floor)
+    # A pair without any area has no IoU; nan would win every argmax.
+    ious = box_iou(gt_boxes, boxes).nan_to_num()  # [G, A]
+
+    @functools.cache
+    def rights(ownership: str, class_aware: bool) -> Tensor:
+        rivals = gt_labels if class_aware else torch.zeros_like(gt_labels)
+        return _rights(ious, points, gt_boxes, rivals, ownership)
+
+    @functools.cache
+    def pools(ownership: str, class_aware: bool, floor: float) -> Tensor:
+        overlapping = ious >= floor if floor == 0.5 else ious > floor  # [G, A]
+        return rights(ownership, class_aware) & overlapping
+
+    return InstancePools(
+        gt_labels,
+        ious,
+        lambda options: pools(options.ownership, options.class_aware, options.iou_floor),
+    )
 
 
 def instance_alignment(
-    confidence: Tensor,
-    boxes: Tensor,
-    points: Tensor,
-    gt_boxes: Tensor,
-    gt_labels: Tensor,
-    readings: Mapping[str, AlignmentOptions],
+    confidence: Tensor, pools: InstancePools, readings: Mapping[str, AlignmentOptions]
 ) -> dict[str, InstanceAlignment]:
     """Measure every instance of one image (Table 6, columns PCC and IoU) under each reading.
 
@@ -98,33 +111,24 @@ def instance_alignment(
 
     Args:
         confidence: [A, C] what ranks an anchor for a class; any monotone scale.
-        boxes: [A, 4] predicted boxes (x1, y1, x2, y2), clipped to the image, pixels.
-        points: [A, 2] anchor centres (x, y), pixels.
-        gt_boxes: [G, 4] instances without crowds, pixels; G may be 0.
-        gt_labels: [G] integer columns of `confidence`.
+        pools: of the image.
         readings: of the paper, by name; what they share is computed once.
 
     Raises:
         IndexError: a label is no column of `confidence`.
     """
-    ious = _ious(gt_boxes, boxes)
 
     @functools.cache
-    def ranks_by(class_aware: bool) -> tuple[Tensor, Tensor]:
-        """[G, A] confidence in each instance's class, and [G] which instances compete."""
+    def ranks_by(class_aware: bool) -> Tensor:
+        """[G, A] confidence in each instance's class, or in the best one."""
         if class_aware:
-            return confidence[:, gt_labels].T, gt_labels
-        return confidence.amax(dim=1).expand(len(gt_boxes), -1), torch.zeros_like(gt_labels)
-
-    @functools.cache
-    def rights(ownership: str, class_aware: bool) -> Tensor:
-        return _rights(ious, points, gt_boxes, ranks_by(class_aware)[1], ownership)
+            return confidence[:, pools.labels].T
+        return confidence.amax(dim=1).expand(len(pools.labels), -1)
 
     @functools.cache
     def ranked(options: AlignmentOptions) -> _Ranked:
-        pools = rights(options.ownership, options.class_aware) & _overlapping(ious, options.iou_floor)
-        own, _ = ranks_by(options.class_aware)
-        return _most_confident(own, ious, pools, max(options.top_pcc, options.top_iou))
+        own = ranks_by(options.class_aware)
+        return _most_confident(own, pools.ious, pools.of(options), max(options.top_pcc, options.top_iou))
 
     @functools.cache
     def measured(options: AlignmentOptions) -> InstanceAlignment:
@@ -167,15 +171,6 @@ class _Ranked(NamedTuple):
     scores: np.ndarray  # [G, K]
     ious: np.ndarray  # [G, K]
     pool_size: np.ndarray  # [G]
-
-
-def _ious(gt_boxes: Tensor, boxes: Tensor) -> Tensor:
-    # A pair without any area has no IoU; nan would win every argmax.
-    return box_iou(gt_boxes, boxes).nan_to_num()  # [G, A]
-
-
-def _overlapping(ious: Tensor, floor: float) -> Tensor:
-    return ious >= floor if floor == 0.5 else ious > floor  # [G, A]
 
 
 def _rights(ious: Tensor, points: Tensor, gt_boxes: Tensor, gt_labels: Tensor, ownership: str) -> Tensor:

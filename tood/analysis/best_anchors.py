@@ -4,7 +4,9 @@ Figure 1 of the paper shows one object; here are all of them, and of the most co
 IoU go together. `BestAnchors` is given one image after the other, so that it can share a pass over them.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,9 +14,9 @@ from mmdet.structures import DetDataSample
 from torch import Tensor
 from torchvision.ops import box_area, box_iou
 
-from tood.analysis.alignment import AlignmentOptions, instance_pools
+from tood.analysis.alignment import AlignmentOptions
+from tood.analysis.anchors import Anchors
 from tood.analysis.maps import ImageAnchors, distance
-from tood.models.common.dense_level import DenseLevel
 
 BINS = 50  # of score and of IoU in [0, 1]
 
@@ -38,37 +40,37 @@ class BestAnchors:
     """Collects the objects of the images that it is given, and the density of score and IoU."""
 
     def __init__(self) -> None:
-        self.objects: list[ObjectRecord] = []
+        self.objects: dict[int, list[ObjectRecord]] = {}  # by id of the image
         self.density = np.zeros((BINS, BINS), dtype=np.int64)
 
-    def add(self, sample: DetDataSample, levels: list[DenseLevel]) -> None:
-        """Take one image: its objects in pixels of the input, and all of its anchors' predictions."""
-        levels = [on_cpu(level) for level in levels]
-        self.objects += object_records(sample, levels)
-        self.density += score_iou_density(sample, levels)
+    def add(self, sample: DetDataSample, anchors: Anchors) -> None:
+        """Take one image: its objects in pixels of the input, and its anchors."""
+        self.objects[sample.img_id] = object_records(sample, anchors)
+        self.density += score_iou_density(anchors)
 
-    def to_json(self) -> dict:
-        """Columns of the objects, and `density` [score, IoU]."""
-        columns = zip(*self.objects, strict=True) if self.objects else ([] for _ in ObjectRecord._fields)
+    def to_json(self, image_ids: Iterable[int]) -> dict:
+        """Columns of the objects, image by image, and `density` [score, IoU]."""
+        rows = list(chain.from_iterable(self.objects[image] for image in image_ids))
+        columns = zip(*rows, strict=True) if rows else ([] for _ in ObjectRecord._fields)
         objects = {name: list(column) for name, column in zip(ObjectRecord._fields, columns, strict=True)}
         return {"objects": objects, "density": self.density.tolist()}
 
 
-def object_records(sample: DetDataSample, levels: list[DenseLevel]) -> list[ObjectRecord]:
+def object_records(sample: DetDataSample, anchors: Anchors) -> list[ObjectRecord]:
     """What the detector makes of each object of one image.
 
     Args:
         sample: with `gt_instances`, and where there are crowds `ignored_instances`, in pixels of the input.
-        levels: of the image, on the CPU.
+        anchors: of the image.
     """
     objects, size = sample.gt_instances.cpu(), sample.img_shape[:2]
     boxes, labels = objects.bboxes.float(), objects.labels
+    best = ImageAnchors(anchors, size)
     crowded = _crowded(boxes, labels, _crowds(sample))
     areas = box_area(boxes)  # [G]
-    anchors = ImageAnchors(levels, boxes, labels, size)
     records = []
     for g in range(len(boxes)):
-        red, green = anchors.best(g) or (None, None)
+        red, green = best.best(g) or (None, None)
         apart = distance(red, green) if red and green else None
         records.append(
             ObjectRecord(
@@ -87,37 +89,23 @@ def object_records(sample: DetDataSample, levels: list[DenseLevel]) -> list[Obje
     return records
 
 
-def score_iou_density(sample: DetDataSample, levels: list[DenseLevel]) -> np.ndarray:
+def score_iou_density(anchors: Anchors) -> np.ndarray:
     """Counts [score, IoU] of the 50 most confident anchors of each object of an image, as for PCC of Table 6.
 
     Score is what NMS ranks by. Both are in `BINS` equal parts of [0, 1], the last of which holds 1 too.
-
-    Args:
-        sample: with `gt_instances` in pixels of the input.
-        levels: of the image, on the CPU.
     """
-    options, objects = AlignmentOptions(), sample.gt_instances.cpu()
-    boxes, points, confidence = (
-        torch.cat([getattr(level, name) for level in levels]) for name in ("boxes", "points", "confidence")
-    )  # [A, 4], [A, 2], [A, C]
-    ious, pools = instance_pools(boxes, points, objects.bboxes.to(boxes), objects.labels, options)
+    options, instances = AlignmentOptions(), anchors.instances
+    confidence = torch.cat([level.confidence for level in anchors.levels])  # [A, C]
+    pools = instances.of(options)  # [G, A]
     counts = np.zeros((BINS, BINS), dtype=np.int64)
-    for g, label in enumerate(objects.labels.tolist()):
+    for g, label in enumerate(instances.labels.tolist()):
         pool = pools[g].nonzero().squeeze(1)  # [P]
         scores = confidence[pool, label]
         best = scores.topk(min(options.top_pcc, len(pool))).indices
-        pairs = torch.stack([scores[best], ious[g, pool[best]]]).double()  # [2, K]
+        pairs = torch.stack([scores[best], instances.ious[g, pool[best]]]).double()  # [2, K]
         score, iou = (pairs * BINS).long().clamp(0, BINS - 1).numpy()
         np.add.at(counts, (score, iou), 1)
     return counts
-
-
-def on_cpu(level: DenseLevel) -> DenseLevel:
-    """The level with all of its tensors on the CPU."""
-    tensors: dict[str, Any] = {
-        name: value.cpu() for name, value in level._asdict().items() if isinstance(value, Tensor)
-    }
-    return level._replace(**tensors)
 
 
 def _crowds(sample: DetDataSample) -> Tensor:

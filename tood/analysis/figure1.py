@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 from mmdet.datasets import CocoDataset
 
-from tood.analysis.best_anchors import on_cpu
 from tood.analysis.cases import Case, caption, choose
 from tood.analysis.figure_files import save_captioned
 from tood.analysis.map_figures import FigureRow, draw_figure1, draw_figure4
@@ -75,9 +74,7 @@ def row(trained: Trained, name: str, index: int, instance: int) -> FigureRow:
     )
     ((sample, levels),) = predicted
     gt = sample.gt_instances.cpu()
-    maps = instance_maps(
-        [on_cpu(level) for level in levels], gt.bboxes.float(), gt.labels, instance, sample.img_shape[:2]
-    )
+    maps = instance_maps(levels, gt.bboxes.float(), gt.labels, instance, sample.img_shape[:2])
     if maps is None:
         raise ValueError(f"{name} predicts no box that touches the chosen object")
     pixels = trained.dataset[index]["inputs"]  # [3, H, W] BGR

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from tood.analysis.assignment import find_image
-from tood.analysis.best_anchors import on_cpu
 from tood.analysis.map_figures import FigureRow
 from tood.analysis.maps import instance_maps
 from tood.data.images import ImageError, read_image
@@ -144,9 +143,7 @@ def row_of(detector: Detector, shown: Scene) -> FigureRow:
     labels = torch.tensor(
         [detector.classes.index(one) if one in detector.classes else -1 for one in shown.names]
     )
-    maps = instance_maps(
-        [on_cpu(level) for level in levels], boxes, labels, shown.chosen, sample.img_shape[:2]
-    )
+    maps = instance_maps(levels, boxes, labels, shown.chosen, sample.img_shape[:2])
     if maps is None:
         raise ExperimentError(f"{detector.name}: predicts no box of {name} that touches the object")
     height, width = sample.img_shape[:2]

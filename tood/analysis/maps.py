@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tood.analysis.alignment import AlignmentOptions, instance_pools
+from tood.analysis.alignment import AlignmentOptions
+from tood.analysis.anchors import Anchors, anchors_of
 from tood.models.common.dense_level import DenseLevel
 
 
@@ -61,37 +62,27 @@ def distance(one: BestAnchor, other: BestAnchor) -> float:
 
 
 class ImageAnchors:
-    """All anchors of an image, and which belong to which of its objects: computed once for all of these.
+    """Where the objects of an image are classified best and localised best.
 
     Args:
-        levels: the head's predictions for the image, on its padded input.
-        gt_boxes: [G, 4] instances of the image without crowds, (x1, y1, x2, y2) in input pixels.
-        gt_labels: [G] integer classes.
+        anchors: of the image, on its padded input.
         image_size: (height, width) of the input without padding; anchors beyond are left out.
         use_confidence: map what NMS ranks by instead of the classification score.
     """
 
-    def __init__(
-        self,
-        levels: Sequence[DenseLevel],
-        gt_boxes: Tensor,
-        gt_labels: Tensor,
-        image_size: tuple[int, int],
-        use_confidence: bool = False,
-    ) -> None:
-        self.levels = levels
-        self._boxes = torch.cat([level.boxes for level in levels])  # [A, 4]
-        self._points = torch.cat([level.points for level in levels])  # [A, 2]
+    def __init__(self, anchors: Anchors, image_size: tuple[int, int], use_confidence: bool = False) -> None:
+        self.levels, self._boxes, self._points, instances = anchors
         self._scores = torch.cat(
-            [(level.confidence if use_confidence else level.scores)[:, gt_labels.long()] for level in levels]
+            [
+                (level.confidence if use_confidence else level.scores)[:, instances.labels.long()]
+                for level in self.levels
+            ]
         ).T  # [G, A]
-        self._ious, pools = instance_pools(
-            self._boxes, self._points, gt_boxes, gt_labels, AlignmentOptions()
-        )  # [G, A] each
+        self._ious = instances.ious  # [G, A]
         height, width = image_size
         self._visible = (self._points < self._points.new_tensor([width, height])).all(dim=1)  # [A]
-        self._pools = pools & self._visible  # [G, A]
-        self._sizes = [len(level.points) for level in levels]
+        self._pools = instances.of(AlignmentOptions()) & self._visible  # [G, A]
+        self._sizes = [len(level.points) for level in self.levels]
         self._ends = np.cumsum(self._sizes)
 
     def best(self, instance: int) -> tuple[BestAnchor, BestAnchor] | None:
@@ -143,8 +134,11 @@ def instance_maps(
     image_size: tuple[int, int],
     use_confidence: bool = False,
 ) -> InstanceMaps | None:
-    """The maps of one instance alone, by its index in gt_boxes; other arguments as `ImageAnchors`."""
-    return ImageAnchors(levels, gt_boxes, gt_labels, image_size, use_confidence).maps(instance)
+    """The maps of one instance alone, by its index in gt_boxes.
+
+    Other arguments as for `anchors_of` and `ImageAnchors`.
+    """
+    return ImageAnchors(anchors_of(levels, gt_boxes, gt_labels), image_size, use_confidence).maps(instance)
 
 
 def _crop(level: DenseLevel, scores: Tensor, ious: Tensor, visible: Tensor) -> LevelMaps:

@@ -2,6 +2,7 @@
 
 from mmdet.structures import DetDataSample
 
+from tood.analysis.anchors import anchors_of
 from tood.analysis.best_anchors import BestAnchors
 from tood.analysis.table6 import Statistics, count_readings, write_table6
 from tood.evaluation.evaluate import evaluate_trained
@@ -26,13 +27,16 @@ def analyse(job: AnalysisJob, execution: Execution, files: RunPaths) -> None:
     """
     trained = load_trained(job, execution)
     statistics = Statistics(trained.model.bbox_head.test_cfg, trained.dataset.cat_ids)
-    anchors = BestAnchors()
+    best = BestAnchors()
 
     def observe(sample: DetDataSample, levels: list[DenseLevel]) -> None:
-        statistics.add(sample, levels)
-        anchors.add(sample, levels)
+        objects = sample.gt_instances
+        anchors = anchors_of(levels, objects.bboxes, objects.labels)
+        statistics.add(sample, levels, anchors)
+        best.add(sample, anchors)
 
     detections, image_ids = evaluate_trained(trained, job, execution, files, observe)
-    counts = count_readings(read_json(trained.annotations), detections, image_ids, statistics.unfiltered)
-    write_table6(job, statistics.alignment(), counts, files)
-    write_json(files.best_anchors, anchors.to_json())
+    unfiltered = statistics.unfiltered(image_ids)
+    counts = count_readings(read_json(trained.annotations), detections, image_ids, unfiltered)
+    write_table6(job, statistics.alignment(image_ids), counts, files)
+    write_json(files.best_anchors, best.to_json(image_ids))

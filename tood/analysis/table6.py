@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
 from mmdet.structures import DetDataSample
 
 from tood.analysis.alignment import AlignmentOptions, InstanceAlignment, instance_alignment, summarise
+from tood.analysis.anchors import Anchors
 from tood.analysis.box_counts import CountOptions, count_boxes
 from tood.evaluation.detection import coco_results
 from tood.models.common.dense_level import DenseLevel
@@ -51,40 +53,42 @@ class Statistics:
     BY_SCORE = "confidence=classification"
 
     def __init__(self, test_cfg: Mapping[str, Any], category_ids: Sequence[int]) -> None:
-        self.unfiltered: list[dict] = []  # detections without score threshold, as COCO results
+        self._unfiltered: dict[int, list[dict]] = {}  # by id of the image
         self._category_ids = category_ids
         self._test_cfg = {**test_cfg, **WITHOUT_THRESHOLD}
         self._options = {
             name: replace(AlignmentOptions(), **change) for name, change in ALIGNMENT_READINGS.items()
         }
-        self._found: dict[str, list[InstanceAlignment]] = {
-            name: [] for name in [*self._options, self.BY_SCORE]
+        self._found: dict[str, dict[int, InstanceAlignment]] = {
+            name: {} for name in [*self._options, self.BY_SCORE]
         }
 
-    def add(self, sample: DetDataSample, levels: list[DenseLevel]) -> None:
-        """Take one image; an `Observer` of the pass."""
-        confidence, boxes, points = (
-            torch.cat([getattr(level, name) for level in levels]).cpu()
-            for name in ("confidence", "boxes", "points")
-        )  # [A, C], [A, 4], [A, 2]
-        objects = sample.gt_instances.cpu()
-        image = boxes, points, objects.bboxes.to(boxes), objects.labels
-        aligned = instance_alignment(confidence, *image, self._options)
-        if all(level.confidence is level.scores for level in levels):
+    def add(self, sample: DetDataSample, levels: list[DenseLevel], anchors: Anchors) -> None:
+        """Take one image, with its predictions where the model computes and its anchors on the CPU."""
+        instances = anchors.instances
+        confidence = torch.cat([level.confidence for level in anchors.levels])  # [A, C]
+        aligned = instance_alignment(confidence, instances, self._options)
+        if all(level.confidence is level.scores for level in anchors.levels):
             aligned[self.BY_SCORE] = aligned["default"]
         else:
-            scores = torch.cat([level.scores for level in levels]).cpu()  # [A, C]
-            aligned |= instance_alignment(scores, *image, {self.BY_SCORE: self._options["default"]})
-        for name, instances in aligned.items():
-            self._found[name].append(instances)
+            scores = torch.cat([level.scores for level in anchors.levels])  # [A, C]
+            by_score = {self.BY_SCORE: self._options["default"]}
+            aligned |= instance_alignment(scores, instances, by_score)
+        for name, found in aligned.items():
+            self._found[name][sample.img_id] = found
         detections = select_detections(levels, sample.metainfo, self._test_cfg, rescale=True)
-        self.unfiltered += coco_results(sample.img_id, detections, self._category_ids)
+        self._unfiltered[sample.img_id] = coco_results(sample.img_id, detections, self._category_ids)
 
-    def alignment(self) -> dict[str, dict[str, float]]:
-        """What `summarise` gives under each reading."""
+    def unfiltered(self, image_ids: Iterable[int]) -> list[dict]:
+        """Detections without score threshold on images that were taken, as COCO results."""
+        return list(chain.from_iterable(self._unfiltered[image] for image in image_ids))
+
+    def alignment(self, image_ids: Sequence[int]) -> dict[str, dict[str, float]]:
+        """What `summarise` gives under each reading, of images that were taken."""
         default = self._options["default"]
         return {
-            name: summarise(images, self._options.get(name, default)) for name, images in self._found.items()
+            name: summarise([images[image] for image in image_ids], self._options.get(name, default))
+            for name, images in self._found.items()
         }
 
 

@@ -223,6 +223,7 @@ class _Call:
             workers=self.execution.workers,
             iterations=settings["iterations"],
             micro_batch=self.execution.micro_batch,
+            compile=self.execution.compile,
             checkpoints=checkpoints,
             stop=self.stop,
             beat=beat,

@@ -43,6 +43,7 @@ class Computing(Described):
     workers: Annotated[int, Field(ge=0)] = 0  # processes that load images
     # Images of a process that have activations at a time. None: all that it has.
     micro_batch: Positive | None = None
+    compile: bool = False  # backbone and neck in training, by torch.compile
 
 
 class Resources(Computing):

@@ -78,6 +78,7 @@ class Study(Declaration):
     device: Device | None = None
     gpus: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1024)] | None = None  # for one run together
     micro_batch: Batch | None = None  # images of a process that have activations at a time
+    compile: bool | None = None  # backbone and neck in training, by torch.compile
     logger: Logger | None = None  # event files of each training, too
     weights: Literal["imagenet", "random", "released"] | None = None  # *
     iterations: Count | None = None  # * stop each training after this many
@@ -99,7 +100,7 @@ INCOMPARABLE = (
 )
 OF_TRAININGS = (
     *("iterations", "batch_size", "lr", "schedule", "precision", "gpus", "micro_batch"),
-    "logger",
+    *("compile", "logger"),
 )
 # What a call may change of the resources that a scale gives its trainings.
 RESOURCES = set(Study.model_fields) & set(Resources.model_fields)
