@@ -27,6 +27,7 @@ from tood.study.status import (
 
 # How the shell of a rule starts a script that computes on models
 PYTHON = "python -m tood.runtime.preloaded"
+REHEARSAL_MINUTES = 5  # for a run, on a GPU at the paper's size
 _PORT = 29400  # torchrun's own default
 
 
@@ -261,6 +262,13 @@ def requests(of: Callable[[Any], Resources], on_gpu: bool) -> dict[str, Callable
         "mem_mb": lambda wildcards, attempt: of(wildcards).mem_mb * min(attempt, 2),
         "runtime": lambda wildcards, attempt: of(wildcards).runtime,
     }
+
+
+def rehearsal_resources(plan: Plan) -> Resources:
+    """What a rehearsal asks for: one process with the most that any of its runs has, and time for all."""
+    each = [plan.resources(run.id) for run in plan.runs]
+    largest = {key: max(getattr(one, key) for one in each) for key in ("threads", "workers", "mem_mb")}
+    return Resources(**largest, runtime=max(60, REHEARSAL_MINUTES * len(each)))
 
 
 def launcher(resources: Resources, on_gpu: bool) -> str:
