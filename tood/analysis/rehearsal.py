@@ -73,6 +73,11 @@ def rehearse(job: RehearsalJob, execution: Execution, output: Path, digest: str 
     return known
 
 
+def tries_several(device: torch.device) -> bool:
+    """Whether several numbers of images at a time are tried: on a CPU each takes minutes."""
+    return device.type == "cuda"
+
+
 def _steps(job: RehearsalJob, execution: Execution, files: RunPaths, known: Rehearsed) -> Iterator[None]:
     """Fill in what is known, step by step."""
     logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
@@ -98,7 +103,7 @@ def _steps(job: RehearsalJob, execution: Execution, files: RunPaths, known: Rehe
     trials = _Trials(model, config, job, execution, device, files, Path(manifest["root"]))
     yield
 
-    if known.on_gpu:
+    if tries_several(device):
         for micro_batch in trials.candidates():
             known.attempts.append(trials.attempt(micro_batch, LARGEST, PROBED)[0])
             yield
@@ -112,7 +117,7 @@ def _steps(job: RehearsalJob, execution: Execution, files: RunPaths, known: Rehe
         known.micro_batch = min(execution.micro_batch or known.batch_size, known.batch_size)
     iterations = job.iterations or TIMED[device.type]
     attempt, trial = trials.attempt(known.micro_batch, TYPICAL, iterations)
-    if not known.on_gpu:
+    if not known.attempts:
         known.attempts.append(attempt)
     if trial is None:
         raise _out_of_memory(attempt)

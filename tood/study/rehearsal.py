@@ -161,6 +161,13 @@ def cells_of(row: Row) -> tuple[str, ...]:
     )
 
 
+def in_a_line(row: Row) -> str:
+    """The row alone, while others are still measured."""
+    cells = dict(zip(HEADER, cells_of(row), strict=True))
+    measured = f"{cells['images/s']} images/s, GiB by micro_batch {row.memory}, " if row.memory else ""
+    return f"{row.measured.run}: {measured}{cells['result']}"
+
+
 def describe(plan: Plan, rows: Sequence[Row]) -> str:
     """The table for people, what it rests on, and what to type."""
     lines = [aligned([HEADER, *map(cells_of, rows)], right=range(2, 8)), ""]
@@ -169,7 +176,9 @@ def describe(plan: Plan, rows: Sequence[Row]) -> str:
         lines += [_basis(good), ""]
         if any(row.measured.weights == "random" for row in good):
             lines.append("Backbones had random weights where theirs are not there; this changes no time.")
-        lines += [f"All {len(good)}: {_hours(_all_hours(good))} hours of this device, evaluation not included."]
+        lines += [
+            f"All {len(good)}: {_hours(_all_hours(good))} hours of this device, evaluation not included."
+        ]
         lines += _calls(plan, good)
     if failed := [row.measured for row in rows if row.measured.failed]:
         lines += ["", f"{len(failed)} of {len(rows)} runs failed:"]
@@ -211,19 +220,26 @@ def _calls(plan: Plan, rows: Sequence[Row]) -> list[str]:
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:
     """The table as CSV: what was measured, hours and settings, with all their digits."""
+    columns = {
+        "run": lambda row: row.measured.run,
+        "device": lambda row: row.measured.device,
+        "peak_memory_mb": lambda row: " ".join(
+            f"{one.micro_batch}:{'out' if one.failed else round(one.peak_memory_mb or 0)}"
+            for one in row.measured.attempts
+        ),
+        "micro_batch": lambda row: row.measured.micro_batch,
+        "workers": lambda row: row.workers,
+        "images_per_second": lambda row: row.measured.images_per_second,
+        "epochs": lambda row: row.epochs,
+        "hours": lambda row: row.hours,
+        "seeds": lambda row: row.seeds,
+        "all_hours": lambda row: row.device_hours,
+        "failed": lambda row: row.measured.failed,
+    }
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(
-            ["run", "device", "memory_mb", "micro_batch", "workers", "images_per_second", "epochs", "hours"]
-            + ["seeds", "all_hours", "failed"]
-        )
-        for row in rows:
-            one = row.measured
-            memory = " ".join(f"{a.micro_batch}:{a.peak_memory_mb or 'out'}" for a in one.attempts)
-            writer.writerow(
-                [one.run, one.device, memory, one.micro_batch, row.workers, one.images_per_second]
-                + [row.epochs, row.hours, row.seeds, row.device_hours, one.failed]
-            )
+        writer.writerow(columns)
+        writer.writerows([value(row) for value in columns.values()] for row in rows)
 
 
 def _text(value: Any, layout: str) -> str:

@@ -16,8 +16,8 @@ from tood.study.provenance import digest
 from tood.study.rehearsal import (
     Rehearsed,
     Row,
-    cells_of,
     file_of,
+    in_a_line,
     read_rehearsed,
     row_of,
 )
@@ -65,8 +65,7 @@ def rehearse_all(
             execution = execution.model_copy(update={"micro_batch": plan.study.micro_batch})
         measured = _rehearse(job, execution, file_of(paths, run.id), program)
         rows.append(row_of(plan, measured))
-        cells = cells_of(rows[-1])
-        say(f"[{number}/{len(plan.runs)}] {run.id}: {cells[4] or '-'} images/s, memory {cells[1]}, {cells[-1]}")
+        say(f"[{number}/{len(plan.runs)}] {in_a_line(rows[-1])}")
     return rows
 
 

@@ -22,11 +22,11 @@ def main() -> None:
     program = [sys.executable, str(Path(__file__).with_name("rehearse_run.py"))]
     with one_message("rehearse"):
         plan = Plan(args.study)
-        rows = rehearse_all(
-            plan, args.threads, program, args.analysed, lambda line: print(line, flush=True)
-        )
+        rows = rehearse_all(plan, args.threads, program, args.analysed, lambda line: print(line, flush=True))
         write_table(args.table, rows)
-        print(f"\n{describe(plan, rows)}\n\n{args.table}; files of each run: {StudyPaths(plan.name).rehearsal}")
+        print(
+            f"\n{describe(plan, rows)}\n\n{args.table}; files of each run: {StudyPaths(plan.name).rehearsal}"
+        )
         sys.exit(any(row.measured.failed for row in rows))
 
 
