@@ -36,12 +36,12 @@ def run(drawn, tmp_path, monkeypatch):
     manifest = take_sample(drawn, splits["train"], splits["val"], paths.rehearsal / "data", **numbers)
     write_json(paths.rehearsal / "manifest.json", manifest)
 
-    def call(run_id: str = "tood_af", micro_batch=None, parts=False, analysed=False, iterations=None):
+    def call(run_id: str = "tood_af", parts=False, analysed=False, iterations=None):
         job = rehearsal_job(plan, run_id, analysed, 2)
         if parts:
             job.training.settings["model"]["backbone"]["norm_eval"] = True
         job = job.model_copy(update={"iterations": iterations})
-        execution = Execution(device="cpu", micro_batch=micro_batch)
+        execution = Execution(device="cpu")
         output = file_of(paths, run_id)
         output.parent.mkdir(parents=True, exist_ok=True)
         found = rehearse(job, execution, output, "digits")

@@ -1,4 +1,4 @@
-"""What a rehearsal says of a study: arithmetic by hand, and one run after another, whatever becomes of each."""
+"""What a rehearsal says of a study: arithmetic by hand, and all runs in turn, whatever becomes of each."""
 
 import csv
 import json

@@ -59,7 +59,7 @@ def rehearse(job: RehearsalJob, execution: Execution, output: Path, digest: str 
 
     Args:
         job: what is tried, on a sample (`tood.data.sample`).
-        execution: how; without `micro_batch` a GPU tries several.
+        execution: how; a CPU tries its `micro_batch` alone.
         output: written after each step, so that a kill leaves what was known before it.
         digest: of job and execution, for the result.
     """
@@ -158,8 +158,8 @@ class _Trials:
     def candidates(self) -> list[int]:
         """Numbers of images to try, from the smallest on: what is asked for, or powers of two and a batch."""
         whole = self.config.train.batch_size
-        if self.execution.micro_batch:
-            return [min(self.execution.micro_batch, whole)]
+        if self.job.micro_batch:
+            return [min(self.job.micro_batch, whole)]
         powers = [2**power for power in range(whole.bit_length()) if 2**power < whole]
         return [number for number in (*powers, whole) if self._separable(number)]
 

@@ -150,3 +150,4 @@ class RehearsalJob(Described):
     measuring: AnalysisJob
     analysed: bool = False  # the run is one of Table 6
     iterations: Positive | None = None  # None: as many as the device can do in about a minute
+    micro_batch: Positive | None = None  # that alone is tried; None: several on a GPU

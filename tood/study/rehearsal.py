@@ -205,15 +205,16 @@ def _calls(plan: Plan, rows: Sequence[Row]) -> list[str]:
     """What to type: runs with the same `micro_batch` in one call each, on one GPU for each run."""
     options = plan.study.model_dump(mode="json", exclude_none=True, exclude={"runs", "micro_batch", "gpus"})
     groups: dict[int | None, list[str]] = {}
-    for row in rows:
-        groups.setdefault(row.measured.micro_batch, []).append(row.measured.run)
-    gpus = "--resources gpu=1 " if rows[0].measured.on_gpu else ""
+    on_gpu = rows[0].measured.on_gpu
+    for row in rows:  # a CPU tries no other `micro_batch` than the scale's
+        groups.setdefault(row.measured.micro_batch if on_gpu else None, []).append(row.measured.run)
+    gpus = "--resources gpu=1 " if on_gpu else ""
     lines = ["", "To train them" + (", with gpu=N on N GPUs, which train N runs at a time:" if gpus else ":")]
     from tood.study.status import call_of  # here, as it imports more than `tood plan` needs
 
     for micro_batch, runs in sorted(groups.items(), key=lambda group: -(group[0] or 0)):
         study = Plan({**options, "runs": runs})
-        call = call_of(study, micro_batch=micro_batch) if rows[0].measured.on_gpu else call_of(study)
+        call = call_of(study, **({"micro_batch": micro_batch} if micro_batch else {}))
         lines.append("  " + call.replace("--config", f"{gpus}--config"))
     return lines
 

@@ -61,8 +61,6 @@ def rehearse_all(
     for number, run in enumerate(plan.runs, 1):
         job = rehearsal_job(plan, run.id, run.id in analysed, manifest["splits"]["val"]["images"])
         execution = plan.training_execution(run.id, threads).model_copy(update={"logger": None})
-        if execution.device != "cpu":  # a GPU tries several, unless the user says which
-            execution = execution.model_copy(update={"micro_batch": plan.study.micro_batch})
         measured = _rehearse(job, execution, file_of(paths, run.id), program)
         rows.append(row_of(plan, measured))
         say(f"[{number}/{len(plan.runs)}] {in_a_line(rows[-1])}")
@@ -82,6 +80,7 @@ def rehearsal_job(plan: Plan, run_id: str, analysed: bool, images: int) -> Rehea
         measuring=measuring.model_copy(update=there | {"model": model, "images": images}),
         analysed=analysed,
         iterations=plan.study.iterations,
+        micro_batch=plan.study.micro_batch,
     )
 
 
