@@ -62,11 +62,10 @@ class Living(TorchDispatchMode):
         return result
 
 
-def gibibytes(run: str, micro_batch: int, precision: str = "float32") -> float:
-    """The most memory that the tensors of a step take, on one GPU with a batch of 16."""
-    options = {"scale": "paper", "name": "counted", "precision": precision}
+def gibibytes(run: str, micro_batch: int) -> float:
+    """The most memory that the tensors of a step in float32 take, on one GPU with a batch of 16."""
     categories = [{"id": number + 1, "name": str(number)} for number in range(CLASSES)]
-    config = resolve(Plan(options).settings(run), categories, None)
+    config = resolve(Plan({"scale": "paper"}).settings(run), categories, None)
     images, number = config.train.replica, config.train.batch_size // config.train.replica
     generator = torch.Generator().manual_seed(0)
     on_gpu = property(lambda tensor: tensor.device.type != "cpu")  # which some layers ask for
@@ -97,7 +96,7 @@ def gibibytes(run: str, micro_batch: int, precision: str = "float32") -> float:
         with Living() as living:
             for tensor in (*model.parameters(), *model.buffers(), there["inputs"]):
                 living.add(tensor)
-            batch_gradient(model, LocalBatch([there] * number, number), micro_batch, config.train.precision)
+            batch_gradient(model, LocalBatch([there] * number, number), micro_batch)
         return (living.peak + 4 * trained) / 2**30  # momentum is there from the second step on
 
 
@@ -106,14 +105,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
     parser.add_argument("--runs", nargs="*", default=RUNS)
     parser.add_argument("--micro-batches", nargs="*", type=int, default=MICRO_BATCHES)
-    parser.add_argument("--precision", choices=["float32", "bf16"], default="float32")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     print("GiB with micro_batch", *options.micro_batches)
     for run in options.runs:
-        print(run, options.precision, end="", flush=True)
+        print(run, end="", flush=True)
         for number in options.micro_batches:
-            print(f" {gibibytes(run, number, options.precision):.1f}", end="", flush=True)
+            print(f" {gibibytes(run, number):.1f}", end="", flush=True)
         print(flush=True)
 
 
