@@ -88,7 +88,7 @@ def _rehearse(job: RehearsalJob, execution: Execution, output: Path, program: Se
     """What is known of a run, measured now if need be."""
     digits = digest({"job": job.argument(), "execution": execution.argument(), "host": socket.gethostname()})
     found = _known(output, digits)
-    if found and not found.failed and found.evaluation_seconds is not None:
+    if found and found.evaluation_seconds is not None:  # which comes last
         return found
     output.unlink(missing_ok=True)
     output.parent.mkdir(parents=True, exist_ok=True)
