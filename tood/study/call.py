@@ -82,6 +82,21 @@ def begin(plan: Plan, preload: bool) -> StudyLock:
     return lock
 
 
+def begin_rehearsal(plan: Plan) -> StudyLock:
+    """As `begin` for a call that only rehearses, and leaves no trace of its own in the study.
+
+    Raises:
+        ExperimentError: the rehearsal's folder cannot be written.
+        Held: another call rehearses the study.
+    """
+    folder = StudyPaths(plan.name).rehearsal
+    if problem := writable_problem(folder):
+        raise ExperimentError(problem)
+    lock = hold_study(folder)
+    atexit.register(lock.release)
+    return lock
+
+
 def require_sizes(plan: Plan) -> None:
     """That checked images are not too thin for the input sizes of this call, which the check may not know.
 

@@ -2,7 +2,7 @@
 
 The hours of a run are its epochs, times the hours of an epoch with ResNet-50 on one GPU, times the cost of
 its backbone, times the pixels of its training images, padding included (`experiments/padding.csv`). Hours of
-an epoch are what finished trainings of the study took, or else what others published
+an epoch are what finished trainings of the study took or a rehearsal measured, or else what others published
 (`experiments/planning.yaml`). Every estimate is a range.
 """
 
@@ -24,6 +24,7 @@ from tood.study.declarations import (
 from tood.study.forms import Timed
 from tood.study.paths import PADDING, StudyPaths
 from tood.study.planning import Planning, Span, load_planning, relative_pixels
+from tood.study.rehearsal import all_rehearsed
 from tood.study.scales import Scale, load_scale, seeds_by_run
 
 _WEIGHT = 4  # bytes of a parameter
@@ -138,27 +139,24 @@ def claimed(claims: Iterable[Claim]) -> list[str]:
 
 def _basis(scale: Scale, planning: Planning, runs: Mapping[str, Run], gpu: str | None) -> Basis | None:
     """What finished trainings took, or what is assumed; None where nothing is known."""
-    took = _finished(StudyPaths(scale.name))
-    devices = [device for device, _, _ in took]
+    paths = StudyPaths(scale.name)
+    sources = {"finished": _finished(paths), "rehearsed": _rehearsed(paths, scale, planning, runs)}
+    devices = [device for took in sources.values() for device, _, _ in took]
     if gpu is not None:
         devices = [device for device in devices if gpu.casefold() in device.casefold()]
     if devices:
-        device = statistics.mode(devices)
-        hours: dict[str, list[float]] = {}
-        for where, run, spent in took:
-            if where == device and run in runs:
-                hours.setdefault(run, []).append(spent)
-        means = {run: statistics.mean(spent) for run, spent in hours.items()}
+        finished = [device for device, _, _ in sources["finished"] if device in devices]
+        device = statistics.mode(finished or devices)
+        means: dict[str, float] = {}
+        for took in reversed(sources.values()):  # what finished counts more
+            means |= _means(took, device, runs)
         costs = {run: _time(runs[run], scale, planning) for run in means}
         epoch = (
             min(spent / runs[run].epochs / costs[run][1] for run, spent in means.items()),
             max(spent / runs[run].epochs / costs[run][0] for run, spent in means.items()),
         )
-        statement = (
-            f"Measured: trainings of {len(means)} runs that finished on {device}, from their provenance.json "
-            f"in {StudyPaths(scale.name).runs}."
-        )
-        return Basis(device, epoch, means, statement)
+        numbers = {source: len(_means(took, device, runs)) for source, took in sources.items()}
+        return Basis(device, epoch, means, _measured(device, numbers, paths))
     known = planning.gpus.gigabytes_per_second
     if gpu is not None and (matching := [name for name in known if name.casefold() == gpu.casefold()]):
         device = matching[0]
@@ -170,6 +168,31 @@ def _basis(scale: Scale, planning: Planning, runs: Mapping[str, Run], gpu: str |
             f"{did_you_mean(gpu, known)}there are {', '.join(known)}"
         )
     return None if scale.drawing else _assumed(device, planning)
+
+
+def _means(took: Iterable[tuple[str, str, float]], device: str, runs: Mapping[str, Run]) -> dict[str, float]:
+    """Mean hours of the runs that took them on a device."""
+    hours: dict[str, list[float]] = {}
+    for where, run, spent in took:
+        if where == device and run in runs:
+            hours.setdefault(run, []).append(spent)
+    return {run: statistics.mean(spent) for run, spent in hours.items()}
+
+
+def _measured(device: str, numbers: Mapping[str, int], paths: StudyPaths) -> str:
+    """What was measured on a device, in sentences."""
+    said = []
+    if number := numbers["finished"]:
+        said.append(
+            f"Measured: trainings of {number} runs that finished on {device}, from their provenance.json "
+            f"in {paths.runs}."
+        )
+    if number := numbers["rehearsed"]:
+        said.append(
+            f"Rehearsed: a few iterations of {number} runs on {device}, from {paths.rehearsal}"
+            + ("; a run that finished counts by its own time." if said else ".")
+        )
+    return " ".join(said)
 
 
 def _assumed(device: str, planning: Planning) -> Basis:
@@ -205,6 +228,18 @@ def _finished(paths: StudyPaths) -> list[tuple[str, str, float]]:
         device = names[0] if gpus else f"CPU ({hardware.get('cpu')})"
         found.append((device, content["run"], content["seconds"] / 3600 * max(1, gpus)))
     return found
+
+
+def _rehearsed(
+    paths: StudyPaths, scale: Scale, planning: Planning, runs: Mapping[str, Run]
+) -> list[tuple[str, str, float]]:
+    """Device, run and hours of each training at the rate of its rehearsal, on all images of the scale."""
+    images = scale.drawing.train_images if scale.drawing else planning.data.train_images
+    return [
+        (one.device, one.run, runs[one.run].epochs * images / one.images_per_second / 3600)
+        for one in all_rehearsed(paths)
+        if one.run in runs and one.images_per_second
+    ]
 
 
 def _time(run: Run, scale: Scale, planning: Planning) -> Span:

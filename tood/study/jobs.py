@@ -143,3 +143,13 @@ class Figure1Job(Described):
     """What decides Figures 1 and 4: their detectors by their names in them, the baseline first."""
 
     detectors: dict[str, MeasuringJob]
+
+
+class RehearsalJob(Described):
+    """What a rehearsal tries of a run: its training on a few images, and an evaluation after it."""
+
+    training: TrainingJob
+    measuring: AnalysisJob
+    analysed: bool = False  # the run is one of Table 6
+    iterations: Positive | None = None  # None: as many as the device can do in about a minute
+    micro_batch: Positive | None = None  # that alone is tried; None: several on a GPU

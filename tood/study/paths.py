@@ -144,6 +144,11 @@ class StudyPaths:
         """Folder of all runs."""
         return self.work / "runs"
 
+    @property
+    def rehearsal(self) -> Path:
+        """Folder of what was tried before the study, of which nothing counts as the study's own."""
+        return self.work / "rehearsal"
+
     def run(self, run_id: str, seed: int | str) -> RunPaths:
         """The files of one run and seed."""
         return RunPaths(self.runs / run_id / f"seed{seed}")

@@ -217,7 +217,7 @@ def _hardware(gpus: int) -> dict:
         names = [cuda.get_device_name(index) for index in range(min(gpus, cuda.device_count()))]
         driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "memory_mb": round(psutil.virtual_memory().total / 2**20),
         "gpu_names": names,  # of this machine alone
@@ -233,7 +233,8 @@ def _tf32() -> dict[str, bool]:
     return {"convolutions": backends.cudnn.allow_tf32, "products": backends.cuda.matmul.allow_tf32}
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor's name, as the system has it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

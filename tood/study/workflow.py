@@ -30,6 +30,7 @@ PYTHON = "python -m tood.runtime.preloaded"
 SECONDS_OF_WARNING = 120  # before the end of its time, in which a training saves its state
 # Of the processes of several nodes, below those that Linux gives to anyone. Jobs on one node differ in it.
 _FIRST_PORT, _PORTS = 10_000, 20_000
+REHEARSAL_MINUTES = 5  # for a run, on a GPU at the paper's size
 
 
 # What a study has
@@ -284,6 +285,13 @@ def slurm_options(resources: Resources, on_gpu: bool, gpu_model: str | None) -> 
         # `--gpus`, which the executor asks for, is of all nodes together. Slurm wants a type in both or none.
         asked += f" --gpus-per-node={f'{gpu_model}:' if gpu_model else ''}{resources.gpus}"
     return asked
+
+
+def rehearsal_resources(plan: Plan) -> Resources:
+    """What a rehearsal asks for: one process with the most that any of its runs has, and time for all."""
+    each = [plan.resources(run.id) for run in plan.runs]
+    largest = {key: max(getattr(one, key) for one in each) for key in ("threads", "workers", "mem_mb")}
+    return Resources(**largest, runtime=max(60, REHEARSAL_MINUTES * len(each)))
 
 
 def launcher(resources: Resources, on_gpu: bool) -> str:

@@ -98,6 +98,7 @@ NOT_SHOWN = {
     )
 }
 EVALUATION = PLAN.scale.evaluation
+REHEARSES = False  # whether the call only tries the runs
 # Where Slurm runs a training, it is a step of its own, so that Slurm's signals reach the trainer itself and
 # neither Snakemake, the shell nor tee, and so that it may span nodes.
 STEP = (
@@ -174,8 +175,14 @@ def awaited_trainings():
 
 def before_work():
     """Stop before any job that cannot end well, and watch the jobs of a cluster."""
-    global STUDY_LOCK
+    global STUDY_LOCK, REHEARSES
     try:
+        REHEARSES = any(job.name == "rehearse" for job in workflow.dag.needrun_jobs())
+        if REHEARSES:
+            STUDY_LOCK = call.begin_rehearsal(PLAN)
+            if workflow.local_exec:
+                call.require_device(PLAN.device)
+            return
         # Otherwise the device is in another machine than this one, or no job computes on it.
         computes = workflow.local_exec and any(
             "execution" in job.resources.keys() for job in workflow.dag.needrun_jobs()
@@ -196,6 +203,9 @@ def before_work():
 
 def after_failure():
     """Say what is done, failed and pending."""
+    if REHEARSES:
+        logger.error(f"{PATHS.rehearsal}/rehearse.log says which runs failed, and why.")
+        return
     try:
         rendered = call.render_what_is_there(PLAN, DECLARED_TABLES)
     except (
