@@ -26,6 +26,7 @@ from tood.models.common.box_coders import PointBBoxCoder
 from tood.models.common.dense_prediction import TorchvisionNMSMixin
 from tood.models.common.layers import DeformConv2d, ModulatedDeformConv2d
 from tood.models.common.losses import FocalLoss
+from tood.models.common.preprocessor import DetDataPreprocessor
 from tood.models.tood.detector import TOOD
 from tood.models.tood.losses import LogDistanceGIoULoss
 from tood.models.tood.parallel_head import ParallelHead, ParallelTALHead
@@ -41,6 +42,7 @@ __all__ = [
     "ATSSHead",
     "ATSSQFLHead",
     "DeformConv2d",
+    "DetDataPreprocessor",
     "FCOSHead",
     "FocalLoss",
     "FoveaHead",
