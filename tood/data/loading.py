@@ -13,12 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from mmdet.datasets import AspectRatioBatchSampler, CocoDataset
 from mmdet.datasets.api_wrappers import COCO
-from mmengine.dataset import DefaultSampler, pseudo_collate
+from mmengine.dataset import DefaultSampler
 from mmengine.registry import init_default_scope
 from torch.utils.data import Dataset
 
 from tood.data.images import read_image
 from tood.data.loader import batches_of, make_loader
+from tood.models.common.preprocessor import Collated, collate
 from tood.runtime.distributed import local_batch
 
 META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
@@ -152,7 +153,7 @@ class SeededDataset(Dataset):
 class LocalBatch(NamedTuple):
     """What one process computes of a batch."""
 
-    replicas: list[dict]  # of each `inputs` and `data_samples`, as mmdet collates the images of one GPU
+    replicas: list[Collated]
     number: int  # replicas of the whole batch
     counts: bool = True  # False: there are fewer replicas than processes, and this one repeats the first
 
@@ -183,9 +184,9 @@ def epoch_order(
     return [replicas[start : start + size] for start in range(0, len(replicas), size)]
 
 
-def _collate_replicas(replica: int, samples: list[dict]) -> list[dict]:
+def collate_replicas(replica: int, samples: list[dict]) -> list[Collated]:
     """The samples of several replicas, of which only the last may have fewer images."""
-    return [pseudo_collate(samples[start : start + replica]) for start in range(0, len(samples), replica)]
+    return [collate(samples[start : start + replica]) for start in range(0, len(samples), replica)]
 
 
 def batches_from(
@@ -226,7 +227,7 @@ def batches_from(
     loader = make_loader(
         SeededDataset(dataset, seed),
         workers,
-        partial(_collate_replicas, replica),
+        partial(collate_replicas, replica),
         leave_signals=True,
         batch_sampler=images(),
     )
@@ -239,7 +240,7 @@ def batches_from(
 
 def evaluation_batches(
     dataset: CocoDataset, batch_size: int, workers: int, indices: Sequence[int] | None = None
-) -> tuple[list[int], Generator[dict]]:
+) -> tuple[list[int], Generator[Collated]]:
     """The images of a test dataset in the order in which they come, and their batches.
 
     Images of one size alone go together, so that none is padded for another.
@@ -262,5 +263,5 @@ def evaluation_batches(
         if len(of_size[size]) == batch_size:
             batches.append(of_size.pop(size))
     batches += of_size.values()
-    loader = make_loader(dataset, workers, batch_sampler=batches)
+    loader = make_loader(dataset, workers, collate, batch_sampler=batches)
     return list(chain.from_iterable(batches)), batches_of(loader)

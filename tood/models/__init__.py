@@ -22,10 +22,12 @@ from tood.models.baselines.sapd import SAPDHead
 from tood.models.baselines.vfnet import VFNetHead
 from tood.models.common.anchor_generators import RoundedAnchorGenerator
 from tood.models.common.atss_assigner import ATSSAssigner
-from tood.models.common.box_coders import PointBBoxCoder
+from tood.models.common.box_coders import DeltaXYWHBBoxCoder, PointBBoxCoder
+from tood.models.common.box_losses import GIoULoss
 from tood.models.common.dense_prediction import TorchvisionNMSMixin
 from tood.models.common.layers import DeformConv2d, ModulatedDeformConv2d
-from tood.models.common.losses import FocalLoss
+from tood.models.common.losses import FocalLoss, QualityFocalLoss
+from tood.models.common.preprocessor import DetDataPreprocessor
 from tood.models.tood.detector import TOOD
 from tood.models.tood.losses import LogDistanceGIoULoss
 from tood.models.tood.parallel_head import ParallelHead, ParallelTALHead
@@ -41,12 +43,15 @@ __all__ = [
     "ATSSHead",
     "ATSSQFLHead",
     "DeformConv2d",
+    "DeltaXYWHBBoxCoder",
+    "DetDataPreprocessor",
     "FCOSHead",
     "FocalLoss",
     "FoveaHead",
     "FreeAnchorHead",
     "GFLHead",
     "GFLV2Head",
+    "GIoULoss",
     "IQDetHead",
     "LogDistanceGIoULoss",
     "MALHead",
@@ -60,6 +65,7 @@ __all__ = [
     "ParallelHead",
     "ParallelTALHead",
     "PointBBoxCoder",
+    "QualityFocalLoss",
     "RetinaHead",
     "RoundedAnchorGenerator",
     "SAPDHead",
