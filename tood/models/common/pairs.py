@@ -83,3 +83,10 @@ def owners(anchors: Tensor, positive: Tensor, number: int) -> Tensor:
     index = torch.arange(G, device=anchors.device)[:, None].expand_as(anchors)
     first = anchors.new_full((number + 1,), G).scatter_reduce_(0, slot.flatten(), index.flatten(), "amin")
     return torch.where(first == G, -1, first)[:number]
+
+
+def of_owners(values: Tensor, owners: Tensor) -> Tensor:
+    """[A, ...] the value [G, ...] of each point's object; zeros or another object's for a point without."""
+    if len(values) == 0:
+        return values.new_zeros(len(owners), *values.shape[1:])
+    return values[owners.clamp(min=0)]

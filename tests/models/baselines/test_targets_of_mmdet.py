@@ -1,0 +1,81 @@
+"""Targets that are computed without waiting for a GPU equal those of mmdet's own heads to the bit."""
+
+import pytest
+import torch
+from helpers.mmdet_heads import narrow_mmdet_head
+from helpers.point_heads import CLASSES, METAS, SIZE, STRIDES, hard_cases, narrow_head, objects
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+GRIDS = [(-(-SIZE[0] // stride), -(-SIZE[1] // stride)) for stride in STRIDES]
+BACKGROUND = len(CLASSES)
+
+
+def drawn(seed: int) -> InstanceData:
+    """Up to 40 objects: of whole, half or any numbers of pixels, some alike, at borders or beyond."""
+    generator = torch.Generator().manual_seed(seed)
+    number = [0, 1, 2, 7, 40][seed % 5]
+    corner = torch.rand(number, 2, generator=generator) * torch.tensor([150.0, 120.0]) - 5
+    side = torch.rand(number, 2, generator=generator) ** 3 * torch.tensor([170.0, 140.0])
+    boxes = torch.cat([corner, corner + side], 1)
+    if seed % 3 < 2:  # equal sizes, sides on points and on borders between cells
+        boxes = (boxes / (8, 4)[seed % 3]).round() * (8, 4)[seed % 3]
+    if seed % 2:
+        boxes = boxes.clamp(min=0).minimum(torch.tensor([160.0, 128, 160, 128]))
+    boxes[number // 2 :] = boxes[: number - number // 2].clone()  # each twice
+    labels = torch.randint(BACKGROUND, (number,), generator=generator)
+    return InstanceData(bboxes=boxes, labels=labels)
+
+
+IMAGES = {f"drawn {seed}": drawn(seed) for seed in range(30)} | hard_cases()
+images = pytest.mark.parametrize("gt", IMAGES.values(), ids=IMAGES)
+
+
+def of_levels(levels: list[Tensor], images: int) -> Tensor:
+    """Levels of [B * H * W, ...] as [B * A, ...], image after image."""
+    return torch.cat([level.unflatten(0, (images, -1)) for level in levels], 1).flatten(0, 1)
+
+
+FCOS = "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py"
+IMPROVED = "fcos/fcos_r50-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco.py"
+
+
+@images
+@pytest.mark.parametrize(("run", "file"), [("fcos.py", FCOS), ("fcos_imprv.py", IMPROVED)])
+def test_fcos(run, file, gt):
+    ours, theirs = narrow_head(run), narrow_mmdet_head(file)
+    assert ours.center_sampling == theirs.center_sampling == ("imprv" in run)
+    gts = [gt, objects([10, 10, 70, 64])]
+    points = ours.prior_generator.grid_priors(GRIDS)
+    labels, distances = (of_levels(levels, 2) for levels in theirs.get_targets(points, gts))
+    found = ours._targets(points, gts)
+    positive = labels < BACKGROUND
+    assert torch.equal(found.labels, labels)
+    assert torch.equal(found.positive, positive)
+    assert torch.equal(found.distances[positive], distances[positive])
+    assert torch.equal(found.centerness[positive], theirs.centerness_target(distances[positive]))
+    assert found.centerness[~positive].sum() == 0
+
+
+@images
+def test_foveabox(gt):
+    ours = narrow_head("fovea.py")
+    theirs = narrow_mmdet_head("foveabox/fovea_r50_fpn_4xb4-1x_coco.py")
+    gts = [gt, objects([10, 10, 70, 64])]
+    points = ours.prior_generator.grid_priors(GRIDS)
+    levels = theirs.get_targets(gts, GRIDS, points)
+    sizes = [2 * len(level) for level in points]
+    labels, targets = (of_levels(part.split(sizes), 2) for part in levels)
+    found = ours._targets(points, GRIDS, gts)
+    assert torch.equal(found[0], labels)
+    assert torch.equal(found[1], labels < BACKGROUND)
+    assert torch.equal(found[2], targets)
+
+
+def test_the_images_have_what_is_hard():
+    theirs = narrow_mmdet_head("foveabox/fovea_r50_fpn_4xb4-1x_coco.py")
+    points = theirs.prior_generator.grid_priors(GRIDS)
+    positives = [(theirs.get_targets([gt], GRIDS, points)[0] < BACKGROUND).sum() for gt in IMAGES.values()]
+    assert sum(number > 0 for number in positives) > 20
+    assert METAS[0]["img_shape"] == SIZE
