@@ -197,7 +197,7 @@ def epoch_batches(
     loader = make_loader(
         SeededDataset(dataset, seed, epoch),
         workers,
-        partial(_collate_replicas, replica),
+        partial(collate_replicas, replica),
         leave_signals=True,
         batch_sampler=[list(chain.from_iterable(local_batch(batch) or batch[:1])) for batch in batches],
     )
@@ -211,7 +211,7 @@ def _local_batches(loaded: Generator, batches: Sequence[Sequence]) -> Generator[
             yield None if replicas is None else known
 
 
-def _collate_replicas(replica: int, samples: list[dict]) -> list[dict]:
+def collate_replicas(replica: int, samples: list[dict]) -> list[dict]:
     """The samples of several replicas, of which only the last may have fewer images."""
     return [pseudo_collate(samples[start : start + replica]) for start in range(0, len(samples), replica)]
 
