@@ -1,7 +1,7 @@
 """A GPU that is not there: tensors that hold values on the CPU and say that they are on cuda:0.
 
-Within `gpu()` such tensors come of `.to(DEVICE)` and of `device=DEVICE`, and whatever is computed from them lies
-there too. `counting()` notes each operation for which the host would wait until a real GPU has caught up:
+Within `gpu()` such tensors come of `.to(DEVICE)` and of `device=DEVICE`, and whatever is computed from them
+lies there too. `counting()` notes each operation for which the host would wait for a real GPU:
 
     with gpu():
         model.to(DEVICE)
@@ -9,13 +9,13 @@ there too. `counting()` notes each operation for which the host would wait until
             model.data_preprocessor(data)
     print(waits)
 
-All that waits reaches torch's dispatcher under one of few names, however it was written, in libraries too, and
-on the way back through a graph. `if tensor:`, `float()`, `range()` and a slice up to a tensor read a value
-(`_local_scalar_dense`); a boolean index is `index` with a boolean tensor; `torch.where` with one argument is
-`nonzero`.
+All that waits reaches torch's dispatcher under one of few names, however it was written, in libraries too,
+and on the way back through a graph. `if tensor:`, `float()`, `range()` and a slice up to a tensor read a
+value (`_local_scalar_dense`); a boolean index is `index` with a boolean tensor; `torch.where` with one
+argument is `nonzero`.
 
-Not seen: waits within a kernel of CUDA, of which none is known here that is not listed; for an event; for other
-processes. Autocast to half precision leaves these tensors alone.
+Not seen: waits within a kernel of CUDA, of which none is known here that is not listed; for an event; for
+other processes. Autocast to half precision leaves these tensors alone.
 """
 
 import sys
@@ -189,9 +189,9 @@ def _computed(function: Any, args: tuple, kwargs: dict) -> Any:
     spoofed = [tensor for tensor in tensors if isinstance(tensor, Spoofed)]
     told = kwargs.get("device")
     there = bool(spoofed) if told is None else torch.device(told).type != "cpu"
-    if spoofed and name not in (*_INDEXING, *_COPYING):
-        if any(tensor.dim() for tensor in tensors if not isinstance(tensor, Spoofed)):
-            raise RuntimeError(f"{name}: all tensors are to be on one device, but are on {DEVICE} and {_CPU}")
+    elsewhere = any(tensor.dim() for tensor in tensors if not isinstance(tensor, Spoofed))
+    if spoofed and elsewhere and name not in (*_INDEXING, *_COPYING):
+        raise RuntimeError(f"{name}: all tensors are to be on one device, but are on {DEVICE} and {_CPU}")
     if kind := _wait(name, function, args, kwargs, there):
         _note(kind)
 
