@@ -1,4 +1,4 @@
-"""For what the host waits in a step of training and in a prediction of each head: `python -m helpers.waits RUN..`.
+"""For what the host waits in training and prediction of each head: `python -m helpers.waits RUN..`.
 
 Run it in `tests`; without runs it takes one of each head. `--lines` adds the lines that wait.
 """

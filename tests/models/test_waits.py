@@ -129,4 +129,5 @@ def test_a_wait_in_a_head_is_counted_with_its_line(monkeypatch):
     monkeypatch.setattr(tood_head, "anchor_centres", lambda a: centres(a) * float(a.sum() > 0))
     after = waits_of("tood_af").step
     (more,) = set(after) - set(before)
-    assert more == Wait("value read", more.line) and "test_waits.py" in more.line
+    assert more == Wait("value read", more.line)
+    assert "test_waits.py" in more.line
