@@ -27,6 +27,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -205,8 +206,8 @@ def _computed(function: Any, args: tuple, kwargs: dict) -> Any:
     if not there:
         return result
     if (changed := _changed(function, args, kwargs)) is not None:
-        if isinstance(changed, Spoofed) and changed.shape != changed.values.shape:
-            raise NotImplementedError(f"{name} changes the shape of a tensor in place")
+        if torch.Tag.inplace_view in function.tags:
+            _reshape_alike(function, args, kwargs)
         return changed
     wrapped = tree_map(lambda value: Spoofed(value) if isinstance(value, Tensor) else value, result)
     if name == "scalar_tensor":
@@ -227,6 +228,17 @@ def _changed(function: Any, args: tuple, kwargs: dict) -> Any:
         if argument.alias_info and argument.alias_info.is_write:
             return args[index] if index < len(args) else kwargs[argument.name]
     return None
+
+
+def _reshape_alike(function: Any, args: tuple, kwargs: dict) -> None:
+    """Do to the shape of the tensor itself what was done to its values, as torch does it for such tensors."""
+    included = torch._C._meta_in_tls_dispatch_include()
+    with no_dispatch():
+        torch._C._set_meta_in_tls_dispatch_include(True)
+        try:
+            function(*args, **kwargs)
+        finally:
+            torch._C._set_meta_in_tls_dispatch_include(included)
 
 
 def _wait(name: str, function: Any, args: tuple, kwargs: dict, there: bool) -> str | None:

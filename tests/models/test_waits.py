@@ -118,6 +118,14 @@ def test_a_wait_on_the_way_back_is_counted():
     assert [wait.kind for wait in waits.elements()] == ["value read"]
 
 
+def test_a_shape_is_changed_in_place():
+    with gpu():
+        x = torch.arange(6.0).view(2, 3).to(DEVICE)
+        x.t_()
+        assert x.shape == (3, 2)
+        assert (x + 1).values.tolist() == [[1, 4], [2, 5], [3, 6]]
+
+
 def test_devices_do_not_mix():
     with gpu(), pytest.raises(RuntimeError, match="one device"):
         torch.ones(3).to(DEVICE) + torch.ones(3)
