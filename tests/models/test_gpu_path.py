@@ -19,13 +19,6 @@ EPOCHS = (0, 4)  # warm-up, and after it
 
 # A real step, while any tensor that is made without a device has none: it cannot meet another one.
 
-COPIES = pytest.mark.xfail(
-    raises=NotImplementedError,
-    strict=True,
-    reason="mmdet makes the indices of objects on the host and copies them, which works on any device",
-)
-COPYING = ("freeanchor", "mal", "mal_r101")
-
 
 def preprocessed(model, training: bool) -> dict:
     data = model.data_preprocessor(batch(), training=training)
@@ -34,9 +27,7 @@ def preprocessed(model, training: bool) -> dict:
     return data
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=COPIES) if name in COPYING else name for name in MODELS]
-)
+@pytest.mark.parametrize("name", MODELS)
 def test_training_makes_tensors_where_the_others_are(name):
     model = build(name).train()
     data = preprocessed(model, training=True)
@@ -71,7 +62,10 @@ def test_a_tensor_without_a_device_is_found(monkeypatch):
 
 # A step of fake tensors. It stops where the host would wait for a value, or where devices are mixed.
 
-STATIC = ("tood_af", "tood_ab", "atss_af", "atss_ab", "atss_af_thead", "atss_ab_thead", "tal", "tal_tap_18e")
+STATIC = (
+    *("tood_af", "tood_ab", "atss_af", "atss_ab", "atss_af_thead", "atss_ab_thead", "tal", "tal_tap_18e"),
+    *("fcos", "fcos_imprv", "fcos_imprv_thead", "fovea", "fovea_thead", "retinanet", "freeanchor", "mal"),
+)
 
 
 # What mmdet still makes on the host: the small number of an IoU, and the means and deviations of a box coder.

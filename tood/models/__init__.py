@@ -25,7 +25,7 @@ from tood.models.common.atss_assigner import ATSSAssigner
 from tood.models.common.box_coders import PointBBoxCoder
 from tood.models.common.dense_prediction import TorchvisionNMSMixin
 from tood.models.common.layers import DeformConv2d, ModulatedDeformConv2d
-from tood.models.common.losses import DistributionFocalLoss, FocalLoss
+from tood.models.common.losses import CrossEntropyLoss, DistributionFocalLoss, FocalLoss
 from tood.models.tood.detector import TOOD
 from tood.models.tood.losses import LogDistanceGIoULoss
 from tood.models.tood.parallel_head import ParallelHead, ParallelTALHead
@@ -40,6 +40,7 @@ __all__ = [
     "ATSSAssigner",
     "ATSSHead",
     "ATSSQFLHead",
+    "CrossEntropyLoss",
     "DeformConv2d",
     "DistributionFocalLoss",
     "FCOSHead",

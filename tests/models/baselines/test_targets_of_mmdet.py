@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from helpers.mmdet_heads import narrow_mmdet_head
+from helpers.mmdet_heads import doubled, narrow_mmdet_head, total
 from helpers.point_heads import CLASSES, METAS, SIZE, STRIDES, hard_cases, narrow_head, objects
+from mmdet.models.losses import isr_p
 from mmengine.structures import InstanceData
 from torch import Tensor
 
@@ -71,6 +72,84 @@ def test_foveabox(gt):
     assert torch.equal(found[0], labels)
     assert torch.equal(found[1], labels < BACKGROUND)
     assert torch.equal(found[2], targets)
+
+
+RETINANET = "retinanet/retinanet_r50_fpn_1x_coco.py"
+PISA = "pisa/retinanet-r50_fpn_pisa_1x_coco.py"
+FREEANCHOR = "free_anchor/freeanchor_r50_fpn_1x_coco.py"
+OTHERS = [objects([10, 10, 70, 64]), objects(), objects([0, 0, 90, 90], [5, 5, 80, 99], labels=[1, 1])]
+
+
+def anchor_maps(images: int, channels: int, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(images, 9 * channels, *grid, generator=generator) for grid in GRIDS]
+
+
+@images
+def test_retinanet(gt):
+    ours, theirs = narrow_head("retinanet.py"), narrow_mmdet_head(RETINANET)
+    gts, metas = [gt, OTHERS[0]], METAS[::-1]
+    scores = anchor_maps(2, BACKGROUND)
+    labels, weights, deltas, box_weights, number = theirs.get_targets(
+        *theirs.get_anchors(GRIDS, metas, "cpu"), gts, metas
+    )
+    labels, weights, deltas, box_weights = (
+        torch.cat(levels, 1).flatten(0, 1) for levels in (labels, weights, deltas, box_weights)
+    )
+    found = ours._targets(scores, gts, metas)
+    positive = labels < BACKGROUND
+    assert torch.equal(found.labels, labels)
+    assert torch.equal(found.label_weights, weights)
+    assert torch.equal(found.owners.flatten() >= 0, positive)
+    assert torch.equal(found.deltas[positive], deltas[positive])
+    assert torch.equal(box_weights[:, 0] > 0, positive)
+    assert found.number == number
+
+
+@images
+def test_pisa_ranks(gt, monkeypatch):
+    """Beside two images more, as mmdet numbers objects over images."""
+    ours, theirs = narrow_head("pisa.py"), narrow_mmdet_head(PISA)
+    gts, metas = [gt, *OTHERS], METAS[:1] * 4
+    logits, deltas = anchor_maps(4, BACKGROUND), anchor_maps(4, 4, seed=1)
+    expected, found = [], []
+
+    def recorded(*args, **kwargs):
+        expected.append(isr_p(*args, **kwargs))
+        return expected[-1]
+
+    monkeypatch.setattr("mmdet.models.dense_heads.pisa_retinanet_head.isr_p", recorded)
+    theirs.loss_by_feat(logits, deltas, gts, metas)
+    monkeypatch.setattr(
+        type(ours).__mro__[1], "_losses", lambda self, a, b, targets: found.append(targets) or {}
+    )
+    ours.loss_by_feat(logits, deltas, gts, metas)
+    ((labels, weights, _, _),) = expected
+    assert torch.equal(found[0].labels, labels)
+    torch.testing.assert_close(found[0].label_weights, weights, rtol=1e-6, atol=0)
+
+
+@images
+@pytest.mark.parametrize(
+    ("run", "file"),
+    [("retinanet.py", RETINANET), ("pisa.py", PISA), ("freeanchor.py", FREEANCHOR)],
+)
+def test_losses_on_anchors(run, file, gt):
+    ours, theirs = narrow_head(run), narrow_mmdet_head(file)
+    gts, metas = [gt, *OTHERS], [*METAS, *METAS]
+    maps = [[level.double() for level in anchor_maps(4, n, seed=n)] for n in (BACKGROUND, 4)]
+    of_heads = []
+    for head in (ours, theirs):
+        leaves = [[level.clone().requires_grad_() for level in kind] for kind in maps]
+        losses = total(head.loss_by_feat(*leaves, doubled(gts), metas))
+        sum(loss.sum() for loss in losses.values()).backward()
+        of_heads.append((losses, [level.grad for kind in leaves for level in kind]))
+    (losses, gradients), (expected, their_gradients) = of_heads
+    assert losses.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value.squeeze(), rtol=1e-6, atol=1e-9, msg=name)
+    for ours, theirs in zip(gradients, their_gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
 
 
 def test_the_images_have_what_is_hard():

@@ -13,7 +13,7 @@ from torchvision.ops import box_area
 from tood.models.common.dense_level import DenseLevel, grid_of
 from tood.models.common.dense_prediction import DensePredictionMixin
 from tood.models.common.divisors import Divisors
-from tood.models.common.pairs import of_owners
+from tood.models.common.pairs import objects_of_points
 from tood.models.common.registry import MODELS
 from tood.models.common.towers import TowersMixin
 
@@ -157,22 +157,18 @@ class FCOSHead(TowersMixin, DensePredictionMixin, MMDetFCOSHead):
             gts: objects of each image.
         """
         points, strides = torch.cat(priors), self._by_point(priors, self.strides)  # [A, 2], [A]
-        labels, boxes, positive = [], [], []
-        for gt in gts:
-            owner = self._owners(priors, gt.bboxes)  # [A]
-            positive.append(owner >= 0)
-            labels.append(of_owners(gt.labels, owner).where(positive[-1], self.num_classes))
-            boxes.append(of_owners(gt.bboxes, owner))
+        owners = torch.stack([self._owners(priors, gt.bboxes) for gt in gts])  # [B, A]
+        labels, boxes = objects_of_points(gts, owners, self.num_classes, points)
+        boxes = boxes.view(len(gts), -1, 4)  # [B, A, 4]
         units = strides if self.norm_on_bbox else torch.ones_like(strides)
-        of_boxes = torch.stack(boxes)  # [B, A, 4]
-        distances = torch.cat([points - of_boxes[..., :2], of_boxes[..., 2:] - points], 2) / units[:, None]
-        mask = torch.cat(positive)  # [B*A]
-        distances = distances.flatten(0, 1).where(mask[:, None], 1.0)
+        distances = torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], 2) / units[:, None]
+        positive = owners.flatten() >= 0  # [B*A]
+        distances = distances.flatten(0, 1).where(positive[:, None], 1.0)
         left, top, right, bottom = distances.unbind(1)
         horizontal = torch.minimum(left, right) / torch.maximum(left, right)
         vertical = torch.minimum(top, bottom) / torch.maximum(top, bottom)
-        centerness = (horizontal * vertical).sqrt().where(mask, 0.0)
-        return PointTargets(torch.cat(labels), mask, distances, centerness)
+        centerness = (horizontal * vertical).sqrt().where(positive, 0.0)
+        return PointTargets(labels, positive, distances, centerness)
 
     def _owners(self, priors: list[Tensor], gt_boxes: Tensor) -> Tensor:
         ranges = torch.cat(

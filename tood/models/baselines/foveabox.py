@@ -11,7 +11,7 @@ from torchvision.ops import box_area
 from tood.models.common.dense_level import DenseLevel, grid_of
 from tood.models.common.dense_prediction import DensePredictionMixin
 from tood.models.common.divisors import Divisors
-from tood.models.common.pairs import of_owners
+from tood.models.common.pairs import objects_of_points
 from tood.models.common.registry import MODELS
 
 SHORTEST, LONGEST = 1 / 16, 16.0  # range of the distances that are learned, in units of the level's base edge
@@ -105,16 +105,13 @@ class FoveaHead(DensePredictionMixin, MMDetFoveaHead):
         units = torch.cat(
             [p.new_full((len(p), 1), edge) for p, edge in zip(priors, self.base_edge_list, strict=True)]
         )
-        labels, boxes, positive = [], [], []
-        for gt in gts:
-            owner = self._owners(grids, gt.bboxes)  # [A]
-            positive.append(owner >= 0)
-            labels.append(of_owners(gt.labels, owner).where(positive[-1], self.num_classes))
-            boxes.append(of_owners(gt.bboxes, owner))
-        of_boxes, mask = torch.stack(boxes), torch.cat(positive)  # [B, A, 4], [B*A]
-        distances = torch.cat([points - of_boxes[..., :2], of_boxes[..., 2:] - points], 2) / units
-        distances = distances.flatten(0, 1).where(mask[:, None], 1.0)
-        return torch.cat(labels), mask, distances.clamp(SHORTEST, LONGEST).log()
+        owners = torch.stack([self._owners(grids, gt.bboxes) for gt in gts])  # [B, A]
+        labels, boxes = objects_of_points(gts, owners, self.num_classes, points)
+        boxes = boxes.view(len(gts), -1, 4)  # [B, A, 4]
+        distances = torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], 2) / units
+        positive = owners.flatten() >= 0  # [B*A]
+        distances = distances.flatten(0, 1).where(positive[:, None], 1.0)
+        return labels, positive, distances.clamp(SHORTEST, LONGEST).log()
 
     def _owners(self, grids: list[tuple[int, int]], gt_boxes: Tensor) -> Tensor:
         """[A] the object of each point of all levels, -1 for none."""

@@ -38,6 +38,22 @@ def rank_weights(ious: Tensor, labels: Tensor, objects: Tensor, classes: int) ->
     return (most - rank_within(ious, labels)) / most
 
 
+def numbers_in_batch(owners: Tensor) -> Tensor:
+    """[B, A] objects as mmdet numbers them over the images of a batch.
+
+    An image's numbers begin after those of the one before. They do not add up, so that the third image may
+    have numbers of the first, and ranks the positives of two objects as if they were one's.
+
+    Args:
+        owners: [B, A] object of each anchor of each image, negative for none.
+    """
+    start, starts = owners.new_zeros(()), []
+    for last in owners.amax(1):
+        starts.append(start)
+        start = (last + 1).where(last >= 0, start)
+    return owners + torch.stack(starts)[:, None]
+
+
 @MODELS.register_module()
 class PISARetinaHead(RetinaHead):
     """RetinaNet's positives, weighted by their rank (PISA); configuration as mmdet's.
@@ -48,7 +64,7 @@ class PISARetinaHead(RetinaHead):
     """
 
     def _losses(self, logits: Tensor, deltas: Tensor, targets: AnchorTargets) -> dict[str, Tensor]:
-        positives = (targets.owners >= 0).nonzero().squeeze(1)  # [P]; one wait for all that follows
+        positives = (targets.owners.flatten() >= 0).nonzero().squeeze(1)  # [P]; one wait for all that follows
         if len(positives) == 0:
             return super()._losses(logits, deltas, targets) | {"loss_carl": logits.sum() * 0}
         weights = targets.label_weights.index_put(
@@ -69,24 +85,12 @@ class PISARetinaHead(RetinaHead):
             self.bbox_coder.decode(anchors, targets.deltas[positives]),
             is_aligned=True,
         )
+        objects = numbers_in_batch(targets.owners).flatten()
         bias, k = self.train_cfg["isr"]["bias"], self.train_cfg["isr"]["k"]
-        ranked = weights * rank_weights(ious, labels, self._names(targets)[positives], self.num_classes)
+        ranked = weights * rank_weights(ious, labels, objects[positives], self.num_classes)
         ranked = (bias + ranked * (1 - bias)).pow(k)
         loss = self.loss_cls(logits[positives], labels, reduction_override="none")  # [P, C]
         return ranked * ((loss * weights[:, None]).sum() / (loss * ranked[:, None]).sum())
-
-    def _names(self, targets: AnchorTargets, images: int) -> Tensor:
-        """[N] objects as mmdet numbers them over the images of a batch.
-
-        An image's numbers begin after those of the one before. They do not add up, so that the third image may
-        have numbers of the first.
-        """
-        owners = targets.owners.view(images, -1)  # [B, A]
-        start, starts = owners.new_zeros(()), []
-        for last in owners.amax(1):
-            starts.append(start)
-            start = (last + 1).where(last >= 0, start)
-        return (owners + torch.stack(starts)[:, None]).flatten()
 
     def _carl(self, logits: Tensor, deltas: Tensor, targets: AnchorTargets, positives: Tensor) -> Tensor:
         """The box loss of the positives, weighted by their scores, through which these learn from it."""
@@ -94,5 +98,7 @@ class PISARetinaHead(RetinaHead):
         scores = logits[positives, targets.labels[positives]].sigmoid()
         weights = (bias + (1 - bias) * scores).pow(k)
         weights = weights * (len(positives) / weights.sum())
-        loss = self.loss_bbox(deltas[positives], targets.deltas[positives], reduction_override="none")  # [P, 4]
+        loss = self.loss_bbox(
+            deltas[positives], targets.deltas[positives], reduction_override="none"
+        )  # [P, 4]
         return (loss / targets.number * weights[:, None]).sum()

@@ -12,7 +12,7 @@ from tood.models.common.anchor_boxes import AnchorBoxesMixin, rows_of_batch
 from tood.models.common.dense_level import grid_of
 from tood.models.common.divisors import Divisors
 from tood.models.common.max_iou import IGNORED, assign_by_iou
-from tood.models.common.pairs import of_owners
+from tood.models.common.pairs import objects_of_points
 from tood.models.common.registry import MODELS
 
 
@@ -20,7 +20,7 @@ class AnchorTargets(NamedTuple):
     """What the anchors of a batch learn, image after image; N anchors in all."""
 
     anchors: Tensor  # [N, 4] pixels
-    owners: Tensor  # [N] object of its image, negative for none
+    owners: Tensor  # [B, A] object of the image, negative for none
     labels: Tensor  # [N] class of the object, or the number of classes for background
     label_weights: Tensor  # [N] 0 for those that are ignored
     deltas: Tensor  # [N, 4] of the object's box; without meaning for the others
@@ -62,7 +62,7 @@ class RetinaHead(AnchorBoxesMixin, MMDetRetinaHead):
 
     def _losses(self, logits: Tensor, deltas: Tensor, targets: AnchorTargets) -> dict[str, Tensor]:
         of_boxes = self.loss_bbox(deltas, targets.deltas, reduction_override="none")  # [N, 4]
-        positive = (targets.owners >= 0)[:, None]
+        positive = (targets.owners.flatten() >= 0)[:, None]
         return {
             "loss_cls": self.loss_cls(
                 logits, targets.labels, targets.label_weights, avg_factor=targets.number
@@ -70,31 +70,27 @@ class RetinaHead(AnchorBoxesMixin, MMDetRetinaHead):
             "loss_bbox": weight_reduce_loss(of_boxes, positive, avg_factor=targets.number),
         }
 
-    def _targets(
-        self, cls_scores: list[Tensor], gts: list[InstanceData], metas: list[dict]
-    ) -> AnchorTargets:
+    def _targets(self, cls_scores: list[Tensor], gts: list[InstanceData], metas: list[dict]) -> AnchorTargets:
         priors = self._priors((cls_scores,))
         anchors = torch.cat(priors)  # [A, 4]
-        owners, labels, boxes = [], [], []
+        owners = []
         for gt, rows in zip(gts, self._inside_rows(cls_scores, priors, metas), strict=True):
-            gt_boxes = gt.bboxes.to(anchors)
             owner = torch.full((len(anchors),), IGNORED, device=anchors.device)
-            owner[rows] = self._owners(anchors[rows], gt_boxes)
-            positive = owner >= 0
+            owner[rows] = self._owners(anchors[rows], gt.bboxes.to(anchors))
             owners.append(owner)
-            labels.append(of_owners(gt.labels, owner).where(positive, self.num_classes))
-            boxes.append(of_owners(gt_boxes, owner).where(positive[:, None], anchors))
         of_images = torch.stack(owners)  # [B, A]
+        labels, boxes = objects_of_points(gts, of_images, self.num_classes, anchors)
         repeated = anchors.repeat(len(gts), 1)  # [B*A, 4]
         weights = (of_images != IGNORED).to(anchors)
         if (positive_weight := self.train_cfg["pos_weight"]) > 0:
             weights = weights.where(of_images < 0, positive_weight)
+        boxes = boxes.where(of_images.flatten()[:, None] >= 0, repeated)
         return AnchorTargets(
             repeated,
-            of_images.flatten(),
-            torch.cat(labels),
+            of_images,
+            labels,
             weights.flatten(),
-            self.bbox_coder.encode(repeated, torch.cat(boxes)),
+            self.bbox_coder.encode(repeated, boxes),
             (of_images >= 0).sum(1).clamp(min=1).sum().to(anchors),
         )
 
@@ -102,9 +98,7 @@ class RetinaHead(AnchorBoxesMixin, MMDetRetinaHead):
         rule = self.assigner
         return assign_by_iou(anchors, gt_boxes, rule.pos_iou_thr, rule.neg_iou_thr, rule.min_pos_iou)
 
-    def _inside_rows(
-        self, cls_scores: list[Tensor], priors: list[Tensor], metas: list[dict]
-    ) -> list[Tensor]:
+    def _inside_rows(self, cls_scores: list[Tensor], priors: list[Tensor], metas: list[dict]) -> list[Tensor]:
         """Of each image, the indices of the anchors that take part in training, over all levels.
 
         Raises:

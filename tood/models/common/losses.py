@@ -11,7 +11,7 @@ import torch
 from mmdet.models.losses import DistributionFocalLoss as MMDetDistributionFocalLoss
 from mmdet.models.losses import FocalLoss as MMDetFocalLoss
 from mmdet.models.losses.utils import weight_reduce_loss
-from torch import Tensor
+from torch import Tensor, nn
 
 from tood.models.common.precision import single_at_least, without_autocast
 from tood.models.common.registry import MODELS
@@ -69,6 +69,24 @@ class FocalLoss(MMDetFocalLoss):
         if target.dim() == 1:
             target = one_hot(target, pred.shape[1])
         return super().forward(pred, target, *args, **kwargs)
+
+
+@MODELS.register_module()
+class CrossEntropyLoss(nn.Module):
+    """Cross entropy of a softmax with labels; an element whose label is beyond the classes has no loss.
+
+    Args:
+        loss_weight: factor.
+    """
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, pred: Tensor, label: Tensor, avg_factor: Tensor | float) -> Tensor:
+        """The sum over `pred` [N, C] logits and `label` [N], divided by `avg_factor`."""
+        loss = -pred.log_softmax(1).where(one_hot(label, pred.shape[1]), 0).sum(1)
+        return self.loss_weight * weight_reduce_loss(loss, avg_factor=avg_factor)
 
 
 @MODELS.register_module()

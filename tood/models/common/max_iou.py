@@ -1,4 +1,4 @@
-"""Positives by the IoU of anchors with objects, as in RetinaNet; mmdet's `MaxIoUAssigner` without its waits."""
+"""Positives by the IoU of anchors with objects, as in RetinaNet: mmdet's `MaxIoUAssigner` without waits."""
 
 import torch
 from torch import Tensor

@@ -53,6 +53,10 @@ def box_rows_iou(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
     return overlap.div_(union.clamp_(min=1e-6))
 
 
+def paired_iou(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+    return box_rows_iou(boxes[:, :, None], gt_boxes)[:, 0]
+
+
 def without_conflicts(anchors: Tensor, wanted: Tensor, preference: Tensor, number: int) -> Tensor:
     """Which wishes come true, if an anchor goes to the object of highest preference, the first of equals.
 
@@ -90,3 +94,20 @@ def of_owners(values: Tensor, owners: Tensor) -> Tensor:
     if len(values) == 0:
         return values.new_zeros(len(owners), *values.shape[1:])
     return values[owners.clamp(min=0)]
+
+
+def objects_of_points(
+    gts: list[InstanceData], owners: Tensor, background: int, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Label [B*A] and box [B*A, 4] of the object of each point of a batch.
+
+    Args:
+        gts: objects of each image.
+        owners: [B, A] object of the image, negative for none.
+        background: label of a point without an object; its box has no meaning.
+        like: a tensor of the type of the boxes.
+    """
+    images = list(zip(gts, owners, strict=True))
+    labels = torch.cat([of_owners(gt.labels, owner) for gt, owner in images])
+    boxes = torch.cat([of_owners(gt.bboxes.to(like), owner) for gt, owner in images])
+    return labels.where(owners.flatten() >= 0, background), boxes
