@@ -128,25 +128,18 @@ class FCOSHead(TowersMixin, DensePredictionMixin, MMDetFCOSHead):
         )
         targets = self._targets(priors, batch_gt_instances)
         number = reduce_mean(targets.positive.sum().to(torch.float)).clamp(min=1)
-        of_boxes = reduce_mean(targets.centerness.sum()).clamp(min=1e-6)
+        total = reduce_mean(targets.centerness.sum()).clamp(min=1e-6)
         # Of the others a distance may be beyond all bounds, whose loss times 0 would be no number
         distances = distances.where(targets.positive[:, None], 1.0)
-        losses = {
-            "loss_bbox": self.loss_bbox(
-                self.bbox_coder.decode(points, distances),
-                self.bbox_coder.decode(points, targets.distances),
-                reduction_override="none",
-            ),
-            "loss_centerness": self.loss_centerness(
-                centerness.squeeze(1), targets.centerness, reduction_override="none"
-            ),
-        }
+        boxes, gt_boxes = (self.bbox_coder.decode(points, d) for d in (distances, targets.distances))
+        of_boxes = self.loss_bbox(boxes, gt_boxes, reduction_override="none")  # [B*A]
+        of_centerness = self.loss_centerness(
+            centerness.squeeze(1), targets.centerness, reduction_override="none"
+        )
         return {
             "loss_cls": self.loss_cls(logits, targets.labels, avg_factor=number),
-            "loss_bbox": weight_reduce_loss(losses["loss_bbox"], targets.centerness, avg_factor=of_boxes),
-            "loss_centerness": weight_reduce_loss(
-                losses["loss_centerness"], targets.positive, avg_factor=number
-            ),
+            "loss_bbox": weight_reduce_loss(of_boxes, targets.centerness, avg_factor=total),
+            "loss_centerness": weight_reduce_loss(of_centerness, targets.positive, avg_factor=number),
         }
 
     def _targets(self, priors: list[Tensor], gts: list[InstanceData]) -> PointTargets:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tood.models.baselines.retinanet import RetinaHead
 from tood.models.common.anchor_boxes import rows_of_batch
+from tood.models.common.dense_level import grid_of
 from tood.models.common.divisors import Divisors
 from tood.models.common.pairs import box_rows_iou, objects_of_points, of_owners, paired_iou
 from tood.models.common.registry import MODELS, TASK_UTILS
@@ -187,7 +188,8 @@ class NoisyAnchorHead(RetinaHead):
         deltas = rows_of_batch(bbox_preds, 4)  # [B*A, 4]
         priors = self._priors((cls_scores,))
         anchors = torch.cat(priors)  # [A, 4]
-        inside = self._inside_rows(cls_scores, priors, batch_img_metas)
+        grids = [grid_of(maps) for maps in cls_scores]
+        inside = self._inside_rows(grids, priors, batch_img_metas)
         images = zip(inside, batch_gt_instances, strict=True)
         owners, times = (
             torch.stack(part)  # [B, A]
@@ -231,6 +233,9 @@ class NoisyAnchorHead(RetinaHead):
             "loss_cls": keep_sum(cls_loss, weight[kept, None]).sum() * cfg.loss_weight / divisor,
             "loss_bbox": keep_sum(box_loss, positive_weights[:, None]).sum() / divisor,
         }
+
+    def _owners(self, anchors: Tensor, gt: InstanceData) -> Tensor:
+        return self.assigner.assign(InstanceData(priors=anchors), gt).gt_inds - 1
 
     def _chosen(self, anchors: Tensor, inside: Tensor, gt: InstanceData) -> tuple[Tensor, Tensor]:
         """[A] and [A] of an image: object of each anchor, and how many objects chose it; see `Chosen`."""

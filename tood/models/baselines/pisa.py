@@ -30,12 +30,11 @@ def rank_weights(ious: Tensor, labels: Tensor, objects: Tensor, classes: int) ->
         classes: C.
 
     Returns:
-        [P] in (0, 1], falling linearly with the rank in the class; the largest class has a weight of 1 / its
-        number
+        [P] in (0, 1], falling linearly with the rank in the class, by 1 / number of the largest class
     """
-    most = torch.zeros(classes, device=ious.device).index_add(0, labels, torch.ones_like(ious).float()).amax()
+    most = labels.new_zeros(classes).index_add(0, labels, torch.ones_like(labels)).amax()
     ious = ious + (most - rank_within(ious, objects * classes + labels))
-    return (most - rank_within(ious, labels)) / most
+    return (most - rank_within(ious, labels)).to(ious) / most
 
 
 def numbers_in_batch(owners: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from tood.models.common.anchor_boxes import AnchorBoxesMixin, rows_of_batch
-from tood.models.common.dense_level import grid_of
+from tood.models.common.dense_level import DenseLevel, grid_of
 from tood.models.common.divisors import Divisors
 from tood.models.common.max_iou import IGNORED, assign_by_iou
 from tood.models.common.pairs import objects_of_points
@@ -71,13 +71,12 @@ class RetinaHead(AnchorBoxesMixin, MMDetRetinaHead):
         }
 
     def _targets(self, cls_scores: list[Tensor], gts: list[InstanceData], metas: list[dict]) -> AnchorTargets:
-        priors = self._priors((cls_scores,))
+        priors, grids = self._priors((cls_scores,)), [grid_of(maps) for maps in cls_scores]
         anchors = torch.cat(priors)  # [A, 4]
-        owners = []
-        for gt, rows in zip(gts, self._inside_rows(cls_scores, priors, metas), strict=True):
-            owner = torch.full((len(anchors),), IGNORED, device=anchors.device)
-            owner[rows] = self._owners(anchors[rows], gt.bboxes.to(anchors))
-            owners.append(owner)
+        owners = [
+            self._owners_of_image(anchors, rows, gt)
+            for gt, rows in zip(gts, self._inside_rows(grids, priors, metas), strict=True)
+        ]
         of_images = torch.stack(owners)  # [B, A]
         labels, boxes = objects_of_points(gts, of_images, self.num_classes, anchors)
         repeated = anchors.repeat(len(gts), 1)  # [B*A, 4]
@@ -94,17 +93,31 @@ class RetinaHead(AnchorBoxesMixin, MMDetRetinaHead):
             (of_images >= 0).sum(1).clamp(min=1).sum().to(anchors),
         )
 
-    def _owners(self, anchors: Tensor, gt_boxes: Tensor) -> Tensor:
-        rule = self.assigner
-        return assign_by_iou(anchors, gt_boxes, rule.pos_iou_thr, rule.neg_iou_thr, rule.min_pos_iou)
+    def _owners_of_image(self, anchors: Tensor, rows: Tensor, gt: InstanceData) -> Tensor:
+        """[A] object of each of the anchors [A, 4], of which those of some rows [N] take part."""
+        owners = torch.full((len(anchors),), IGNORED, device=anchors.device)
+        return owners.index_put((rows,), self._owners(anchors[rows], gt))
 
-    def _inside_rows(self, cls_scores: list[Tensor], priors: list[Tensor], metas: list[dict]) -> list[Tensor]:
+    def _owners(self, anchors: Tensor, gt: InstanceData) -> Tensor:
+        """[N] object of each anchor [N, 4], or `NEGATIVE`, or `IGNORED`."""
+        rule = self.assigner
+        return assign_by_iou(
+            anchors, gt.bboxes.to(anchors), rule.pos_iou_thr, rule.neg_iou_thr, rule.min_pos_iou
+        )
+
+    def _assign(self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict) -> Tensor:
+        (rows,) = self._inside_rows([level.grid for level in levels], priors, [meta])
+        return self._owners_of_image(torch.cat(priors), rows, gt)
+
+    def _inside_rows(
+        self, grids: list[tuple[int, int]], priors: list[Tensor], metas: list[dict]
+    ) -> list[Tensor]:
         """Of each image, the indices of the anchors that take part in training, over all levels.
 
         Raises:
             ValueError: an image has none.
         """
-        images = self._rows_inside([grid_of(maps) for maps in cls_scores], priors, metas)
+        images = self._rows_inside(grids, priors, metas)
         starts = [sum(len(level) for level in priors[:i]) for i in range(len(priors))]
         found = [
             torch.cat([rows + start for rows, start in zip(levels, starts, strict=True)]) for levels in images
