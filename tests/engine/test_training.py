@@ -32,6 +32,7 @@ from tood.evaluation.detection import AP_NAMES, coco_ap, dense_predictions, dete
 from tood.evaluation.trained_run import load_trained
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.layers import ModulatedDeformConv2d
+from tood.models.common.preprocessor import Collated
 from tood.runtime import device
 from tood.runtime.device import choose_device
 from tood.runtime.failures import Diverged, Interrupted
@@ -227,21 +228,21 @@ def batches_of(dataset, *, batch_size=4, replica=2, seed=0, epoch=0, workers=0, 
     return batches
 
 
-def replicas_of(batches) -> list[dict]:
+def replicas_of(batches) -> list[Collated]:
     return [replica for batch in batches for replica in batch.replicas]
 
 
 def content(batches) -> list:
     return [
-        (sample.img_id, sample.flip, pixels.numpy().tobytes())
+        (meta["img_id"], meta["flip"], pixels[:, :height, :width].numpy().tobytes())
         for replica in replicas_of(batches)
-        for pixels, sample in zip(replica["inputs"], replica["data_samples"], strict=True)
+        for pixels, meta, (height, width) in zip(replica.images, replica.metas, replica.sizes, strict=True)
     ]
 
 
 def orders(batches) -> list[list[int]]:
     """Images by replica."""
-    return [[sample.img_id for sample in replica["data_samples"]] for replica in replicas_of(batches)]
+    return [[meta["img_id"] for meta in replica.metas] for replica in replicas_of(batches)]
 
 
 def test_batches_are_the_same_with_and_without_workers(training_images):
@@ -265,7 +266,7 @@ def assert_an_epoch(dataset, batch_size, replica, epoch):
     ids = sorted(image for images in orders(batches) for image in images)
     assert ids == sorted(dataset.get_data_info(index)["img_id"] for index in range(len(dataset)))
     assert len(batches) == math.ceil(len(dataset) / batch_size)
-    shapes = [[s.ori_shape for s in each["data_samples"]] for each in replicas_of(batches)]
+    shapes = [[meta["ori_shape"] for meta in each.metas] for each in replicas_of(batches)]
     mixed = [len({width < height for height, width in images}) == 2 for images in shapes]
     assert sum(mixed) <= 1
     assert not any(mixed[:-2])
@@ -282,7 +283,7 @@ def test_an_epoch_of_odd_images(odd, batch_size, replica, epoch):
 def test_a_batch_has_replicas_of_both_orientations(odd):
     """Their padded sizes are their own, not the batch's."""
     wide = [
-        {width > height for height, width in (s.ori_shape for s in each["data_samples"])}
+        {width > height for height, width in (meta["ori_shape"] for meta in each.metas)}
         for each in batches_of(odd_dataset(odd, 0.0), batch_size=100, replica=1)[0].replicas
     ]
     assert {True} in wide

@@ -14,7 +14,6 @@ from typing import Any
 
 import cv2
 import torch
-from mmengine.dataset import pseudo_collate
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from tood.runtime.run_state import HEARTBEAT_TIMEOUT
@@ -106,7 +105,7 @@ def _explained(workers: int) -> Generator[None]:
 def make_loader(
     dataset: Dataset,
     workers: int,
-    collate: Callable[[list[dict]], Any] = pseudo_collate,
+    collate: Callable[[list[dict]], Any],
     leave_signals: bool = False,
     **options: Any,
 ) -> DataLoader:

@@ -12,12 +12,13 @@ from typing import NamedTuple
 import numpy as np
 from mmdet.datasets import AspectRatioBatchSampler, CocoDataset
 from mmdet.datasets.api_wrappers import COCO
-from mmengine.dataset import DefaultSampler, pseudo_collate
+from mmengine.dataset import DefaultSampler
 from mmengine.registry import init_default_scope
 from torch.utils.data import Dataset
 
 from tood.data.images import read_image
 from tood.data.loader import batches_of, make_loader
+from tood.models.common.preprocessor import Collated, collate
 from tood.runtime.distributed import local_batch
 
 META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
@@ -152,7 +153,7 @@ class SeededDataset(Dataset):
 class LocalBatch(NamedTuple):
     """What one process computes of a batch."""
 
-    replicas: list[dict]  # of each `inputs` and `data_samples`, as mmdet collates the images of one GPU
+    replicas: list[Collated]
     number: int  # replicas of the whole batch
     counts: bool = True  # False: there are fewer replicas than processes, and this one repeats the first
 
@@ -211,9 +212,9 @@ def _local_batches(loaded: Generator, batches: Sequence[Sequence]) -> Generator[
             yield None if replicas is None else known
 
 
-def collate_replicas(replica: int, samples: list[dict]) -> list[dict]:
+def collate_replicas(replica: int, samples: list[dict]) -> list[Collated]:
     """The samples of several replicas, of which only the last may have fewer images."""
-    return [pseudo_collate(samples[start : start + replica]) for start in range(0, len(samples), replica)]
+    return [collate(samples[start : start + replica]) for start in range(0, len(samples), replica)]
 
 
 def batches_from(
@@ -242,11 +243,13 @@ def batches_from(
 
 def evaluation_batches(
     dataset: CocoDataset, batch_size: int, workers: int, indices: Sequence[int] | None = None
-) -> tuple[int, Generator[dict]]:
+) -> tuple[int, Generator[Collated]]:
     """The number of images of a test dataset, and its batches in order; `indices` restricts both.
 
     Raises:
         LoaderError: by the batches; see `batches_of`.
     """
     chosen = range(len(dataset)) if indices is None else indices
-    return len(chosen), batches_of(make_loader(dataset, workers, batch_size=batch_size, sampler=chosen))
+    return len(chosen), batches_of(
+        make_loader(dataset, workers, collate, batch_size=batch_size, sampler=chosen)
+    )

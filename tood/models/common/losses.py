@@ -8,8 +8,10 @@ training that diverges would be taken for a broken device. So both are computed 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmdet.models.losses import DistributionFocalLoss as MMDetDistributionFocalLoss
 from mmdet.models.losses import FocalLoss as MMDetFocalLoss
+from mmdet.models.losses import QualityFocalLoss as MMDetQualityFocalLoss
 from mmdet.models.losses.utils import weight_reduce_loss
 from torch import Tensor, nn
 
@@ -107,3 +109,31 @@ class DistributionFocalLoss(MMDetDistributionFocalLoss):
         loss = -(share * pred.log_softmax(1)).sum(1)
         reduction = reduction_override or self.reduction
         return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)
+
+
+@MODELS.register_module()
+class QualityFocalLoss(MMDetQualityFocalLoss):
+    """mmdet's quality focal loss on logits, of which none is selected, as a selection waits for the device.
+
+    |t - s|^beta * BCE(s, t) (Li et al., "Generalized Focal Loss", NeurIPS 2020, Eq. 3).
+    """
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: tuple[Tensor, Tensor],
+        weight: Tensor | None = None,
+        avg_factor: Tensor | float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """`pred` [A, C] logits, `target` labels [A] with C for background and qualities [A]."""
+        t = at_labels(target[1].to(pred), target[0], pred.shape[1])
+        loss = F.binary_cross_entropy_with_logits(pred, t, reduction="none")
+        loss = loss * (t - pred.sigmoid()).abs().pow(self.beta)
+        reduction = reduction_override or self.reduction
+        return self.loss_weight * weight_reduce_loss(loss.sum(1), weight, reduction, avg_factor)
+
+
+def at_labels(values: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """[A, C] with each of the values [A] in the column of its label [A], zeros elsewhere."""
+    return torch.where(one_hot(labels, classes), values[:, None], 0)

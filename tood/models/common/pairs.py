@@ -9,6 +9,7 @@ from torch import Tensor
 # Pairs of object and anchor that exist at a time. On a CPU fewer take more calls, and more leave the cache.
 PAIRS_AT_ONCE = {"cpu": 2**19}
 PAIRS_AT_ONCE_ELSEWHERE = 2**24
+LEAST_AREA = 1e-6  # of a union, as in mmdet
 
 
 class Objects(NamedTuple):
@@ -50,7 +51,48 @@ def box_rows_iou(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
     height = (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp_(min=0)
     overlap = width.mul_(height)
     union = ((x2 - x1) * (y2 - y1) + (right - left) * (bottom - top)).sub_(overlap)
-    return overlap.div_(union.clamp_(min=1e-6))
+    return overlap.div_(union.clamp_(min=LEAST_AREA))
+
+
+def paired_iou(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+    """IoU of boxes [..., 4] with as many others, to the last bit that of mmdet's aligned `bbox_overlaps`.
+
+    mmdet's copies its smallest union to the device, and the host waits.
+    """
+    overlap, union = _overlap_and_union(boxes, gt_boxes)
+    return overlap / union.clamp(min=LEAST_AREA)
+
+
+def paired_giou(boxes: Tensor, gt_boxes: Tensor, least_area: float) -> Tensor:
+    """Generalised IoU, as `paired_iou`.
+
+    Args:
+        boxes, gt_boxes: [..., 4] (x1, y1, x2, y2).
+        least_area: of a union, and of what encloses both boxes.
+    """
+    overlap, union = _overlap_and_union(boxes, gt_boxes)
+    union = union.clamp(min=least_area)
+    upper = torch.minimum(boxes[..., :2], gt_boxes[..., :2])
+    lower = torch.maximum(boxes[..., 2:], gt_boxes[..., 2:])
+    enclosing = _area(upper, lower).clamp(min=least_area)
+    return overlap / union - (enclosing - union) / enclosing
+
+
+def _overlap_and_union(boxes: Tensor, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas [...], the second without a bound."""
+    # In mmdet's order, which is that of the gradient's sums
+    area, gt_area = (
+        (each[..., 2] - each[..., 0]) * (each[..., 3] - each[..., 1]) for each in (boxes, gt_boxes)
+    )
+    upper = torch.maximum(boxes[..., :2], gt_boxes[..., :2])
+    lower = torch.minimum(boxes[..., 2:], gt_boxes[..., 2:])
+    overlap = _area(upper, lower)
+    return overlap, area + gt_area - overlap
+
+
+def _area(upper: Tensor, lower: Tensor) -> Tensor:
+    sides = (lower - upper).clamp(min=0)
+    return sides[..., 0] * sides[..., 1]
 
 
 def paired_iou(boxes: Tensor, gt_boxes: Tensor) -> Tensor:

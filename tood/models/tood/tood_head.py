@@ -11,8 +11,7 @@ from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from tood.models.common.anchor_boxes import assign_inside
-from tood.models.common.atss_assigner import match_batch
+from tood.models.common.atss_assigner import match_batch, match_image
 from tood.models.common.box_coders import DeltaCodec, DistanceCodec, anchor_centres, centerness_target
 from tood.models.common.dense_level import DenseLevel, grid_of
 from tood.models.common.dense_prediction import DensePredictionMixin
@@ -314,9 +313,11 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         )
 
     def _assign(self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict) -> Tensor:
-        inside = self._inside([level.grid for level in levels], priors, meta)  # [A]
+        grids = [level.grid for level in levels]
         if self.warming_up:
-            return assign_inside(self.initial_assigner, priors, inside, gt, by_level=True)
+            (rows,) = self._rows_inside(grids, priors, [meta])
+            return match_image(self.initial_assigner, priors, rows, gt)
+        inside = self._inside(grids, priors, meta)  # [A]
         scores = [level.scores.T[None] for level in levels]  # [1, C, H*W] each
         boxes = torch.cat([level.boxes for level in levels]).T[None]  # [1, 4, A]
         matches = self._match(scores, boxes, priors, inside[None], objects_of([gt], boxes))
