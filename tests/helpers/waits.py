@@ -32,6 +32,7 @@ class HeadWaits(NamedTuple):
     """Waits of one head."""
 
     step: Waits  # of training: preprocessor, losses, gradient and optimiser; the worse of `EPOCHS`
+    dense: Waits  # of the dense predictions for one image, from its input on
     detect: Waits  # of all detections on one image, written as COCO wants them
     positives: Waits  # of the statistics of positives of a batch, for an entry of the log
 
@@ -88,13 +89,15 @@ def waits_of(name: str, replica: int = 4) -> HeadWaits:
         model.eval()
         model.bbox_head.test_cfg.update(score_thr=0.0)
         (batch,) = collate_replicas(1, samples()[:1])
-        with torch.no_grad(), counting() as detect:
+        with torch.no_grad(), counting() as dense:
             data = model.data_preprocessor(batch)
             (sample,) = data["data_samples"]
             outs = model.bbox_head(model.extract_feat(data["inputs"]))
+            model.bbox_head.dense_by_feat(*outs, batch_img_metas=[sample.metainfo])
+        with torch.no_grad(), counting() as detect:
             (found,) = model.bbox_head.predict_by_feat(*outs, batch_img_metas=[sample.metainfo], rescale=True)
             coco_results(0, found, list(range(1, 6)))
-    return HeadWaits(max(steps, key=Waits.total), detect, seen[0])
+    return HeadWaits(max(steps, key=Waits.total), dense, detect, seen[0])
 
 
 def rows(names: Sequence[str], lines: bool) -> Iterator[str]:

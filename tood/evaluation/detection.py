@@ -134,13 +134,14 @@ def coco_results(image_id: int, found: InstanceData, category_ids: Sequence[int]
         found: `bboxes` [K, 4] as (x1, y1, x2, y2) in original pixels, `scores` [K], `labels` [K].
         category_ids: of each label.
     """
-    corners = found.bboxes.cpu()
+    columns = (found.bboxes, found.scores[:, None], found.labels[:, None])
+    # One copy from the device, in a type that holds labels too
+    rows = torch.cat([column.double() for column in columns], 1).cpu()  # [K, 6]
+    corners = rows[:, :4].to(found.bboxes.dtype)
     boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)  # [K, 4] (x, y, w, h)
     return [
-        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
-        for box, score, label in zip(
-            boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
-        )
+        {"image_id": image_id, "category_id": category_ids[int(label)], "bbox": box, "score": score}
+        for box, (score, label) in zip(boxes.tolist(), rows[:, 4:].tolist(), strict=True)
     ]
 
 

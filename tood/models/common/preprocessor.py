@@ -80,7 +80,7 @@ class DetDataPreprocessor(MMDetDataPreprocessor):
         divisor = self.pad_size_divisor
         padded = [tuple(math.ceil(side / divisor) * divisor for side in size) for size in data.sizes]
         shape = tuple(max(sides) for sides in zip(*padded, strict=True))
-        images, boxes, labels = map(self._sent, data[:3])
+        images, boxes, labels = (sent(tensor, self.device) for tensor in data[:3])
         # As in mmdet, in double where the model is
         dtype = torch.promote_types(torch.float32, self.mean.dtype if self._enable_normalize else torch.uint8)
         inputs = torch.full((len(images), 3, *shape), float(self.pad_value), dtype=dtype, device=self.device)
@@ -100,8 +100,9 @@ class DetDataPreprocessor(MMDetDataPreprocessor):
             samples.append(sample)
         return {"inputs": inputs, "data_samples": samples}
 
-    def _sent(self, tensor: Tensor) -> Tensor:
-        """The tensor on the device; it need not be there yet."""
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on the device, by a copy that the host does not wait for."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
