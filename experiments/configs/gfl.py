@@ -20,7 +20,7 @@ model = dict(
             strides=[8, 16, 32, 64, 128],
         ),
         loss_cls=dict(type="tood.QualityFocalLoss", use_sigmoid=True, beta=2.0, loss_weight=1.0),
-        loss_dfl=dict(type="DistributionFocalLoss", loss_weight=0.25),
+        loss_dfl=dict(type="tood.DistributionFocalLoss", loss_weight=0.25),
         loss_bbox=dict(type="tood.GIoULoss", loss_weight=2.0),
     ),
     train_cfg=dict(

@@ -201,7 +201,7 @@ class _Step:
             if self.observe:
                 self.observe(tuple([level.detach() for level in kind] for kind in outs), gt, metas)
         except (ValueError, RuntimeError) as error:
-            # Some heads cannot even evaluate their loss on such numbers, PAA and FreeAnchor among them.
+            # PAA cannot even evaluate its loss on such numbers
             if all(level.isfinite().all() for level in chain.from_iterable(outs)):
                 raise
             raise Diverged(f"predictions are not finite ({error})") from error

@@ -23,10 +23,15 @@ from tood.models.baselines.vfnet import VFNetHead
 from tood.models.common.anchor_generators import RoundedAnchorGenerator
 from tood.models.common.atss_assigner import ATSSAssigner
 from tood.models.common.box_coders import DeltaXYWHBBoxCoder, PointBBoxCoder
-from tood.models.common.box_losses import GIoULoss
+from tood.models.common.box_losses import GIoULoss, IoULoss
 from tood.models.common.dense_prediction import TorchvisionNMSMixin
 from tood.models.common.layers import DeformConv2d, ModulatedDeformConv2d
-from tood.models.common.losses import FocalLoss, QualityFocalLoss
+from tood.models.common.losses import (
+    CrossEntropyLoss,
+    DistributionFocalLoss,
+    FocalLoss,
+    QualityFocalLoss,
+)
 from tood.models.common.preprocessor import DetDataPreprocessor
 from tood.models.tood.detector import TOOD
 from tood.models.tood.losses import LogDistanceGIoULoss
@@ -42,9 +47,11 @@ __all__ = [
     "ATSSAssigner",
     "ATSSHead",
     "ATSSQFLHead",
+    "CrossEntropyLoss",
     "DeformConv2d",
     "DeltaXYWHBBoxCoder",
     "DetDataPreprocessor",
+    "DistributionFocalLoss",
     "FCOSHead",
     "FocalLoss",
     "FoveaHead",
@@ -53,6 +60,7 @@ __all__ = [
     "GFLV2Head",
     "GIoULoss",
     "IQDetHead",
+    "IoULoss",
     "LogDistanceGIoULoss",
     "MALHead",
     "ModulatedDeformConv2d",

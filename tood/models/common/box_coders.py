@@ -101,7 +101,7 @@ class PointBBoxCoder(BaseBBoxCoder):
 
 @TASK_UTILS.register_module()
 class DeltaXYWHBBoxCoder(MMDetDeltaXYWHBBoxCoder):
-    """mmdet's coder of anchor boxes, to the last bit, whose decoding copies nothing to the device.
+    """mmdet's coder of anchor boxes, to the last bit, which copies nothing to the device.
 
     Raises:
         ValueError: centres are to be clamped, as in YOLOF.
@@ -111,6 +111,15 @@ class DeltaXYWHBBoxCoder(MMDetDeltaXYWHBBoxCoder):
         super().__init__(*args, **kwargs)
         if self.add_ctr_clamp:
             raise ValueError("bbox_coder.add_ctr_clamp: tood.DeltaXYWHBBoxCoder has no such clamp; remove it")
+
+    def encode(self, bboxes: Tensor, gt_bboxes: Tensor) -> Tensor:
+        """Deltas [..., 4] of boxes [..., 4] from anchors [..., 4], float32, in standard deviations."""
+        anchors, boxes = bboxes.float(), gt_bboxes.float()
+        sides, box_sides = (b[..., 2:] - b[..., :2] for b in (anchors, boxes))
+        centres, box_centres = ((b[..., :2] + b[..., 2:]) * 0.5 for b in (anchors, boxes))
+        deltas = torch.cat([(box_centres - centres) / sides, (box_sides / sides).log()], -1).unbind(-1)
+        scaled = [(d - mean) / std for d, mean, std in zip(deltas, self.means, self.stds, strict=True)]
+        return torch.stack(scaled, -1)
 
     def decode(
         self,

@@ -60,15 +60,6 @@ def select_candidates(
     return boxes[anchor], confidence[anchor, label], label
 
 
-def name_objects(gt: InstanceData, num_classes: int) -> InstanceData:
-    """The objects with a label of their own each: `num_classes` + 1, + 2, ...
-
-    mmdet's targets then say which object a point serves; its background stays `num_classes`.
-    """
-    names = torch.arange(len(gt), device=gt.bboxes.device) + num_classes + 1
-    return InstanceData(bboxes=gt.bboxes, labels=names)
-
-
 class DensePredictionMixin:
     """Turns what a head's `forward` returns into dense levels and these into detections.
 

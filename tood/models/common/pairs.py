@@ -125,3 +125,27 @@ def owners(anchors: Tensor, positive: Tensor, number: int) -> Tensor:
     index = torch.arange(G, device=anchors.device)[:, None].expand_as(anchors)
     first = anchors.new_full((number + 1,), G).scatter_reduce_(0, slot.flatten(), index.flatten(), "amin")
     return torch.where(first == G, -1, first)[:number]
+
+
+def of_owners(values: Tensor, owners: Tensor) -> Tensor:
+    """[A, ...] the value [G, ...] of each point's object; zeros or another object's for a point without."""
+    if len(values) == 0:
+        return values.new_zeros(len(owners), *values.shape[1:])
+    return values[owners.clamp(min=0)]
+
+
+def objects_of_points(
+    gts: list[InstanceData], owners: Tensor, background: int, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Label [B*A] and box [B*A, 4] of the object of each point of a batch.
+
+    Args:
+        gts: objects of each image.
+        owners: [B, A] object of the image, negative for none.
+        background: label of a point without an object; its box has no meaning.
+        like: a tensor of the type of the boxes.
+    """
+    images = list(zip(gts, owners, strict=True))
+    labels = torch.cat([of_owners(gt.labels, owner) for gt, owner in images])
+    boxes = torch.cat([of_owners(gt.bboxes.to(like), owner) for gt, owner in images])
+    return labels.where(owners.flatten() >= 0, background), boxes
