@@ -81,7 +81,7 @@ $(INSTALLED): requirements.txt pyproject.toml $(MOVED)
 		--preview-features build-dependency-hashes --require-build-hashes \
 		--build-constraints requirements.txt -r requirements.txt
 	$(INSTALL) --quiet --no-deps --no-build-isolation --editable .
-	@$(PY) -c 'from tood.study.doctor import environment_problem; import sys; sys.exit(environment_problem())'
+	@$(PY) -c 'from tood.commands.doctor import environment_problem; import sys; sys.exit(environment_problem())'
 	@pwd > "$@"
 
 # After a change of dependencies in pyproject.toml

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from tood.cli import main
-from tood.study import declarations, doctor
-from tood.study.doctor import Finding
+from tood.commands import doctor
+from tood.commands.doctor import Finding
+from tood.study import declarations
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tood.analysis import looking
+from tood.commands import looking
 from tood.runtime.failures import InputError
 
 
@@ -179,8 +179,8 @@ def _runs(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from tood.commands.estimate import describe, estimate
     from tood.runtime.files import to_json
-    from tood.study.estimate import describe, estimate
 
     found = estimate(options.scale, options.tables, options.gpu, options.gpus)
     print(to_json(found, indent=2, ensure_ascii=False) if options.json else describe(found))
@@ -188,14 +188,14 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from tood.study.dashboard import show_run
+    from tood.commands.dashboard import show_run
 
     print(show_run(options.run, options.name, options.seed, options.json))
     return 0
 
 
 def _progress(options: argparse.Namespace) -> int:
-    from tood.study.dashboard import show_progress
+    from tood.commands.dashboard import show_progress
 
     show_progress(options.name, options.watch, options.json)
     return 0
@@ -238,8 +238,8 @@ def _assign(options: argparse.Namespace) -> int:
     looking.require_format(options.output)
     plan = Plan({**parse_options(options.config), "runs": options.schemes})
     looking.quiet()
-    from tood.analysis.assignment import assign, draw
-    from tood.analysis.figure_files import save
+    from tood.analysis.figures.assignment import assign, draw
+    from tood.analysis.figures.files import save
 
     with looking.silent():
         found = [assign(plan, run.id, options.image, plan.seeds[0]) for run in plan.runs]
@@ -252,10 +252,10 @@ def _assign(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from tood.study.call import render_what_is_there
+    from tood.ledger.status import load_study
     from tood.study.declarations import load_tables
     from tood.study.paths import StudyPaths
-    from tood.study.status import load_study
+    from tood.workflow.call import render_what_is_there
 
     plan = load_study(options.name)
     if not render_what_is_there(plan, load_tables(runs=plan.all_runs)):
@@ -276,8 +276,8 @@ def _submission(options: argparse.Namespace) -> int:
 
 
 def _scores(options: argparse.Namespace) -> int:
+    from tood.ledger.server_scores import entry
     from tood.study.declarations import ExperimentError, load_runs
-    from tood.study.server_scores import entry
 
     try:
         text = options.file.read_text(encoding="utf-8", errors="replace")
@@ -306,8 +306,8 @@ def _import(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
+    from tood.commands import doctor
     from tood.runtime.files import to_json
-    from tood.study import doctor
 
     findings = doctor.examine(options.data_root, options.scale)
     if options.json:

@@ -15,7 +15,7 @@ from tood.data.coco import Archive, download, unpack
 from tood.runtime.download import DownloadError
 from tood.study.coco import load_archives
 from tood.study.plan import Plan
-from tood.study.workflow import archives
+from tood.workflow.stages import archives
 
 IMAGES = {f"val2017/{number:012}.jpg": bytes([number]) * 1000 for number in range(1, 6)}
 LISTS = {f"annotations/{name}_val2017.json": b"{}" for name in ("instances", "captions")}

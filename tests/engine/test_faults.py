@@ -16,11 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from tood.engine.checkpoint import CheckpointError, Checkpoints, restore, training_state
+from tood.ledger.provenance import digest
 from tood.runtime.event_files import EventFiles
 from tood.runtime.failures import ExitCode, exit_code, reason
 from tood.runtime.run_state import RunState, read_state
 from tood.study.paths import RunPaths
-from tood.study.provenance import digest
 
 DONE = ExitCode.DONE
 

@@ -5,13 +5,14 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from tood.study.code_digest import training_code
+from tood.ledger.code_digest import training_code
+from tood.ledger.provenance import evaluation_digest
+from tood.ledger.study_jobs import training_job
 from tood.study.declarations import ExperimentError
 from tood.study.jobs import Computing, Execution, Figure1Job, MeasuringJob, Resources, TrainingJob
 from tood.study.options import Study
 from tood.study.paths import ALIGNMENT, AP, StudyPaths
 from tood.study.plan import Plan
-from tood.study.provenance import evaluation_digest
 from tood.study.scales import SCALES
 
 PAPER = Plan({"scale": "paper", "runs": "tood_af,atss_af", "val_images": 6, "name": "x"})
@@ -66,7 +67,7 @@ CHANGES = [{"device": "cpu"}, {"device": "cuda", "gpus": 4}, {"micro_batch": 1}]
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_how_it_is_computed_is_no_part_of_a_job(change):
     plan = Plan({"scale": "paper", **change})
-    assert plan.training_job("tood_af", 0) == Plan({"scale": "paper"}).training_job("tood_af", 0)
+    assert training_job(plan, "tood_af", 0) == training_job(Plan({"scale": "paper"}), "tood_af", 0)
     other = Plan({"scale": "paper"})
     for kind in ("measuring_job", "analysis_job", "figure_job"):
         assert getattr(plan, kind)("tood_af", 0) == getattr(other, kind)("tood_af", 0)

@@ -11,7 +11,7 @@ from tood.study import plan as study
 from tood.study.declarations import ExperimentError, load_runs, select_runs
 from tood.study.plan import Plan
 from tood.study.scales import SCALES, BackboneChanges, load_scale, scale_names
-from tood.study.workflow import summary
+from tood.workflow.stages import summary
 
 IMPLEMENTED = [run.id for run in select_runs(None, load_runs())]
 

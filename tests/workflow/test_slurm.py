@@ -21,7 +21,7 @@ from tood.study.jobs import Execution, TrainingJob
 from tood.study.options import parse_options
 from tood.study.plan import Plan
 from tood.study.scales import load_scale
-from tood.study.workflow import PYTHON
+from tood.workflow.stages import PYTHON
 
 REPOSITORY = Path(__file__).parents[2]
 SKIPPED = 77

@@ -25,13 +25,13 @@ from helpers.figures import likeness, pixels, rendered, text_of_pdf
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tood.analysis.positive_curves import draw as draw_positives
+from tood.analysis.figures.positive_curves import draw as draw_positives
+from tood.ledger.records import write_record
+from tood.report.figures import VIEWS
+from tood.report.page import CAPTIONS
 from tood.runtime.locks import hold_study
 from tood.study.declarations import load_runs, load_tables
-from tood.study.figure_sources import VIEWS
 from tood.study.paths import RunPaths
-from tood.study.records import write_record
-from tood.study.report import CAPTIONS
 from tood.study.scales import load_scale
 
 RUNS = load_runs()

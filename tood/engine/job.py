@@ -25,6 +25,7 @@ from tood.engine.checkpoint import Checkpoints
 from tood.engine.config import build_model, resolve
 from tood.engine.trainer import train, weights_of
 from tood.engine.weights import require_backbone
+from tood.ledger.provenance import data_digest, describe_training, digest
 from tood.runtime.device import choose_device, describe
 from tood.runtime.distributed import any_process, is_main, join, launched
 from tood.runtime.failures import (
@@ -42,7 +43,6 @@ from tood.runtime.locks import claim
 from tood.runtime.run_state import HEARTBEAT_TIMEOUT, RunState, read_state
 from tood.study.jobs import Execution, TrainingJob
 from tood.study.paths import RunPaths
-from tood.study.provenance import data_digest, describe_training, digest
 
 
 def run_training(job: TrainingJob, execution: Execution, folder: Path, output: Path) -> ExitCode:

@@ -24,6 +24,7 @@ from tood.evaluation.importing import built, checked, fitted
 from tood.evaluation.mmdet_config import of_mmdet
 from tood.evaluation.mmdet_levels import dense_levels
 from tood.evaluation.weight_meta import ImportFailed, Weights, declared_settings, read
+from tood.ledger.status import call_of, load_study
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.dense_prediction import DensePredictionMixin, select_detections
 from tood.runtime.device import choose_device
@@ -31,7 +32,6 @@ from tood.study.declarations import ExperimentError, load_runs, select_runs, unk
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
 from tood.study.released import ReleasedFile, load_released
-from tood.study.status import call_of, load_study
 
 
 @dataclass

@@ -15,8 +15,8 @@ from pydantic import BeforeValidator, Field, ValidationError
 from tood.data.validation import Split
 from tood.runtime.text import did_you_mean
 from tood.study.declarations import Declaration, ExperimentError
-from tood.study.fitting import LARGEST, SMALLEST
 from tood.study.jobs import Device, Logger, Precision, Resources, renamed
+from tood.study.pyramid import LARGEST, SMALLEST
 from tood.study.scales import Scale
 
 _SPECIAL = re.compile(r"""['"`$\\{}\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]""")

@@ -1,8 +1,8 @@
 """What every stage shares: the validated plan, the folders, and what happens before and after the jobs.
 
 `--config` options are the fields of `tood.study.options.Study`. RESULTS holds what is kept (metrics, tables,
-figures); WORK holds what can be made again (checkpoints, detections, logs). `tood.study.workflow` decides what
-jobs ask for; `tood.study.jobs` describes them; `tood.study.call` acts before and after them.
+figures); WORK holds what can be made again (checkpoints, detections, logs). `tood.workflow.stages` decides what
+jobs ask for; `tood.study.jobs` describes them; `tood.workflow.call` acts before and after them.
 """
 
 import json
@@ -32,31 +32,38 @@ if IMPORTED is None or IMPORTED.resolve() != HOME:
         "its .venv"
     )
 
-from tood.study.doctor import environment_problem, slurm_problems
+from tood.commands.doctor import environment_problem, slurm_problems
 
 # Before an import can fail less clearly
 if problem := environment_problem():
     raise WorkflowError(problem)
 
 from tood.runtime.failures import Held, InputError
-from tood.study import call
-from tood.study import workflow as study
+from tood.workflow import call
+from tood.workflow import stages as study
 from tood.study.claims import load_claims
-from tood.study.code_digest import code_digest, import_closure, training_files
+from tood.ledger.code_digest import code_digest, import_closure, training_files
 from tood.study.declarations import ExperimentError, load_tables
-from tood.study.figure_sources import (
+from tood.report.figures import (
     VIEWS,
     figure1_job,
     figures,
     up_to_date,
     without_weights,
 )
-from tood.study.heartbeat import watch
+from tood.workflow.heartbeat import watch
 from tood.study.options import parse_options
 from tood.study.paths import COMPLEXITY, StudyPaths
 from tood.study.plan import Plan
 from tood.study.released import FOLDER as RELEASED
-from tood.study.status import other_trainings, status_with_records
+from tood.ledger.study_jobs import (
+    analysis_job,
+    import_job,
+    measuring_job,
+    submission_job,
+    training_job,
+)
+from tood.ledger.status import other_trainings, status_with_records
 
 call.pass_on_code()
 # Jobs find the environment that Snakemake runs in, also where the PATH does not name it. Braces are Snakemake's.

@@ -33,8 +33,8 @@ if ONLY_EVALUATED:
             **MEASURING,
         params:
             folder=subpath(output.ap, parent=True),
-            job=lambda wildcards: PLAN.measuring_job(
-                wildcards.run, int(wildcards.seed)
+            job=lambda wildcards: measuring_job(
+                PLAN, wildcards.run, int(wildcards.seed)
             ).argument(),
         shell:
             f"{study.PYTHON} "
@@ -67,8 +67,8 @@ if ANALYSED:
             **MEASURING,
         params:
             folder=subpath(output.ap, parent=True),
-            job=lambda wildcards: PLAN.analysis_job(
-                wildcards.run, int(wildcards.seed)
+            job=lambda wildcards: analysis_job(
+                PLAN, wildcards.run, int(wildcards.seed)
             ).argument(),
         shell:
             f"{study.PYTHON} "

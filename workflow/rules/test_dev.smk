@@ -29,7 +29,7 @@ if PLAN.scale.test:
             # test-dev has four times as many images as val.
             | {"runtime": lambda wildcards, attempt: 4 * EVALUATION.runtime},
         params:
-            job=lambda wildcards: study.submission_job(
+            job=lambda wildcards: submission_job(
                 PLAN, wildcards.run, int(wildcards.seed)
             ).argument(),
             # As of the annotations, the content decides.

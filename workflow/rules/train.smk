@@ -38,8 +38,8 @@ if not PLAN.imports:
             # Minutes before the time is up the trainer is told to save its state and to stop.
             slurm_extra="--signal=USR1@120",
         params:
-            job=lambda wildcards: PLAN.training_job(
-                wildcards.run, int(wildcards.seed)
+            job=lambda wildcards: training_job(
+                PLAN, wildcards.run, int(wildcards.seed)
             ).argument(),
             folder=subpath(output[0], parent=True),
         shell:

@@ -72,8 +72,8 @@ if PLAN.imports:
                 exclude_defaults=True
             ),
         params:
-            job=lambda wildcards: PLAN.import_job(
-                wildcards.run, int(wildcards.seed)
+            job=lambda wildcards: import_job(
+                PLAN, wildcards.run, int(wildcards.seed)
             ).argument(),
             folder=subpath(output[0], parent=True),
         shell:

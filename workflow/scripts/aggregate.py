@@ -4,8 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
+from tood.report.metrics import write_results
 from tood.runtime.failures import one_message
-from tood.study.metrics import write_results
 from tood.study.plan import Plan
 
 

@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 
 from tood.evaluation.evaluate import evaluate
+from tood.ledger.records import write_record
 from tood.runtime.failures import one_message
 from tood.study.jobs import Execution, MeasuringJob
 from tood.study.paths import RunPaths
-from tood.study.records import write_record
 
 
 def main() -> None:

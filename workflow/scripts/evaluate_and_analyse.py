@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
-from tood.analysis.one_pass import analyse
+from tood.analysis.table6.measurement import analyse
+from tood.ledger.records import write_record
 from tood.runtime.failures import one_message
 from tood.study.jobs import AnalysisJob, Execution
 from tood.study.paths import RunPaths
-from tood.study.records import write_record
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from tood.analysis.figure1 import figures
+from tood.analysis.figures.figure1 import figures
 from tood.runtime.failures import one_message
 from tood.study.jobs import Execution, Figure1Job
 

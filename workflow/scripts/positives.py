@@ -4,9 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from tood.analysis.positive_curves import draw_positive_curves
+from tood.analysis.figures.positive_curves import draw_positive_curves
+from tood.ledger.records import read_record
 from tood.runtime.failures import one_message
-from tood.study.records import read_record
 
 
 def main() -> None:

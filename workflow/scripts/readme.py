@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
+from tood.report.front_page import results_part, rewrite
+from tood.report.mini_page import mini_part
 from tood.runtime.failures import one_message
-from tood.study.front_page import results_part, rewrite
-from tood.study.mini_page import mini_part
 
 
 def main() -> None:

@@ -4,9 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
+from tood.report.page import write_report
 from tood.runtime.failures import one_message
 from tood.study.plan import Plan
-from tood.study.report import write_report
 
 
 def main() -> None:

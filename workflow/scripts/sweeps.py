@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from tood.analysis.sweeps import draw_sweeps
+from tood.analysis.figures.sweeps import draw_sweeps
 from tood.runtime.failures import one_message
 
 

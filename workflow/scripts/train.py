@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 from tood.engine.job import run_training
+from tood.ledger.records import write_record
 from tood.runtime.failures import ExitCode, one_message
 from tood.study.jobs import Execution, TrainingJob
 from tood.study.paths import RunPaths
-from tood.study.records import write_record
 
 
 def main() -> None:

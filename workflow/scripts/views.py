@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from tood.analysis.views import draw_views
+from tood.analysis.figures.views import draw_views
 from tood.data.manifest import read_manifest
 from tood.runtime.failures import one_message
 from tood.study.paths import RunPaths
