@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from tood.cli import main
-from tood.commands import doctor
-from tood.commands.doctor import Finding
+from tood.commands import checks as doctor
+from tood.commands.checks import Finding
 from tood.study import declarations
 
 REPOSITORY = Path(__file__).parents[1]

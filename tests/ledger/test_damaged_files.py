@@ -10,6 +10,7 @@ from helpers.records import finish
 
 from tood import cli
 from tood.engine.loss_log import LossLog
+from tood.ledger.standing import recorded
 from tood.ledger.status import read_status, save_study, status_with_records
 from tood.runtime.failures import InputError
 from tood.runtime.files import DamagedFile, write_json
@@ -17,7 +18,6 @@ from tood.study.declarations import load_tables
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
 from tood.workflow import call
-from tood.workflow import stages as workflow
 
 PLAN = Plan({"scale": "mini", "runs": "tood_af", "seeds": "0", "name": "small"})
 PATHS = StudyPaths("small")
@@ -66,7 +66,7 @@ def spoil(path: Path, *keys: str | int, value: object) -> None:
 
 def start() -> None:
     """What a start of the workflow reads, and what it does before any job."""
-    workflow.recorded(PLAN, load_tables(), status_with_records(PLAN))
+    recorded(PLAN, load_tables(), status_with_records(PLAN))
     call.begin(PLAN, preload=False).release()
 
 

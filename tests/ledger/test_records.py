@@ -16,6 +16,7 @@ from tood.ledger import records, status
 from tood.ledger.curves import by_epoch
 from tood.ledger.provenance import data_digest
 from tood.ledger.records import read_record, write_record
+from tood.ledger.standing import recorded
 from tood.ledger.status import known_status, read_status
 from tood.report.metrics import write_results
 from tood.runtime.files import read_json, write_json
@@ -104,7 +105,7 @@ def test_one_that_is_not_what_was_written_stops_everything(folder, damage, said)
     elsewhere()
     for call in (
         lambda: read_record(path),
-        lambda: workflow.recorded(plan, TABLES),
+        lambda: recorded(plan, TABLES),
         lambda: write_results(plan, Path("none.csv")),
     ):
         with pytest.raises(ExperimentError, match=re.escape(f"{path}: {said}")) as caught:
@@ -134,7 +135,7 @@ def test_in_a_clone_records_stand_for_all_and_tables_are_the_same(folder):
     plan = Plan(STUDY)
     finish_all(plan)
     write_results(plan, Path("none.csv"))
-    assert workflow.recorded(plan, TABLES) == {}  # trained here
+    assert recorded(plan, TABLES) == {}  # trained here
     kept = {path: path.read_bytes() for path in Path("results").rglob("*.*")}
     tables = [path for path in kept if path.parent.name == "tables"]
     assert b"46.0" not in kept[Path("results/mini/tables/table6.md")]  # Table 6 shows no AP
@@ -142,7 +143,7 @@ def test_in_a_clone_records_stand_for_all_and_tables_are_the_same(folder):
     elsewhere()
     for path in tables:
         path.unlink()
-    assert set(workflow.recorded(plan, TABLES)) == set(plan.trainings)
+    assert set(recorded(plan, TABLES)) == set(plan.trainings)
     assert {one.state for one in known_status(plan)} == {"done"}
     write_results(plan, Path("none.csv"))
     assert {path: path.read_bytes() for path in Path("results").rglob("*.*")} == kept
@@ -152,7 +153,7 @@ def test_the_summary_says_so(folder):
     plan = Plan(STUDY)
     finish_all(plan)
     elsewhere()
-    said = workflow.summary(plan, workflow.recorded(plan, TABLES))
+    said = workflow.summary(plan, recorded(plan, TABLES))
     assert "6 of 6 trainings are taken from the records in results/mini/runs; fresh=true trains" in said
     assert "stale" not in said
 
@@ -167,9 +168,9 @@ def test_one_with_other_digests_is_stale_and_never_used_silently(folder, part):
     write_json(manifest, MANIFEST | {"root": str(plan.data_root)})
     found = read_status(plan, "tood_af", 0)
     assert (found.state, found.stale) == ("stale", [part])
-    recorded = workflow.recorded(plan, TABLES)
-    assert set(recorded) == set(plan.trainings) - {("tood_af", 0)}
-    assert f"1 records are stale: made with other {part} than now" in workflow.summary(plan, recorded)
+    standing = recorded(plan, TABLES)
+    assert set(standing) == set(plan.trainings) - {("tood_af", 0)}
+    assert f"1 records are stale: made with other {part} than now" in workflow.summary(plan, standing)
     write_results(plan, Path("none.csv"))
     table = Path("results/mini/tables/table3.md").read_text()
     assert "(stale)" in table
@@ -183,7 +184,7 @@ def test_a_changed_head_makes_its_records_stale(folder, monkeypatch):
     elsewhere()
     code = Plan.code
     monkeypatch.setattr(Plan, "code", lambda self, run: "new" if run == "tood_af" else code(self, run))
-    assert {run for run, _ in workflow.recorded(Plan(STUDY), TABLES)} == {"atss_af", "fcos"}
+    assert {run for run, _ in recorded(Plan(STUDY), TABLES)} == {"atss_af", "fcos"}
 
 
 def test_measured_otherwise_is_stale(folder, monkeypatch):
@@ -191,7 +192,7 @@ def test_measured_otherwise_is_stale(folder, monkeypatch):
     finish_all(plan)
     elsewhere()
     monkeypatch.setattr(status, "evaluation_digest", lambda name, images: "new")
-    assert workflow.recorded(plan, TABLES) == {}
+    assert recorded(plan, TABLES) == {}
 
 
 def test_unchecked_data_count_while_they_would_be_drawn_the_same(folder):
@@ -200,7 +201,7 @@ def test_unchecked_data_count_while_they_would_be_drawn_the_same(folder):
     elsewhere()
     assert read_status(plan, "fcos", 0).state == "done"
     other = Plan(STUDY | {"data_seed": 3, "name": "mine"})
-    assert workflow.recorded(other, TABLES) == {}  # the scale's records are of other images
+    assert recorded(other, TABLES) == {}  # the scale's records are of other images
     assert read_status(other, "fcos", 0).state == "pending"
 
 
@@ -271,7 +272,7 @@ def test_fresh_trains_all_the_same(folder):
     finish_all(Plan(STUDY))
     elsewhere()
     plan = Plan(STUDY | {"fresh": True})
-    assert workflow.recorded(plan, TABLES) == {}
+    assert recorded(plan, TABLES) == {}
     assert {one.state for one in known_status(plan)} == {"pending"}
     part = Plan(STUDY | {"fresh": True, "runs": "fcos"})  # others are shown beside it
     assert {(one.run.id, one.state) for one in known_status(part)} == {
@@ -285,10 +286,10 @@ def test_a_study_of_another_name_takes_those_of_its_scale(folder):
     finish_all(Plan(STUDY))
     elsewhere()
     plan = Plan(STUDY | {"name": "mine"})
-    found = workflow.recorded(plan, TABLES)
+    found = recorded(plan, TABLES)
     assert found["fcos", 1] == StudyPaths("mini").record("fcos", 1)
     assert len(found) == 6
-    assert workflow.recorded(Plan(STUDY | {"name": "mine", "batch_size": 4}), TABLES) == {}
+    assert recorded(Plan(STUDY | {"name": "mine", "batch_size": 4}), TABLES) == {}
 
 
 def test_what_was_trained_here_counts_more_than_a_record_unless_it_is_stale(folder):
@@ -298,7 +299,7 @@ def test_what_was_trained_here_counts_more_than_a_record_unless_it_is_stale(fold
     finish(plan, "fcos", 0, code="old")
     record.write_bytes(kept)  # merged from another machine
     assert read_status(plan, "fcos", 0).record.path == record
-    assert ("fcos", 0) in workflow.recorded(plan, TABLES)
+    assert ("fcos", 0) in recorded(plan, TABLES)
     finish(plan, "fcos", 0)
     assert read_status(plan, "fcos", 0).record is None
 
@@ -308,7 +309,7 @@ def test_a_record_counts_more_than_a_training_that_was_interrupted(folder):
     finish(plan, "fcos", 0)
     write_json(StudyPaths("mini").run("fcos", 0).state, {"state": "interrupted"})
     assert read_status(plan, "fcos", 0).state == "done"
-    assert ("fcos", 0) in workflow.recorded(plan, TABLES)
+    assert ("fcos", 0) in recorded(plan, TABLES)
 
 
 def test_one_without_what_table_6_needs_does_not_stand_for_a_run_of_it(folder):
@@ -319,14 +320,14 @@ def test_one_without_what_table_6_needs_does_not_stand_for_a_run_of_it(folder):
         paths.alignment.unlink()
         write_record(paths, StudyPaths("mini").manifest, StudyPaths("mini").record(run, seed))
     elsewhere()
-    assert {run for run, _ in workflow.recorded(plan, TABLES)} == {"fcos"}
+    assert {run for run, _ in recorded(plan, TABLES)} == {"fcos"}
 
 
 def test_a_training_that_diverged_stays_as_such(folder):
     plan = Plan(STUDY)
     finish(plan, "fcos", 1, state="diverged")
     elsewhere()
-    assert list(workflow.recorded(plan, TABLES)) == [("fcos", 1)]
+    assert list(recorded(plan, TABLES)) == [("fcos", 1)]
     write_results(plan, Path("none.csv"))
     assert "fcos, seed 1, diverged" in Path("results/mini/tables/table2.md").read_text()
 
@@ -348,7 +349,7 @@ def test_records_of_two_machines_are_merged_by_copying(folder):
     elsewhere()
     shutil.copytree("first", "results/mini/runs", dirs_exist_ok=True)
     both = Plan(STUDY)
-    assert set(workflow.recorded(both, TABLES)) == set(both.trainings)
+    assert set(recorded(both, TABLES)) == set(both.trainings)
     write_results(both, Path("none.csv"))
     assert "45.5 ± 0.7" in Path("results/mini/tables/table3.md").read_text()
 

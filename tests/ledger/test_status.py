@@ -13,7 +13,7 @@ from helpers import records
 from rich.console import Console
 
 from tood.cli import main
-from tood.commands import dashboard as overview
+from tood.commands import progress as overview
 from tood.ledger.provenance import evaluation_digest
 from tood.ledger.status import (
     HEARTBEAT_TIMEOUT,

@@ -10,11 +10,11 @@ import pytest
 import yaml
 from mmengine.config import Config
 
+from tood.commands.runs import list_runs
 from tood.study.declarations import (
     EXPERIMENTS,
     ExperimentError,
     cells_of,
-    list_runs,
     load_runs,
     load_tables,
     select_runs,

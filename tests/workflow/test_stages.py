@@ -9,8 +9,11 @@ from helpers.records import finish
 
 from tood.data.synthetic import DrawingSpec, generate
 from tood.data.validation import check_dataset
+from tood.ledger.standing import analysed_runs
 from tood.ledger.status import Status, load_study
+from tood.ledger.study_jobs import submission_job
 from tood.report import figures as figure_sources
+from tood.report.everything import render_what_is_there
 from tood.report.figures import VIEWS, figure1_job, figures, up_to_date, without_weights
 from tood.runtime.failures import Held
 from tood.runtime.files import write_json
@@ -119,8 +122,8 @@ def test_figure_1_shows_the_baseline_first_with_one_seed(empty):
 
 
 def test_analysed_runs_are_those_of_table_6():
-    assert set(workflow.analysed_runs(PAIR, TABLES)) == {"atss_af", "tood_af"}
-    assert workflow.analysed_runs(Plan({"runs": "paa"}), TABLES) == []
+    assert set(analysed_runs(PAIR, TABLES)) == {"atss_af", "tood_af"}
+    assert analysed_runs(Plan({"runs": "paa"}), TABLES) == []
 
 
 def test_the_summary_counts_trainings_and_epochs():
@@ -233,13 +236,13 @@ def test_a_logger_without_its_package_stops_before_any_job(empty, monkeypatch):
 
 
 def test_nothing_is_rendered_where_no_training_ever_started(empty):
-    assert not call.render_what_is_there(PAIR, TABLES)
+    assert not render_what_is_there(PAIR, TABLES)
     assert list(empty.iterdir()) == []
 
 
 def test_what_is_there_is_rendered_with_the_figures_that_are_not(empty):
     write_json(StudyPaths("smoke").run("tood_af", 4).state, {"state": "failed", "reason": "for a test"})
-    assert call.render_what_is_there(PAIR, TABLES)
+    assert render_what_is_there(PAIR, TABLES)
     page = Path("results/smoke/report.html").read_text()
     assert page.count("<table>") == len(TABLES) + 1  # and the claims
     assert "for a test" in page
@@ -322,7 +325,7 @@ def test_submissions_are_of_table_5_where_no_run_is_named(photographs):
 
 def test_a_submission_has_all_test_images_and_decides_nothing_of_the_training():
     plan = Plan({"scale": "paper", "name": "x", "val_images": 5, "runs": "tood_af"})
-    job = workflow.submission_job(plan, "tood_af", 0)
+    job = submission_job(plan, "tood_af", 0)
     assert job.images is None
     assert job.test == ("annotations/image_info_test-dev2017.json", "test2017")
     assert job.settings == plan.settings("tood_af")

@@ -14,8 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tood.runtime.failures import InputError
-from tood.runtime.files import to_json
-from tood.runtime.text import aligned, did_you_mean
+from tood.runtime.text import did_you_mean
 from tood.study.paths import EXPERIMENTS
 
 RUNS = EXPERIMENTS / "runs.yaml"
@@ -227,22 +226,6 @@ def _with_those_of_tables(names: Iterable[str], runs: Mapping[str, Run]) -> list
 def unknown_run(name: str, runs: Iterable[str]) -> str:
     """The message for an unknown run; it names similar ones."""
     return f"unknown run {name!r}; {did_you_mean(name, runs)}`tood runs` lists them"
-
-
-def list_runs(as_json: bool = False) -> str:
-    """Every run with its state and the cells it feeds, as aligned text or as JSON."""
-    runs = load_runs()
-    tables = load_tables(runs=runs)
-    cells = {name: cells_of(name, tables) for name in runs}
-    if as_json:
-        declared = [{**run.model_dump(), "state": run.state, "cells": cells[run.id]} for run in runs.values()]
-        return to_json(declared, indent=2, ensure_ascii=False)
-    rows = [(r.id, r.backbone, r.epochs, _shown_state(r), "; ".join(cells[r.id])) for r in runs.values()]
-    return aligned([("id", "backbone", "epochs", "state", "cells"), *rows])
-
-
-def _shown_state(run: Run) -> str:
-    return f"{run.state}, reconstruction" if run.reconstruction else run.state
 
 
 def read_mapping(path: Path) -> dict:

@@ -5,23 +5,21 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from tood.commands.doctor import blocked_problem, writable_problem
+from tood.commands.checks import blocked_problem, writable_problem
 from tood.data.input_sizes import vanishing_of
 from tood.data.manifest import read_manifest
 from tood.data.validation import changed_since_check
-from tood.ledger.status import save_study, study_status
-from tood.report.figures import figures, up_to_date, without_weights
+from tood.ledger.status import save_study
 from tood.runtime import event_files
 from tood.runtime.locks import StudyLock, hold_study
 from tood.runtime.preloaded import start_server
-from tood.study.declarations import ExperimentError, Table
-from tood.study.paths import COMPLEXITY, REPOSITORY, StudyPaths
+from tood.study.declarations import ExperimentError
+from tood.study.paths import REPOSITORY, StudyPaths
 from tood.study.plan import Plan
-from tood.workflow.stages import recorded
 
 # What the jobs of a study import
 _MODULES = (
@@ -115,33 +113,6 @@ def require_device(device: str) -> None:
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     if found.returncode:
         raise ExperimentError(found.stderr.strip().splitlines()[-1])
-
-
-def render_what_is_there(plan: Plan, tables: Mapping[str, Table]) -> bool:
-    """Tables and report from what is there, with what failed or is missing named.
-
-    Args:
-        plan: the study.
-        tables: all that are declared.
-
-    Returns:
-        False where no training ever started and no record is there: there is nothing to say
-    """
-    paths = StudyPaths(plan.name)
-    if not any(status.report for status in study_status(plan)):
-        return False
-    sources = figures(plan, tables)
-    lacking = without_weights(plan, sources, recorded(plan, tables))
-    from tood.report.metrics import write_results  # here, as they import pandas
-    from tood.report.page import write_report
-
-    write_results(plan, COMPLEXITY)
-    pictures = {name: paths.figures / f"{name}.png" for name in sources}
-    shown = [name for name, picture in pictures.items() if up_to_date(picture, plan, sources[name])]
-    why = "not there yet, or older than what it would show; call the workflow again"
-    absent = {name: lacking.get(name, why) for name in sources if name not in shown}
-    write_report(plan, [pictures[name] for name in shown], absent)
-    return True
 
 
 def _refuse(problem_of: Callable[[Path], str | None], plan: Plan) -> None:

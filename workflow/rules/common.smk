@@ -32,7 +32,7 @@ if IMPORTED is None or IMPORTED.resolve() != HOME:
         "its .venv"
     )
 
-from tood.commands.doctor import environment_problem, slurm_problems
+from tood.commands.checks import environment_problem, slurm_problems
 
 # Before an import can fail less clearly
 if problem := environment_problem():
@@ -63,6 +63,7 @@ from tood.ledger.study_jobs import (
     submission_job,
     training_job,
 )
+from tood.ledger.standing import analysed_runs, recorded
 from tood.ledger.status import other_trainings, status_with_records
 
 call.pass_on_code()
@@ -80,7 +81,7 @@ try:
     PUBLISHED = study.published(PLAN)
     call.require_folders(PLAN)
     WITH_RECORDS = status_with_records(PLAN)
-    RECORDED = study.recorded(PLAN, DECLARED_TABLES, WITH_RECORDS)
+    RECORDED = recorded(PLAN, DECLARED_TABLES, WITH_RECORDS)
     # Of these there are records, which are shown beside the trainings of this call.
     OTHERS = other_trainings(PLAN)
     NOT_MADE = [*RECORDED, *OTHERS]  # for which no rule makes anything
@@ -91,7 +92,7 @@ PATHS = StudyPaths(PLAN.name)
 OF_RUN = PATHS.run("{run}", "{seed}")
 WORK, RESULTS, MANIFEST = PATHS.work, PATHS.results, PATHS.manifest
 RUNS = [run.id for run in PLAN.runs]
-ANALYSED = study.analysed_runs(PLAN, DECLARED_TABLES)
+ANALYSED = analysed_runs(PLAN, DECLARED_TABLES)
 SOURCES = figures(PLAN, DECLARED_TABLES)
 # What is there of them stays as it is: this call has no weights of some training that they show.
 KEPT = without_weights(PLAN, SOURCES, RECORDED, WITH_RECORDS)
@@ -195,7 +196,11 @@ def before_work():
 def after_failure():
     """Say what is done, failed and pending."""
     try:
-        rendered = call.render_what_is_there(PLAN, DECLARED_TABLES)
+        from tood.report.everything import (
+            render_what_is_there,
+        )  # needs pandas
+
+        rendered = render_what_is_there(PLAN, DECLARED_TABLES)
     except (
         OSError,
         ValueError,

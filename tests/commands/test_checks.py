@@ -19,8 +19,8 @@ import pytest
 import rich.console
 from snakemake_executor_plugin_slurm import job_status_query
 
-from tood.commands import doctor
-from tood.commands.doctor import Finding, environment_problem, examine, lacks_required, writable_problem
+from tood.commands import checks as doctor
+from tood.commands.checks import Finding, environment_problem, examine, lacks_required, writable_problem
 from tood.study.declarations import ExperimentError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -64,7 +64,7 @@ def test_this_environment_is_fit_and_found_so_without_heavy_imports():
     program = """if True:
         import sys, time
         start = time.perf_counter()
-        from tood.commands.doctor import environment_problem
+        from tood.commands.checks import environment_problem
         assert environment_problem() is None, environment_problem()
         assert time.perf_counter() - start < 1
         print({"torch", "torchvision", "mmcv", "mmengine", "pydantic", "rich"} & set(sys.modules))
@@ -143,7 +143,7 @@ def test_read_only_folder(tmp_path):
     program = f"""if True:
         import os
         from pathlib import Path
-        from tood.commands.doctor import writable_problem
+        from tood.commands.checks import writable_problem
         if os.geteuid() == 0:  # root may write whatever the mode
             os.setuid(65534)
         print(writable_problem(Path({str(tmp_path)!r})))
@@ -197,7 +197,7 @@ def test_operators_compiled_for_another_torch(tmp_path):
     program = """if True:
         import mmcv, sys
         mmcv.__path__.insert(0, sys.argv[1])
-        from tood.commands import doctor
+        from tood.commands import checks as doctor
         (finding,) = doctor._mmcv_operators()
         print(finding.state, finding.required, finding.detail, finding.hint)
     """
