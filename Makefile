@@ -48,7 +48,7 @@ lint: $(INSTALLED)
 	@$(PY) -m mypy
 	@$(PY) -m snakefmt --check Snakefile workflow
 	@git ls-files -z | xargs -0 $(PY) -m codespell_lib
-	@$(PY) workflow/scripts/lint.py
+	@$(PY) workflow/lint.py
 
 format: $(INSTALLED)
 	@$(PY) -m ruff format

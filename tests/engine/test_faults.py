@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.trainer import ITERATIONS, SCRIPT, Trainer, prepare
+from helpers.trainer import ITERATIONS, STEP, Trainer, prepare
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -257,7 +257,7 @@ def test_several_processes_stop_together_and_go_on(data, tmp_path, number):
     assert alone.run() == DONE, alone.log
     several.folder.mkdir()
     launcher = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc-per-node", "2"]
-    launcher += ["--signals-to-handle", "SIGTERM,SIGUSR1", SCRIPT]
+    launcher += ["--signals-to-handle", "SIGTERM,SIGUSR1", *STEP]
     with (several.folder / "log").open("w") as log:
         process = subprocess.Popen([*launcher, *several.arguments()], stdout=log, stderr=log)
     deadline = time.monotonic() + 120

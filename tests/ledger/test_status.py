@@ -412,7 +412,7 @@ def test_tables_show_what_is_there_and_why_the_rest_is_not(plan, workspace):
     leave(plan, "atss_af", {"state": "diverged", "reason": "the loss is nan at iteration 30"})
     leave(plan, "tal", {"state": "oom", "reason": "out of memory; set micro_batch"})
     options = plan.study.model_dump_json(exclude_none=True)
-    call = ("workflow/scripts/aggregate.py", "--study", options, "--complexity", "none.csv")
+    call = ("workflow/step.py", "tables", "--study", options, "--complexity", "none.csv")
     outcome = workspace.run("python", *call)
     assert outcome.returncode == 0, outcome.stdout
     table = pd.read_csv("results/tiny/tables/table3.csv").set_index("run")

@@ -38,7 +38,7 @@ if ONLY_EVALUATED:
             ).argument(),
         shell:
             f"{study.PYTHON} "
-            "workflow/scripts/evaluate.py --job {params.job:q} --execution {resources.execution:q} "
+            "workflow/step.py evaluate --job {params.job:q} --execution {resources.execution:q} "
             "--folder {params.folder:q} --record {output.record:q} 2>&1 | tee {log:q}"
 
 
@@ -72,5 +72,5 @@ if ANALYSED:
             ).argument(),
         shell:
             f"{study.PYTHON} "
-            "workflow/scripts/evaluate_and_analyse.py --job {params.job:q} "
+            "workflow/step.py evaluate_and_analyse --job {params.job:q} "
             "--execution {resources.execution:q} --folder {params.folder:q} --record {output.record:q} 2>&1 | tee {log:q}"

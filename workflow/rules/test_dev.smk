@@ -36,5 +36,5 @@ if PLAN.scale.test:
             images=lambda wildcards: study.content_of_test_images(PLAN),
         shell:
             f"{study.PYTHON} "
-            "workflow/scripts/submission.py --job {params.job:q} --execution {resources.execution:q} "
+            "workflow/step.py submission --job {params.job:q} --execution {resources.execution:q} "
             "--output {output:q} 2>&1 | tee {log:q}"

@@ -44,6 +44,6 @@ if not PLAN.imports:
             folder=subpath(output[0], parent=True),
         shell:
             f"{STEP}"
-            "{resources.launcher} workflow/scripts/train.py --job {params.job:q} "
+            "{resources.launcher} workflow/step.py train --job {params.job:q} "
             "--execution {resources.execution:q} --folder {params.folder:q} "
             "--record {resources.record:q} --output {output:q} 2>&1 | tee {log:q}"
