@@ -91,7 +91,7 @@ def measured_tables(results: Path, study: str, only: Collection[str] | None = No
 
 def cost(results: Path, study: str) -> str:
     """How many trainings have a record, their hours, and on what, in a sentence; empty without one."""
-    made = [record.provenance for record in records_of(results, study)]
+    made = [record.provenance for record in records_of(results, study) if record.provenance.get("hardware")]
     if not made:
         return ""
     hours = sum(record.get("seconds") or 0.0 for record in made) / 3600

@@ -1,7 +1,7 @@
 """What the rules start, a function for each step: `python workflow/step.py NAME --option value ...`.
 
-The options of a step are the parameters of its function. Text and paths are given as they are, other values as
-JSON; a list of paths or names as several words. What a step computes with is imported when it runs.
+The options of a step are the parameters of its function. Text and paths are given as they are, other values
+as JSON; a list of paths or names as several words. What a step computes with is imported when it runs.
 """
 
 import argparse
@@ -228,7 +228,7 @@ def figure1(job: Figure1Job, execution: Execution, output: Path) -> None:
 
 @_step("views")
 def views(runs: dict[str, list[Path]], manifest: Path, annotations: str, output: Path) -> None:
-    """Draw best anchors, score against IoU, AP by IoU threshold and kinds of boxes, from the runs' folders."""
+    """Draw the views of Table 6: best anchors, score and IoU, AP by IoU, kinds of boxes."""
     from tood.analysis.figures.views import draw_views
     from tood.data.manifest import read_manifest
 
