@@ -27,7 +27,7 @@ def test_runs_as_text(capsys):
     assert main(["runs"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + 60
-    assert lines[0].split() == ["id", "backbone", "epochs", "state", "cells"]
+    assert lines[0].split() == ["id", "backbone", "epochs", "cells"]
 
 
 def test_runs_as_json(capsys):

@@ -11,7 +11,7 @@ from pathlib import Path
 from tood.runtime.failures import InputError
 
 COMMANDS = {
-    "runs": "list every run with its state and its rows in tables",
+    "runs": "list every run and its rows in tables",
     "plan": "estimate GPU-hours and disk of runs before they are trained",
     "doctor": "check the environment, the data and this machine",
     "progress": "show the state of all runs of a study, also while they train",

@@ -129,7 +129,7 @@ def test_analysed_runs_are_those_of_table_6():
 def test_the_summary_counts_trainings_and_epochs():
     said = workflow.summary(PAIR)
     assert said.startswith("smoke: 2 runs x seeds [4, 5] = 4 trainings, 48 epochs. Of the paper's 60 runs ")
-    assert said.endswith("Of the paper's 60 runs 60 are implemented (`tood runs`).")
+    assert said.endswith(" epochs.")
 
 
 # What jobs ask for
@@ -313,9 +313,9 @@ def test_a_submission_needs_weights_which_a_record_does_not_hold(photographs):
 
 def test_submissions_are_of_table_5_where_no_run_is_named(photographs):
     plan = Plan({"scale": "paper", "data_root": str(photographs)})
-    shown = [row.run for row in TABLES["table5"].rows if plan.all_runs[row.run].implemented]
+    shown = [row.run for row in TABLES["table5"].rows]
     others = [run for run in plan.runs if run.id not in shown]
-    plan.runs = [run.model_copy(update={"implemented": True}) for run in plan.all_runs.values()]
+    plan.runs = list(plan.all_runs.values())
     found = [path.parts[3] for path in workflow.submissions(plan, TABLES)]
     assert found == [run.id for run in plan.runs if run.id in {row.run for row in TABLES["table5"].rows}]
     plan.runs = others

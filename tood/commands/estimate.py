@@ -89,7 +89,6 @@ def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus
             )
         return {
             "runs": [run.id for run in chosen],
-            "not_yet": [run.id for run in chosen if not run.implemented],
             "epochs": sum(run.epochs * seeds[run.id] for run in chosen),
             "by_backbone": groups,
             "gpu_hours": total,
@@ -298,8 +297,6 @@ def describe(found: Mapping[str, Any]) -> str:
         f"{found['device'] or 'any device'}"
     ]
     lines += ["", table, ""]
-    if study["not_yet"]:
-        lines.append(f"Of these runs {len(study['not_yet'])} cannot be trained yet (`tood runs`).")
     if study["days"]:
         lines.append(f"{found['gpus']} at a time, one run on each: {_span(study['days'], 1)} days")
     lines += [f"disk, {kind}: {_gib(size)}" for kind, size in study["disk_gib"].items()]

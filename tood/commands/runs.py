@@ -1,11 +1,11 @@
-"""`tood runs`: every run of the paper, and where its results stand."""
+"""`tood runs`: every run of the paper, and where its results are shown."""
 
 import argparse
 
 from tood.commands.options import add_json
 from tood.runtime.files import to_json
 from tood.runtime.text import aligned
-from tood.study.declarations import Run, cells_of, load_runs, load_tables
+from tood.study.declarations import cells_of, load_runs, load_tables
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -20,16 +20,20 @@ def run(options: argparse.Namespace) -> int:
 
 
 def list_runs(as_json: bool = False) -> str:
-    """Every run with its state and the cells it feeds, as aligned text or as JSON."""
+    """Every run with the cells it feeds, as aligned text or as JSON."""
     runs = load_runs()
     tables = load_tables(runs=runs)
     cells = {name: cells_of(name, tables) for name in runs}
     if as_json:
-        declared = [{**run.model_dump(), "state": run.state, "cells": cells[run.id]} for run in runs.values()]
+        declared = [run.model_dump() | {"cells": cells[run.id]} for run in runs.values()]
         return to_json(declared, indent=2, ensure_ascii=False)
-    rows = [(r.id, r.backbone, r.epochs, _shown_state(r), "; ".join(cells[r.id])) for r in runs.values()]
-    return aligned([("id", "backbone", "epochs", "state", "cells"), *rows])
-
-
-def _shown_state(run: Run) -> str:
-    return f"{run.state}, reconstruction" if run.reconstruction else run.state
+    rows = [
+        (
+            run.id,
+            run.backbone,
+            run.epochs,
+            "; ".join(cells[run.id]) + " (reconstruction)" * run.reconstruction,
+        )
+        for run in runs.values()
+    ]
+    return aligned([("id", "backbone", "epochs", "cells"), *rows])

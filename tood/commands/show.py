@@ -41,13 +41,11 @@ def show_run(run_id: str, name: str | None = None, seed: int | None = None, as_j
         raise ExperimentError(unknown_run(run_id, plan.all_runs))
     run = plan.all_runs[run_id]
     cells = cells_of(run_id, load_tables(runs=plan.all_runs))
-    seeds = (plan.seeds_of(run_id) if seed is None else [seed]) if run.implemented else []
+    seeds = plan.seeds_of(run_id) if seed is None else [seed]
     found = [_facts(read_status(plan, run_id, number), plan) for number in seeds]
     if as_json:
         return to_json(found, indent=2, ensure_ascii=False)
     head = {"run": f"{run_id}: {run.title}", "cells": "; ".join(cells), "study": plan.name}
-    if not run.implemented:
-        head["state"] = f"{run.state}: nothing trains it"
     return "\n\n".join([_lines(head), *map(_lines, found)])
 
 

@@ -158,7 +158,7 @@ def read_status(
 
     Args:
         plan: plan of the study.
-        run_id: id of a run that is implemented.
+        run_id: id of a run.
         seed: seed of its training.
         now: present time in Unix seconds, to compare heartbeats with; None asks the clock.
         expected: result of `expected_digests`; None asks for it.

@@ -73,7 +73,7 @@ def submission_job(plan: Plan, run_id: str, seed: int) -> SubmissionJob:
 def deciding_code(plan: Plan, run_id: str) -> str:
     """Digest of the code, as it is now, that decides the weights of a run."""
     digest_of = import_code if plan.imports else training_code
-    return digest_of(cast(str, plan.all_runs[run_id].config), plan.options(run_id))
+    return digest_of(plan.all_runs[run_id].config, plan.options(run_id))
 
 
 # Snakemake asks for each job several times.

@@ -73,7 +73,7 @@ class Study(Declaration):
     val: Split | None = None
     image_size: tuple[Side, Side] | None = None  # * at most, pixels; of a scale that draws its own
     data_seed: Seed | None = None  # * of a scale that draws its data
-    runs: Words | None = None  # default: all that are implemented
+    runs: Words | None = None  # default: all
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     device: Device | None = None
     gpus: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1024)] | None = None  # for one run together

@@ -63,7 +63,7 @@ class Plan:
                 f"{SCALES / self.scale.name}.yaml: backbones: no run has the backbone "
                 f"{unknown[0]!r}; there are {', '.join(sorted(backbones))}"
             )
-        texts = [_config_text(run.config) for run in self.all_runs.values() if run.implemented]
+        texts = [_config_text(run.config) for run in self.all_runs.values()]
         if unused := [head for head in self.scale.heads if not any(head in text for text in texts)]:
             raise ExperimentError(
                 f"{SCALES / self.scale.name}.yaml: heads: no configuration under experiments/configs has the "
@@ -225,7 +225,7 @@ class Plan:
             settings = self.settings(run.id)
             given = settings["run"]["options"].get("input.size") or settings["input"].get("size")
             with contextlib.suppress(ValueError):
-                given = given or config_settings(CONFIGS / str(run.config))["input"]["size"]
+                given = given or config_settings(CONFIGS / run.config)["input"]["size"]
             sizes |= {tuple(sorted(given, reverse=True))} if given else set()
         return [list(size) for size in sorted(sizes)]
 

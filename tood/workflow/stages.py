@@ -151,13 +151,11 @@ def summary(
     """
     if plan.imports:
         return _summary_of_released(plan)
-    implemented = sum(run.implemented for run in plan.all_runs.values())
     epochs = sum(plan.schedule(run)[0] for run, _ in plan.trainings)
     same = all(plan.seeds_of(run.id) == plan.seeds for run in plan.runs)
     seeds = f"seeds {list(plan.seeds)}" if same else "1 to 5 seeds"
     return (
-        f"{plan.name}: {len(plan.runs)} runs x {seeds} = {len(plan.trainings)} trainings, {epochs} epochs. "
-        f"Of the paper's {len(plan.all_runs)} runs {implemented} are implemented (`tood runs`)."
+        f"{plan.name}: {len(plan.runs)} runs x {seeds} = {len(plan.trainings)} trainings, {epochs} epochs."
         + ("" if records is None else _summary_of_records(plan, records, found))
     )
 
