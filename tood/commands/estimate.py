@@ -288,7 +288,8 @@ def describe(found: Mapping[str, Any]) -> str:
     study, claims = found["study"], found["claims"]
     unit = "hours" if found["device"] and found["device"].startswith("CPU") else "GPU-hours"
     rows = [
-        (one["backbone"], one["runs"], one["epochs"], _span(one["gpu_hours"])) for one in study["by_backbone"]
+        (group["backbone"], group["runs"], group["epochs"], _span(group["gpu_hours"]))
+        for group in study["by_backbone"]
     ]
     total = ("all", len(study["runs"]), study["epochs"], _span(study["gpu_hours"]))
     table = aligned([("backbone", "runs", "epochs", unit), *rows, total], right=(1, 2, 3))

@@ -277,7 +277,11 @@ def study_status(plan: Plan, now: float | None = None) -> list[Status]:
 
 def status_with_records(plan: Plan) -> list[Status]:
     """That of `study_status`, of the trainings of which there is a record, current or not."""
-    there = [one for one in plan.trainings if any(path.is_file() for path in record_paths(plan, *one))]
+    there = [
+        training
+        for training in plan.trainings
+        if any(path.is_file() for path in record_paths(plan, *training))
+    ]
     return _statuses(plan, there)
 
 
@@ -292,7 +296,7 @@ def other_trainings(plan: Plan) -> list[Training]:
     paths = StudyPaths(plan.name).records.glob("*/seed*.json")
     there = [(path.parent.name, path.stem.removeprefix("seed")) for path in paths]
     known = {(run_id, int(seed)) for run_id, seed in there if run_id in runs and seed.isdecimal()}
-    return sorted(known - set(plan.trainings), key=lambda one: (runs.index(one[0]), one[1]))
+    return sorted(known - set(plan.trainings), key=lambda training: (runs.index(training[0]), training[1]))
 
 
 def _statuses(plan: Plan, trainings: Iterable[tuple[str, int]], now: float | None = None) -> list[Status]:

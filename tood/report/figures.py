@@ -32,7 +32,7 @@ class Sources(NamedTuple):
     @property
     def all(self) -> list[Training]:
         """Every training that it shows."""
-        return [one for several in self.trainings.values() for one in several]
+        return [training for several in self.trainings.values() for training in several]
 
 
 def figures(plan: Plan, tables: Mapping[str, Table]) -> dict[str, Sources]:
@@ -42,14 +42,16 @@ def figures(plan: Plan, tables: Mapping[str, Table]) -> dict[str, Sources]:
     current record. One that needs weights shows those of this call, unless the call names runs or seeds and
     would replace a picture of more.
     """
-    others = [one for one in other_trainings(plan) if read_status(plan, *one).state in FINISHED]
+    others = [
+        training for training in other_trainings(plan) if read_status(plan, *training).state in FINISHED
+    ]
     called = _figures(plan, tables, plan.trainings)
     found = called | _figures(plan, tables, [*plan.trainings, *others])
     some, folder = plan.study.runs or plan.study.seeds, StudyPaths(plan.name).figures
     for together in (FIGURES_1_AND_4, VIEWS):  # one rule draws them all
         if not (some and any((folder / f"{name}.png").is_file() for name in together)):
             found |= {name: called[name] for name in together if name in called}
-    return {name: one for name, one in found.items() if not one.file or name in called or some}
+    return {name: sources for name, sources in found.items() if not sources.file or name in called or some}
 
 
 def _figures(plan: Plan, tables: Mapping[str, Table], trainings: Iterable[Training]) -> dict[str, Sources]:
@@ -102,7 +104,7 @@ def without_weights(
         found: statuses that are known; others are read.
     """
     known = list(found)
-    reasons = {name: _why_not(plan, one, records, known) for name, one in sources.items() if one.file}
+    reasons = {name: _why_not(plan, shown, records, known) for name, shown in sources.items() if shown.file}
     return {name: why for name, why in reasons.items() if why}
 
 
@@ -126,7 +128,7 @@ def _why_not(plan: Plan, sources: Sources, records: Collection[Training], found:
 def _statuses(plan: Plan, sources: Sources, found: Iterable[Status]) -> list[Status]:
     """Those of the trainings of a figure; only what is not `found` is read."""
     known = {(status.run.id, status.seed): status for status in found}
-    return [known.get(one) or read_status(plan, *one) for one in sources.all]
+    return [known.get(training) or read_status(plan, *training) for training in sources.all]
 
 
 def up_to_date(picture: Path, plan: Plan, sources: Sources, found: Iterable[Status] = ()) -> bool:

@@ -52,7 +52,7 @@ def html(text: str) -> str:
 
 def _line(text: str) -> str:
     """Text without line breaks, which end a cell or a paragraph, and other control characters."""
-    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def markdown_table(

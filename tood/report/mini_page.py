@@ -49,9 +49,11 @@ def sweep(results: Path) -> str:
     found = []
     for folder in results.glob(SWEEP):
         if named := _NAME.fullmatch(folder.name):
-            for one in records_of(results, folder.name):
-                values = [f"{_percent(one, metric)}{_mark(one)}" for metric in ("AP", "AP75")]
-                found.append((_epochs(one), float(named["lr"]), one.run, one.content["seed"], *values))
+            for record in records_of(results, folder.name):
+                values = [f"{_percent(record, metric)}{_mark(record)}" for metric in ("AP", "AP75")]
+                found.append(
+                    (_epochs(record), float(named["lr"]), record.run, record.content["seed"], *values)
+                )
     body = [
         [run, str(seed), f"{lr:g}", str(epochs), *values] for epochs, lr, run, seed, *values in sorted(found)
     ]
@@ -89,8 +91,8 @@ def agreement(results: Path, study: str) -> str:
     for row in load_tables()["table6"].rows:
         if records := by_run.get(row.run):
             seeds = [record.best_anchors for record in records]
-            lost = [one["localised"] - one["classified"] for one in seeds]
-            columns = [[one[name] for one in seeds] for name in ("distance", "classified", "localised")]
+            lost = [means["localised"] - means["classified"] for means in seeds]
+            columns = [[means[name] for means in seeds] for name in ("distance", "classified", "localised")]
             cells = [_spread(values) for values in (*columns, lost)]
             mark = max(map(_mark, records))
             body.append([f"{markdown(row.key['Method'])}{mark}", str(len(seeds)), *cells])

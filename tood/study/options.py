@@ -185,7 +185,9 @@ def _typed(options: Mapping[str, Any], key: str) -> str:
     """An option as a message shows it: in printable characters, and not all of a long value."""
     value = options[key]
     text = value if isinstance(value, str) else repr(value)
-    shown = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text[:100])
+    shown = "".join(
+        character if character.isprintable() else repr(character)[1:-1] for character in text[:100]
+    )
     return f"--config {key}={shown}{'...' * (len(text) > 100)}"
 
 

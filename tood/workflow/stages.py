@@ -98,8 +98,10 @@ def published(plan: Plan) -> str:
     scores = load_scores(plan.name, plan.all_runs)
     return digest(
         {
-            "references": {run: [one.model_dump() for one in entries] for run, entries in references.items()},
-            "scores": {run: one.model_dump() for run, one in scores.items()},
+            "references": {
+                run: [entry.model_dump() for entry in entries] for run, entries in references.items()
+            },
+            "scores": {run: entry.model_dump() for run, entry in scores.items()},
         }
     )
 

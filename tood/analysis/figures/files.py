@@ -113,7 +113,10 @@ def _say_unshown(characters: Iterable[str]) -> None:
     new = [character for character in characters if character not in _UNSHOWN]
     if new:
         _UNSHOWN.update(new)
-        names = ", ".join(f"{one} ({unicodedata.name(one, f'U+{ord(one):04X}')})" for one in new[:10])
+        names = ", ".join(
+            f"{character} ({unicodedata.name(character, f'U+{ord(character):04X}')})"
+            for character in new[:10]
+        )
         more = f" and {len(new) - 10} more" if len(new) > 10 else ""
         print(
             f"figures: no font of this machine has {names}{more}; a box is drawn for each. Install a font "

@@ -80,9 +80,9 @@ def of_study(plan: Plan, run: str, image: str, chosen: int | None) -> Scene:
     config = resolve(plan.settings(run), manifest["categories"], None)
     dataset, index = find_image(image, plan, Path(manifest["root"]), config)
     info = dataset.get_data_info(index)
-    objects = [one for one in info["instances"] if not one["ignore_flag"]]
-    boxes = torch.tensor([one["bbox"] for one in objects])
-    names = [config.classes[one["bbox_label"]] for one in objects]
+    objects = [instance for instance in info["instances"] if not instance["ignore_flag"]]
+    boxes = torch.tensor([instance["bbox"] for instance in objects])
+    names = [config.classes[instance["bbox_label"]] for instance in objects]
     if chosen is None:
         chosen = int((boxes[:, 2:] - boxes[:, :2]).prod(1).argmax())
     if not 0 <= chosen < len(objects):
@@ -142,7 +142,7 @@ def row_of(detector: Detector, shown: Scene) -> FigureRow:
     boxes = shown.boxes.float() * torch.tensor(sample.scale_factor).float().repeat(2)
     # Objects of a class that the detector does not know compete with none.
     labels = torch.tensor(
-        [detector.classes.index(one) if one in detector.classes else -1 for one in shown.names]
+        [detector.classes.index(name) if name in detector.classes else -1 for name in shown.names]
     )
     maps = instance_maps(
         [on_cpu(level) for level in levels], boxes, labels, shown.chosen, sample.img_shape[:2]

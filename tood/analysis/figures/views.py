@@ -34,8 +34,12 @@ def draw_views(runs: Mapping[str, Sequence[RunPaths]], annotations: Path, folder
         for name, seeds in runs.items()
     }
     seeds = len(next(iter(runs.values())))
-    objects = {name: [pd.DataFrame(one["objects"]) for one in found] for name, found in measured.items()}
-    density = {name: np.sum([one["density"] for one in found], axis=0) for name, found in measured.items()}
+    objects = {
+        name: [pd.DataFrame(content["objects"]) for content in found] for name, found in measured.items()
+    }
+    density = {
+        name: np.sum([content["density"] for content in found], axis=0) for name, found in measured.items()
+    }
     views: dict[str, tuple[Figure, str]] = {
         "distances": (
             draw_distances({name: best_anchors(found) for name, found in objects.items()}),
@@ -43,11 +47,14 @@ def draw_views(runs: Mapping[str, Sequence[RunPaths]], annotations: Path, folder
         ),
         "score_iou": (draw_density(density), caption_density(density)),
     }
-    curves = {name: [ap_by_iou(annotations, *one) for one in found] for name, found in detected.items()}
+    curves = {
+        name: [ap_by_iou(annotations, *detections) for detections in found]
+        for name, found in detected.items()
+    }
     views["ap_by_iou"] = (draw_ap_by_iou(curves), caption_ap_by_iou(curves))
     truth = read_json(annotations)
     kinds = {
-        name: np.mean([kinds_by_confidence(truth, *one) for one in found], axis=0)
+        name: np.mean([kinds_by_confidence(truth, *detections) for detections in found], axis=0)
         for name, found in detected.items()
     }
     views["box_kinds"] = (draw_box_kinds(kinds), caption_box_kinds(kinds))
@@ -108,7 +115,7 @@ def caption_distances(objects: Mapping[str, pd.DataFrame]) -> str:
     """What the figure shows, with the means."""
 
     def means(column: str) -> str:
-        found = {name: one[column].mean() for name, one in objects.items()}
+        found = {name: frame[column].mean() for name, frame in objects.items()}
         return "; ".join(f"{name} {'-' if np.isnan(mean) else f'{mean:.3f}'}" for name, mean in found.items())
 
     number = len(next(iter(objects.values())))
@@ -205,7 +212,9 @@ def draw_ap_by_iou(curves: Mapping[str, Sequence[pd.Series]]) -> Figure:
 
 def caption_ap_by_iou(curves: Mapping[str, Sequence[pd.Series]]) -> str:
     """What the figure shows, with AP75."""
-    means = "; ".join(f"{name} {np.mean([one[0.75] for one in seeds]):.1f}" for name, seeds in curves.items())
+    means = "; ".join(
+        f"{name} {np.mean([curve[0.75] for curve in seeds]):.1f}" for name, seeds in curves.items()
+    )
     return (
         "**AP by IoU threshold.** AP at the ten thresholds whose mean is COCO's AP; with several seeds "
         f"their mean and range. In the paper TOOD gains more in AP75 than in AP. AP75: {means}."
@@ -224,7 +233,7 @@ def kinds_by_confidence(truth: dict, image_ids: list[int], detections: list[dict
         detections: COCO results on them.
     """
     chosen = set(image_ids)
-    of_images = [one for one in truth["annotations"] if one["image_id"] in chosen]
+    of_images = [annotation for annotation in truth["annotations"] if annotation["image_id"] in chosen]
     counts = np.zeros((len(KINDS), CONFIDENCE_BINS), dtype=np.int64)
     for score, kind in name_boxes(truth | {"annotations": of_images}, detections, CountOptions()):
         counts[KINDS.index(kind), min(int(score * CONFIDENCE_BINS), CONFIDENCE_BINS - 1)] += 1
