@@ -30,6 +30,7 @@ from tood.study.jobs import ImportJob
 from tood.study.paths import RunPaths, StudyPaths
 from tood.study.plan import Plan
 from tood.study.released import RELEASED, ReleasedFile, by_hand, load_released
+from tood.study.settings import Settings
 
 _NAMED = 3  # tensors of each kind that a message names
 
@@ -112,7 +113,7 @@ def checked(path: Path, digest: str = "") -> str:
 
 
 def built(
-    settings: dict, categories: list[dict], state_dict: Mapping[str, Tensor], path: Path
+    settings: Settings, categories: list[dict], state_dict: Mapping[str, Tensor], path: Path
 ) -> tuple[SingleStageDetector, Config]:
     """The model of a run with the weights of a file, and its configuration.
 

@@ -26,6 +26,7 @@ from tood.ledger.forms import Provenance
 from tood.runtime.files import read_json
 from tood.runtime.text import single_line
 from tood.study.paths import REPOSITORY
+from tood.study.settings import Settings
 
 PACKAGES = (
     *("torch", "torchvision", "onedl-mmcv", "onedl-mmdetection", "onedl-mmengine"),
@@ -83,7 +84,7 @@ def measured_digests(model: Path, evaluation: str) -> dict[str, str]:
 
 def describe_training(
     *,
-    settings: Mapping,
+    settings: Settings,
     seed: int,
     config: Mapping,
     manifest: Mapping,
@@ -125,7 +126,7 @@ def describe_training(
 
 
 def describe_import(
-    *, settings: Mapping, seed: int, config: Mapping, manifest: Mapping, code: str, released: Mapping
+    *, settings: Settings, seed: int, config: Mapping, manifest: Mapping, code: str, released: Mapping
 ) -> dict:
     """The provenance of weights that were released by others, JSON-able.
 
@@ -142,7 +143,7 @@ def describe_import(
     }
 
 
-def _what_decides(settings: Mapping, seed: int, config: Mapping, manifest: Mapping, code: str) -> dict:
+def _what_decides(settings: Settings, seed: int, config: Mapping, manifest: Mapping, code: str) -> dict:
     """What a model was made with, and the digests of that."""
     return {
         "run": settings["run"]["id"],

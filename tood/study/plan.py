@@ -37,6 +37,7 @@ from tood.study.scales import (
     scale_names,
     seeds_by_run,
 )
+from tood.study.settings import RunSettings, Settings, SplitSettings
 from tood.study.source_files import config_files, config_settings
 
 Training = tuple[str, int]  # run and seed
@@ -183,7 +184,7 @@ class Plan:
         """How a measurement is computed, on this many threads."""
         return Execution.of(self.scale.evaluation, self.device, threads)
 
-    def settings(self, run_id: str) -> dict:
+    def settings(self, run_id: str) -> Settings:
         """Everything that decides the result of a training besides code, data and seed; JSON-ready."""
         scale, study = self.scale, self.study
         run = self.all_runs[run_id]
@@ -201,18 +202,28 @@ class Plan:
             del training["precision"]  # what was trained before there was a choice is the same training
         epochs, milestones = self.schedule(run_id)
         released = self.released(run_id)
-        return {
-            "run": run.model_dump(include={"id", "config"}, mode="json")
-            | {"options": self.options(run_id), "epochs": epochs, "milestones": list(milestones)},
-            "model": merged(model, self._backbone(run_id).model),
-            "heads": heads,
-            "input": taken,
-            "train": training,
-            "splits": {name: split._asdict() for name, split in self._splits.items()},
-            "weights": self.weights,
-            "iterations": study.iterations,
-            **({"released": released.file} if released else {}),
-        }
+        settings = Settings(
+            run=RunSettings(
+                id=run.id,
+                config=run.config,
+                options=self.options(run_id),
+                epochs=epochs,
+                milestones=list(milestones),
+            ),
+            model=merged(model, self._backbone(run_id).model),
+            heads=heads,
+            input=taken,
+            train=training,
+            splits={
+                name: SplitSettings(annotations=split.annotations, images=split.images)
+                for name, split in self._splits.items()
+            },
+            weights=self.weights,
+            iterations=study.iterations,
+        )
+        if released:
+            settings["released"] = released.file
+        return settings
 
     @property
     def input_sizes(self) -> list[list[int]]:
