@@ -9,7 +9,10 @@ import pytest
 from tood.report.tables import build, to_latex, to_markdown, write
 from tood.study.declarations import Row, Run, Table, load_runs, load_tables
 
-RUNS = {name: Run(id=name, title=name, backbone="ResNet-50", epochs=12) for name in ("one", "two", "three")}
+RUNS = {
+    name: Run(id=name, title=name, backbone="ResNet-50", epochs=12, config="atss.py")
+    for name in ("one", "two", "three")
+}
 PAPER = {"FLOPs (G)": 104.87, "AP50": 57.4, "#Boxes": 30261}
 TABLE = Table(
     name="table9",
@@ -106,7 +109,14 @@ def test_what_is_up_to_date_has_no_column_for_staleness():
 
 
 RECONSTRUCTED = RUNS | {
-    "one": Run(id="one", title="One, a reconstruction", backbone="R", epochs=12, reconstruction=True)
+    "one": Run(
+        id="one",
+        title="One, a reconstruction",
+        backbone="R",
+        epochs=12,
+        config="atss.py",
+        reconstruction=True,
+    )
 }
 
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from tood.ledger.code_digest import training_code
 from tood.ledger.provenance import evaluation_digest
-from tood.ledger.study_jobs import training_job
+from tood.ledger.study_jobs import analysis_job, figure_job, measuring_job, training_job
 from tood.study.declarations import ExperimentError
 from tood.study.jobs import Computing, Execution, Figure1Job, MeasuringJob, Resources, TrainingJob
 from tood.study.options import Study
@@ -21,10 +21,10 @@ PAPER = Plan({"scale": "paper", "runs": "tood_af,atss_af", "val_images": 6, "nam
 @pytest.mark.parametrize(
     "described",
     [
-        PAPER.training_job("tood_af", 3),
-        PAPER.measuring_job("atss_af", 0),
-        PAPER.analysis_job("atss_af", 0),
-        Figure1Job(detectors={"TOOD": PAPER.figure_job("tood_af", 1)}),
+        training_job(PAPER, "tood_af", 3),
+        measuring_job(PAPER, "atss_af", 0),
+        analysis_job(PAPER, "atss_af", 0),
+        Figure1Job(detectors={"TOOD": figure_job(PAPER, "tood_af", 1)}),
         Execution(device="cuda", threads=3, micro_batch=2, wait=False, checkpoint_minutes=0.5),
     ],
     ids=lambda described: type(described).__name__,
@@ -50,7 +50,7 @@ def test_unknown_options_and_impossible_values_are_refused():
 
 
 def test_a_training_job_is_what_decides_the_result():
-    job = PAPER.training_job("tood_af", 3)
+    job = training_job(PAPER, "tood_af", 3)
     run = PAPER.all_runs["tood_af"]
     assert (job.run, job.seed, job.settings) == ("tood_af", 3, PAPER.settings("tood_af"))
     assert (job.code, job.weights.as_posix()) == (
@@ -58,7 +58,7 @@ def test_a_training_job_is_what_decides_the_result():
         "weights/resnet50.pth",
     )
     assert job.manifest == StudyPaths("x").manifest
-    assert Plan({}).training_job("tood_af", 0).weights is None
+    assert training_job(Plan({}), "tood_af", 0).weights is None
 
 
 CHANGES = [{"device": "cpu"}, {"device": "cuda", "gpus": 4}, {"micro_batch": 1}]
@@ -74,12 +74,12 @@ def test_how_it_is_computed_is_no_part_of_a_job(change):
 
 
 def test_a_measuring_job_is_of_one_trained_model():
-    job = PAPER.analysis_job("tood_af", 1)
+    job = analysis_job(PAPER, "tood_af", 1)
     assert job.model == StudyPaths("x").run("tood_af", 1).model
     assert (job.images, job.batch_size) == (6, 1)
     assert (job.evaluation, job.analysis) == (evaluation_digest(AP, 6), evaluation_digest(ALIGNMENT, 6))
     smoke = Plan({})
-    batched, figure = smoke.measuring_job("tood_af", 0), smoke.figure_job("tood_af", 0)
+    batched, figure = measuring_job(smoke, "tood_af", 0), figure_job(smoke, "tood_af", 0)
     assert batched.batch_size == smoke.scale.test_batch_size > 1
     assert (figure.batch_size, figure.evaluation) == (1, "")
     assert type(batched) is type(figure) is MeasuringJob
