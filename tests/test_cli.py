@@ -11,8 +11,8 @@ import yaml
 
 from tood.cli import main
 from tood.commands import checks as doctor
+from tood.commands import runs
 from tood.commands.checks import Finding
-from tood.study import declarations
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -37,8 +37,8 @@ def test_runs_as_json(capsys):
 
 def test_wrong_declarations_end_in_one_line(monkeypatch, tmp_path, capsys):
     (tmp_path / "runs.yaml").write_text("runs: [")
-    load = declarations.load_runs
-    monkeypatch.setattr(declarations, "load_runs", lambda: load(tmp_path / "runs.yaml"))
+    load = runs.load_runs
+    monkeypatch.setattr(runs, "load_runs", lambda: load(tmp_path / "runs.yaml"))
     assert main(["runs"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

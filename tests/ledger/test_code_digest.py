@@ -25,6 +25,7 @@ from tood.models import FreeAnchorHead, ParallelHead, RetinaHead, THead
 from tood.study.declarations import load_runs
 from tood.study.paths import ALIGNMENT, AP, CONFIGS, EXPERIMENTS, PACKAGE
 from tood.study.plan import Plan
+from tood.study.source_files import config_words, strings_of
 
 # The digest
 
@@ -306,16 +307,19 @@ def test_prose_formatting_and_annotations_count_for_none(repository):
         ("evaluation/trained_run.py", {AP, ALIGNMENT}),
         ("evaluation/evaluate.py", {AP, ALIGNMENT}),
         ("evaluation/released.py", set()),
-        ("analysis/table6.py", {ALIGNMENT}),
-        ("analysis/alignment.py", {ALIGNMENT}),
-        ("analysis/box_counts.py", {ALIGNMENT}),
+        ("analysis/table6/columns.py", {ALIGNMENT}),
+        ("analysis/table6/alignment.py", {ALIGNMENT}),
+        ("analysis/table6/box_counts.py", {ALIGNMENT}),
         *(
             (f"analysis/{name}.py", set())
-            for name in ("maps", "best_anchors", "views", "sweeps", "figure1", "assignment", "complexity")
+            for name in (
+                *("figures/maps", "figures/views", "figures/sweeps", "figures/figure1", "figures/assignment"),
+                *("table6/best_anchors", "complexity"),
+            )
         ),
         *(
             (name, set())
-            for name in ("engine/trainer.py", "models/tood/t_head.py", "study/tables.py", "cli.py")
+            for name in ("engine/trainer.py", "models/tood/t_head.py", "report/tables.py", "cli.py")
         ),
     ],
 )
@@ -412,8 +416,8 @@ def test_bases_may_be_several(tmp_path):
 @pytest.mark.parametrize("config", sorted(path.name for path in CONFIGS.glob("*.py")))
 def test_a_merged_configuration_names_what_mmengine_makes_of_it(config):
     theirs = Config.fromfile(CONFIGS / config).to_dict()
-    names = {word for word in module._config_words(CONFIGS / config) if word.startswith("tood.")}
-    assert names == {word for word in module._strings(theirs) if word.startswith("tood.")} != set()
+    names = {word for word in config_words(CONFIGS / config) if word.startswith("tood.")}
+    assert names == {word for word in strings_of(theirs) if word.startswith("tood.")} != set()
 
 
 BASE = (
@@ -442,7 +446,7 @@ BASE = (
 def test_what_a_configuration_replaces_is_not_named(tmp_path, text, expected):
     (tmp_path / "base.py").write_text(BASE)
     (tmp_path / "config.py").write_text(f'"""Of tood.Prose."""\n_base_ = "base.py"\n{text}\n')
-    words = module._config_words(tmp_path / "config.py")
+    words = config_words(tmp_path / "config.py")
     found = {word.removeprefix("tood.") for word in words if re.fullmatch(r"tood\.\w+", word)}
     assert found == expected
 

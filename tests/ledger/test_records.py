@@ -18,6 +18,7 @@ from tood.ledger.provenance import data_digest
 from tood.ledger.records import read_record, write_record
 from tood.ledger.standing import recorded
 from tood.ledger.status import known_status, read_status
+from tood.ledger.study_jobs import deciding_code
 from tood.report.metrics import write_results
 from tood.runtime.files import read_json, write_json
 from tood.study.declarations import ExperimentError, load_tables
@@ -183,7 +184,9 @@ def test_a_changed_head_makes_its_records_stale(folder, monkeypatch):
     finish_all(plan)
     elsewhere()
     code = Plan.code
-    monkeypatch.setattr(Plan, "code", lambda self, run: "new" if run == "tood_af" else code(self, run))
+    monkeypatch.setattr(
+        status, "deciding_code", lambda plan, run: "new" if run == "tood_af" else deciding_code(plan, run)
+    )
     assert {run for run, _ in recorded(Plan(STUDY), TABLES)} == {"atss_af", "fcos"}
 
 

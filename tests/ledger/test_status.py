@@ -389,14 +389,6 @@ def test_show_an_unknown_run_or_study(plan, capsys):
     assert "did you mean tiny" in capsys.readouterr().err
 
 
-def test_show_a_run_that_nothing_trains(plan, monkeypatch, capsys):
-    future = {"tal": plan.all_runs["tal"].model_copy(update={"implemented": False})}
-    monkeypatch.setattr("tood.study.plan.load_runs", lambda: plan.all_runs | future)
-    save_study(Plan({}))  # of other runs
-    assert main(["show", "tal"]) == 0
-    assert "not implemented: nothing trains it" in capsys.readouterr().out
-
-
 def test_looking_imports_nothing_heavy(plan, workspace, poison):
     for arguments in (["show", "tood_af"], ["progress"]):
         outcome = workspace.run("tood", *arguments, PYTHONPATH=str(poison))

@@ -327,7 +327,7 @@ def test_a_table_of_which_the_paper_prints_nothing(tmp_path):
 
 
 def test_run_that_feeds_nothing(tmp_path):
-    orphan = {"id": "orphan", "title": "Orphan", "backbone": "ResNet-50", "epochs": 12}
+    orphan = SMALL_RUNS["runs"][0] | {"id": "orphan"}
     with pytest.raises(ExperimentError, match=r"tables: run 'orphan' feeds no row; name it in a table or"):
         load(tmp_path, runs=spoilt(SMALL_RUNS, runs=[*SMALL_RUNS["runs"], orphan]))
 

@@ -34,9 +34,10 @@ def test_an_argument_is_read_as_it_was_written(described):
 
 
 def test_an_argument_leaves_defaults_out_so_that_a_new_option_changes_no_earlier_job():
-    job = TrainingJob(settings={"run": {"id": "a"}}, seed=1, manifest="m.json")
+    settings = PAPER.settings("tood_af")
+    job = TrainingJob(settings=settings, seed=1, manifest="m.json")
     assert json.loads(job.argument()) == {
-        "settings": {"run": {"id": "a"}},
+        "settings": settings,
         "seed": 1,
         "manifest": "m.json",
     }
@@ -69,8 +70,8 @@ def test_how_it_is_computed_is_no_part_of_a_job(change):
     plan = Plan({"scale": "paper", **change})
     assert training_job(plan, "tood_af", 0) == training_job(Plan({"scale": "paper"}), "tood_af", 0)
     other = Plan({"scale": "paper"})
-    for kind in ("measuring_job", "analysis_job", "figure_job"):
-        assert getattr(plan, kind)("tood_af", 0) == getattr(other, kind)("tood_af", 0)
+    for job_of in (measuring_job, analysis_job, figure_job):
+        assert job_of(plan, "tood_af", 0) == job_of(other, "tood_af", 0)
 
 
 def test_a_measuring_job_is_of_one_trained_model():

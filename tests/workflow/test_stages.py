@@ -128,8 +128,7 @@ def test_analysed_runs_are_those_of_table_6():
 
 def test_the_summary_counts_trainings_and_epochs():
     said = workflow.summary(PAIR)
-    assert said.startswith("smoke: 2 runs x seeds [4, 5] = 4 trainings, 48 epochs. Of the paper's 60 runs ")
-    assert said.endswith(" epochs.")
+    assert said == ("smoke: 2 runs x seeds [4, 5] = 4 trainings, 48 epochs.")
 
 
 # What jobs ask for

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from tood.commands.checks import examine, lacks_required, show
+from tood.commands import checks
 from tood.commands.options import add_json
 
 
@@ -19,11 +19,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print what was found; 1 where something required is missing."""
-    findings = examine(options.data_root, options.scale)
+    findings = checks.examine(options.data_root, options.scale)
     if options.json:
         from tood.runtime.files import to_json  # needs pydantic, whose lack is a finding
 
         print(to_json([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
     else:
-        show(findings)
-    return int(lacks_required(findings))
+        checks.show(findings)
+    return int(checks.lacks_required(findings))

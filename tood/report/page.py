@@ -88,7 +88,7 @@ def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] 
     names = ["claims", *sorted(tables, key=lambda name: (not name.startswith("table"), name))]
     folder = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(folder), autoescape=select_autoescape(["j2"]))
-    page = environment.get_template("report.html.j2").render(
+    page = environment.get_template("page.html.j2").render(
         name=plan.name,
         description=plan.scale.description,
         counts=_counted(statuses),
