@@ -179,11 +179,10 @@ def test_one_with_other_digests_is_stale_and_never_used_silently(folder, part):
 
 
 def test_a_changed_head_makes_its_records_stale(folder, monkeypatch):
-    """The digest of code is that of the head's file; tests/study/test_code_digest.py edits files."""
+    """The digest of code is that of the head's file; tests/ledger/test_code_digest.py edits files."""
     plan = Plan(STUDY)
     finish_all(plan)
     elsewhere()
-    code = Plan.code
     monkeypatch.setattr(
         status, "deciding_code", lambda plan, run: "new" if run == "tood_af" else deciding_code(plan, run)
     )
