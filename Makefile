@@ -51,7 +51,7 @@ lint: $(INSTALLED)
 	@$(PY) -m mypy
 	@$(PY) -m snakefmt --check Snakefile workflow
 	@git ls-files -z | xargs -0 $(PY) -m codespell_lib
-	@$(PY) workflow/scripts/lint.py
+	@$(PY) workflow/lint.py
 
 format: $(INSTALLED)
 	@$(PY) -m ruff format
@@ -96,7 +96,7 @@ $(INSTALLED): requirements.txt pyproject.toml $(MOVED)
 		--preview-features build-dependency-hashes --require-build-hashes \
 		--build-constraints requirements.txt -r $(PINS)
 	$(INSTALL) --quiet --no-deps --no-build-isolation --editable .
-	@$(PY) -c 'from tood.study.doctor import environment_problem; import sys; sys.exit(environment_problem())'
+	@$(PY) -c 'from tood.commands.checks import environment_problem; import sys; sys.exit(environment_problem())'
 	@$(WANTED) > "$@"
 
 # After a change of dependencies in pyproject.toml

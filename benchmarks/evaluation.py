@@ -16,8 +16,8 @@ from pycocotools.cocoeval import COCOeval
 
 from benchmarks.inputs import CLASSES, STRIDES, objects, predictions
 from benchmarks.pair import FLOAT, Pair
-from tood.analysis.anchors import anchors_of
-from tood.analysis.table6 import Statistics
+from tood.analysis.table6.anchors import anchors_of
+from tood.analysis.table6.columns import Statistics
 from tood.evaluation import detection
 from tood.models.common.dense_level import DenseLevel, grid_of
 

@@ -187,12 +187,12 @@ def _rehearsed(run: str, root: Path, options: argparse.Namespace, **choices: str
     """What a rehearsal measures of a run."""
     from tood.analysis.rehearsal import rehearse
     from tood.data.sample import take_sample
+    from tood.ledger.rehearsal import file_of
     from tood.runtime.files import write_json
     from tood.study.jobs import Execution
     from tood.study.paths import StudyPaths
     from tood.study.plan import Plan
-    from tood.study.rehearsal import file_of
-    from tood.study.rehearsing import LARGEST_IMAGES, rehearsal_job
+    from tood.workflow.rehearsing import LARGEST_IMAGES, rehearsal_job
 
     plan = Plan({"name": "lent", "data_root": root, "runs": run, "device": options.device, **choices})
     paths, splits = StudyPaths(plan.name), plan.splits

@@ -9,12 +9,12 @@ from tood.analysis import rehearsal
 from tood.analysis.rehearsal import rehearse
 from tood.data.sample import take_sample
 from tood.data.synthetic import DrawingSpec, generate
+from tood.ledger.rehearsal import Rehearsed, file_of, read_rehearsed
 from tood.runtime.files import write_json
 from tood.study.jobs import Execution
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
-from tood.study.rehearsal import Rehearsed, file_of, read_rehearsed
-from tood.study.rehearsing import rehearsal_job
+from tood.workflow.rehearsing import rehearsal_job
 
 NAME = "rehearsed"
 

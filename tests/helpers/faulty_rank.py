@@ -2,7 +2,7 @@
 
     python -m tood.runtime.launch ... tests/helpers/faulty_rank.py FAULT RANK AT ARGUMENTS...
 
-`ARGUMENTS` are those of `workflow/scripts/train.py`. With a fault whose name begins with `stuck` the others
+`ARGUMENTS` are those of the step `train`. With a fault whose name begins with `stuck` the others
 wait from that iteration on, as on a GPU for one that is gone: whatever the signal, they do not return.
 """
 
@@ -13,10 +13,10 @@ import time
 
 import torch
 
-from helpers.scripts import SCRIPTS, script
 from tood.engine import trainer as loop
 from tood.runtime.failures import Diverged
 from tood.runtime.ranks import rank
+from tood.workflow.steps import main as step
 
 
 def fail(losses: dict) -> None:
@@ -58,8 +58,7 @@ def main() -> None:
         return losses
 
     loop.batch_gradient = faulty
-    sys.argv = [str(SCRIPTS / "train.py"), *sys.argv[4:]]
-    script("train").main()
+    sys.exit(step(["train", *sys.argv[4:]]))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from tood.study import plan as study
 from tood.study.declarations import ExperimentError, load_runs, select_runs
 from tood.study.plan import Plan
 from tood.study.scales import SCALES, BackboneChanges, load_scale, scale_names
-from tood.study.workflow import summary
+from tood.workflow.stages import summary
 
 IMPLEMENTED = [run.id for run in select_runs(None, load_runs())]
 
@@ -24,7 +24,7 @@ def refused(**options) -> str:
     return str(caught.value)
 
 
-def test_defaults_are_the_smoke_scale_and_every_implemented_run():
+def test_defaults_are_the_smoke_scale_and_every_run():
     plan, scale = Plan({}), load_scale("smoke")
     assert (plan.name, plan.scale, plan.seeds) == ("smoke", scale, scale.seeds)
     assert [run.id for run in plan.runs] == IMPLEMENTED

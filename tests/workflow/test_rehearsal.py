@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tood.study.rehearsal import HEADER
+from tood.ledger.rehearsal import HEADER
 
 RUNS = ["tood_af", "atss_ab", "atss_x101_64x4d_dcn"]
 

@@ -19,12 +19,13 @@ from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import set_gres_string
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 
+from tood.ledger.study_jobs import training_job
 from tood.runtime.failures import StopRequest
 from tood.study.jobs import Execution, Resources, TrainingJob
 from tood.study.options import parse_options
 from tood.study.plan import Plan
 from tood.study.scales import load_scale
-from tood.study.workflow import PYTHON, SECONDS_OF_WARNING, launcher
+from tood.workflow.stages import PYTHON, SECONDS_OF_WARNING, launcher
 
 REPOSITORY = Path(__file__).parents[2]
 SKIPPED = 77
@@ -246,14 +247,14 @@ def test_the_command_of_a_training(workspace, options, program, execution):
     call = ("snakemake", "-n", "-p", "--cores", "2", "--config", "runs=tood_af", "device=cpu", *options)
     outcome = workspace.run(*call)
     assert outcome.returncode == 0, outcome.stdout
-    (command,) = re.findall(r"^Shell command: (.* workflow/scripts/train\.py .*) 2>&1", outcome.stdout, re.M)
-    before, _, after = command.partition(" workflow/scripts/train.py ")
+    (command,) = re.findall(r"^Shell command: (.* workflow/step\.py train .*) 2>&1", outcome.stdout, re.M)
+    before, _, after = command.partition(" workflow/step.py train ")
     words = shlex.split(after)
     given = dict(zip(words[::2], words[1::2], strict=True))
     assert before == program
     assert Execution.model_validate_json(given["--execution"]) == execution
     study = parse_options(("runs=tood_af", "device=cpu", *options))
-    assert TrainingJob.model_validate_json(given["--job"]) == Plan(study).training_job("tood_af", 0)
+    assert TrainingJob.model_validate_json(given["--job"]) == training_job(Plan(study), "tood_af", 0)
 
 
 def test_gpus_without_a_gpu_are_refused(workspace):

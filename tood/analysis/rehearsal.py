@@ -19,8 +19,8 @@ from mmdet.models.detectors import SingleStageDetector
 from mmengine.config import Config
 from mmengine.runner import set_random_seed
 
-from tood.analysis.one_pass import analyse
-from tood.data.loading import build_dataset, epoch_batches
+from tood.analysis.table6.measurement import analyse
+from tood.data.loading import batches_from, build_dataset
 from tood.data.manifest import read_manifest
 from tood.data.sample import LARGEST, TYPICAL
 from tood.data.validation import Split
@@ -29,14 +29,14 @@ from tood.engine.replicas import require_separable
 from tood.engine.trainer import train, weights_of
 from tood.engine.weights import require_backbone
 from tood.evaluation.evaluate import evaluate
+from tood.ledger.provenance import cpu_model
+from tood.ledger.rehearsal import Attempt, Rehearsed, fastest
 from tood.runtime.device import choose_device, describe
 from tood.runtime.failures import ExitCode, exit_code, reason
 from tood.runtime.files import atomic_path, write_json
 from tood.runtime.text import single_line
 from tood.study.jobs import Execution, RehearsalJob
 from tood.study.paths import RunPaths
-from tood.study.provenance import cpu_model
-from tood.study.rehearsal import Attempt, Rehearsed, fastest
 
 PROBED = 4  # iterations for each number of images that have activations at a time, on a GPU
 TIMED = {"cuda": 20, "cpu": 1}  # iterations on typical images
@@ -233,11 +233,11 @@ class _Trials:
         """Images that one process loads."""
         cfg, start, images = self.config.train, time.monotonic(), 0
         dataset, seed = self._dataset(TYPICAL), self.job.training.seed
-        _, batches = epoch_batches(dataset, cfg.batch_size, cfg.replica, seed, 0, workers=0)
+        batches = batches_from(0, dataset, cfg.batch_size, cfg.replica, seed, epochs=1, workers=0)
         start = time.monotonic()
         with contextlib.closing(batches):
-            for batch in islice(batches, _LOADED):
-                images += sum(len(one["inputs"]) for one in batch.replicas) if batch else 0
+            for _, batch in islice(batches, _LOADED):
+                images += sum(len(replica["inputs"]) for replica in batch.replicas) if batch else 0
         return images / (time.monotonic() - start)
 
 

@@ -25,6 +25,7 @@ from tood.engine.checkpoint import Checkpoints
 from tood.engine.config import build_model, resolve
 from tood.engine.trainer import train, weights_of
 from tood.engine.weights import require_backbone
+from tood.ledger.provenance import data_digest, describe_training, digest
 from tood.runtime.device import allow_tf32, choose_device, describe
 from tood.runtime.distributed import any_process, join, leave
 from tood.runtime.failures import (
@@ -44,7 +45,6 @@ from tood.runtime.ranks import RankWatch, end_at_once, is_main, launched
 from tood.runtime.run_state import HEARTBEAT_TIMEOUT, RunState, read_state
 from tood.study.jobs import Execution, TrainingJob
 from tood.study.paths import RunPaths
-from tood.study.provenance import data_digest, describe_training, digest
 
 
 def run_training(

@@ -39,6 +39,7 @@ from tood.engine.gradient_sum import summed_over_processes
 from tood.engine.side_by_side import averaging, evaluate_side_by_side
 from tood.models.common.divisors import Divisors
 from tood.models.common.precision import single_at_least
+from tood.models.common.preprocessor import Collated
 from tood.runtime.failures import Diverged
 from tood.study.jobs import DEFAULT_PRECISION, Precision
 
@@ -228,9 +229,9 @@ class _Step:
         }
 
 
-def _preprocessed(model: SingleStageDetector, data: dict) -> Replica:
+def _preprocessed(model: SingleStageDetector, collated: Collated) -> Replica:
     """A replica on the device, padded to the largest of its images."""
-    data = model.data_preprocessor(data, training=True)
+    data = model.data_preprocessor(collated, training=True)
     return Replica(data["inputs"], *unpack_gt_instances(data["data_samples"]))
 
 

@@ -24,6 +24,7 @@ from tood.evaluation.importing import built, checked, fitted
 from tood.evaluation.mmdet_config import of_mmdet
 from tood.evaluation.mmdet_levels import dense_levels
 from tood.evaluation.weight_meta import ImportFailed, Weights, declared_settings, read
+from tood.ledger.status import call_of, load_study
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.dense_prediction import DensePredictionMixin, select_detections
 from tood.runtime.device import choose_device, usable_gpus
@@ -31,7 +32,7 @@ from tood.study.declarations import ExperimentError, load_runs, select_runs, unk
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
 from tood.study.released import ReleasedFile, load_released
-from tood.study.status import call_of, load_study
+from tood.study.settings import Settings
 
 
 @dataclass
@@ -199,13 +200,12 @@ def category_ids(classes: Sequence[str]) -> list[int]:
 
 def _settings(
     checkpoint: Path, given: str | None, weights: Weights, declared: ReleasedFile | None
-) -> dict[str, Any] | None:
+) -> Settings | None:
     """Settings of a file of weights, all declared here; None where a configuration of mmdet is given."""
     if given is None and weights.settings is not None:
         return declared_settings(weights.settings, checkpoint)
     runs, run = load_runs(), given or (declared.run if declared else "")
     if run in runs:
-        select_runs([run], runs)
         settings = Plan({"scale": "paper", "runs": run}).settings(run)
         if declared and declared.run == run:
             settings["run"]["options"] |= declared.options

@@ -2,7 +2,7 @@
 
 A call of the workflow starts one such process, `start_server`, and every job on this machine is a fork of it:
 
-    python -m tood.runtime.preloaded workflow/scripts/train.py --job ...
+    python -m tood.runtime.preloaded workflow/step.py train --job ...
 
 The script behaves as if Python ran it: arguments, folder, environment, standard streams, signals and exit
 status. Where there is no such process, or it cannot fork, Python does run it. A fork cannot use a GPU that

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from tood.data.validation import Split
 from tood.study.declarations import Declaration
+from tood.study.settings import Settings
 
 Device = Literal["auto", "cpu", "cuda"]
 # Of the network in training; losses are in float32. With "tf32" GPUs round what they multiply.
@@ -82,7 +83,7 @@ class Execution(Computing):
 class TrainingJob(Described):
     """What decides the result of a training."""
 
-    settings: dict[str, Any]  # of the run, as `tood.study.plan.Plan.settings` gives them
+    settings: Settings
     seed: int
     manifest: Path  # of the checked dataset
     weights: Path | None = None  # that the backbone starts from; None: random ones
@@ -97,7 +98,7 @@ class TrainingJob(Described):
 class ImportJob(Described):
     """What decides the weights of a run that is not trained."""
 
-    settings: dict[str, Any]  # of the run, as for a training; `released` names the file
+    settings: Settings  # `released` names the file
     seed: int
     manifest: Path  # of the checked dataset
     file: Path  # of the released weights
@@ -112,7 +113,7 @@ class ImportJob(Described):
 class MeasuringJob(Described):
     """What decides a measurement on a trained run."""
 
-    settings: dict[str, Any]  # of the run, as for its training
+    settings: Settings  # as for its training
     model: Path  # its weights
     manifest: Path  # of the checked dataset
     images: Positive | None = None  # only the first validation images, this many; None: all

@@ -65,7 +65,7 @@ class Planning(Declaration):
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
-        spans = [self.throughput.images_per_second, *(one.time for one in self.backbones.values())]
+        spans = [self.throughput.images_per_second, *(backbone.time for backbone in self.backbones.values())]
         if wrong := next((span for span in spans if not 0 < span[0] <= span[1]), None):
             raise ValueError(f"{list(wrong)} is no range of positive numbers; write the smaller one first")
         for gpu in (self.throughput.gpu, self.gpus.assumed):

@@ -24,5 +24,5 @@ if not PLAN.imports:
             analysed=ANALYSED,
             table=PATHS.rehearsal / "table.csv",
         shell:
-            "python workflow/scripts/rehearse.py --study {params.study:q} --threads {threads:q} "
+            "python workflow/step.py rehearse --study {params.study:q} --threads {threads:q} "
             "--analysed {params.analysed:q} --table {params.table:q} 2>&1 | tee {log:q}"
