@@ -237,7 +237,7 @@ class _Trials:
         start = time.monotonic()
         with contextlib.closing(batches):
             for _, batch in islice(batches, _LOADED):
-                images += sum(len(replica["inputs"]) for replica in batch.replicas) if batch else 0
+                images += sum(len(replica.images) for replica in batch.replicas) if batch else 0
         return images / (time.monotonic() - start)
 
 
