@@ -2,6 +2,7 @@
 #   make SCALE=mini          another scale
 #   make PYTHON=python3.12   another Python, 3.11 or 3.12
 #   make env VENV=DIR        into another environment, such as an active conda one ($CONDA_PREFIX)
+#   make TORCH=cu126         torch for GPUs older than 2018, or for drivers before 580; it is remembered
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,9 +11,11 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 # By its path from here: a start script of an environment may name a folder from which the clone was moved away.
 PY := "$(BIN)/python"
-# Holds the folder of the clone that is installed.
+# Holds the folder of the clone that is installed, and which build of torch, if it is not PyPI's.
 INSTALLED := $(VENV)/.tood-installed
-MOVED := $(shell test "$$(cat "$(INSTALLED)" 2>/dev/null)" = "$$(pwd)" || echo moved)
+TORCH ?= $(shell sed -n 2p "$(INSTALLED)" 2>/dev/null)
+WANTED := printf '%s\n%s\n' "$$(pwd)" "$(TORCH)"
+MOVED := $(shell test "$$(cat "$(INSTALLED)" 2>/dev/null)" = "$$($(WANTED))" || echo moved)
 # Snakemake, matplotlib and pip keep files below the home folder, which cannot be written in some containers.
 CACHE := $${XDG_CACHE_HOME:-$$HOME/.cache}
 ifeq ($(shell mkdir -p "$(CACHE)" 2>/dev/null && test -w "$(CACHE)" && echo writable),)
@@ -48,7 +51,7 @@ lint: $(INSTALLED)
 	@$(PY) -m mypy
 	@$(PY) -m snakefmt --check Snakefile workflow
 	@git ls-files -z | xargs -0 $(PY) -m codespell_lib
-	@$(PY) workflow/scripts/lint.py
+	@$(PY) workflow/lint.py
 
 format: $(INSTALLED)
 	@$(PY) -m ruff format
@@ -69,6 +72,15 @@ readme: $(INSTALLED)
 # packages that come as source, each in an environment of its own without torch. Compiled bytecode more than halves
 # the start of each job where Python is told not to write any.
 INSTALL := "$(BIN)/uv" pip install --python $(PY)
+PIN := "$(BIN)/uv" pip compile pyproject.toml --group dev --group build --generate-hashes \
+	--no-emit-index-url --no-header --quiet
+# Another build of torch comes from torch's own index, which uv knows by its name, with other packages of CUDA. The
+# hashes are those that the index gives; all else is as it is pinned.
+PINS := requirements.txt
+ifneq ($(TORCH),)
+PINS := "$(VENV)/requirements.txt"
+BACKEND := --torch-backend $(TORCH)
+endif
 $(INSTALLED): requirements.txt pyproject.toml $(MOVED)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) \
 		and f"Python {sys.version.split()[0]} will not do, 3.11 or 3.12 will: make PYTHON=python3.12")'
@@ -77,17 +89,19 @@ $(INSTALLED): requirements.txt pyproject.toml $(MOVED)
 		$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r "$(VENV)/uv.txt"; }
 	@test ! -e "$(VENV)/pyvenv.cfg" || grep -q '^relocatable = true' "$(VENV)/pyvenv.cfg" || \
 		"$(BIN)/uv" venv --quiet --relocatable --allow-existing --python $(PY) "$(VENV)"
-	$(INSTALL) --compile-bytecode --require-hashes \
+	@test -z "$(TORCH)" || { sed -n '/^cuda-\|^nvidia-\|^triton=/d; s/^\([a-z].*\) \\$$/\1/p' requirements.txt \
+		> "$(VENV)/as-pinned.txt" && \
+		$(PIN) $(BACKEND) --python $(PY) --constraints "$(VENV)/as-pinned.txt" --output-file $(PINS); }
+	$(INSTALL) --compile-bytecode --require-hashes $(BACKEND) \
 		--preview-features build-dependency-hashes --require-build-hashes \
-		--build-constraints requirements.txt -r requirements.txt
+		--build-constraints requirements.txt -r $(PINS)
 	$(INSTALL) --quiet --no-deps --no-build-isolation --editable .
-	@$(PY) -c 'from tood.study.doctor import environment_problem; import sys; sys.exit(environment_problem())'
-	@pwd > "$@"
+	@$(PY) -c 'from tood.commands.checks import environment_problem; import sys; sys.exit(environment_problem())'
+	@$(WANTED) > "$@"
 
 # After a change of dependencies in pyproject.toml
 pins:
-	"$(BIN)/uv" pip compile pyproject.toml --group dev --group build --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-header --quiet --output-file requirements.txt
+	$(PIN) --universal --python-version 3.11 --output-file requirements.txt
 
 clean-env:
 	rm -rf $(VENV)

@@ -13,6 +13,7 @@ from benchmarks.measure import alternate, best_rates, machine
 from benchmarks.pair import Benchmark
 from benchmarks.report import merge, put_table
 from benchmarks.suite import suite
+from tood.runtime.device import choose_device
 
 FOLDER = Path(__file__).parent
 SIZES: dict[str, dict[str, Any]] = {
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device("auto")
     rates = best_rates(device)
     results = []
     for benchmark in suite(**SIZES[options.size]):

@@ -16,7 +16,8 @@ from pycocotools.cocoeval import COCOeval
 
 from benchmarks.inputs import CLASSES, STRIDES, objects, predictions
 from benchmarks.pair import FLOAT, Pair
-from tood.analysis.table6 import Statistics
+from tood.analysis.table6.anchors import anchors_of
+from tood.analysis.table6.columns import Statistics
 from tood.evaluation import detection
 from tood.models.common.dense_level import DenseLevel, grid_of
 
@@ -29,7 +30,8 @@ def statistics(size: tuple[int, int], device: torch.device) -> Pair:
     inputs = predictions(IMAGES, OBJECTS, size, device)
     images = []
     for b, gt in enumerate(inputs.gts):
-        sample = DetDataSample(gt_instances=gt, metainfo=dict(img_id=b, scale_factor=(1.0, 1.0)))
+        meta = dict(img_id=b, img_shape=size, scale_factor=(1.0, 1.0))
+        sample = DetDataSample(gt_instances=gt, metainfo=meta)
         levels = []
         for score, box, stride in zip(inputs.scores, inputs.boxes, STRIDES, strict=True):
             height, width = grid = grid_of(score)
@@ -43,9 +45,10 @@ def statistics(size: tuple[int, int], device: torch.device) -> Pair:
 
     def run() -> dict[str, dict[str, float]]:
         found = Statistics(TEST_CFG, list(range(1, CLASSES + 1)))
-        for image in images:
-            found.add(*image)
-        return found.alignment()
+        for sample, levels in images:
+            objects = sample.gt_instances
+            found.add(sample, levels, anchors_of(levels, objects.bboxes, objects.labels))
+        return found.alignment(range(IMAGES))
 
     elements = sum(level.numel() for level in inputs.scores)
     skipped = "its speed alone is of interest"

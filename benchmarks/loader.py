@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from benchmarks.pair import Pair
-from tood.data.loading import build_dataset, epoch_batches
+from tood.data.loading import batches_from, build_dataset
 
 IMAGES, OBJECTS, BATCH = 16, 7, 2
 COCO_SIZE = (640, 480)  # of most of COCO's images
@@ -26,8 +26,8 @@ def loader(size: tuple[int, int], device: torch.device) -> Pair:
     dataset = build_dataset(root, "train.json", "images", ["thing"], (size[1], size[0]), 0.5)
 
     def run() -> list[int]:
-        _, batches = epoch_batches(dataset, BATCH, BATCH, seed=0, epoch=0, workers=0)
-        replicas = [replica for batch in batches for replica in batch.replicas]
+        batches = batches_from(0, dataset, BATCH, BATCH, seed=0, epochs=1, workers=0)
+        replicas = [replica for _, batch in batches for replica in batch.replicas]
         return [sample.img_id for replica in replicas for sample in replica["data_samples"]]
 
     def same(ours: list[int], theirs: list[int]) -> None:

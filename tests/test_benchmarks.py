@@ -1,17 +1,21 @@
 """The benchmarks at tiny sizes: outputs agree, files are written. No time is judged."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.fake_device import DRIVERLESS, fake
 
 from benchmarks import __main__ as program
+from benchmarks import gpu, memory
 from benchmarks.inputs import grids, predictions
 from benchmarks.measure import peak_memory
 from benchmarks.pair import Pair
 from benchmarks.report import BEGIN, END, merge, put_table, table
+from tood.data.validation import Split, check_dataset
 
 REPOSITORY = Path(__file__).parents[1]
 SIZE = (96, 160)
@@ -122,3 +126,88 @@ def test_inputs_are_like_those_of_a_trained_head():
 def test_peak_memory_is_that_of_the_call():
     found = peak_memory(lambda: torch.ones(25_000_000).sum(), torch.device("cpu"))
     assert found == pytest.approx(100, rel=0.1)
+
+
+# Memory, and a GPU that is lent
+
+
+def test_tensors_are_counted_while_they_live():
+    with fake(DRIVERLESS), memory.Living() as living:
+        first = torch.empty(1024, 256, device=DRIVERLESS)  # 1 MiB
+        second = first + 1
+        assert living.bytes == 2 * 2**20
+        second = second[:512]  # of the same storage
+        assert living.bytes == living.peak == 2 * 2**20
+        del first
+        third = torch.empty(1024, device="cpu")  # not on the device
+        assert living.bytes == 2**20
+        second = second.double()
+        assert living.bytes == 2**20  # half of the rows, twice the size
+        assert (len(second), len(third)) == (512, 1024)
+    assert living.peak == 2 * 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_memory_of_a_step_grows_by_the_images_at_a_time():
+    one, two, four = (memory.gibibytes("tood_af", number) for number in (1, 2, 4))
+    weights = 3 * 32.2e6 * 4 / 2**30  # with gradients and momentum
+    assert one > weights + 16 * 3 * 800 * 1344 * 4 / 2**30
+    assert 1 < two - one < 2  # GiB of an image
+    assert four - two == pytest.approx(2 * (two - one), rel=0.15)
+
+
+@pytest.fixture
+def lent(tmp_path):
+    """Runs the script for a GPU that is lent, on a CPU; its exit status and what it wrote."""
+
+    def run(*arguments) -> tuple[int, dict]:
+        path = tmp_path / "card.json"
+        status = gpu.main(["--device", "cpu", "--tiny", "--output", str(path), *arguments])
+        return status, json.loads(path.read_text())
+
+    return run
+
+
+def test_parts_for_which_no_time_is_left_are_named(lent):
+    status, found = lent("--seconds", "0")
+    assert status == 1
+    assert list(found["parts"]) == list(gpu.PARTS)
+    assert all(part == {"failed": "no time was left"} for part in found["parts"].values())
+
+
+def test_a_part_that_fails_or_takes_too_long_is_named_and_the_others_go_on(lent, monkeypatch):
+    monkeypatch.setattr(gpu, "PARTS", {"unheard of": None, "device": gpu.device_part})
+    status, found = lent()
+    assert status == 1
+    assert "invalid choice" in found["parts"]["unheard of"]["failed"]
+    assert found["parts"]["device"]["found"]["device"] == "CPU" == found["card"]
+    status, found = lent("--seconds", "0.5")
+    assert "not done within" in found["parts"]["unheard of"]["failed"]
+
+
+def test_few_images_make_many(tmp_path, photographs):
+    options = argparse.Namespace(data_root=photographs)
+    root = gpu._many_images(tmp_path / "images", options)
+    train, val = (Split(f"annotations/instances_{name}.json", name) for name in ("train2017", "val2017"))
+    manifest = check_dataset(root, train, val)
+    assert manifest["splits"]["train"]["images"] == gpu.IMAGES
+    given = json.loads((photographs / train.annotations).read_text())
+    assert manifest["splits"]["train"]["annotations"] > gpu.IMAGES // len(given["images"]) * len(
+        given["annotations"]
+    )
+
+
+@pytest.mark.slow
+def test_every_part_runs(lent):
+    status, found = lent()
+    assert status == 0, found
+    parts = {name: part["found"] for name, part in found["parts"].items()}
+    assert set(parts) == set(gpu.PARTS)
+    assert all(one["close"] and one["gradient_apart"] == 0 for one in parts["equal"].values())
+    assert set(parts["parity"].values()) == {"equal", "no peer"}
+    assert all(one["waits"] == 0 for one in parts["waits"].values())  # no CUDA, no wait
+    for name, part in parts.items():
+        if name.startswith("speed"):
+            assert part["images_per_second"] == pytest.approx(part["images"] / part["seconds"])
+            assert part["precision"] == name.split()[-1]

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from tood.cli import main
-from tood.study import declarations, doctor
-from tood.study.doctor import Finding
+from tood.commands import checks as doctor
+from tood.commands import runs
+from tood.commands.findings import Finding
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -26,7 +27,7 @@ def test_runs_as_text(capsys):
     assert main(["runs"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + 60
-    assert lines[0].split() == ["id", "backbone", "epochs", "state", "cells"]
+    assert lines[0].split() == ["id", "backbone", "epochs", "cells"]
 
 
 def test_runs_as_json(capsys):
@@ -36,8 +37,8 @@ def test_runs_as_json(capsys):
 
 def test_wrong_declarations_end_in_one_line(monkeypatch, tmp_path, capsys):
     (tmp_path / "runs.yaml").write_text("runs: [")
-    load = declarations.load_runs
-    monkeypatch.setattr(declarations, "load_runs", lambda: load(tmp_path / "runs.yaml"))
+    load = runs.load_runs
+    monkeypatch.setattr(runs, "load_runs", lambda: load(tmp_path / "runs.yaml"))
     assert main(["runs"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -13,7 +13,7 @@ from tood.cli import _parser
 from tood.study.declarations import load_runs
 from tood.study.options import INCOMPARABLE, Study, parse_options
 from tood.study.plan import Plan
-from tood.study.workflow import summary
+from tood.workflow.stages import summary
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"

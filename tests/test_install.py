@@ -79,3 +79,42 @@ def test_a_home_that_cannot_be_written_is_left_alone(clone):
         given = dict(re.findall(r"^(XDG_CACHE_HOME|MPLCONFIGDIR) := (.*)$", database, re.MULTILINE))
         assert len(given) == places
         assert all(place.startswith(f"{clone}/") for place in given.values())
+
+
+# Another build of torch
+
+
+def test_another_build_of_torch_is_pinned_with_hashes_and_remembered(clone):
+    """Its index gives the hashes, so they are no part of the repository."""
+    installed = clone / ".venv" / ".tood-installed"
+    said = make(clone, "env", "TORCH=cu126").replace("\\\n", " ")
+    (pinned,) = re.findall(r"uv\" pip compile (.*)", said)
+    assert "--generate-hashes" in pinned
+    assert "--torch-backend cu126" in pinned
+    assert pinned.rstrip("; }").endswith('--output-file ".venv/requirements.txt"')
+    (call,) = re.findall(r"pip install (.*--compile-bytecode.*)", said)
+    assert {"--require-hashes", "--require-build-hashes"} <= set(call.split())
+    assert call.endswith('-r ".venv/requirements.txt"')
+    assert "--torch-backend cu126" in call
+
+    installed.write_text(f"{clone}\ncu126\n")
+    assert "pip install" not in make(clone, "env")
+    assert "pip install" not in make(clone, "env", "TORCH=cu126")
+    moved = clone.rename(clone.with_name("moved"))
+    assert "--torch-backend cu126" in make(moved, "env")
+    back = make(moved, "env", "TORCH=")
+    assert "--compile-bytecode" in back
+    assert "torch-backend" not in back
+
+
+def test_all_but_the_packages_of_cuda_is_as_pinned_with_another_build(clone):
+    """The line of the Makefile runs, with an uv that installs nothing."""
+    (line,) = re.findall(r"\{ (sed -n '/\^cuda.*?as-pinned.txt\") &&", MAKEFILE.replace("\\\n", " "))
+    command = line.replace("$$", "$").replace("$(VENV)", ".venv")
+    subprocess.run(["sh", "-c", command], cwd=clone, check=True)
+    kept = [Requirement(line) for line in (clone / ".venv" / "as-pinned.txt").read_text().splitlines()]
+    cuda = {name for name, _ in ENTRIES if name.startswith(("cuda-", "nvidia-")) or name == "triton"}
+    assert len(cuda) > 15
+    assert {one.name for one in kept} == {name for name, _ in ENTRIES} - cuda
+    assert all(str(one.specifier).startswith("==") for one in kept)
+    assert {one.name: str(one.specifier) for one in kept}["torch"] == "==2.11.0"

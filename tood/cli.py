@@ -1,14 +1,32 @@
-"""The `tood` command: lists runs, shows how a study is doing and what detectors see, checks this machine."""
+"""The `tood` command: `tood.commands` has a module for each subcommand, imported when it is called."""
 
 import argparse
+import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tood.analysis import looking
 from tood.runtime.failures import InputError
+
+COMMANDS = {
+    "runs": "list every run and its rows in tables",
+    "plan": "estimate GPU-hours and disk of runs before they are trained",
+    "doctor": "check the environment, the data and this machine",
+    "progress": "show the state of all runs of a study, also while they train",
+    "show": "show a run's state, results, provenance and files",
+    "report": "render tables and report.html of a study from what is there",
+    "detect": "detect objects on any images",
+    "maps": "draw where detectors classify and localise one object best, as in Figures 1 and 4",
+    "assign": "draw the positives of several schemes on one image",
+    "import": "take a file of released weights as the model of a run",
+    "submission": "check a file for COCO's server against the list of its images",
+    "scores": "print the entry for experiments/server_scores.yaml from the server's answer",
+    "complexity": "count parameters and FLOPs of the paper's models",
+    "padding": "measure the padding of training images at COCO's sizes",
+}
+_MODULES = {"import": "import_weights"}  # whose name is a word of Python
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,277 +62,27 @@ def _run(arguments: Sequence[str] | None) -> int:
             file=sys.stderr,
         )
         return 2
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return options.action(options)
+        options = _parser(given).parse_args(given)
+        return options.run_command(options)
     except InputError as error:
         print(f"tood: {error}", file=sys.stderr)
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """A parser of the command line that knows the options of the command in it."""
+    called = next((argument for argument in arguments if not argument.startswith("-")), None)
     parser = argparse.ArgumentParser(prog="tood", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    runs = commands.add_parser("runs", help="list every run with its state and its rows in tables")
-    runs.set_defaults(action=_runs)
-
-    plan = commands.add_parser("plan", help="estimate GPU-hours and disk of runs before they are trained")
-    plan.add_argument(
-        "--tables", metavar="1,3,6", help="runs of these tables; default: every run of the paper"
-    )
-    plan.add_argument("--scale", default="paper", metavar="NAME", help="default: paper")
-    plan.add_argument(
-        "--gpu", metavar="NAME", help="such as A100; default: what trainings here ran on, or V100"
-    )
-    plan.add_argument(
-        "--gpus", type=_positive, default=1, metavar="K", help="GPUs that train at the same time; default: 1"
-    )
-    plan.set_defaults(action=_plan)
-
-    doctor = commands.add_parser("doctor", help="check the environment, the data and this machine")
-    doctor.add_argument(
-        "--data-root", type=Path, metavar="PATH", help="folder of a dataset in the COCO layout"
-    )
-    doctor.add_argument("--scale", metavar="NAME", help="check the data of this scale alone, and require it")
-    doctor.set_defaults(action=_doctor)
-
-    complexity = commands.add_parser("complexity", help="count parameters and FLOPs of the paper's models")
-    complexity.add_argument("--convention", default="paper", choices=["paper", "modern"])
-    complexity.add_argument("--output", type=Path, metavar="FILE", help="CSV; default: results/paper/")
-    complexity.set_defaults(action=_complexity)
-
-    padding = commands.add_parser("padding", help="measure the padding of training images at COCO's sizes")
-    padding.set_defaults(action=_padding)
-
-    assign = commands.add_parser("assign", help="draw the positives of several schemes on one image")
-    assign.add_argument(
-        "--image", required=True, help="file_name, id or path of an image in the study's data"
-    )
-    assign.add_argument(
-        "--schemes",
-        required=True,
-        metavar="RUN,RUN",
-        help="runs whose schemes are drawn, such as atss_af,tal",
-    )
-    assign.add_argument(
-        "--config", nargs="*", default=[], metavar="KEY=VALUE", help="options as for the workflow"
-    )
-    assign.add_argument("--output", type=Path, default=Path("assignment.png"), metavar="FILE")
-    assign.set_defaults(action=_assign)
-
-    maps, detect = looking.add_maps(commands), looking.add_detect(commands)
-
-    submission = commands.add_parser(
-        "submission", help="check a file for COCO's server against the list of its images"
-    )
-    submission.add_argument("file", type=Path, metavar="FILE", help="detections_SET_ALGORITHM_results.zip")
-    submission.add_argument(
-        "--images", type=Path, required=True, metavar="FILE", help="such as image_info_test-dev2017.json"
-    )
-    submission.set_defaults(action=_submission)
-
-    scores = commands.add_parser(
-        "scores", help="print the entry for experiments/server_scores.yaml from the server's answer"
-    )
-    scores.add_argument("file", type=Path, metavar="FILE", help="stdout.txt of COCO's server")
-    scores.add_argument("--run", required=True, metavar="RUN", help="whose detections were submitted")
-    scores.add_argument("--source", required=True, metavar="TEXT", help="which server, when, which file")
-    scores.add_argument("--name", default="paper", metavar="STUDY", help="study of the run; default: paper")
-    scores.add_argument("--seed", type=int, default=0, metavar="K", help="seed of the run; default: 0")
-    scores.set_defaults(action=_scores)
-
-    take = commands.add_parser("import", help="take a file of released weights as the model of a run")
-    take.add_argument("file", type=Path, metavar="FILE", help="of mmdet or of the authors, in torch's format")
-    take.add_argument(
-        "--run", required=True, metavar="RUN", help="id such as tood_af; `tood runs` lists them"
-    )
-    take.add_argument("--near", action="store_true", help="also if it is declared as of another recipe")
-    take.add_argument(
-        "--config",
-        nargs="*",
-        default=[],
-        metavar="KEY=VALUE",
-        help="options of the study, as for the workflow",
-    )
-    take.set_defaults(action=_import)
-
-    show = commands.add_parser("show", help="show a run's state, results, provenance and files")
-    show.add_argument("run", metavar="RUN", help="id such as tood_af; `tood runs` lists them")
-    show.add_argument("--seed", type=int, metavar="K", help="show this seed only")
-    show.set_defaults(action=_show)
-
-    progress = commands.add_parser(
-        "progress", help="show the state of all runs of a study, also while they train"
-    )
-    progress.set_defaults(action=_progress)
-
-    report = commands.add_parser("report", help="render tables and report.html of a study from what is there")
-    report.set_defaults(action=_report)
-
-    for command in (show, progress, maps, detect, report):
-        command.add_argument(
-            "--name", metavar="STUDY", help="name of the study; default: the study that was called last"
-        )
-    how = progress.add_mutually_exclusive_group()
-    how.add_argument("--watch", action="store_true", help="repeat until every state is final")
-    how.add_argument("--json", action="store_true", help="print JSON")
-
-    for command in (runs, plan, doctor, show):
-        command.add_argument("--json", action="store_true", help="print JSON")
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text)
+        if name == called:
+            module = importlib.import_module(f"tood.commands.{_MODULES.get(name, name)}")
+            module.add_options(command)
+            command.set_defaults(run_command=module.run)
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
-    return int(text)
-
-
-def _runs(options: argparse.Namespace) -> int:
-    from tood.study.declarations import list_runs
-
-    print(list_runs(as_json=options.json))
-    return 0
-
-
-def _plan(options: argparse.Namespace) -> int:
-    from tood.runtime.files import to_json
-    from tood.study.estimate import describe, estimate
-
-    found = estimate(options.scale, options.tables, options.gpu, options.gpus)
-    print(to_json(found, indent=2, ensure_ascii=False) if options.json else describe(found))
-    return 0
-
-
-def _show(options: argparse.Namespace) -> int:
-    from tood.study.dashboard import show_run
-
-    print(show_run(options.run, options.name, options.seed, options.json))
-    return 0
-
-
-def _progress(options: argparse.Namespace) -> int:
-    from tood.study.dashboard import show_progress
-
-    show_progress(options.name, options.watch, options.json)
-    return 0
-
-
-def _complexity(options: argparse.Namespace) -> int:
-    import csv
-    import warnings
-
-    from tood.runtime.files import atomic_path
-    from tood.runtime.text import aligned
-
-    warnings.simplefilter("ignore")  # warnings of the libraries about themselves
-    from tood.analysis.complexity import Complexity, of_runs
-
-    default = "complexity.csv" if options.convention == "paper" else f"complexity_{options.convention}.csv"
-    output = options.output or Path("results/paper") / default
-    header = ("run", *Complexity._fields)
-    rows = [(run, *(f"{value:.6f}" for value in counts)) for run, counts in of_runs(options.convention)]
-    with atomic_path(output) as temporary, temporary.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    print(aligned([header, *rows], right=range(1, len(header))))
-    print(f"written to {output}")
-    return 0
-
-
-def _padding(options: argparse.Namespace) -> int:
-    from tood.analysis.padding import write_padding
-    from tood.study.paths import PADDING
-
-    print(write_padding().to_string(index=False))
-    print(f"written to {PADDING}")
-    return 0
-
-
-def _assign(options: argparse.Namespace) -> int:
-    from tood.study.options import parse_options
-    from tood.study.plan import Plan
-
-    looking.require_format(options.output)
-    plan = Plan({**parse_options(options.config), "runs": options.schemes})
-    looking.quiet()
-    from tood.analysis.assignment import assign, draw
-    from tood.analysis.figure_files import save
-
-    with looking.silent():
-        found = [assign(plan, run.id, options.image, plan.seeds[0]) for run in plan.runs]
-    save(draw(found), options.output)
-    for one in found:
-        quality = f"mean IoU {one.iou:.3f}" if one.trained else "untrained"
-        print(f"{one.scheme:20} {one.per_object:6.2f} positives per object, {quality}")
-    print(f"written to {options.output}")
-    return 0
-
-
-def _report(options: argparse.Namespace) -> int:
-    from tood.study.call import render_what_is_there
-    from tood.study.declarations import load_tables
-    from tood.study.paths import StudyPaths
-    from tood.study.status import load_study
-
-    plan = load_study(options.name)
-    if not render_what_is_there(plan, load_tables(runs=plan.all_runs)):
-        raise InputError(f"report: no training of {plan.name} ever started here; there is nothing to show")
-    print(f"written to {StudyPaths(plan.name).report}")
-    return 0
-
-
-def _submission(options: argparse.Namespace) -> int:
-    from tood.evaluation.submission import SubmissionError, check
-
-    try:
-        print(check(options.file, options.images))
-    except SubmissionError as error:
-        print(f"tood: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _scores(options: argparse.Namespace) -> int:
-    from tood.study.declarations import ExperimentError, load_runs
-    from tood.study.server_scores import entry
-
-    try:
-        text = options.file.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise ExperimentError(f"{options.file}: cannot be read: {error.strerror}") from error
-    try:
-        print(entry(text, options.run, options.name, options.seed, options.source, load_runs()))
-    except ExperimentError as error:
-        raise ExperimentError(f"{options.file}: {error}") from None
-    return 0
-
-
-def _import(options: argparse.Namespace) -> int:
-    import warnings
-
-    from tood.study.options import parse_options
-
-    given = parse_options(options.config)
-    warnings.simplefilter("ignore")  # warnings of the libraries about themselves
-    from tood.evaluation.importing import import_file
-
-    print(import_file(options.file, options.run, given, options.near))
-    return 0
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
-    from tood.runtime.files import to_json
-    from tood.study import doctor
-
-    findings = doctor.examine(options.data_root, options.scale)
-    if options.json:
-        print(to_json([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
-    else:
-        doctor.show(findings)
-    return int(doctor.lacks_required(findings))
 
 
 if __name__ == "__main__":

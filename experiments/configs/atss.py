@@ -19,12 +19,12 @@ model = dict(
             strides=[8, 16, 32, 64, 128],
         ),
         bbox_coder=dict(
-            type="DeltaXYWHBBoxCoder",
+            type="tood.DeltaXYWHBBoxCoder",
             target_means=[0.0, 0.0, 0.0, 0.0],
             target_stds=[0.1, 0.1, 0.2, 0.2],
         ),
         loss_cls=dict(type="tood.FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
-        loss_bbox=dict(type="GIoULoss", loss_weight=2.0),
+        loss_bbox=dict(type="tood.GIoULoss", loss_weight=2.0),
         loss_centerness=dict(type="CrossEntropyLoss", use_sigmoid=True, loss_weight=1.0),
     ),
     train_cfg=dict(

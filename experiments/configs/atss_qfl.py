@@ -5,7 +5,9 @@ _base_ = "atss_anchor_free.py"
 model = dict(
     bbox_head=dict(
         type="tood.ATSSQFLHead",
-        loss_cls=dict(_delete_=True, type="QualityFocalLoss", use_sigmoid=True, beta=2.0, loss_weight=1.0),
+        loss_cls=dict(
+            _delete_=True, type="tood.QualityFocalLoss", use_sigmoid=True, beta=2.0, loss_weight=1.0
+        ),
     )
 )
 train = dict(replica=2)  # of 8 GPUs

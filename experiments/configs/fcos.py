@@ -13,7 +13,7 @@ model = dict(
         conv_bias="auto",
         norm_on_bbox=False,
         center_sampling=False,
-        loss_bbox=dict(type="IoULoss"),
+        loss_bbox=dict(type="tood.IoULoss"),
     ),
 )
 train = dict(replica=2, warmup="constant", grad_clip=35)

@@ -29,7 +29,7 @@ model = dict(
         dcn_on_last_conv=False,
         center_sampling=True,
         loss_cls=dict(type="tood.FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
-        loss_bbox=dict(type="GIoULoss", loss_weight=1.0),
+        loss_bbox=dict(type="tood.GIoULoss", loss_weight=1.0),
         loss_centerness=dict(type="CrossEntropyLoss", use_sigmoid=True, loss_weight=1.0),
     ),
 )

@@ -19,10 +19,12 @@ model = dict(
             scales_per_octave=1,
             strides=[8, 16, 32, 64, 128],
         ),
-        loss_cls=dict(type="QualityFocalLoss", use_sigmoid=True, beta=2.0, loss_weight=1.0),
-        loss_dfl=dict(type="DistributionFocalLoss", loss_weight=0.25),
-        loss_bbox=dict(type="GIoULoss", loss_weight=2.0),
+        loss_cls=dict(type="tood.QualityFocalLoss", use_sigmoid=True, beta=2.0, loss_weight=1.0),
+        loss_dfl=dict(type="tood.DistributionFocalLoss", loss_weight=0.25),
+        loss_bbox=dict(type="tood.GIoULoss", loss_weight=2.0),
     ),
-    train_cfg=dict(assigner=dict(type="ATSSAssigner", topk=9), allowed_border=-1, pos_weight=-1, debug=False),
+    train_cfg=dict(
+        assigner=dict(type="tood.ATSSAssigner", topk=9), allowed_border=-1, pos_weight=-1, debug=False
+    ),
 )
 train = dict(replica=2, warmup_factor=1 / 3, bias_lr_mult=2.0, bias_decay_mult=0.0)

@@ -27,7 +27,7 @@ model = dict(
         strides=[8, 16, 32, 64, 128],
         dcn_on_last_conv=False,
         loss_cls=dict(type="tood.FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
-        loss_bbox=dict(type="GIoULoss", loss_weight=2.0),
+        loss_bbox=dict(type="tood.GIoULoss", loss_weight=2.0),
         loss_iou=dict(type="CrossEntropyLoss", use_sigmoid=True, loss_weight=0.5),
     ),
     train_cfg=dict(

@@ -19,7 +19,7 @@ model = dict(
             strides=[8, 16, 32, 64, 128],
         ),
         bbox_coder=dict(
-            type="DeltaXYWHBBoxCoder",
+            type="tood.DeltaXYWHBBoxCoder",
             target_means=[0.0, 0.0, 0.0, 0.0],
             target_stds=[1.0, 1.0, 1.0, 1.0],
         ),

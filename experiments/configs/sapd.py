@@ -19,8 +19,8 @@ model = dict(
         strides=[8, 16, 32, 64, 128],
         normaliser=4.0,
         loss_cls=dict(type="tood.FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
-        loss_bbox=dict(type="IoULoss", mode="log", eps=1e-6, loss_weight=1.0),
-        loss_selection=dict(type="CrossEntropyLoss", loss_weight=0.1),
+        loss_bbox=dict(type="tood.IoULoss", mode="log", eps=1e-6, loss_weight=1.0),
+        loss_selection=dict(type="tood.CrossEntropyLoss", loss_weight=0.1),
     ),
     train_cfg=dict(
         shrink=0.2,  # of an object's sides

@@ -21,7 +21,7 @@ model = dict(
         ),
         initial_loss_cls=dict(gamma=2.0, alpha=0.25, loss_weight=1.0),
         loss_cls=dict(beta=2.0, loss_weight=1.0),
-        loss_bbox=dict(type="GIoULoss", loss_weight=2.0),
+        loss_bbox=dict(type="tood.GIoULoss", loss_weight=2.0),
     ),
     train_cfg=dict(
         initial_epoch=4,

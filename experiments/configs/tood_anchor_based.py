@@ -6,7 +6,7 @@ model = dict(
     bbox_head=dict(
         anchor_type="anchor_based",
         bbox_coder=dict(
-            type="DeltaXYWHBBoxCoder",
+            type="tood.DeltaXYWHBBoxCoder",
             target_means=[0.0, 0.0, 0.0, 0.0],
             target_stds=[0.1, 0.1, 0.2, 0.2],
         ),

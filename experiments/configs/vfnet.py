@@ -25,9 +25,11 @@ model = dict(
         loss_cls=dict(
             type="VarifocalLoss", use_sigmoid=True, alpha=0.75, gamma=2.0, iou_weighted=True, loss_weight=1.0
         ),
-        loss_bbox=dict(type="GIoULoss", loss_weight=1.5),
-        loss_bbox_refine=dict(type="GIoULoss", loss_weight=2.0),
+        loss_bbox=dict(type="tood.GIoULoss", loss_weight=1.5),
+        loss_bbox_refine=dict(type="tood.GIoULoss", loss_weight=2.0),
     ),
-    train_cfg=dict(assigner=dict(type="ATSSAssigner", topk=9), allowed_border=-1, pos_weight=-1, debug=False),
+    train_cfg=dict(
+        assigner=dict(type="tood.ATSSAssigner", topk=9), allowed_border=-1, pos_weight=-1, debug=False
+    ),
 )
 train = dict(replica=2, warmup_factor=0.1, bias_lr_mult=2.0, bias_decay_mult=0.0)

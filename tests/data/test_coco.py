@@ -8,14 +8,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from helpers.scripts import script
 from helpers.server import serving
 
 from tood.data.coco import Archive, download, unpack
 from tood.runtime.download import DownloadError
 from tood.study.coco import load_archives
 from tood.study.plan import Plan
-from tood.study.workflow import archives
+from tood.workflow.stages import archives
+from tood.workflow.steps import main
 
 IMAGES = {f"val2017/{number:012}.jpg": bytes([number]) * 1000 for number in range(1, 6)}
 LISTS = {f"annotations/{name}_val2017.json": b"{}" for name in ("instances", "captions")}
@@ -257,22 +257,19 @@ def test_a_scale_that_draws_its_data_needs_none():
     assert archives(Plan({})) == []
 
 
-def test_the_script(served, tmp_path, monkeypatch, capsys):
+def test_the_step(served, tmp_path):
     server, wanted = served
     declaration = tmp_path / "coco.yaml"
     declaration.write_text(json.dumps({"archives": [archive._asdict() for archive in wanted]}))
-    module = script("download")
 
     def call(*names):
         root = tmp_path / "coco"
         words = ["download", "--root", root, "--declaration", declaration, "--archives", *names]
-        monkeypatch.setattr("sys.argv", [str(word) for word in words])
-        module.main()
+        main([str(word) for word in words])
         return contents(root)
 
     assert set(call("lists.zip")) == {*LISTS, "lists.zip.origin.json"}
     server.files.clear()
     with pytest.raises(SystemExit, match=r"download: .*val2017\.zip: the server answers 404"):
         call("val2017.zip")
-    monkeypatch.setattr("sys.argv", ["download", "--root", str(tmp_path), "--archives"])
-    module.main()
+    main(["download", "--root", str(tmp_path), "--archives"])

@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
+from mmengine.dataset import pseudo_collate
 from torch.utils.data import Dataset
 
 from tood.data import loader as module
@@ -71,7 +72,7 @@ class Images(Dataset):
 
 
 def batches(dataset: Dataset, workers: int, **options):
-    return batches_of(make_loader(dataset, workers, batch_size=4, **options))
+    return batches_of(make_loader(dataset, workers, pseudo_collate, batch_size=4, **options))
 
 
 def children() -> list:
@@ -93,7 +94,7 @@ def test_a_request_to_stop_ends_the_wait(workers):
     came = threading.Event()
     threading.Timer(0.5, came.set).start()
     start = time.monotonic()
-    loader = make_loader(Sleeping(), workers, batch_size=4, leave_signals=True)
+    loader = make_loader(Sleeping(), workers, pseudo_collate, leave_signals=True, batch_size=4)
     with closing(batches_of(loader, came.is_set)) as waiting:
         assert next(waiting) is None
     assert time.monotonic() - start < 15

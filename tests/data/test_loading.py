@@ -80,7 +80,7 @@ def test_images_of_a_training_differ_in_size_and_boxes_with_them(squares):
     dataset = dataset_of(squares, flip=0.0, short_sides={"range": (32, 64)})
     sides = set()
     for index in range(20):
-        sample = SeededDataset(dataset, seed=0, epoch=0)[index]
+        sample = SeededDataset(dataset, seed=0)[0, index]
         height, width = sample["inputs"].shape[1:]
         assert height == width
         assert 32 <= height <= 64
@@ -95,8 +95,8 @@ def test_images_of_a_training_differ_in_size_and_boxes_with_them(squares):
 def test_the_size_depends_on_seed_epoch_and_image_alone(squares):
     def shapes(seed, epoch, indices=range(20)):
         dataset = dataset_of(squares, flip=0.5, short_sides={"choices": [32, 48, 64]})
-        seeded = SeededDataset(dataset, seed, epoch)
-        return [tuple(seeded[index]["inputs"].shape) for index in indices]
+        seeded = SeededDataset(dataset, seed)
+        return [tuple(seeded[epoch, index]["inputs"].shape) for index in indices]
 
     assert shapes(0, 0) == shapes(0, 0)
     assert shapes(0, 0)[5:8] == shapes(0, 0, range(5, 8))

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.trainer import ITERATIONS, SCRIPT, Trainer, prepare
+from helpers.trainer import ITERATIONS, STEP, Trainer, prepare
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from tood.engine.checkpoint import CheckpointError, Checkpoints, restore, training_state
+from tood.ledger.provenance import digest
 from tood.runtime.event_files import EventFiles
 from tood.runtime.failures import ExitCode, exit_code, reason
 from tood.runtime.run_state import RunState, read_state
 from tood.study.paths import RunPaths
-from tood.study.provenance import digest
 
 DONE = ExitCode.DONE
 
@@ -250,14 +250,14 @@ def test_the_lock_of_a_dead_process_is_free(trainer, undisturbed):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_several_processes_stop_together_and_go_on(data, tmp_path, number):
-    """`torchrun` is told to stop; then one process alone ends what two began, with the same losses."""
+    """The launcher is told to stop; then one process alone ends what two began, with the same losses."""
     # Large steps, and assignment by predictions, make much of the last bit of float32, in which they differ.
     smooth = {"model.train_cfg.initial_epoch": 100, "train.lr": 1e-3, "model.backbone.norm_eval": True}
     alone, several = (Trainer(data, tmp_path / name, 40, smooth) for name in ("alone", "several"))
     assert alone.run() == DONE, alone.log
     several.folder.mkdir()
-    launcher = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc-per-node", "2"]
-    launcher += ["--signals-to-handle", "SIGTERM,SIGUSR1", SCRIPT]
+    launcher = [sys.executable, "-m", "tood.runtime.launch", "--standalone", "--nproc-per-node", "2"]
+    launcher += ["--signals-to-handle", "SIGTERM,SIGUSR1", *STEP]
     with (several.folder / "log").open("w") as log:
         process = subprocess.Popen([*launcher, *several.arguments()], stdout=log, stderr=log)
     deadline = time.monotonic() + 120

@@ -111,7 +111,6 @@ TOOD = {
     "bbox_head.loss_cls.use_sigmoid": (ABSENT, True),
     "bbox_head.loss_cls.activated": (ABSENT, True),
     "train_cfg.assigner.type": (ABSENT, "TaskAlignedAssigner"),
-    "train_cfg.initial_assigner.type": ("tood.ATSSAssigner", "ATSSAssigner"),  # the same, faster
     "train_cfg.debug": (ABSENT, False),
 }
 
@@ -138,8 +137,7 @@ FROM_CAFFE = {"weights": ("resnet101_caffe", "resnet101")}
 FROM_X101 = {"weights": ("resnext101_64x4d", "resnet101")}
 
 ATSS_FILE, PAA_FILE = "atss/atss_r101_fpn_1x_coco.py", "paa/paa_r101_fpn_2x_coco.py"
-FAST_ASSIGNER = {"train_cfg.assigner.type": ("tood.ATSSAssigner", "ATSSAssigner")}  # the same, faster
-ATSS_HEAD = head("ATSSHead", "ATSSHead") | OF_ATSS | FAST_ASSIGNER
+ATSS_HEAD = head("ATSSHead", "ATSSHead") | OF_ATSS
 PAA_HEAD = (
     head("PAAReleasedHead", "PAAHead")
     | OF_ATSS

@@ -1,12 +1,20 @@
-"""Training with the network in bfloat16."""
+"""Training with the network in bfloat16, or with TF32 allowed."""
+
+import json
 
 import pytest
 import torch
 from helpers.detectors import batch, build
 from helpers.runs import one_of_each_head
+from helpers.trainer import prepare
 
 from tood.data.loading import LocalBatch
+from tood.engine import job as jobs
+from tood.engine.job import run_training
 from tood.engine.replicas import batch_gradient
+from tood.runtime.failures import ExitCode, StopRequest
+from tood.study.jobs import Execution
+from tood.study.plan import Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -42,3 +50,36 @@ def test_boxes_and_scores_are_not_rounded_to_bfloat16():
     for level in (*scores, *boxes):
         assert level.dtype == torch.float32
         assert not torch.equal(level, level.bfloat16().float())
+
+
+@pytest.fixture
+def backends():
+    """torch's settings for convolutions and for products, which stay as they were."""
+    found = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [backend.allow_tf32 for backend in found]
+    yield found
+    for backend, allowed in zip(found, before, strict=True):
+        backend.allow_tf32 = allowed
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("float32", False), ("tf32", True), ("bf16", False)])
+def test_tf32_is_allowed_where_a_study_says_so(tmp_path, monkeypatch, backends, precision, allowed):
+    """From the option to torch; it says nothing of the CPU, on which this trains."""
+    monkeypatch.setattr(StopRequest, "install", lambda stop: None)
+    monkeypatch.setattr(jobs, "survive_broken_pipes", lambda: None)
+    data = prepare(tmp_path / "data")
+    for backend in backends:
+        backend.allow_tf32 = not allowed
+    study = {"name": "test", "iterations": 1, "batch_size": 2, "precision": precision}
+    job = Plan(study).training_job("tood_af", 0).model_copy(update={"manifest": data / "manifest.json"})
+    folder = tmp_path / "run"
+    ended = run_training(job, Execution(device="cpu"), folder, tmp_path / "model.pth")
+    assert ended == ExitCode.DONE
+    assert [backend.allow_tf32 for backend in backends] == [allowed, allowed]
+    made = json.loads((folder / "provenance.json").read_text())
+    assert made["config"]["train"]["precision"] == precision
+
+
+def test_on_a_cpu_tf32_is_float32():
+    single, rounded = (losses_of("tood_af", precision, 1) for precision in ("float32", "tf32"))
+    assert single == rounded

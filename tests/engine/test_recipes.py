@@ -52,7 +52,6 @@ OWN_HEAD = {
     "bbox_head.loss_cls.use_sigmoid": (ABSENT, True),
     "bbox_head.loss_cls.activated": (ABSENT, True),
     "train_cfg.assigner.type": (ABSENT, "TaskAlignedAssigner"),
-    "train_cfg.initial_assigner.type": ("tood.ATSSAssigner", "ATSSAssigner"),  # the same, faster
     "train_cfg.debug": (ABSENT, False),
 }
 ANCHOR_FREE = OWN_HEAD | {  # used by an anchor-based head only
@@ -60,8 +59,7 @@ ANCHOR_FREE = OWN_HEAD | {  # used by an anchor-based head only
     "bbox_head.bbox_coder.target_means": (ABSENT, [0.0] * 4),
     "bbox_head.bbox_coder.target_stds": (ABSENT, [0.1, 0.1, 0.2, 0.2]),
 }
-FAST_ASSIGNER = {"train_cfg.assigner.type": ("tood.ATSSAssigner", "ATSSAssigner")}  # the same, faster
-ATSS_HEAD = FAST_ASSIGNER | {"bbox_head.type": ("tood.ATSSHead", "ATSSHead")}
+ATSS_HEAD = {"bbox_head.type": ("tood.ATSSHead", "ATSSHead")}
 TWO_TOWERS = ANCHOR_FREE | {
     "bbox_head.type": ("tood.ParallelTALHead", "TOODHead"),
     "bbox_head.stacked_convs": (4, 6),
@@ -161,7 +159,6 @@ RECIPES: dict[str, tuple[str, dict]] = {
     "atss_qfl": (
         ATSS,
         POINT_CODER
-        | FAST_ASSIGNER
         | {
             "bbox_head.type": ("tood.ATSSQFLHead", "ATSSHead"),
             "bbox_head.loss_cls.type": ("QualityFocalLoss", "FocalLoss"),

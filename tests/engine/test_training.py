@@ -2,12 +2,9 @@
 
 import json
 import math
-import os
+import multiprocessing
 import random
-import subprocess
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +17,7 @@ from mmengine.runner import set_random_seed
 from PIL import Image
 from torch import nn
 
-from tood.data.loading import SeededDataset, build_dataset, epoch_batches
+from tood.data.loading import SeededDataset, batches_from, build_dataset
 from tood.data.synthetic import CLASSES, DrawingSpec, generate
 from tood.engine import trainer as loop
 from tood.engine.checkpoint import Checkpoints
@@ -32,8 +29,7 @@ from tood.evaluation.detection import AP_NAMES, coco_ap, dense_predictions, dete
 from tood.evaluation.trained_run import load_trained
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.layers import ModulatedDeformConv2d
-from tood.runtime import device
-from tood.runtime.device import choose_device
+from tood.models.common.preprocessor import Collated
 from tood.runtime.failures import Diverged, Interrupted
 from tood.study.declarations import EXPERIMENTS
 from tood.study.jobs import Execution, MeasuringJob
@@ -88,12 +84,15 @@ def write_coco(path: Path, images: dict, categories: list[dict]) -> Path:
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("odd")
+    return write_images(tmp_path_factory.mktemp("odd"), ODD_IMAGES)
+
+
+def write_images(root: Path, images: dict) -> Path:
     (root / "annotations").mkdir()
-    write_coco(root / VAL.annotations, ODD_IMAGES, ODD)
+    write_coco(root / VAL.annotations, images, ODD)
     (root / VAL.images).mkdir()
     generator = np.random.default_rng(0)
-    for image, ((width, height), _) in ODD_IMAGES.items():
+    for image, ((width, height), _) in images.items():
         pixels = generator.integers(0, 255, (height, width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / VAL.images / f"{image}.png")
     return root
@@ -197,9 +196,10 @@ def test_unknown_warmup():
 # Data
 
 
-def drawings(dataset, order) -> dict:
+def drawings(training_images, order, seed=3, epoch=1) -> dict:
     """Pixels and flip of the samples, drawn in that order."""
-    samples = {index: dataset[index] for index in order}
+    dataset = SeededDataset(training_images, seed)
+    samples = {index: dataset[epoch, index] for index in order}
     return {
         index: (sample["inputs"].numpy().tobytes(), sample["data_samples"].flip)
         for index, sample in samples.items()
@@ -207,41 +207,44 @@ def drawings(dataset, order) -> dict:
 
 
 def test_augmentation_depends_on_seed_epoch_and_image_alone(training_images):
-    dataset, order = SeededDataset(training_images, 3, 1), range(len(training_images))
-    expected = drawings(dataset, order)
+    order = range(len(training_images))
+    expected = drawings(training_images, order)
     random.seed(99)
     np.random.seed(99)  # noqa: NPY002 - what the transforms draw from
-    assert drawings(dataset, reversed(order)) == expected
-    assert drawings(dataset, [5, 5, 0]) == {index: expected[index] for index in (5, 0)}
-    for other in (SeededDataset(training_images, 3, 2), SeededDataset(training_images, 4, 1)):
-        assert drawings(other, order) != expected
+    assert drawings(training_images, reversed(order)) == expected
+    assert drawings(training_images, [5, 5, 0]) == {index: expected[index] for index in (5, 0)}
+    for other in ({"epoch": 2}, {"seed": 4}):
+        assert drawings(training_images, order, **other) != expected
     flips = [flip for _, flip in expected.values()]
     assert 0.2 < np.mean(flips) < 0.8
 
 
 def batches_of(dataset, *, batch_size=4, replica=2, seed=0, epoch=0, workers=0, skip=0):
-    number, batches = epoch_batches(dataset, batch_size, replica, seed, epoch, workers, skip)
-    batches = list(batches)
-    assert len(batches) == number
+    """Of one epoch."""
+    per_epoch = math.ceil(len(dataset) / batch_size)
+    first = epoch * per_epoch + skip
+    found = list(batches_from(first, dataset, batch_size, replica, seed, epoch + 1, workers))
+    assert [of for of, _ in found] == [epoch] * (per_epoch - skip)
+    batches = [batch for _, batch in found]
     assert all(batch.number == len(batch.replicas) and batch.counts for batch in batches)
     return batches
 
 
-def replicas_of(batches) -> list[dict]:
+def replicas_of(batches) -> list[Collated]:
     return [replica for batch in batches for replica in batch.replicas]
 
 
 def content(batches) -> list:
     return [
-        (sample.img_id, sample.flip, pixels.numpy().tobytes())
+        (meta["img_id"], meta["flip"], pixels[:, :height, :width].numpy().tobytes())
         for replica in replicas_of(batches)
-        for pixels, sample in zip(replica["inputs"], replica["data_samples"], strict=True)
+        for pixels, meta, (height, width) in zip(replica.images, replica.metas, replica.sizes, strict=True)
     ]
 
 
 def orders(batches) -> list[list[int]]:
     """Images by replica."""
-    return [[sample.img_id for sample in replica["data_samples"]] for replica in replicas_of(batches)]
+    return [[meta["img_id"] for meta in replica.metas] for replica in replicas_of(batches)]
 
 
 def test_batches_are_the_same_with_and_without_workers(training_images):
@@ -265,7 +268,7 @@ def assert_an_epoch(dataset, batch_size, replica, epoch):
     ids = sorted(image for images in orders(batches) for image in images)
     assert ids == sorted(dataset.get_data_info(index)["img_id"] for index in range(len(dataset)))
     assert len(batches) == math.ceil(len(dataset) / batch_size)
-    shapes = [[s.ori_shape for s in each["data_samples"]] for each in replicas_of(batches)]
+    shapes = [[meta["ori_shape"] for meta in each.metas] for each in replicas_of(batches)]
     mixed = [len({width < height for height, width in images}) == 2 for images in shapes]
     assert sum(mixed) <= 1
     assert not any(mixed[:-2])
@@ -282,7 +285,7 @@ def test_an_epoch_of_odd_images(odd, batch_size, replica, epoch):
 def test_a_batch_has_replicas_of_both_orientations(odd):
     """Their padded sizes are their own, not the batch's."""
     wide = [
-        {width > height for height, width in (s.ori_shape for s in each["data_samples"])}
+        {width > height for height, width in (meta["ori_shape"] for meta in each.metas)}
         for each in batches_of(odd_dataset(odd, 0.0), batch_size=100, replica=1)[0].replicas
     ]
     assert {True} in wide
@@ -297,7 +300,7 @@ def test_processes_share_the_replicas_of_a_batch(odd, monkeypatch, world_size):
     monkeypatch.setattr("tood.runtime.distributed.get_world_size", lambda: world_size)
     for rank in range(world_size):
         monkeypatch.setattr("tood.runtime.distributed.get_rank", lambda rank=rank: rank)
-        shares.append(list(epoch_batches(dataset, 4, 2, seed=0, epoch=0, workers=0)[1]))
+        shares.append([batch for _, batch in batches_from(0, dataset, 4, 2, seed=0, epochs=1, workers=0)])
     for batch, *parts in zip(whole, *shares, strict=True):
         assert [images for part in parts if part.counts for images in orders([part])] == orders([batch])
         assert all(part.number == batch.number for part in parts)
@@ -310,6 +313,31 @@ def test_processes_share_the_replicas_of_a_batch(odd, monkeypatch, world_size):
 def test_an_epoch_can_begin_at_any_batch(training_images):
     whole = content(batches_of(training_images, batch_size=8, replica=4))
     assert content(batches_of(training_images, batch_size=8, replica=4, skip=3)) == whole[24:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_same_processes_load_all_epochs_and_nothing_skipped(training_images, monkeypatch, workers):
+    """From the middle of an epoch on; the images are those of the epochs one by one."""
+    loading, alive, made = [], set(), SeededDataset.__getitem__
+
+    def get(self, key):
+        loading.append(key)
+        return made(self, key)
+
+    monkeypatch.setattr(SeededDataset, "__getitem__", get)
+    per_epoch = math.ceil(len(training_images) / 8)
+    expected = [
+        batch for epoch in range(3) for batch in batches_of(training_images, batch_size=8, epoch=epoch)
+    ]
+    loading.clear()
+    found = []
+    for _, batch in batches_from(per_epoch - 2, training_images, 8, 2, 0, 3, workers):
+        alive |= {process.pid for process in multiprocessing.active_children()}
+        found.append(batch)
+    assert content(found) == content(expected[per_epoch - 2 :])
+    assert len(alive) == workers
+    if not workers:
+        assert len(loading) == len(content(found))
 
 
 def test_an_epoch_of_real_images(real_images):
@@ -710,71 +738,6 @@ def test_images_whose_only_object_is_a_crowd_train(odd, tmp_path):
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
-@pytest.fixture
-def two_gpus(monkeypatch, tmp_path):
-    """As torch shows them; nothing is computed there. What is set last is `current`."""
-    seen = SimpleNamespace(current=None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(uuid=f"GPU-{i}"))
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: setattr(seen, "current", device))
-    monkeypatch.setattr("tood.runtime.device.tempfile.gettempdir", lambda: str(tmp_path))
-    held: list = []
-    monkeypatch.setattr("tood.runtime.device._HELD", held)
-    yield seen
-    for lock in held:
-        lock.release()
-
-
-def test_each_process_takes_a_gpu_of_its_own(two_gpus):
-    """One that another process has is passed over; where none is left they share."""
-    code = (
-        "import sys, time; from filelock import FileLock\n"
-        "lock = FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); time.sleep(60)"
-    )
-    assert choose_device("cuda") == two_gpus.current == torch.device("cuda", 0)
-    lock = device._HELD.pop()
-    lock.release()
-    with subprocess.Popen([sys.executable, "-c", code, lock.lock_file], stdout=subprocess.PIPE) as other:
-        assert other.stdout.readline() == b"held\n"
-        assert choose_device("auto") == two_gpus.current == torch.device("cuda", 1)
-        assert choose_device("cuda") == torch.device("cuda", 0)
-        other.kill()
-    assert choose_device("cuda") == torch.device("cuda", 0)  # freed by the other's end
-    assert [Path(lock.lock_file).name[-10:] for lock in device._HELD] == ["GPU-1.lock", "GPU-0.lock"]
-
-
-def test_a_gpu_for_a_user_without_a_name(two_gpus, monkeypatch):
-    """As in a container that runs under any number."""
-    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr("os.getuid", lambda: 987_654)
-    assert choose_device("cuda") == torch.device("cuda", 0)
-    assert "-987654-" in device._HELD[0].lock_file
-
-
-@pytest.mark.parametrize("fault", ["folder in its place", "no folder"])
-def test_gpus_are_shared_where_none_can_be_locked(two_gpus, monkeypatch, tmp_path, fault):
-    if fault == "no folder":
-        (tmp_path / "file").touch()
-        monkeypatch.setattr("tood.runtime.device.tempfile.gettempdir", lambda: str(tmp_path / "file"))
-    else:
-        for index in range(2):
-            (tmp_path / f"tood-gpu-{os.getuid()}-GPU-{index}.lock").mkdir()
-    assert choose_device("cuda") == torch.device("cuda", 0)
-    assert device._HELD == []
-
-
-def test_devices(monkeypatch, two_gpus):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto") == choose_device("cpu") == CPU
-    with pytest.raises(RuntimeError, match=r"GPU.*`tood doctor`.*--config device=cpu"):
-        choose_device("cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device("auto").type == choose_device("cuda").type == "cuda"
-    assert choose_device("cpu") == CPU
-
-
 # Checkpoints
 
 
@@ -967,22 +930,31 @@ def test_dense_predictions_and_objects_are_in_input_pixels(odd):
     assert ids == [31, 5, 44]
 
 
-def test_dense_predictions_do_not_depend_on_what_an_image_is_batched_with(odd):
-    """Larger images pad it; where nothing of the padding reaches an anchor, its prediction is the same."""
-    model = initialised(configured("tood_af", categories=ODD))
-    dataset = odd_dataset(odd, None, size=(160, 120))
-    alone, batched = (
-        list(dense_predictions(model, dataset, device=CPU, label="test", batch_size=size))
-        for size in (1, len(dataset))
-    )
-    shapes = {tuple(sample.pad_shape) for sample, _ in alone}
-    assert len(shapes) > 1
-    for (_, own), (sample, padded) in zip(alone, batched, strict=True):
-        assert [level.grid for level in padded] == [level.grid for level in own]
-        assert all(torch.equal(a.points, b.points) for a, b in zip(padded, own, strict=True))
-        if tuple(sample.pad_shape) == tuple(sample.batch_input_shape):
-            for a, b in zip(padded, own, strict=True):
-                torch.testing.assert_close(a.scores, b.scores, rtol=1e-4, atol=1e-6)
+def test_predictions_do_not_depend_on_the_batch(tmp_path):
+    """Images of one size go together, so that none is padded for another; results are in the file's order."""
+    model = initialised(configured("tood_af", {"model.test_cfg.score_thr": 0.0}, ODD))
+    ids, sizes = (9, 4, 7, 5, 8), ((96, 64), (48, 80))
+    images = {image: (sizes[number % 2], [(2, 4, 8, 30, 30, 0)]) for number, image in enumerate(ids)}
+    dataset = odd_dataset(write_images(tmp_path, images), None, size=(160, 120))
+    levels, found = [], []
+    for size in (1, 2):
+        seen: dict = {}
+
+        def observe(sample, dense, seen=seen) -> None:
+            assert tuple(sample.batch_input_shape) == tuple(sample.pad_shape)
+            seen[sample.img_id] = dense
+
+        found.append(detect(model, dataset, device=CPU, label="", batch_size=size, observe=observe))
+        levels.append(seen)
+    alone, together = levels
+    assert list(alone) == list(ids)
+    assert list(together) == [9, 7, 4, 5, 8]
+    for image, own in alone.items():
+        for a, b in zip(own, together[image], strict=True):
+            torch.testing.assert_close(a._asdict(), b._asdict(), rtol=1e-5, atol=1e-5)
+    (one, one_ids), (other, other_ids) = found
+    assert one_ids == other_ids == list(ids)
+    assert [each["image_id"] for each in one] == [each["image_id"] for each in other]
 
 
 def test_biases_of_offsets_have_no_rate_of_their_own():
@@ -998,3 +970,26 @@ def test_biases_of_offsets_have_no_rate_of_their_own():
     assert found.pop("dcn.bias") == bias
     assert set(found.values()) == {plain}
     assert "dcn.conv_offset.bias" in found
+
+
+def test_parameters_of_equal_settings_are_updated_as_one_group():
+    """As one by one, to the bit, momentum and a changed rate included."""
+    train_cfg = configured("fcos_imprv").train
+    one, other = (initialised(configured("fcos_imprv")) for _ in range(2))
+    optimizer = loop.build_optimizer(one, train_cfg)
+    assert len(optimizer.param_groups) == 3  # biases, those of norms, and all others
+    settings = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    groups = [
+        {"params": [theirs]} | {name: settings[id(ours)][name] for name in ("lr", "weight_decay", "momentum")}
+        for ours, theirs in zip(one.parameters(), other.parameters(), strict=True)
+    ]
+    apart = torch.optim.SGD(groups, fused=True)
+    for step in range(3):
+        for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):
+            ours.grad = torch.randn_like(ours)
+            theirs.grad = ours.grad.clone()
+        for each in (optimizer, apart):
+            for group in each.param_groups:
+                group["lr"] *= 1 + step
+            each.step()
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))

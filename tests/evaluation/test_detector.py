@@ -17,8 +17,8 @@ from mmengine.structures import InstanceData
 from PIL import Image
 
 from tood.analysis.detections import class_colour, draw, drawn_names, missing_glyphs
-from tood.analysis.figure1 import row
-from tood.analysis.image_maps import of_study, row_of
+from tood.analysis.figures.figure1 import row
+from tood.analysis.figures.image_maps import of_study, row_of
 from tood.cli import main
 from tood.data.images import read_image
 from tood.evaluation.detection import detect

@@ -66,7 +66,8 @@ def test_all_images_of_the_split_are_in_it(job, tmp_path):
         trained.model, trained.dataset, device=trained.device, label="", batch_size=4, indices=range(4)
     )
     shown = [entry for entry in entries if entry["image_id"] in images[:4]]
-    assert [entry["score"] for entry in shown] == [one["score"] for one in found]
+    # In batches of other images, as those of one size go together
+    assert [entry["score"] for entry in shown] == pytest.approx([one["score"] for one in found], abs=1e-6)
     assert [entry["category_id"] for entry in shown] == [one["category_id"] for one in found]
     for ours, theirs in zip(shown, found, strict=True):
         assert ours["bbox"] == pytest.approx(theirs["bbox"], abs=0.051)

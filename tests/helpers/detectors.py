@@ -2,6 +2,7 @@
 
 import torch
 from mmdet.structures import DetDataSample
+from mmengine.config import Config
 from mmengine.structures import InstanceData
 
 from tood.engine.config import build_model, resolve
@@ -48,11 +49,16 @@ def batch(sizes=((64, 64), (50, 60))) -> dict:
     return dict(inputs=inputs, data_samples=samples)
 
 
-def build(name: str):
+def configuration(name: str) -> Config:
+    """The resolved configuration of one of `MODELS`."""
     run, options = MODELS[name]
     settings = Plan({}).settings(run)
     settings["run"]["options"] |= options
+    return resolve(settings, CATEGORIES, None)
+
+
+def build(name: str):
     torch.manual_seed(0)
-    model = build_model(resolve(settings, CATEGORIES, None))
+    model = build_model(configuration(name))
     model.init_weights()
     return model

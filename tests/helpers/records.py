@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from helpers.losses import LOSSES, write_losses
+from tood.ledger.provenance import data_digest, digest, evaluation_digest
+from tood.ledger.records import write_record
+from tood.ledger.study_jobs import deciding_code
 from tood.runtime.files import write_json
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
-from tood.study.provenance import data_digest, digest, evaluation_digest
-from tood.study.records import write_record
 
 MANIFEST = {
     "root": "elsewhere",
@@ -40,7 +41,7 @@ def finish(plan: Plan, run: str, seed: int, state: str = "done", epochs: int = 1
     if plan.drawing:
         write_json(root / "drawing.json", plan.drawing.model_dump(mode="json"))
     digests = {
-        "code": plan.code(run),
+        "code": deciding_code(plan, run),
         "settings": digest(plan.settings(run)),
         "data": data_digest(MANIFEST),
     } | change

@@ -17,18 +17,17 @@ from pathlib import Path
 
 import torch
 
-from helpers.scripts import SCRIPTS, script
 from tood.data.loading import SeededDataset
 from tood.data.synthetic import DrawingSpec, generate
 from tood.data.validation import check_dataset
 from tood.engine import trainer as loop
+from tood.ledger.study_jobs import training_job
 from tood.study.jobs import Execution
 from tood.study.plan import Plan
 from tood.study.scales import load_scale
+from tood.workflow.steps import main
 
-SCRIPT = SCRIPTS / "train.py"
-_script = script("train")
-
+STEP = (Path(__file__).parents[2] / "workflow" / "step.py", "train")  # what `Trainer.arguments` are of
 IMAGES, BATCH, ITERATIONS = 20, 4, 12  # five iterations an epoch, the last one not whole
 
 
@@ -66,11 +65,10 @@ def call(arguments: list[str], log: Path, fault: str | None, at: int, seconds: f
 
     if fault == "loading_hangs":  # in the second epoch: a file system that does not answer
         load = SeededDataset.__getitem__
-        SeededDataset.__getitem__ = lambda self, index: time.sleep(1e6) if self.epoch else load(self, index)
+        SeededDataset.__getitem__ = lambda self, key: time.sleep(1e6) if key[0] else load(self, key)
         fault = None
     loop.batch_gradient = faulty
-    sys.argv = [str(SCRIPT), *arguments]
-    _script.main()
+    sys.exit(main(["train", *arguments]))
 
 
 def kill(losses) -> None:
@@ -138,12 +136,19 @@ class Trainer:
     def arguments(self, seed: int = 0, code: str = "", **execution: object) -> list[str]:
         """Of the script; `execution` are fields of `tood.study.jobs.Execution`."""
         study = {"name": "test", "iterations": self.iterations, "batch_size": BATCH}
-        job = Plan(study).training_job("tood_af", seed)
+        job = training_job(Plan(study), "tood_af", seed)
         job = job.model_copy(update={"manifest": self.data / "manifest.json", "code": code})
         job.settings["run"]["options"] |= self.run_options
         how = Execution(**{"device": "cpu", "checkpoint_iterations": 3} | execution)
         arguments = ["--job", job.argument(), "--execution", how.argument()]
-        arguments += ["--folder", self.folder, "--output", self.model]
+        arguments += [
+            "--folder",
+            self.folder,
+            "--record",
+            self.folder / "record.json",
+            "--output",
+            self.model,
+        ]
         return list(map(str, arguments))
 
     def start(

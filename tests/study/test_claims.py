@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from tood.report.claims_table import judge, write_claims
 from tood.study.claims import CLAIMS, load_claims
-from tood.study.claims_table import judge, write_claims
 from tood.study.declarations import ExperimentError, load_runs, load_tables
 
 RUNS = load_runs()

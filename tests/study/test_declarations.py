@@ -10,11 +10,11 @@ import pytest
 import yaml
 from mmengine.config import Config
 
+from tood.commands.runs import list_runs
 from tood.study.declarations import (
     EXPERIMENTS,
     ExperimentError,
     cells_of,
-    list_runs,
     load_runs,
     load_tables,
     select_runs,
@@ -154,12 +154,12 @@ def test_only_iqdet_is_a_reconstruction():
     assert [run.id for run in RUNS.values() if run.reconstruction] == ["iqdet_x101_64x4d_dcn"]
 
 
-def test_every_run_is_implemented():
+def test_without_names_every_run_is_selected():
     assert select_runs(None, RUNS) == list(RUNS.values())
 
 
-def test_implemented_runs_have_their_configuration():
-    for run in select_runs(None, RUNS):
+def test_every_run_has_its_configuration():
+    for run in RUNS.values():
         assert (EXPERIMENTS / "configs" / run.config).is_file()
 
 
@@ -187,10 +187,6 @@ def test_select_runs():
         ExperimentError, match=r"unknown run 'tod_af'; did you mean tood_af.*`tood runs` lists"
     ):
         select_runs(["tod_af"], RUNS)
-    future = RUNS | {"tal": RUNS["tal"].model_copy(update={"implemented": False})}
-    with pytest.raises(ExperimentError, match=r"'tal' is not implemented .*leave it out"):
-        select_runs(["tood_af", "tal"], future)
-    assert RUNS["tal"] not in select_runs(None, future)
 
 
 def test_list_runs():
@@ -199,24 +195,22 @@ def test_list_runs():
     start = lines[0].index("cells")
     assert all(line[start - 2 : start] == "  " and line[start] != " " for line in lines)
     tal = next(line for line in lines if line.startswith("tal "))
-    assert re.split(r"\s{2,}", tal)[:4] == ["tal", "ResNet-50", "12", "implemented"]
+    assert re.split(r"\s{2,}", tal) == ["tal", "ResNet-50", "12", "; ".join(cells_of("tal", TABLES))]
 
     records = {record["id"]: record for record in json.loads(list_runs(as_json=True))}
     assert list(records) == list(RUNS)
     assert records["tal"]["cells"] == cells_of("tal", TABLES)
     assert records["tal"]["milestones"] == [8, 11]
-    assert records["mal_r101"]["state"] == "implemented"
 
 
 def test_a_reconstruction_is_listed_as_one(tmp_path, monkeypatch):
-    changes = {"reconstruction": True, "title": "ATSS (reconstruction)", "implemented": True}
+    changes = {"reconstruction": True, "title": "ATSS (reconstruction)"}
     load(tmp_path, runs=spoilt(SMALL_RUNS, "runs", 0, **changes))
     runs = load_runs(tmp_path / "runs.yaml")
-    assert runs["atss"].state == "implemented"  # it is trained like any other
     tables = load_tables(tmp_path / "tables", runs)
-    monkeypatch.setattr("tood.study.declarations.load_runs", lambda: runs)
-    monkeypatch.setattr("tood.study.declarations.load_tables", lambda runs: tables)
-    assert "  implemented, reconstruction  Table 3: free / ATSS" in list_runs()
+    monkeypatch.setattr("tood.commands.runs.load_runs", lambda: runs)
+    monkeypatch.setattr("tood.commands.runs.load_tables", lambda runs: tables)
+    assert "Table 3: free / ATSS (reconstruction)" in list_runs()
     assert [run["reconstruction"] for run in json.loads(list_runs(as_json=True))] == [True, False]
 
 
@@ -238,7 +232,7 @@ SMALL_RUNS = {
     "schedules": {12: [8, 11]},
     "runs": [
         {"id": "atss", "title": "ATSS", "backbone": "ResNet-50", "epochs": 12, "config": "atss.py"},
-        {"id": "later", "title": "Later", "backbone": "ResNet-50", "epochs": 12},
+        {"id": "later", "title": "Later", "backbone": "ResNet-50", "epochs": 12, "config": "atss.py"},
     ],
 }
 SMALL_TABLE = {
@@ -291,8 +285,7 @@ def test_small_declaration_is_valid(tmp_path):
         (("runs", 0), {"epochs": 36}, r"'atss': 36 epochs have no schedule; add one to `schedules`.*\[12\]"),
         (("runs", 0), {"milestones": [1]}, r"'atss': milestones follow from epochs; remove them"),
         (("runs", 1), {"id": "atss"}, r"run 'atss' is declared twice; remove or rename one"),
-        (("runs", 1), {"implemented": True}, r"later: .*need a config; name a file under configs/"),
-        (("runs", 1), {"options": {"a.b": 1}}, r"later: .*need a config; name a file under configs/"),
+        (("runs", 1), {"config": None}, r"later: config: "),
         (("runs", 0), {"reconstruction": True}, r"atss: the title of a reconstruction must say so; write"),
         ((), {"runs": None}, r"runs: Field required"),
     ],
@@ -300,11 +293,6 @@ def test_small_declaration_is_valid(tmp_path):
 def test_runs_with_an_error(tmp_path, place, changes, message):
     with pytest.raises(ExperimentError, match=rf"runs\.yaml: .*{message}"):
         load(tmp_path, runs=spoilt(SMALL_RUNS, *place, **changes))
-
-
-def test_implemented_run_without_config(tmp_path):
-    with pytest.raises(ExperimentError, match=r"runs\.yaml: runs: atss: implemented .* need a config"):
-        load(tmp_path, runs=spoilt(SMALL_RUNS, "runs", 0, implemented=True, config=None))
 
 
 @pytest.mark.parametrize(
@@ -339,7 +327,7 @@ def test_a_table_of_which_the_paper_prints_nothing(tmp_path):
 
 
 def test_run_that_feeds_nothing(tmp_path):
-    orphan = {"id": "orphan", "title": "Orphan", "backbone": "ResNet-50", "epochs": 12}
+    orphan = SMALL_RUNS["runs"][0] | {"id": "orphan"}
     with pytest.raises(ExperimentError, match=r"tables: run 'orphan' feeds no row; name it in a table or"):
         load(tmp_path, runs=spoilt(SMALL_RUNS, runs=[*SMALL_RUNS["runs"], orphan]))
 

@@ -11,7 +11,7 @@ from tood.study import plan as study
 from tood.study.declarations import ExperimentError, load_runs, select_runs
 from tood.study.plan import Plan
 from tood.study.scales import SCALES, BackboneChanges, load_scale, scale_names
-from tood.study.workflow import summary
+from tood.workflow.stages import summary
 
 IMPLEMENTED = [run.id for run in select_runs(None, load_runs())]
 
@@ -24,7 +24,7 @@ def refused(**options) -> str:
     return str(caught.value)
 
 
-def test_defaults_are_the_smoke_scale_and_every_implemented_run():
+def test_defaults_are_the_smoke_scale_and_every_run():
     plan, scale = Plan({}), load_scale("smoke")
     assert (plan.name, plan.scale, plan.seeds) == ("smoke", scale, scale.seeds)
     assert [run.id for run in plan.runs] == IMPLEMENTED
@@ -87,7 +87,7 @@ def test_seeds(given, seeds):
         ),
         ({"batch_size": -1, "name": "x"}, ["batch_size=-1"]),
         ({"val_images": "many", "name": "x"}, ["val_images=many", "whole number"]),
-        ({"precision": "fp16", "name": "x"}, ["precision=fp16", "'float32' or 'bf16'"]),
+        ({"precision": "fp16", "name": "x"}, ["precision=fp16", "'float32', 'tf32' or 'bf16'"]),
         ({"device": "gpu"}, ["device=gpu", "'auto', 'cpu' or 'cuda'"]),
         ({"weights": "coco", "name": "x"}, ["weights=coco", "'imagenet', 'random' or 'released'"]),
         ({"seeds": "0,one"}, ["seeds=0,one", "whole number"]),
@@ -163,14 +163,17 @@ def test_settings_hold_what_decides_a_training():
 
 
 def test_the_default_precision_leaves_earlier_trainings_as_they_are():
-    plain, single, half = (
-        Plan({"name": "x"} | options) for options in ({}, {"precision": "float32"}, {"precision": "bf16"})
+    plain, single, half, rounded = (
+        Plan({"name": "x"} | ({"precision": value} if value else {}))
+        for value in (None, "float32", "bf16", "tf32")
     )
     settings = plain.settings("tood_af")
     assert single.settings("tood_af") == settings
     assert "precision" not in settings["train"]
     assert half.settings("tood_af")["train"] == settings["train"] | {"precision": "bf16"}
     assert any("bfloat16" in note for note in half.notes())
+    assert rounded.settings("tood_af")["train"] == settings["train"] | {"precision": "tf32"}
+    assert any("TF32" in note for note in rounded.notes())
     assert plain.notes() == single.notes()
 
 

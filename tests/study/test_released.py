@@ -10,16 +10,17 @@ import yaml
 from helpers.manifests import write_manifest
 from helpers.zoo import stated_ap
 
+from tood.ledger.provenance import evaluation_digest
+from tood.ledger.status import expected_digests
+from tood.ledger.study_jobs import deciding_code, import_job, measuring_job
+from tood.report.figures import VIEWS, figures
+from tood.report.metrics import write_results
 from tood.runtime.files import write_json
 from tood.study.declarations import ExperimentError, load_runs, load_tables
-from tood.study.figure_sources import VIEWS, figures
-from tood.study.metrics import write_results
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
-from tood.study.provenance import evaluation_digest
 from tood.study.released import RELEASED, ReleasedFile, choose, load_released, zoo_address
-from tood.study.status import expected_digests
-from tood.study.workflow import summary
+from tood.workflow.stages import summary
 
 FILES = load_released(runs=load_runs())
 ZOO = [file for file in FILES.values() if file.origin == "mmdet"]
@@ -196,14 +197,14 @@ def test_settings_name_the_file_and_have_its_options():
     settings = plan.settings("fcos")
     assert settings["released"] == NEAR.file
     assert settings["run"]["options"] == NEAR.options
-    assert settings == plan.import_job("fcos", 0).settings == plan.measuring_job("fcos", 0).settings
+    assert settings == import_job(plan, "fcos", 0).settings == measuring_job(plan, "fcos", 0).settings
     trained = Plan({"scale": "paper"}).settings("fcos")
     assert "released" not in trained
     assert trained["run"]["options"] == {}
 
 
 def test_the_digest_of_an_import_is_not_that_of_a_training():
-    assert Plan(OPTIONS).code("tood_af") != Plan({"scale": "paper"}).code("tood_af")
+    assert deciding_code(Plan(OPTIONS), "tood_af") != deciding_code(Plan({"scale": "paper"}), "tood_af")
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,15 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
-from helpers.scripts import script
 from helpers.server import serving
 from PIL import Image
 
 from tood.data.synthetic import DrawingSpec, generate
 from tood.study.plan import Plan
+from tood.workflow.steps import main
 
 SPLITS = Plan({"scale": "paper"}).settings("tood_af")["splits"]
 TRAIN, VAL = (SPLITS[name]["annotations"] for name in ("train", "val"))
@@ -165,9 +164,9 @@ def rename_category(path: Path) -> None:
 )
 def test_check_of_the_dataset(workspace, dataset, damage, file, parts):
     manifest = workspace.path / "manifest.json"
-    call = ("workflow/scripts/check_data.py", "--root", dataset, "--splits", json.dumps(SPLITS))
+    call = ("workflow/step.py", "check_data", "--root", dataset, "--splits", json.dumps(SPLITS))
     damage(dataset / file)
-    outcome = workspace.run("python", *call, "--output", manifest)
+    outcome = workspace.run("python", *call, "--sizes", "[]", "--output", manifest)
     assert outcome.returncode == 1
     (message,) = outcome.stdout.splitlines()
     assert message.startswith(f"data: {dataset}/")
@@ -187,15 +186,13 @@ NAME = "resnet50-0676ba61.pth"  # of torchvision, by the hash of its content
     ids=["not there", "another file"],
 )
 def test_weights_that_cannot_be_fetched(monkeypatch, tmp_path, content, part):
-    fetch_weights = script("fetch_weights")
     output = tmp_path / "weights" / "resnet50.pth"
-    monkeypatch.setattr(sys, "argv", ["fetch_weights.py", "--name", "resnet50", "--output", str(output)])
     with serving() as server:
         if content is not None:
             server.files[f"/download.pytorch.org/models/{NAME}"] = content
         monkeypatch.setenv("TOOD_MIRROR", server.address)
         with pytest.raises(SystemExit) as stopped:
-            fetch_weights.main()
+            main(["fetch_weights", "--name", "resnet50", "--output", str(output)])
     message = str(stopped.value)
     assert [path for path, _ in server.requests] == [f"/download.pytorch.org/models/{NAME}"]
     for expected in (NAME, part, f"Put the file at {output}", "--config weights=random name=NAME"):
@@ -207,14 +204,12 @@ def test_weights_that_cannot_be_fetched(monkeypatch, tmp_path, content, part):
 # Released weights
 
 
-def test_a_released_file_that_mmdets_metafiles_lack(monkeypatch, tmp_path):
+def test_a_released_file_that_mmdets_metafiles_lack(tmp_path):
     released = '{"run": "tood_af", "file": "unheard_of-12345678.pth", "origin": "mmdet"}'
-    words = ["fetch_released.py", "--released", released, "--output", str(tmp_path / "a.pth")]
-    monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(
         SystemExit, match=r"unheard_of-12345678\.pth: no metafile .* by hand, or name other runs"
     ):
-        script("fetch_released").main()
+        main(["fetch_released", "--released", released, "--output", str(tmp_path / "a.pth")])
 
 
 def test_released_weights_for_a_scale_of_its_own_models(kept):

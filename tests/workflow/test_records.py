@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tood.study.report import CAPTIONS
+from tood.report.page import CAPTIONS
 
 RUNS = ("atss_af", "fcos")
 CALL = ("--cores", "2", "--config", "runs=atss_af,fcos", "iterations=3", "val_images=6", "name=tiny")

@@ -68,7 +68,7 @@ def complexity(model: SingleStageDetector, convention: str = "paper") -> Complex
 
 
 def of_runs(convention: str = "paper", runs: Sequence[str] | None = None) -> Iterator[tuple[str, Complexity]]:
-    """Every implemented run at its paper size; runs of the same model are counted once.
+    """Every run at its paper size; runs of the same model are counted once.
 
     Args:
         convention: as `complexity`.

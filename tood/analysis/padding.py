@@ -56,7 +56,7 @@ def of_runs() -> Iterator[tuple[str, Padding]]:
     sizes = load_planning(load_runs()).image_sizes.numbers
     known: dict[str, Padding] = {}
     for run in load_runs().values():
-        config = Config.fromfile(CONFIGS / str(run.config))
+        config = Config.fromfile(CONFIGS / run.config)
         key = str((config.input, config.train.batch_size, config.train.replica))
         known.setdefault(key, padding(config, sizes))
         yield run.id, known[key]

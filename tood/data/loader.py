@@ -14,7 +14,6 @@ from typing import Any
 
 import cv2
 import torch
-from mmengine.dataset import pseudo_collate
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from tood.runtime.run_state import HEARTBEAT_TIMEOUT
@@ -24,6 +23,7 @@ from tood.runtime.waiting import wait_for
 # for longer counts as dead anyway.
 LONGEST_WAIT = HEARTBEAT_TIMEOUT
 MOST_FILES = 65_536  # that a process may have open at a time; each tensor of a loading process is one
+_END = object()  # of the batches
 # By what torch and the system say of a lack: what lacks, and what to do
 _LACKS = {
     ("shared memory", "Bus error", "No space left", "/torch_"): (
@@ -57,13 +57,15 @@ def batches_of(loader: DataLoader, stop: Callable[[], bool] = lambda: False) -> 
     loading = [process for process in multiprocessing.active_children() if process not in others]
 
     def receive() -> Any:
-        batch = next(iterator)
+        batch = next(iterator, _END)
         return pickle.loads(batch) if isinstance(batch, bytes) else batch
 
     try:
-        for _ in range(len(loader)):
+        while True:
             with _explained(loader.num_workers):
                 batch = wait_for(receive, LONGEST_WAIT, stop)
+            if batch is _END:
+                return
             yield batch
     finally:
         if loading:
@@ -106,7 +108,7 @@ def _explained(workers: int) -> Generator[None]:
 def make_loader(
     dataset: Dataset,
     workers: int,
-    collate: Callable[[list[dict]], Any] = pseudo_collate,
+    collate: Callable[[list[dict]], Any],
     leave_signals: bool = False,
     **options: Any,
 ) -> DataLoader:

@@ -2,7 +2,8 @@
 
 import math
 import random
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import chain
@@ -12,12 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from mmdet.datasets import AspectRatioBatchSampler, CocoDataset
 from mmdet.datasets.api_wrappers import COCO
-from mmengine.dataset import DefaultSampler, pseudo_collate
+from mmengine.dataset import DefaultSampler
 from mmengine.registry import init_default_scope
 from torch.utils.data import Dataset
 
 from tood.data.images import read_image
 from tood.data.loader import batches_of, make_loader
+from tood.models.common.preprocessor import Collated, collate
 from tood.runtime.distributed import local_batch
 
 META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
@@ -130,20 +132,19 @@ def resizing(size: Sequence[int], short_sides: Mapping[str, Sequence[int]] | Non
 class SeededDataset(Dataset):
     """A dataset whose augmentations depend on seed, epoch and image alone, not on the process or the order.
 
+    A sample is asked for by its epoch, counted from 0, and its index. So loading processes serve all epochs.
+
     Args:
         dataset: its transforms draw from the generators of `random` and `numpy.random`.
         seed: seed of the run.
-        epoch: counted from 0.
     """
 
-    def __init__(self, dataset: CocoDataset, seed: int, epoch: int) -> None:
-        self.dataset, self.seed, self.epoch = dataset, seed, epoch
+    def __init__(self, dataset: CocoDataset, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict:
-        state = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        epoch, index = key
+        state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0]
         random.seed(int(state))
         np.random.seed(state)  # noqa: NPY002 - mmdet's transforms draw from the legacy generator
         return self.dataset[index]
@@ -152,22 +153,15 @@ class SeededDataset(Dataset):
 class LocalBatch(NamedTuple):
     """What one process computes of a batch."""
 
-    replicas: list[dict]  # of each `inputs` and `data_samples`, as mmdet collates the images of one GPU
+    replicas: list[Collated]
     number: int  # replicas of the whole batch
     counts: bool = True  # False: there are fewer replicas than processes, and this one repeats the first
 
 
-def epoch_batches(
-    dataset: CocoDataset,
-    batch_size: int,
-    replica: int,
-    seed: int,
-    epoch: int,
-    workers: int,
-    skip: int = 0,
-    stop: Callable[[], bool] = lambda: False,
-) -> tuple[int, Generator[LocalBatch | None]]:
-    """The number of batches of one epoch, and of each what this process computes.
+def epoch_order(
+    dataset: CocoDataset, batch_size: int, replica: int, seed: int, epoch: int
+) -> list[list[list[int]]]:
+    """The images of an epoch by batch and replica, as indices into the dataset.
 
     The images of a replica have the same orientation, as those of a GPU in mmdet. The last two
     replicas of an epoch may have both orientations, and the last one fewer images.
@@ -178,12 +172,6 @@ def epoch_batches(
         replica: number of images of one virtual GPU.
         seed: seed of the run; with the epoch it decides the order, which is the same in every process.
         epoch: counted from 0.
-        workers: number of processes that load images.
-        skip: number of batches to leave out at the start; their images are not loaded.
-        stop: whether to wait for a batch no longer; it is then None, and no other should be asked for.
-
-    Raises:
-        LoaderError: by the batches; see `batches_of`.
     """
     # The sampler adds the epoch to its seed. Without mixing, epoch 1 of a seed would be epoch 0 of the next.
     mixed = int(np.random.SeedSequence(seed).generate_state(1)[0])
@@ -193,27 +181,12 @@ def epoch_batches(
     sampler.set_epoch(epoch)
     replicas = list(AspectRatioBatchSampler(sampler, replica))
     size = batch_size // replica
-    batches = [replicas[start : start + size] for start in range(skip * size, len(replicas), size)]
-    loader = make_loader(
-        SeededDataset(dataset, seed, epoch),
-        workers,
-        partial(_collate_replicas, replica),
-        leave_signals=True,
-        batch_sampler=[list(chain.from_iterable(local_batch(batch) or batch[:1])) for batch in batches],
-    )
-    return len(batches), _local_batches(batches_of(loader, stop), batches)
+    return [replicas[start : start + size] for start in range(0, len(replicas), size)]
 
 
-def _local_batches(loaded: Generator, batches: Sequence[Sequence]) -> Generator[LocalBatch | None]:
-    with closing(loaded):
-        for replicas, batch in zip(loaded, batches, strict=True):
-            known = LocalBatch(replicas, len(batch), bool(local_batch(batch)))
-            yield None if replicas is None else known
-
-
-def _collate_replicas(replica: int, samples: list[dict]) -> list[dict]:
+def collate_replicas(replica: int, samples: list[dict]) -> list[Collated]:
     """The samples of several replicas, of which only the last may have fewer images."""
-    return [pseudo_collate(samples[start : start + replica]) for start in range(0, len(samples), replica)]
+    return [collate(samples[start : start + replica]) for start in range(0, len(samples), replica)]
 
 
 def batches_from(
@@ -228,25 +201,67 @@ def batches_from(
 ) -> Generator[tuple[int, LocalBatch | None]]:
     """The epoch and the local batch of every iteration of a training, from `iteration` on.
 
-    Close the generator if it is not used up. This ends the loading processes, which ignore signals. A batch
-    for which `stop` ended the wait is None.
+    The same processes load all epochs, and begin with one while the one before is still computed. Close the
+    generator if it is not used up. This ends the loading processes, which ignore signals.
+
+    Args:
+        iteration: number of batches to leave out at the start; their images are not loaded.
+        dataset, batch_size, replica, seed: as for `epoch_order`.
+        epochs: of the training.
+        workers: number of processes that load images.
+        stop: whether to wait for a batch no longer; it is then None, and no other should be asked for.
+
+    Raises:
+        LoaderError: see `batches_of`.
     """
     first, skip = divmod(iteration, math.ceil(len(dataset) / batch_size))
-    for epoch in range(first, epochs):
-        _, batches = epoch_batches(dataset, batch_size, replica, seed, epoch, workers, skip, stop)
-        with closing(batches):
-            for batch in batches:
-                yield epoch, batch
-        skip = 0
+    asked: deque[tuple[int, list[list[int]]]] = deque()  # epoch and replicas of batches that are being loaded
+
+    def images() -> Iterator[list[tuple[int, int]]]:
+        """Epoch and index of the images of this process's part, batch by batch."""
+        for epoch in range(first, epochs):
+            for batch in epoch_order(dataset, batch_size, replica, seed, epoch)[skip * (epoch == first) :]:
+                asked.append((epoch, batch))
+                yield [(epoch, index) for index in chain.from_iterable(local_batch(batch) or batch[:1])]
+
+    loader = make_loader(
+        SeededDataset(dataset, seed),
+        workers,
+        partial(collate_replicas, replica),
+        leave_signals=True,
+        batch_sampler=images(),
+    )
+    with closing(batches_of(loader, stop)) as loaded:
+        for replicas in loaded:
+            epoch, batch = asked.popleft()
+            known = LocalBatch(replicas, len(batch), bool(local_batch(batch)))
+            yield epoch, None if replicas is None else known
 
 
 def evaluation_batches(
     dataset: CocoDataset, batch_size: int, workers: int, indices: Sequence[int] | None = None
-) -> tuple[int, Generator[dict]]:
-    """The number of images of a test dataset, and its batches in order; `indices` restricts both.
+) -> tuple[list[int], Generator[Collated]]:
+    """The images of a test dataset in the order in which they come, and their batches.
+
+    Images of one size alone go together, so that none is padded for another.
+
+    Args:
+        dataset: of test images.
+        batch_size: images in a batch, at most.
+        workers: number of processes that load images.
+        indices: of the images to use; None: all.
 
     Raises:
         LoaderError: by the batches; see `batches_of`.
     """
-    chosen = range(len(dataset)) if indices is None else indices
-    return len(chosen), batches_of(make_loader(dataset, workers, batch_size=batch_size, sampler=chosen))
+    of_size: dict[tuple[int, int], list[int]] = {}
+    batches = []
+    for index in range(len(dataset)) if indices is None else indices:
+        info = dataset.get_data_info(index)
+        size = info["height"], info["width"]
+        of_size.setdefault(size, []).append(index)
+        if len(of_size[size]) == batch_size:
+            batches.append(of_size.pop(size))
+    batches += of_size.values()
+    loader = make_loader(dataset, workers, collate, batch_sampler=batches)
+    return list(chain.from_iterable(batches)), batches_of(loader)

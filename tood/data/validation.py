@@ -64,12 +64,8 @@ def check_dataset(
         DataError: something in the dataset would break training or evaluation, or falsify it.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise _error(root, "data_root", "no such folder", LAYOUT_HINT)
     splits = {name: split for name, split in (("train", train), ("val", val)) if split is not None}
-    for split in splits.values():
-        if not (root / split.annotations).is_file():
-            raise _error(root / split.annotations, "annotations", "no such file under data_root", LAYOUT_HINT)
+    require_files(root, splits.values())
     listings = {
         name: read_listing(
             root / split.annotations, root / split.images, SMALLEST_SIDE if name == "train" else 1
@@ -123,6 +119,19 @@ def check_dataset(
             "images": marks,
         },
     }
+
+
+def require_files(root: Path, splits: Iterable[Split]) -> None:
+    """That the folder of a dataset and the annotation files of its splits are there.
+
+    Raises:
+        DataError: one is not.
+    """
+    if not root.is_dir():
+        raise _error(root, "data_root", "no such folder", LAYOUT_HINT)
+    for split in splits:
+        if not (root / split.annotations).is_file():
+            raise _error(root / split.annotations, "annotations", "no such file under data_root", LAYOUT_HINT)
 
 
 def _shared_images(contents: Mapping[str, set[str]]) -> str:

@@ -14,9 +14,10 @@ import tood.models  # noqa: F401 - registers what configurations name as tood.*
 from tood.engine.registered import MODEL_PARTS, require_registered
 from tood.study.declarations import ExperimentError
 from tood.study.paths import CONFIGS
+from tood.study.settings import Settings
 
 
-def resolve(settings: dict, categories: list[dict], weights: Path | None) -> Config:
+def resolve(settings: Settings, categories: list[dict], weights: Path | None) -> Config:
     """The configuration of one run: its file, then the scale's changes, then the run's own options.
 
     Where these change the input size, the shorter sides of training change in proportion.

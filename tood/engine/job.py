@@ -25,13 +25,15 @@ from tood.engine.checkpoint import Checkpoints
 from tood.engine.config import build_model, resolve
 from tood.engine.trainer import train, weights_of
 from tood.engine.weights import require_backbone
-from tood.runtime.device import choose_device, describe
-from tood.runtime.distributed import any_process, is_main, join, launched
+from tood.ledger.provenance import data_digest, describe_training, digest
+from tood.runtime.device import allow_tf32, choose_device, describe
+from tood.runtime.distributed import any_process, join, leave
 from tood.runtime.failures import (
     STATE_OF,
     Diverged,
     ExitCode,
     InputError,
+    RankFailed,
     StopRequest,
     exit_code,
     reason,
@@ -39,23 +41,30 @@ from tood.runtime.failures import (
 )
 from tood.runtime.files import atomic_path, write_json
 from tood.runtime.locks import claim
+from tood.runtime.ranks import RankWatch, end_at_once, is_main, launched
 from tood.runtime.run_state import HEARTBEAT_TIMEOUT, RunState, read_state
 from tood.study.jobs import Execution, TrainingJob
 from tood.study.paths import RunPaths
-from tood.study.provenance import data_digest, describe_training, digest
 
 
-def run_training(job: TrainingJob, execution: Execution, folder: Path, output: Path) -> ExitCode:
+def run_training(
+    job: TrainingJob,
+    execution: Execution,
+    folder: Path,
+    output: Path,
+    at_end: Callable[[ExitCode], None] = lambda ended: None,
+) -> ExitCode:
     """Train a run with one seed and write its weights; a failure is said on stderr, in one line.
 
-    Started plainly this trains in one process. `torchrun` starts several, which share each batch and all call
-    this alike.
+    Started plainly this trains in one process. `tood.runtime.launch` starts several, which share each batch
+    and all call this alike. The failure of one is that of all.
 
     Args:
         job: what is trained.
         execution: how.
         folder: of the run, for all files but the weights.
         output: the weights.
+        at_end: is called by rank 0 with how it ended, when everything else is written.
 
     Returns:
         how it ended, for the exit status of the program
@@ -63,18 +72,25 @@ def run_training(job: TrainingJob, execution: Execution, folder: Path, output: P
     survive_broken_pipes()
     stop = StopRequest()
     stop.install()
-    call = _Call(job, execution, RunPaths(folder), output, stop)
+    call = _Call(job, execution, RunPaths(folder), output, stop, at_end)
+    ended = ExitCode.DONE
     try:
-        call.lead() if is_main() else call.follow()
+        with RankWatch(call.reason, call.give_up) as watch:
+            call.lead(watch) if is_main() else call.follow(watch)
+        leave()
     except (Exception, KeyboardInterrupt) as error:
         if not isinstance(error, RuntimeError | OSError | InputError | KeyboardInterrupt):
             traceback.print_exc()
-        _say(f"{call.label}: {reason(error, folder, execution.micro_batch)}")
-        return exit_code(error)
-    return ExitCode.DONE
+        _say(f"{call.label}: {call.reason(error)}")
+        ended = exit_code(error)
+    if is_main():
+        at_end(ended)
+    if ended != ExitCode.DONE and launched() > 1:
+        end_at_once(ended)
+    return ended
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Call:
     """One call of `run_training`, in one of its processes."""
 
@@ -83,13 +99,27 @@ class _Call:
     paths: RunPaths
     output: Path
     stop: StopRequest
+    at_end: Callable[[ExitCode], None]
+    state: RunState | None = None  # in rank 0, once it trains
 
     @property
     def label(self) -> str:
         """Of messages."""
         return f"train {self.job.run} seed {self.job.seed}"
 
-    def lead(self) -> None:
+    def reason(self, error: BaseException) -> str:
+        """What the run's state says of an exception that ends the training."""
+        return reason(error, self.paths.folder, self.execution.micro_batch)
+
+    def give_up(self, failed: RankFailed) -> None:
+        """Another process has failed, for which this one waits in vain."""
+        _say(f"{self.label}: {failed}")
+        if is_main():
+            if self.state:
+                self.state.end(STATE_OF[exit_code(failed)], reason=self.reason(failed))
+            self.at_end(exit_code(failed))
+
+    def lead(self, watch: RankWatch) -> None:
         """Rank 0: sees to the run's state and results, and trains."""
         with claim(self.paths.folder, wait=self._patience(), stop=self.stop, say=_say):
             checkpoints = self._checkpoints()
@@ -106,26 +136,27 @@ class _Call:
                     self._new_state(checkpoints).end("done", **summary)
                 _deliver(final, self.output)
                 return
-            state = self._new_state(checkpoints)
+            self.state = state = self._new_state(checkpoints)
             try:
-                device, _ = self._meet(train=True)
-                state.beat(device=describe(device, launched()))
-                content = self._train(device, checkpoints, state.beat)
+                with watch.attributed():
+                    device, _ = self._meet(train=True)
+                    state.beat(device=describe(device, launched()))
+                    content = self._train(device, checkpoints, state.beat)
                 _deliver(checkpoints.finish(content), self.output)
             except BaseException as error:
                 try:
-                    cause = reason(error, self.paths.folder, self.execution.micro_batch)
-                    state.end(STATE_OF[exit_code(error)], reason=cause)
+                    state.end(STATE_OF[exit_code(error)], reason=self.reason(error))
                 except OSError as unwritable:
                     _say(f"{self.paths.state}: cannot be written either ({unwritable.strerror})")
                 raise
             state.end("done", **content["meta"]["training"])
 
-    def follow(self) -> None:
+    def follow(self, watch: RankWatch) -> None:
         """Any other process: computes what rank 0 wants, and writes nothing."""
-        device, wanted = self._meet(train=False)
-        if wanted:
-            self._train(device, self._checkpoints(), beat=lambda **news: None)
+        with watch.attributed():
+            device, wanted = self._meet(train=False)
+            if wanted:
+                self._train(device, self._checkpoints(), beat=lambda **news: None)
 
     def _patience(self) -> float:
         """Seconds to wait for another holder of the run."""
@@ -146,6 +177,7 @@ class _Call:
         torch.set_num_threads(self.execution.threads)
         settings, seed, manifest = self.job.settings, self.job.seed, read_manifest(self.job.manifest)
         config = resolve(settings, manifest["categories"], self.job.weights)
+        allow_tf32(config.train.precision == "tf32")
         origin = functools.partial(
             describe_training,
             settings=settings,
@@ -191,6 +223,7 @@ class _Call:
             workers=self.execution.workers,
             iterations=settings["iterations"],
             micro_batch=self.execution.micro_batch,
+            compile=self.execution.compile,
             checkpoints=checkpoints,
             stop=self.stop,
             beat=beat,

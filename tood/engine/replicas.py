@@ -28,16 +28,18 @@ from typing import NamedTuple
 import torch
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.models.utils import unpack_gt_instances
-from mmengine.dist import all_reduce, all_reduce_params, get_world_size
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from tood.data.loading import LocalBatch
+from tood.engine.gradient_sum import summed_over_processes
 from tood.engine.side_by_side import averaging, evaluate_side_by_side
 from tood.models.common.divisors import Divisors
 from tood.models.common.precision import single_at_least
+from tood.models.common.preprocessor import Collated
 from tood.runtime.failures import Diverged
 from tood.study.jobs import DEFAULT_PRECISION, Precision
 
@@ -46,8 +48,6 @@ Outs = tuple[list[Tensor], ...]
 Losses = dict[str, Tensor]
 # Takes the predictions for a replica, its objects and its `metas`
 Observer = Callable[[Outs, list[InstanceData], list[dict]], None]
-
-_BUCKET_MB = 64  # of gradients that travel together
 
 
 class Replica(NamedTuple):
@@ -102,7 +102,6 @@ def batch_gradient(
         losses = _all_together(step, keep_activations=sum(images) <= micro_batch)
     else:
         losses = _one_after_another(step, divisors)
-    _sum_gradients(model)
     return _sum_losses(losses)
 
 
@@ -161,7 +160,7 @@ def passes_of(shapes: Sequence[Sequence[int]], micro_batch: int) -> list[list[Pi
 
 def predict(model: SingleStageDetector, inputs: Tensor, precision: Precision = DEFAULT_PRECISION) -> Outs:
     """What the head says of images [B, 3, H, W], in float32 at least, so that losses are."""
-    if precision == "float32":
+    if precision != "bf16":
         return model.bbox_head(model.extract_feat(inputs))
     if inputs.device.type == "cuda":
         inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -203,7 +202,7 @@ class _Step:
             if self.observe:
                 self.observe(tuple([level.detach() for level in kind] for kind in outs), gt, metas)
         except (ValueError, RuntimeError) as error:
-            # Some heads cannot even evaluate their loss on such numbers, PAA and FreeAnchor among them.
+            # PAA cannot even evaluate its loss on such numbers
             if all(level.isfinite().all() for level in chain.from_iterable(outs)):
                 raise
             raise Diverged(f"predictions are not finite ({error})") from error
@@ -230,9 +229,9 @@ class _Step:
         }
 
 
-def _preprocessed(model: SingleStageDetector, data: dict) -> Replica:
+def _preprocessed(model: SingleStageDetector, collated: Collated) -> Replica:
     """A replica on the device, padded to the largest of its images."""
-    data = model.data_preprocessor(data, training=True)
+    data = model.data_preprocessor(collated, training=True)
     return Replica(data["inputs"], *unpack_gt_instances(data["data_samples"]))
 
 
@@ -252,7 +251,10 @@ def _one_after_another(step: _Step, divisors: Divisors) -> Losses:
     """Gradient and losses, pass after pass; one of them has activations at a time."""
     head, handed_over, losses = step.model.bbox_head, [], []
     known = _known_divisors(step) if divisors is Divisors.TARGETS else []
+    of_pass: list[Losses] = []
     for pieces in step.passes:
+        if of_pass:
+            step.backward(of_pass)
         of_pass = []
         for piece, outs in zip(pieces, step.predict(pieces), strict=True):
             asked: list[Tensor] = []
@@ -270,16 +272,14 @@ def _one_after_another(step: _Step, divisors: Divisors) -> Losses:
             if len(asked) != (1 if divisors is Divisors.SHARED else len(known)):
                 raise _wrongly_declared(head, divisors)
             handed_over += asked
-        step.backward(of_pass)
         losses += [{name: loss.detach() for name, loss in each.items()} for each in of_pass]
-    mean_losses = step.mean_losses(losses)
+    mean_losses, factor = step.mean_losses(losses), None
     if divisors is Divisors.SHARED:
         number = step.mean(handed_over)
         factor = (head.divisor(torch.ones_like(number)) / head.divisor(number)).flatten()[0]
         mean_losses = {name: loss * factor for name, loss in mean_losses.items()}
-        for parameter in step.model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(factor)
+    with summed_over_processes(step.model, factor):
+        step.backward(of_pass)
     return mean_losses
 
 
@@ -317,18 +317,28 @@ def _all_together(step: _Step, keep_activations: bool) -> Losses:
         return step.losses(index, of_replicas[index])
 
     losses = evaluate_side_by_side(len(step.replicas), evaluate, step.mean, step.model.bbox_head)
+    mean_losses = step.mean_losses(losses)
+
+    def send_back(pieces: Sequence[Piece]) -> None:
+        again = [
+            (level, leaf.grad[piece.images])
+            for piece, outs in zip(pieces, step.predict(pieces), strict=True)
+            for kind, leaves in zip(outs, of_replicas[piece.replica], strict=True)
+            for level, leaf in zip(kind, leaves, strict=True)
+            if level.requires_grad and leaf.grad is not None
+        ]
+        torch.autograd.backward([level for level, _ in again], [gradient for _, gradient in again])
+
+    if keep_activations or not step.batch.counts:
+        with summed_over_processes(step.model):
+            step.backward(losses)
+        return mean_losses
     step.backward(losses)
-    if not keep_activations and step.batch.counts:
-        for pieces in step.passes:
-            again = [
-                (level, leaf.grad[piece.images])
-                for piece, outs in zip(pieces, step.predict(pieces), strict=True)
-                for kind, leaves in zip(outs, of_replicas[piece.replica], strict=True)
-                for level, leaf in zip(kind, leaves, strict=True)
-                if level.requires_grad and leaf.grad is not None
-            ]
-            torch.autograd.backward([level for level, _ in again], [gradient for _, gradient in again])
-    return step.mean_losses(losses)
+    for pieces in step.passes[:-1]:
+        send_back(pieces)
+    with summed_over_processes(step.model):
+        send_back(step.passes[-1])
+    return mean_losses
 
 
 def _joined(pieces: Sequence[Outs]) -> Outs:
@@ -347,18 +357,3 @@ def _sum_losses(losses: Losses) -> Losses:
     total = torch.stack([loss.double() for loss in losses.values()])
     all_reduce(total)
     return dict(zip(losses, total, strict=True))
-
-
-def _sum_gradients(model: nn.Module) -> None:
-    """Sum the parameters' gradients over the processes; one that no process has stays None."""
-    if get_world_size() == 1:
-        return
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    present = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
-    present = present.to(parameters[0].device)
-    all_reduce(present, "max")
-    used = [p for p, flag in zip(parameters, present.tolist(), strict=True) if flag]
-    for parameter in used:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    all_reduce_params([p.grad for p in used], bucket_size_mb=_BUCKET_MB)

@@ -17,13 +17,14 @@ from torch import nn
 
 from tood.data.loading import batches_from
 from tood.engine.checkpoint import Checkpoints, restore, training_state
+from tood.engine.compiling import compile_network
 from tood.engine.config import place_anchors
 from tood.engine.loss_log import LossLog
 from tood.engine.loss_watch import LossWatch
 from tood.engine.replicas import Outs, batch_gradient, require_separable
 from tood.engine.schedule import learning_rate
+from tood.engine.stop_votes import StopVotes
 from tood.models.common import positives
-from tood.runtime.distributed import any_process
 from tood.runtime.event_files import EventFiles
 from tood.runtime.failures import Interrupted
 from tood.runtime.progress import Progress
@@ -33,7 +34,10 @@ LOG_INTERVAL = 50  # iterations; an epoch has at least one entry
 
 
 def build_optimizer(model: nn.Module, train_cfg: ConfigDict) -> torch.optim.Optimizer:
-    """SGD; a run may set the learning rate of biases apart, and the weight decay of these and of norms."""
+    """SGD; a run may set the learning rate of biases apart, and the weight decay of these and of norms.
+
+    Parameters of equal settings are in one group. A GPU updates a group in one launch or a few.
+    """
     multipliers = ("bias_lr_mult", "bias_decay_mult", "norm_decay_mult")
     per_parameter: dict = {name: train_cfg[name] for name in multipliers}
     # Biases of offsets do not count, as mmengine has it for the deformable layers of mmcv.
@@ -48,7 +52,13 @@ def build_optimizer(model: nn.Module, train_cfg: ConfigDict) -> torch.optim.Opti
         ),
         paramwise_cfg=per_parameter | offsets if set(per_parameter.values()) != {1.0} else None,
     )
-    return build_optim_wrapper(model, wrapper).optimizer
+    optimizer = build_optim_wrapper(model, wrapper).optimizer
+    groups: dict[str, dict] = {}
+    for group in optimizer.param_groups:  # mmengine's have one parameter each where settings differ
+        settings = repr({name: value for name, value in group.items() if name != "params"})
+        groups.setdefault(settings, group | {"params": []})["params"] += group["params"]
+    optimizer.param_groups[:] = groups.values()
+    return optimizer
 
 
 def train(
@@ -64,6 +74,7 @@ def train(
     workers: int = 0,
     iterations: int | None = None,
     micro_batch: int | None = None,
+    compile: bool = False,
     checkpoints: Checkpoints | None = None,
     stop: Callable[[], bool] = lambda: False,
     beat: Callable[..., None] = lambda **news: None,
@@ -82,8 +93,9 @@ def train(
         workers: number of processes that load images.
         iterations: limit of the number of iterations; None trains the whole schedule.
         micro_batch: images of one process that have activations at a time, at most; None: all that it has.
+        compile: backbone and neck by torch.compile, see `compile_network`.
         checkpoints: checkpoints to resume from and to save to; None saves nothing.
-        stop: says before each iteration whether to save and stop.
+        stop: says whether to save and stop; see `StopVotes` for when it is asked.
         beat: takes the progress after each iteration, in keys of `RunState`.
 
     Returns:
@@ -96,7 +108,7 @@ def train(
         Interrupted: `stop` said so; a checkpoint is saved.
         CheckpointError: a checkpoint cannot be written, or there are some and all are damaged.
         RuntimeError: the model cannot be trained in parts, see `require_separable`; or TensorBoard's package
-            is not installed.
+            is not installed; or a compiler is missing, see `compile_network`.
     """
     train_cfg, schedule, main = config.train, config.schedule, get_rank() == 0
     batch_size = train_cfg.batch_size
@@ -105,6 +117,8 @@ def train(
     if train_cfg.precision == "bf16" and device.type == "cuda":
         model.to(memory_format=torch.channels_last)
     require_separable(model, batch_size, micro_batch)
+    if compile:
+        compile_network(model)
     optimizer = build_optimizer(model, train_cfg)
     multipliers = [group["lr"] / train_cfg.lr for group in optimizer.param_groups]
     per_epoch = math.ceil(len(dataset) / batch_size)
@@ -151,14 +165,17 @@ def train(
     if main:
         log = LossLog(loss_log, done, EventFiles(event_files, done) if event_files else None)
     progress = Progress(label, images_until(last), done=images_until(done), bar=None if main else False)
-    batches = batches_from(done, dataset, batch_size, train_cfg.replica, seed, schedule.epochs, workers, stop)
+    votes = StopVotes(stop, device)
+    batches = batches_from(
+        done, dataset, batch_size, train_cfg.replica, seed, schedule.epochs, workers, votes.leaves_wait
+    )
     with progress, closing(batches):
         for epoch, batch in islice(batches, last - done):
-            if any_process(batch is None or bool(stop()), device):
+            if votes.agreed(batch is None):
                 if main and checkpoints and done > first:
                     save(checkpoints)
-                if get_world_size() > 1:
-                    barrier()  # where one process leaves early, torchrun ends the others
+                if get_world_size() > 1 and votes.together:
+                    barrier()  # where one process leaves early, the others end, too
                 raise Interrupted(f"stopped after {done} of {last} iterations; start again to go on")
             assert batch is not None  # for the type checker
             head.set_progress(epoch, done / scheduled)

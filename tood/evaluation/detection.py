@@ -2,9 +2,9 @@
 
 import contextlib
 import io
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ Observer = Callable[[DetDataSample, list[DenseLevel]], None]
 class Prediction:
     """What a detector says of one image, made from its maps on demand."""
 
+    index: int  # of the image in the dataset
     sample: DetDataSample  # its objects are in pixels of the network's input
     head: DensePredictionMixin
     outs: tuple[list[Tensor], ...]  # of the head: levels of [1, channels, H, W]
@@ -44,20 +45,8 @@ class Prediction:
         return found
 
     def levels(self) -> list[DenseLevel]:
-        """Every anchor, before any selection.
-
-        Larger images of the batch padded this one. The anchors of that padding are left out, so that those
-        that count are the same however images are batched.
-        """
-        height, width = self.sample.pad_shape[:2]
-        own = [
-            [
-                level[..., : math.ceil(height / stride[1]), : math.ceil(width / stride[0])]
-                for level, stride in zip(kind, self.head.prior_generator.strides, strict=True)
-            ]
-            for kind in self.outs
-        ]
-        (levels,) = self.head.dense_by_feat(*own, batch_img_metas=[self.sample.metainfo])
+        """Every anchor, before any selection."""
+        (levels,) = self.head.dense_by_feat(*self.outs, batch_img_metas=[self.sample.metainfo])
         return levels
 
 
@@ -73,32 +62,36 @@ def predictions(
 ) -> Iterator[Prediction]:
     """Predictions for each test image, of which those of one batch are in memory at a time.
 
+    Images of one size are together in a batch, so that they come in another order than in the dataset, but
+    with a batch size of 1.
+
     Args:
         model: a trained detector.
         dataset: with images that have no objects.
         device: to run on.
         label: shown with the progress.
-        batch_size: images at a time.
+        batch_size: images at a time, at most.
         workers: processes that load images.
         indices: of the images to use; all by default.
     """
     model.to(device).eval()
-    total, batches = evaluation_batches(dataset, batch_size, workers, indices)
-    with Progress(label, total) as progress:
+    order, batches = evaluation_batches(dataset, batch_size, workers, indices)
+    remaining = iter(order)
+    with Progress(label, len(order)) as progress:
         for batch in batches:
             with torch.no_grad():
                 data = model.data_preprocessor(batch)
                 outs = model.bbox_head(model.extract_feat(data["inputs"]))
                 for b, sample in enumerate(data["data_samples"]):
                     alone = tuple([level[b : b + 1] for level in kind] for kind in outs)
-                    yield Prediction(sample, model.bbox_head, alone)
+                    yield Prediction(next(remaining), sample, model.bbox_head, alone)
             progress.advance(len(data["data_samples"]))
 
 
 def dense_predictions(
     model: SingleStageDetector, dataset: CocoDataset, **options: Any
 ) -> Iterator[tuple[DetDataSample, list[DenseLevel]]]:
-    """Each test image with every anchor's prediction before NMS; arguments as `predictions`."""
+    """Each test image with every anchor's prediction before NMS; order and arguments as `predictions`."""
     for prediction in predictions(model, dataset, **options):
         yield prediction.sample, prediction.levels()
 
@@ -106,24 +99,25 @@ def dense_predictions(
 def detect(
     model: SingleStageDetector, dataset: CocoDataset, *, observe: Observer | None = None, **options: Any
 ) -> tuple[list[dict], list[int]]:
-    """Detections on a test dataset in COCO's format for results, and the ids of its images.
+    """Detections on a test dataset in COCO's format for results, and the ids of its images, in its order.
 
     Boxes are (x, y, w, h) in pixels of the original images.
 
     Args:
         model: a trained detector.
         dataset: with images that have no objects.
-        observe: gets the dense predictions of each image in the same pass.
+        observe: gets the dense predictions of each image in the same pass, in the order of `predictions`.
         options: as `predictions`.
     """
-    detections, image_ids = [], []
+    found: dict[int, tuple[int, list[dict]]] = {}  # id and detections of an image, by its index
     for prediction in predictions(model, dataset, **options):
         sample = prediction.sample
-        image_ids.append(sample.img_id)
-        detections += coco_results(sample.img_id, prediction.detections(), dataset.cat_ids)
+        results = coco_results(sample.img_id, prediction.detections(), dataset.cat_ids)
+        found[prediction.index] = sample.img_id, results
         if observe:
             observe(sample, prediction.levels())
-    return detections, image_ids
+    images = [found[index] for index in sorted(found)]
+    return list(chain.from_iterable(results for _, results in images)), [image_id for image_id, _ in images]
 
 
 def coco_results(image_id: int, found: InstanceData, category_ids: Sequence[int]) -> list[dict]:
@@ -134,13 +128,14 @@ def coco_results(image_id: int, found: InstanceData, category_ids: Sequence[int]
         found: `bboxes` [K, 4] as (x1, y1, x2, y2) in original pixels, `scores` [K], `labels` [K].
         category_ids: of each label.
     """
-    corners = found.bboxes.cpu()
+    columns = (found.bboxes, found.scores[:, None], found.labels[:, None])
+    # One copy from the device, in a type that holds labels too
+    rows = torch.cat([column.double() for column in columns], 1).cpu()  # [K, 6]
+    corners = rows[:, :4].to(found.bboxes.dtype)
     boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)  # [K, 4] (x, y, w, h)
     return [
-        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
-        for box, score, label in zip(
-            boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
-        )
+        {"image_id": image_id, "category_id": category_ids[int(label)], "bbox": box, "score": score}
+        for box, (score, label) in zip(boxes.tolist(), rows[:, 4:].tolist(), strict=True)
     ]
 
 

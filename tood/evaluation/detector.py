@@ -24,14 +24,15 @@ from tood.evaluation.importing import built, checked, fitted
 from tood.evaluation.mmdet_config import of_mmdet
 from tood.evaluation.mmdet_levels import dense_levels
 from tood.evaluation.weight_meta import ImportFailed, Weights, declared_settings, read
+from tood.ledger.status import call_of, load_study
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.dense_prediction import DensePredictionMixin, select_detections
-from tood.runtime.device import choose_device
+from tood.runtime.device import choose_device, usable_gpus
 from tood.study.declarations import ExperimentError, load_runs, select_runs, unknown_run
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
 from tood.study.released import ReleasedFile, load_released
-from tood.study.status import call_of, load_study
+from tood.study.settings import Settings
 
 
 @dataclass
@@ -199,13 +200,12 @@ def category_ids(classes: Sequence[str]) -> list[int]:
 
 def _settings(
     checkpoint: Path, given: str | None, weights: Weights, declared: ReleasedFile | None
-) -> dict[str, Any] | None:
+) -> Settings | None:
     """Settings of a file of weights, all declared here; None where a configuration of mmdet is given."""
     if given is None and weights.settings is not None:
         return declared_settings(weights.settings, checkpoint)
     runs, run = load_runs(), given or (declared.run if declared else "")
     if run in runs:
-        select_runs([run], runs)
         settings = Plan({"scale": "paper", "runs": run}).settings(run)
         if declared and declared.run == run:
             settings["run"]["options"] |= declared.options
@@ -235,7 +235,8 @@ def _ready(
     try:
         chosen = choose_device(device)
     except RuntimeError as error:
-        raise ExperimentError(f"--device {device}: torch finds no GPU here; use cpu") from error
+        why = "; ".join(usable_gpus()[1]) or "torch finds no GPU here"
+        raise ExperimentError(f"--device {device}: {why}; use cpu") from error
     cfg = dict(model.bbox_head.test_cfg)
     if not isinstance(model.bbox_head, DensePredictionMixin):
         cfg["nms_pre_by"] = "pair"  # as mmdet's heads select what goes into NMS

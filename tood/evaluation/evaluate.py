@@ -2,10 +2,10 @@
 
 from tood.evaluation.detection import Observer, coco_ap, detect
 from tood.evaluation.trained_run import Trained, load_trained
+from tood.ledger.provenance import measured_digests
 from tood.runtime.files import write_json
 from tood.study.jobs import Execution, MeasuringJob
 from tood.study.paths import RunPaths
-from tood.study.provenance import measured_digests
 
 
 def evaluate(job: MeasuringJob, execution: Execution, files: RunPaths) -> None:

@@ -17,18 +17,20 @@ from tood.engine.config import build_model, resolve
 from tood.engine.trainer import weights_of
 from tood.evaluation.released import ours
 from tood.evaluation.weight_meta import ImportFailed, read
+from tood.ledger.forms import Options
+from tood.ledger.provenance import describe_import
+from tood.ledger.status import call_of, save_study
+from tood.ledger.study_jobs import import_job
 from tood.runtime.download import checksums
 from tood.runtime.files import atomic_path, read_json, write_json
 from tood.runtime.locks import claim
 from tood.runtime.text import single_line
 from tood.study.declarations import ExperimentError, Run, load_runs, select_runs, unknown_run
-from tood.study.forms import Options
 from tood.study.jobs import ImportJob
 from tood.study.paths import RunPaths, StudyPaths
 from tood.study.plan import Plan
-from tood.study.provenance import describe_import
 from tood.study.released import RELEASED, ReleasedFile, by_hand, load_released
-from tood.study.status import call_of, save_study
+from tood.study.settings import Settings
 
 _NAMED = 3  # tensors of each kind that a message names
 
@@ -111,7 +113,7 @@ def checked(path: Path, digest: str = "") -> str:
 
 
 def built(
-    settings: dict, categories: list[dict], state_dict: Mapping[str, Tensor], path: Path
+    settings: Settings, categories: list[dict], state_dict: Mapping[str, Tensor], path: Path
 ) -> tuple[SingleStageDetector, Config]:
     """The model of a run with the weights of a file, and its configuration.
 
@@ -258,7 +260,7 @@ def import_file(file: Path, run: str, options: Mapping[str, Any], near: bool = F
             raise ExperimentError(f"{place} is in place, and {first} goes before it; move that one away")
         save_study(plan)
         seed = plan.seeds[0]
-        job, paths = plan.import_job(run, seed), StudyPaths(plan.name).run(run, seed)
+        job, paths = import_job(plan, run, seed), StudyPaths(plan.name).run(run, seed)
         if not job.manifest.is_file():  # the data decides whether a result is stale
             return f"{place}: fits {run}; this imports it, when it has checked the dataset:\n{call_of(plan)}"
         run_import(job, released, paths.folder, paths.model)

@@ -18,6 +18,7 @@ from tood.study.declarations import ExperimentError, load_runs, select_runs, unk
 from tood.study.plan import Plan
 from tood.study.released import load_released
 from tood.study.scales import load_scale, scale_names
+from tood.study.settings import Settings
 
 MOST_CLASSES = 20_000
 
@@ -99,7 +100,7 @@ def read(path: Path) -> Weights:
     return Weights(content.state_dict, tuple(CocoDataset.METAINFO["classes"]), meta.get("settings"))
 
 
-def declared_settings(said: Any, path: Path) -> dict[str, Any]:
+def declared_settings(said: Any, path: Path) -> Settings:
     """The declared settings that a file's are equal to.
 
     Args:
@@ -130,7 +131,7 @@ def declared_settings(said: Any, path: Path) -> dict[str, Any]:
     )
 
 
-def _candidates(saved: SavedSettings) -> Iterator[dict[str, Any]]:
+def _candidates(saved: SavedSettings) -> Iterator[Settings]:
     """The settings of a run at each scale, for a scale's own images and for those of the file's size."""
     run, size = saved.run.id, saved.input.size
     released = load_released().get(saved.released or "")

@@ -22,10 +22,17 @@ from tood.models.baselines.sapd import SAPDHead
 from tood.models.baselines.vfnet import VFNetHead
 from tood.models.common.anchor_generators import RoundedAnchorGenerator
 from tood.models.common.atss_assigner import ATSSAssigner
-from tood.models.common.box_coders import PointBBoxCoder
+from tood.models.common.box_coders import DeltaXYWHBBoxCoder, PointBBoxCoder
+from tood.models.common.box_losses import GIoULoss, IoULoss
 from tood.models.common.dense_prediction import TorchvisionNMSMixin
 from tood.models.common.layers import DeformConv2d, ModulatedDeformConv2d
-from tood.models.common.losses import FocalLoss
+from tood.models.common.losses import (
+    CrossEntropyLoss,
+    DistributionFocalLoss,
+    FocalLoss,
+    QualityFocalLoss,
+)
+from tood.models.common.preprocessor import DetDataPreprocessor
 from tood.models.tood.detector import TOOD
 from tood.models.tood.losses import LogDistanceGIoULoss
 from tood.models.tood.parallel_head import ParallelHead, ParallelTALHead
@@ -40,14 +47,20 @@ __all__ = [
     "ATSSAssigner",
     "ATSSHead",
     "ATSSQFLHead",
+    "CrossEntropyLoss",
     "DeformConv2d",
+    "DeltaXYWHBBoxCoder",
+    "DetDataPreprocessor",
+    "DistributionFocalLoss",
     "FCOSHead",
     "FocalLoss",
     "FoveaHead",
     "FreeAnchorHead",
     "GFLHead",
     "GFLV2Head",
+    "GIoULoss",
     "IQDetHead",
+    "IoULoss",
     "LogDistanceGIoULoss",
     "MALHead",
     "ModulatedDeformConv2d",
@@ -60,6 +73,7 @@ __all__ = [
     "ParallelHead",
     "ParallelTALHead",
     "PointBBoxCoder",
+    "QualityFocalLoss",
     "RetinaHead",
     "RoundedAnchorGenerator",
     "SAPDHead",

@@ -1,7 +1,6 @@
 """Several processes that train one model: how they connect, and how they share a batch.
 
-`torchrun` starts them and sets environment variables with the rank and the world size. Without these there is
-one process, and nothing here has an effect. Only rank 0 writes files.
+Where there is one process, nothing here has an effect.
 """
 
 import os
@@ -12,24 +11,26 @@ import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size
 from torch import distributed
 
+from tood.runtime import ranks
+
 _Item = TypeVar("_Item")
-
-
-def launched() -> int:
-    """The world size that `torchrun` set; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_main() -> bool:
-    """Whether this process is rank 0, also before `join`."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def join(device: torch.device) -> None:
     """Connect the processes; each passes the device that `choose_device` returned to it."""
-    if launched() == 1:
+    if ranks.launched() == 1:
         return
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    store = distributed.PrefixStore("group", ranks.store())
+    distributed.init_process_group(backend, store=store, rank=ranks.rank(), world_size=ranks.launched())
+    # mmengine takes it for the number of a visible GPU, and fails without that one, even if the CPU computes.
+    os.environ["LOCAL_RANK"] = "0"
+
+
+def leave() -> None:
+    """Disconnect the processes, which all call this; without it one may abort as Python ends."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def local_batch(batch: Sequence[_Item]) -> Sequence[_Item]:

@@ -20,7 +20,7 @@ _Result = TypeVar("_Result")
 class ExitCode(IntEnum):
     """Exit status of the training script.
 
-    `torchrun` replaces it by its own 1. `state.json` says the same in words (`STATE_OF`).
+    A launcher of several processes replaces it by its own 1. `state.json` says it in words (`STATE_OF`).
     """
 
     DONE = 0
@@ -62,10 +62,25 @@ class Held(RuntimeError):
     """Another process holds the lock of a run or of a study."""
 
 
+class RankFailed(RuntimeError):
+    """Another process of the same training has failed; the message is its reason.
+
+    Args:
+        reason: the message.
+        code: how that process ended.
+    """
+
+    def __init__(self, reason: str, code: ExitCode) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
 def exit_code(error: BaseException) -> ExitCode:
     """The exit status that an exception stands for."""
     import torch  # here, as other modules need the exceptions above without torch
 
+    if isinstance(error, RankFailed):
+        return error.code
     for kind, code in (
         (Diverged, ExitCode.DIVERGED),
         (Interrupted, ExitCode.INTERRUPTED),
@@ -90,6 +105,8 @@ def reason(error: BaseException, folder: Path, micro_batch: int | None) -> str:
         micro_batch: images that have activations at a time; None if all of the process have them.
     """
     text = single_line(str(error)) or type(error).__name__
+    if isinstance(error, RankFailed):
+        return text
     code = exit_code(error)
     if code == ExitCode.OUT_OF_MEMORY:
         fewer = f"below {micro_batch}" if micro_batch else "below the batch size"

@@ -2,11 +2,11 @@
 
 A call of the workflow starts one such process, `start_server`, and every job on this machine is a fork of it:
 
-    python -m tood.runtime.preloaded workflow/scripts/train.py --job ...
+    python -m tood.runtime.preloaded workflow/step.py train --job ...
 
 The script behaves as if Python ran it: arguments, folder, environment, standard streams, signals and exit
 status. Where there is no such process, or it cannot fork, Python does run it. A fork cannot use a GPU that
-its parent looked at, so there is none where there are GPUs.
+its parent looked at, so the process ends where torch, once it is imported, sees one.
 """
 
 import contextlib
@@ -41,12 +41,13 @@ def start_server(modules: Sequence[str]) -> None:
     """Start a process that imports modules and forks for each job; jobs find it by the environment.
 
     It ends with this process, once the jobs that it started have ended. Where forking will not do (there are
-    GPUs, or this is no Linux), or anything fails, nothing is started and jobs run by themselves.
+    GPUs, or this is no Linux), or anything fails, there is none and jobs run by themselves.
 
     Args:
-        modules: names of what the jobs import.
+        modules: names of what the jobs import, in this order. torch first tells soonest whether there are
+            GPUs; jobs wait for that.
     """
-    if not hasattr(os, "pidfd_open") or Path("/dev/nvidiactl").exists() or ADDRESS in os.environ:
+    if not hasattr(os, "pidfd_open") or ADDRESS in os.environ:
         return
     for folder in (None, "/tmp"):  # the path of a socket has 107 bytes at most, and TMPDIR may be longer
         with contextlib.suppress(OSError):
@@ -140,6 +141,8 @@ def _send(pid: int, number: int) -> None:
 def serve(listener: socket.socket, alive: int, modules: Sequence[str]) -> None:
     """Fork for each job that calls, until the process that started this has ended and no job runs.
 
+    With a GPU nothing is forked: the jobs that wait find the listener closed, and run by themselves.
+
     Args:
         listener: where jobs call.
         alive: end of a pipe whose other end that process holds.
@@ -148,6 +151,8 @@ def serve(listener: socket.socket, alive: int, modules: Sequence[str]) -> None:
     try:
         for module in modules:
             importlib.import_module(module)
+            if _sees_gpu():
+                return
         gc.freeze()
         waiting: dict[int, socket.socket] = {}  # by the pid of a job: who waits for it
         calling = True
@@ -177,6 +182,12 @@ def serve(listener: socket.socket, alive: int, modules: Sequence[str]) -> None:
                         _answer(waiting.pop(key.data), key.data)
     finally:
         shutil.rmtree(Path(listener.getsockname()).parent, ignore_errors=True)
+
+
+def _sees_gpu() -> bool:
+    """Whether torch, if it is imported, sees a GPU of any make; asked of CUDA itself, not of device files."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_available()
 
 
 def _answer(connection: socket.socket, pid: int) -> None:

@@ -14,8 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tood.runtime.failures import InputError
-from tood.runtime.files import to_json
-from tood.runtime.text import aligned, did_you_mean
+from tood.runtime.text import did_you_mean
 from tood.study.paths import EXPERIMENTS
 
 RUNS = EXPERIMENTS / "runs.yaml"
@@ -47,24 +46,16 @@ class Run(Declaration):
     backbone: str
     epochs: int
     milestones: tuple[int, ...] = ()  # filled in from the schedules
-    config: Annotated[str, Field(pattern=r"^\w[\w-]*\.py$")] | None = None  # file in experiments/configs
+    config: Annotated[str, Field(pattern=r"^\w[\w-]*\.py$")]  # file in experiments/configs
     options: dict[str, Any] = {}  # deviations from the config, by dotted keys
     weights: str = "resnet50"  # initial weights of the backbone: file stem under weights/
-    implemented: bool = False
     reconstruction: bool = False  # of a method whose code was not published: its result reproduces nothing
     source: str | None = None
-
-    @property
-    def state(self) -> str:
-        """`implemented` or `not implemented`."""
-        return "implemented" if self.implemented else "not implemented"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.reconstruction and "reconstruction" not in self.title.lower():
             raise ValueError("the title of a reconstruction must say so; write reconstruction into it")
-        if (self.implemented or self.options) and self.config is None:
-            raise ValueError("implemented and options need a config; name a file under configs/")
         return self
 
 
@@ -189,22 +180,17 @@ def cells_of(run_id: str, tables: Mapping[str, Table]) -> list[str]:
 
 
 def select_runs(names: Iterable[str] | None, runs: Mapping[str, Run]) -> list[Run]:
-    """The runs of these names, a table's name standing for all of its runs; None: all that are implemented.
+    """The runs of these names, a table's name standing for all of its runs; None: all.
 
     Raises:
-        ExperimentError: there is no run or table of a name, or a named run cannot be trained.
+        ExperimentError: there is no run or table of a name.
     """
     if names is None:
-        return [run for run in runs.values() if run.implemented]
+        return list(runs.values())
     selected = []
     for name in dict.fromkeys(_with_those_of_tables(names, runs)):
         if name not in runs:
             raise ExperimentError(f"runs: {unknown_run(name, runs)}")
-        if not runs[name].implemented:
-            raise ExperimentError(
-                f"runs: {name!r} is {runs[name].state} and cannot be trained; leave it out "
-                "(`tood runs` shows the state of each)"
-            )
         selected.append(runs[name])
     return selected
 
@@ -216,33 +202,13 @@ def _with_those_of_tables(names: Iterable[str], runs: Mapping[str, Run]) -> list
     tables = load_tables(runs=runs)
     expanded: list[str] = []
     for name in names:
-        # Of a table, those that can be trained.
-        of_table = (
-            [row.run for row in tables[name].rows if runs[row.run].implemented] if name in tables else []
-        )
-        expanded += of_table or [name]
+        expanded += [row.run for row in tables[name].rows] if name in tables else [name]
     return expanded
 
 
 def unknown_run(name: str, runs: Iterable[str]) -> str:
     """The message for an unknown run; it names similar ones."""
     return f"unknown run {name!r}; {did_you_mean(name, runs)}`tood runs` lists them"
-
-
-def list_runs(as_json: bool = False) -> str:
-    """Every run with its state and the cells it feeds, as aligned text or as JSON."""
-    runs = load_runs()
-    tables = load_tables(runs=runs)
-    cells = {name: cells_of(name, tables) for name in runs}
-    if as_json:
-        declared = [{**run.model_dump(), "state": run.state, "cells": cells[run.id]} for run in runs.values()]
-        return to_json(declared, indent=2, ensure_ascii=False)
-    rows = [(r.id, r.backbone, r.epochs, _shown_state(r), "; ".join(cells[r.id])) for r in runs.values()]
-    return aligned([("id", "backbone", "epochs", "state", "cells"), *rows])
-
-
-def _shown_state(run: Run) -> str:
-    return f"{run.state}, reconstruction" if run.reconstruction else run.state
 
 
 def read_mapping(path: Path) -> dict:

@@ -12,9 +12,11 @@ from pydantic import Field, model_validator
 
 from tood.data.validation import Split
 from tood.study.declarations import Declaration
+from tood.study.settings import Settings
 
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["float32", "bf16"]  # of the network in training; losses are in float32
+# Of the network in training; losses are in float32. With "tf32" GPUs round what they multiply.
+Precision = Literal["float32", "tf32", "bf16"]
 DEFAULT_PRECISION: Precision = "float32"
 Logger = Literal["tensorboard"]  # what is written of a training beside its JSON lines
 Positive = Annotated[int, Field(gt=0)]
@@ -42,6 +44,7 @@ class Computing(Described):
     workers: Annotated[int, Field(ge=0)] = 0  # processes that load images
     # Images of a process that have activations at a time. None: all that it has.
     micro_batch: Positive | None = None
+    compile: bool = False  # backbone and neck in training, by torch.compile
 
 
 class Resources(Computing):
@@ -49,7 +52,7 @@ class Resources(Computing):
 
     gpus: Positive = 1  # on each node; none where the study computes on CPUs
     nodes: Positive = 1
-    mem_mb: Positive = 2000  # on each node
+    mem_mb: Positive = 2000  # of each process
     runtime: Positive = 60  # minutes
 
     @model_validator(mode="before")
@@ -80,7 +83,7 @@ class Execution(Computing):
 class TrainingJob(Described):
     """What decides the result of a training."""
 
-    settings: dict[str, Any]  # of the run, as `tood.study.plan.Plan.settings` gives them
+    settings: Settings
     seed: int
     manifest: Path  # of the checked dataset
     weights: Path | None = None  # that the backbone starts from; None: random ones
@@ -95,7 +98,7 @@ class TrainingJob(Described):
 class ImportJob(Described):
     """What decides the weights of a run that is not trained."""
 
-    settings: dict[str, Any]  # of the run, as for a training; `released` names the file
+    settings: Settings  # `released` names the file
     seed: int
     manifest: Path  # of the checked dataset
     file: Path  # of the released weights
@@ -110,7 +113,7 @@ class ImportJob(Described):
 class MeasuringJob(Described):
     """What decides a measurement on a trained run."""
 
-    settings: dict[str, Any]  # of the run, as for its training
+    settings: Settings  # as for its training
     model: Path  # its weights
     manifest: Path  # of the checked dataset
     images: Positive | None = None  # only the first validation images, this many; None: all
@@ -141,3 +144,13 @@ class Figure1Job(Described):
     """What decides Figures 1 and 4: their detectors by their names in them, the baseline first."""
 
     detectors: dict[str, MeasuringJob]
+
+
+class RehearsalJob(Described):
+    """What a rehearsal tries of a run: its training on a few images, and an evaluation after it."""
+
+    training: TrainingJob
+    measuring: AnalysisJob
+    analysed: bool = False  # the run is one of Table 6
+    iterations: Positive | None = None  # None: as many as the device can do in about a minute
+    micro_batch: Positive | None = None  # that alone is tried; None: several on a GPU

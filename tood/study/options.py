@@ -15,8 +15,8 @@ from pydantic import BeforeValidator, Field, ValidationError
 from tood.data.validation import Split
 from tood.runtime.text import did_you_mean
 from tood.study.declarations import Declaration, ExperimentError
-from tood.study.fitting import LARGEST, SMALLEST
 from tood.study.jobs import Device, Logger, Precision, Resources, renamed
+from tood.study.pyramid import LARGEST, SMALLEST
 from tood.study.scales import Scale
 
 _SPECIAL = re.compile(r"""['"`$\\{}\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]""")
@@ -73,11 +73,12 @@ class Study(Declaration):
     val: Split | None = None
     image_size: tuple[Side, Side] | None = None  # * at most, pixels; of a scale that draws its own
     data_seed: Seed | None = None  # * of a scale that draws its data
-    runs: Words | None = None  # default: all that are implemented
+    runs: Words | None = None  # default: all
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     device: Device | None = None
     gpus: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1024)] | None = None  # for one run together
     micro_batch: Batch | None = None  # images of a process that have activations at a time
+    compile: bool | None = None  # backbone and neck in training, by torch.compile
     logger: Logger | None = None  # event files of each training, too
     weights: Literal["imagenet", "random", "released"] | None = None  # *
     iterations: Count | None = None  # * stop each training after this many
@@ -99,7 +100,7 @@ INCOMPARABLE = (
 )
 OF_TRAININGS = (
     *("iterations", "batch_size", "lr", "schedule", "precision", "gpus", "micro_batch"),
-    "logger",
+    *("compile", "logger"),
 )
 # What a call may change of the resources that a scale gives its trainings.
 RESOURCES = set(Study.model_fields) & set(Resources.model_fields)
@@ -185,7 +186,9 @@ def _typed(options: Mapping[str, Any], key: str) -> str:
     """An option as a message shows it: in printable characters, and not all of a long value."""
     value = options[key]
     text = value if isinstance(value, str) else repr(value)
-    shown = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text[:100])
+    shown = "".join(
+        character if character.isprintable() else repr(character)[1:-1] for character in text[:100]
+    )
     return f"--config {key}={shown}{'...' * (len(text) > 100)}"
 
 

@@ -41,7 +41,7 @@ class RunPaths:
 
     @property
     def provenance(self) -> Path:
-        """What the training was made with (`tood.study.provenance`)."""
+        """What the training was made with (`tood.ledger.provenance`)."""
         return self.folder / "provenance.json"
 
     @property
@@ -95,7 +95,7 @@ class RunPaths:
 
     @property
     def best_anchors(self) -> Path:
-        """Where each object is classified best and localised best (`tood.analysis.best_anchors`)."""
+        """Where each object is classified best and localised best (`tood.analysis.table6.best_anchors`)."""
         return self.folder / BEST_ANCHORS
 
     @property
@@ -144,6 +144,11 @@ class StudyPaths:
         """Folder of all runs."""
         return self.work / "runs"
 
+    @property
+    def rehearsal(self) -> Path:
+        """Folder of what was tried before the study, of which nothing counts as the study's own."""
+        return self.work / "rehearsal"
+
     def run(self, run_id: str, seed: int | str) -> RunPaths:
         """The files of one run and seed."""
         return RunPaths(self.runs / run_id / f"seed{seed}")
@@ -154,7 +159,7 @@ class StudyPaths:
         return self.results / "runs"
 
     def record(self, run_id: str, seed: int | str) -> Path:
-        """What is kept of one run and seed (`tood.study.records`)."""
+        """What is kept of one run and seed (`tood.ledger.records`)."""
         return self.records / run_id / f"seed{seed}.json"
 
     @property

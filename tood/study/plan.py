@@ -8,36 +8,25 @@ import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tood.data.synthetic import DrawingSpec
 from tood.data.validation import Split
-from tood.study.code_digest import (
-    config_files,
-    config_settings,
-    import_code,
-    training_code,
-)
 from tood.study.declarations import (
     ExperimentError,
     Run,
     load_runs,
     select_runs,
 )
-from tood.study.fitting import fitted_head, fitted_model
 from tood.study.jobs import (
     DEFAULT_PRECISION,
-    AnalysisJob,
     Device,
     Execution,
-    ImportJob,
-    MeasuringJob,
     Resources,
-    TrainingJob,
 )
 from tood.study.options import INCOMPARABLE, OF_TRAININGS, RESOURCES, check_data, parse_study
-from tood.study.paths import ALIGNMENT, AP, BEST_ANCHORS, CONFIGS, StudyPaths
-from tood.study.provenance import evaluation_digest
+from tood.study.paths import CONFIGS
+from tood.study.pyramid import fitted_head, fitted_model
 from tood.study.released import RELEASED, Choice, ReleasedFile, choose_all
 from tood.study.scales import (
     SCALES,
@@ -48,8 +37,14 @@ from tood.study.scales import (
     scale_names,
     seeds_by_run,
 )
+from tood.study.settings import RunSettings, Settings, SplitSettings
+from tood.study.source_files import config_files, config_settings
 
 Training = tuple[str, int]  # run and seed
+_PRECISION_NOTES = {
+    "tf32": "GPUs that have TF32 trained with it: they rounded what convolutions and products multiply.",
+    "bf16": "Networks were trained in bfloat16 where torch's autocast allows it.",
+}
 
 
 class Plan:
@@ -73,7 +68,7 @@ class Plan:
                 f"{SCALES / self.scale.name}.yaml: backbones: no run has the backbone "
                 f"{unknown[0]!r}; there are {', '.join(sorted(backbones))}"
             )
-        texts = [_config_text(run.config) for run in self.all_runs.values() if run.implemented]
+        texts = [_config_text(run.config) for run in self.all_runs.values()]
         if unused := [head for head in self.scale.heads if not any(head in text for text in texts)]:
             raise ExperimentError(
                 f"{SCALES / self.scale.name}.yaml: heads: no configuration under experiments/configs has the "
@@ -184,58 +179,16 @@ class Plan:
         """The released weights that the study takes for a run."""
         return self.choices[run_id].file if run_id in self.choices else None
 
-    def import_job(self, run_id: str, seed: int) -> ImportJob:
-        """What decides the weights of a run that is not trained."""
-        file = cast(ReleasedFile, self.released(run_id))
-        return ImportJob(
-            settings=self.settings(run_id),
-            seed=seed,
-            manifest=StudyPaths(self.name).manifest,
-            file=file.path,
-            code=self._codes[run_id],
-        )
-
-    def training_job(self, run_id: str, seed: int) -> TrainingJob:
-        """What decides the training of one of the study's runs."""
-        return TrainingJob(
-            settings=self.settings(run_id),
-            seed=seed,
-            manifest=StudyPaths(self.name).manifest,
-            weights=self.initial_weights(run_id),
-            code=self._codes[run_id],
-        )
-
     def training_execution(self, run_id: str, threads: int) -> Execution:
         """How the training of a run is computed, on this many threads for each process."""
         execution = Execution.of(self.resources(run_id), self.device, threads)
         return execution.model_copy(update={"logger": self.study.logger})
 
-    def measuring_job(self, run_id: str, seed: int) -> MeasuringJob:
-        """What decides the AP of a trained run."""
-        paths = StudyPaths(self.name)
-        return MeasuringJob(
-            settings=self.settings(run_id),
-            model=paths.run(run_id, seed).model,
-            manifest=paths.manifest,
-            images=self.study.val_images,
-            batch_size=self.scale.test_batch_size,
-            evaluation=self._evaluations[AP],
-        )
-
-    def analysis_job(self, run_id: str, seed: int) -> AnalysisJob:
-        """What decides the AP of a trained run, its columns of Table 6, and its objects' best anchors."""
-        measuring, digests = self.measuring_job(run_id, seed).model_dump(), self._evaluations
-        return AnalysisJob(**measuring, analysis=digests[ALIGNMENT], best_anchors=digests[BEST_ANCHORS])
-
-    def figure_job(self, run_id: str, seed: int) -> MeasuringJob:
-        """What decides a figure of a trained run; it carries no digest."""
-        return self.measuring_job(run_id, seed).model_copy(update={"batch_size": 1, "evaluation": ""})
-
     def measuring_execution(self, threads: int) -> Execution:
         """How a measurement is computed, on this many threads."""
         return Execution.of(self.scale.evaluation, self.device, threads)
 
-    def settings(self, run_id: str) -> dict:
+    def settings(self, run_id: str) -> Settings:
         """Everything that decides the result of a training besides code, data and seed; JSON-ready."""
         scale, study = self.scale, self.study
         run = self.all_runs[run_id]
@@ -253,18 +206,28 @@ class Plan:
             del training["precision"]  # what was trained before there was a choice is the same training
         epochs, milestones = self.schedule(run_id)
         released = self.released(run_id)
-        return {
-            "run": run.model_dump(include={"id", "config"}, mode="json")
-            | {"options": self._options(run_id), "epochs": epochs, "milestones": list(milestones)},
-            "model": merged(model, self._backbone(run_id).model),
-            "heads": heads,
-            "input": taken,
-            "train": training,
-            "splits": {name: split._asdict() for name, split in self._splits.items()},
-            "weights": self.weights,
-            "iterations": study.iterations,
-            **({"released": released.file} if released else {}),
-        }
+        settings = Settings(
+            run=RunSettings(
+                id=run.id,
+                config=run.config,
+                options=self.options(run_id),
+                epochs=epochs,
+                milestones=list(milestones),
+            ),
+            model=merged(model, self._backbone(run_id).model),
+            heads=heads,
+            input=taken,
+            train=training,
+            splits={
+                name: SplitSettings(annotations=split.annotations, images=split.images)
+                for name, split in self._splits.items()
+            },
+            weights=self.weights,
+            iterations=study.iterations,
+        )
+        if released:
+            settings["released"] = released.file
+        return settings
 
     @property
     def input_sizes(self) -> list[list[int]]:
@@ -277,27 +240,11 @@ class Plan:
             settings = self.settings(run.id)
             given = settings["run"]["options"].get("input.size") or settings["input"].get("size")
             with contextlib.suppress(ValueError):
-                given = given or config_settings(CONFIGS / str(run.config))["input"]["size"]
+                given = given or config_settings(CONFIGS / run.config)["input"]["size"]
             sizes |= {tuple(sorted(given, reverse=True))} if given else set()
         return [list(size) for size in sorted(sizes)]
 
-    @functools.cached_property  # Snakemake asks for each job several times
-    def _codes(self) -> dict[str, str]:
-        """Digest of the code that decides the weights of each run of the study."""
-        return {run.id: self.code(run.id) for run in self.runs}
-
-    def code(self, run_id: str) -> str:
-        """Digest of the code, as it is now, that decides the weights of a run, which must be implemented."""
-        digest_of = import_code if self.imports else training_code
-        return digest_of(cast(str, self.all_runs[run_id].config), self._options(run_id))
-
-    @functools.cached_property
-    def _evaluations(self) -> dict[str, str]:
-        """Digest of how each result is measured."""
-        results = (AP, ALIGNMENT, BEST_ANCHORS)
-        return {result: evaluation_digest(result, self.study.val_images) for result in results}
-
-    def _options(self, run_id: str) -> dict[str, Any]:
+    def options(self, run_id: str) -> dict[str, Any]:
         """A run's deviations from its configuration, and those of the released file that is taken for it."""
         released = self.released(run_id)
         return self.all_runs[run_id].options | (released.options if released else {})
@@ -358,8 +305,8 @@ class Plan:
             notes.append(f"Every training has {study.schedule:g} times its epochs.")
         if study.batch_size:
             notes.append(f"Batches of {study.batch_size} images, with the learning rate unchanged.")
-        if (study.precision or scale.training.precision or DEFAULT_PRECISION) != DEFAULT_PRECISION:
-            notes.append("Networks were trained in bfloat16 where torch's autocast allows it.")
+        if note := _PRECISION_NOTES.get(study.precision or scale.training.precision or DEFAULT_PRECISION):
+            notes.append(note)
         if study.val_images:
             notes.append(f"Evaluated on the first {study.val_images} validation images only.")
         return [*notes, _seeds_note(self.trainings if trainings is None else trainings)]

@@ -25,6 +25,7 @@ class _Throughput(Declaration):
 
 
 class _Gpus(Declaration):
+    assumed: str
     gigabytes_per_second: dict[str, float]
     least_share: Annotated[float, Field(gt=0, le=1)]
     source: str
@@ -64,11 +65,12 @@ class Planning(Declaration):
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
-        spans = [self.throughput.images_per_second, *(one.time for one in self.backbones.values())]
+        spans = [self.throughput.images_per_second, *(backbone.time for backbone in self.backbones.values())]
         if wrong := next((span for span in spans if not 0 < span[0] <= span[1]), None):
             raise ValueError(f"{list(wrong)} is no range of positive numbers; write the smaller one first")
-        if self.throughput.gpu not in self.gpus.gigabytes_per_second:
-            raise ValueError(f"gpus: gigabytes_per_second lacks {self.throughput.gpu}; add it")
+        for gpu in (self.throughput.gpu, self.gpus.assumed):
+            if gpu not in self.gpus.gigabytes_per_second:
+                raise ValueError(f"gpus: gigabytes_per_second lacks {gpu}; add it")
         return self
 
 

@@ -1,8 +1,8 @@
 """What every stage shares: the validated plan, the folders, and what happens before and after the jobs.
 
 `--config` options are the fields of `tood.study.options.Study`. RESULTS holds what is kept (metrics, tables,
-figures); WORK holds what can be made again (checkpoints, detections, logs). `tood.study.workflow` decides what
-jobs ask for; `tood.study.jobs` describes them; `tood.study.call` acts before and after them.
+figures); WORK holds what can be made again (checkpoints, detections, logs). `tood.workflow.stages` decides what
+jobs ask for; `tood.study.jobs` describes them; `tood.workflow.call` acts before and after them.
 """
 
 import json
@@ -32,31 +32,39 @@ if IMPORTED is None or IMPORTED.resolve() != HOME:
         "its .venv"
     )
 
-from tood.study.doctor import environment_problem, slurm_problems
+from tood.commands.checks import environment_problem, slurm_problems
 
 # Before an import can fail less clearly
 if problem := environment_problem():
     raise WorkflowError(problem)
 
 from tood.runtime.failures import Held, InputError
-from tood.study import call
-from tood.study import workflow as study
+from tood.workflow import call
+from tood.workflow import stages as study
 from tood.study.claims import load_claims
-from tood.study.code_digest import code_digest, import_closure, training_files
+from tood.ledger.code_digest import code_digest, import_closure, training_files
 from tood.study.declarations import ExperimentError, load_tables
-from tood.study.figure_sources import (
+from tood.report.figures import (
     VIEWS,
     figure1_job,
     figures,
     up_to_date,
     without_weights,
 )
-from tood.study.heartbeat import watch
+from tood.workflow.heartbeat import watch
 from tood.study.options import parse_options
 from tood.study.paths import COMPLEXITY, StudyPaths
 from tood.study.plan import Plan
 from tood.study.released import FOLDER as RELEASED
-from tood.study.status import other_trainings, status_with_records
+from tood.ledger.study_jobs import (
+    analysis_job,
+    import_job,
+    measuring_job,
+    submission_job,
+    training_job,
+)
+from tood.ledger.standing import analysed_runs, recorded
+from tood.ledger.status import other_trainings, status_with_records
 
 call.pass_on_code()
 # Jobs find the environment that Snakemake runs in, also where the PATH does not name it. Braces are Snakemake's.
@@ -73,7 +81,7 @@ try:
     PUBLISHED = study.published(PLAN)
     call.require_folders(PLAN)
     WITH_RECORDS = status_with_records(PLAN)
-    RECORDED = study.recorded(PLAN, DECLARED_TABLES, WITH_RECORDS)
+    RECORDED = recorded(PLAN, DECLARED_TABLES, WITH_RECORDS)
     # Of these there are records, which are shown beside the trainings of this call.
     OTHERS = other_trainings(PLAN)
     NOT_MADE = [*RECORDED, *OTHERS]  # for which no rule makes anything
@@ -84,7 +92,7 @@ PATHS = StudyPaths(PLAN.name)
 OF_RUN = PATHS.run("{run}", "{seed}")
 WORK, RESULTS, MANIFEST = PATHS.work, PATHS.results, PATHS.manifest
 RUNS = [run.id for run in PLAN.runs]
-ANALYSED = study.analysed_runs(PLAN, DECLARED_TABLES)
+ANALYSED = analysed_runs(PLAN, DECLARED_TABLES)
 SOURCES = figures(PLAN, DECLARED_TABLES)
 # What is there of them stays as it is: this call has no weights of some training that they show.
 KEPT = without_weights(PLAN, SOURCES, RECORDED, WITH_RECORDS)
@@ -98,10 +106,12 @@ NOT_SHOWN = {
     )
 }
 EVALUATION = PLAN.scale.evaluation
+REHEARSES = False  # whether the call only tries the runs
 # Where Slurm runs a training, it is a step of its own, so that Slurm's signals reach the trainer itself and
 # neither Snakemake, the shell nor tee, and so that it may span nodes.
 STEP = (
     "srun --nodes={resources.nodes:q} --ntasks={resources.nodes:q} --cpus-per-task={resources.cpus_per_task:q} "
+    "--kill-on-bad-exit=1 "
     if workflow.remote_exec
     else ""
 )
@@ -114,6 +124,14 @@ MEASURING = study.requests(lambda wildcards: EVALUATION, PLAN.on_gpu) | {
 wildcard_constraints:
     run="[a-z0-9_]+",
     seed=r"\d+",
+
+
+def gpu_model(rule):
+    """The model of GPU that the profile names for the jobs of a rule; None where it names none."""
+    settings = workflow.resource_settings
+    own = (settings.overwrite_resources or {}).get(rule) or {}
+    found = own.get("gpu_model") or (settings.default_resources or {}).get("gpu_model")
+    return getattr(found, "raw", found)
 
 
 def of_each(pattern, trainings):
@@ -165,8 +183,14 @@ def awaited_trainings():
 
 def before_work():
     """Stop before any job that cannot end well, and watch the jobs of a cluster."""
-    global STUDY_LOCK
+    global STUDY_LOCK, REHEARSES
     try:
+        REHEARSES = any(job.name == "rehearse" for job in workflow.dag.needrun_jobs())
+        if REHEARSES:
+            STUDY_LOCK = call.begin_rehearsal(PLAN)
+            if workflow.local_exec:
+                call.require_device(PLAN.device)
+            return
         # Otherwise the device is in another machine than this one, or no job computes on it.
         computes = workflow.local_exec and any(
             "execution" in job.resources.keys() for job in workflow.dag.needrun_jobs()
@@ -187,8 +211,15 @@ def before_work():
 
 def after_failure():
     """Say what is done, failed and pending."""
+    if REHEARSES:
+        logger.error(f"{PATHS.rehearsal}/rehearse.log says which runs failed, and why.")
+        return
     try:
-        rendered = call.render_what_is_there(PLAN, DECLARED_TABLES)
+        from tood.report.everything import (
+            render_what_is_there,
+        )  # needs pandas
+
+        rendered = render_what_is_there(PLAN, DECLARED_TABLES)
     except (
         OSError,
         ValueError,

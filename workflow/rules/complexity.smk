@@ -5,8 +5,6 @@ output  COMPLEXITY: parameters and FLOPs, always of the paper-sized models
 steps   complexity
 """
 
-IMPLEMENTED = [run for run in PLAN.all_runs.values() if run.implemented]
-
 
 rule complexity:
     output:
@@ -20,11 +18,11 @@ rule complexity:
                 *import_closure(["tood.analysis.complexity"], rooms=["analysis"]),
                 *(
                     path
-                    for run in IMPLEMENTED
+                    for run in PLAN.all_runs.values()
                     for path in training_files(run.config, run.options)
                 ),
             ]
         ),
-        runs=[run.model_dump_json() for run in IMPLEMENTED],
+        runs=[run.model_dump_json() for run in PLAN.all_runs.values()],
     shell:
         "python -m tood.cli complexity --output {output:q} 2>&1 | tee {log:q}"

@@ -23,7 +23,7 @@ if PLAN.drawing:
             root=PLAN.data_root,
             drawing=PLAN.drawing.model_dump_json(),
         shell:
-            "python workflow/scripts/generate_data.py --root {params.root:q} --drawing {params.drawing:q} "
+            "python workflow/step.py generate_data --root {params.root:q} --drawing {params.drawing:q} "
             "2>&1 | tee {log:q}"
 
 
@@ -48,5 +48,5 @@ rule check_data:
         ),
         annotations=lambda wildcards: study.content_of_annotations(PLAN),
     shell:
-        "python workflow/scripts/check_data.py --root {params.root:q} --splits {params.splits:q} "
+        "python workflow/step.py check_data --root {params.root:q} --splits {params.splits:q} "
         "--sizes {resources.sizes:q} --output {output:q} 2>&1 | tee {log:q}"

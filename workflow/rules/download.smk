@@ -17,5 +17,5 @@ rule download:
         root=PLAN.data_root,
         archives=study.archives(PLAN),
     shell:
-        "python workflow/scripts/download.py --root {params.root:q} --archives {params.archives:q} "
+        "python workflow/step.py download --root {params.root:q} --archives {params.archives:q} "
         "2>&1 | tee {log:q}"

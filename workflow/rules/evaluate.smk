@@ -33,12 +33,12 @@ if ONLY_EVALUATED:
             **MEASURING,
         params:
             folder=subpath(output.ap, parent=True),
-            job=lambda wildcards: PLAN.measuring_job(
-                wildcards.run, int(wildcards.seed)
+            job=lambda wildcards: measuring_job(
+                PLAN, wildcards.run, int(wildcards.seed)
             ).argument(),
         shell:
             f"{study.PYTHON} "
-            "workflow/scripts/evaluate.py --job {params.job:q} --execution {resources.execution:q} "
+            "workflow/step.py evaluate --job {params.job:q} --execution {resources.execution:q} "
             "--folder {params.folder:q} --record {output.record:q} 2>&1 | tee {log:q}"
 
 
@@ -67,10 +67,10 @@ if ANALYSED:
             **MEASURING,
         params:
             folder=subpath(output.ap, parent=True),
-            job=lambda wildcards: PLAN.analysis_job(
-                wildcards.run, int(wildcards.seed)
+            job=lambda wildcards: analysis_job(
+                PLAN, wildcards.run, int(wildcards.seed)
             ).argument(),
         shell:
             f"{study.PYTHON} "
-            "workflow/scripts/evaluate_and_analyse.py --job {params.job:q} "
+            "workflow/step.py evaluate_and_analyse --job {params.job:q} "
             "--execution {resources.execution:q} --folder {params.folder:q} --record {output.record:q} 2>&1 | tee {log:q}"

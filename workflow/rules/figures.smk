@@ -38,7 +38,7 @@ if "figure1" in DRAWN:
             folder=subpath(output[0], parent=True),
         shell:
             f"{study.PYTHON} "
-            "workflow/scripts/figure1.py --job {params.job:q} --execution {resources.execution:q} "
+            "workflow/step.py figure1 --job {params.job:q} --execution {resources.execution:q} "
             "--output {params.folder:q} 2>&1 | tee {log:q}"
 
 
@@ -70,7 +70,7 @@ if VIEWS[0] in DRAWN:
             annotations=PLAN.splits["val"].annotations,
             folder=subpath(output[0], parent=True),
         shell:
-            "python workflow/scripts/views.py --runs {params.runs:q} --manifest {input.manifest:q} "
+            "python workflow/step.py views --runs {params.runs:q} --manifest {input.manifest:q} "
             "--annotations {params.annotations:q} --output {params.folder:q} 2>&1 | tee {log:q}"
 
 
@@ -87,7 +87,7 @@ rule sweeps:
     params:
         folder=subpath(output[0], parent=True),
     shell:
-        "python workflow/scripts/sweeps.py --table-m {input.table_m:q} --table4 {input.table4:q} "
+        "python workflow/step.py sweeps --table-m {input.table_m:q} --table4 {input.table4:q} "
         "--output {params.folder:q} 2>&1 | tee {log:q}"
 
 
@@ -110,5 +110,5 @@ if "positives" in DRAWN:
                 }
             ),
         shell:
-            "python workflow/scripts/positives.py --records {params.records:q} "
+            "python workflow/step.py positives --records {params.records:q} "
             "--png {output.png:q} --pdf {output.pdf:q} 2>&1 | tee {log:q}"

@@ -23,7 +23,7 @@ rule report:
         study=PLAN.study.model_dump_json(exclude_none=True),
         absent=json.dumps(NOT_SHOWN),
     shell:
-        "python workflow/scripts/report.py --study {params.study:q} --figures {input.figures:q} {input.kept:q} "
+        "python workflow/step.py report --study {params.study:q} --figures {input.figures:q} {input.kept:q} "
         "--absent {params.absent:q} 2>&1 | tee {log:q}"
 
 
@@ -35,4 +35,4 @@ rule readme:
         "work/logs/readme.log",
     localrule: True
     shell:
-        "python workflow/scripts/readme.py --readme README.md --mini docs/mini.md --results results 2>&1 | tee {log:q}"
+        "python workflow/step.py readme --readme README.md --mini docs/mini.md --results results 2>&1 | tee {log:q}"

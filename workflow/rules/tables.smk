@@ -32,5 +32,5 @@ rule tables:
         published=PUBLISHED,
         claims=[claim.model_dump_json() for claim in CLAIMS],
     shell:
-        "python workflow/scripts/aggregate.py --study {params.study:q} --complexity {input.complexity:q} "
+        "python workflow/step.py tables --study {params.study:q} --complexity {input.complexity:q} "
         "2>&1 | tee {log:q}"

@@ -29,12 +29,12 @@ if PLAN.scale.test:
             # test-dev has four times as many images as val.
             | {"runtime": lambda wildcards, attempt: 4 * EVALUATION.runtime},
         params:
-            job=lambda wildcards: study.submission_job(
+            job=lambda wildcards: submission_job(
                 PLAN, wildcards.run, int(wildcards.seed)
             ).argument(),
             # As of the annotations, the content decides.
             images=lambda wildcards: study.content_of_test_images(PLAN),
         shell:
             f"{study.PYTHON} "
-            "workflow/scripts/submission.py --job {params.job:q} --execution {resources.execution:q} "
+            "workflow/step.py submission --job {params.job:q} --execution {resources.execution:q} "
             "--output {output:q} 2>&1 | tee {log:q}"

@@ -36,14 +36,16 @@ if not PLAN.imports:
             # Written by a training that diverges, undeclared, as the job fails.
             record=lambda wildcards: str(PATHS.record(wildcards.run, wildcards.seed)),
             # Minutes before the time is up the trainer is told to save its state and to stop.
-            slurm_extra="--signal=USR1@120",
+            slurm_extra=lambda wildcards: study.slurm_options(
+                PLAN.resources(wildcards.run), PLAN.on_gpu, gpu_model("train")
+            ),
         params:
-            job=lambda wildcards: PLAN.training_job(
-                wildcards.run, int(wildcards.seed)
+            job=lambda wildcards: training_job(
+                PLAN, wildcards.run, int(wildcards.seed)
             ).argument(),
             folder=subpath(output[0], parent=True),
         shell:
             f"{STEP}"
-            "{resources.launcher} workflow/scripts/train.py --job {params.job:q} "
+            "{resources.launcher} workflow/step.py train --job {params.job:q} "
             "--execution {resources.execution:q} --folder {params.folder:q} "
             "--record {resources.record:q} --output {output:q} 2>&1 | tee {log:q}"

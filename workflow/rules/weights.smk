@@ -28,7 +28,7 @@ rule fetch_weights:
         ),
     localrule: True
     shell:
-        "python workflow/scripts/fetch_weights.py --name {wildcards.name:q} --output {output:q} "
+        "python workflow/step.py fetch_weights --name {wildcards.name:q} --output {output:q} "
         "2>&1 | tee {log:q}"
 
 
@@ -51,7 +51,7 @@ if ABSENT:
                 if released.file == wildcards.file
             ),
         shell:
-            "python workflow/scripts/fetch_released.py --released {params.released:q} --output {output:q} "
+            "python workflow/step.py fetch_released --released {params.released:q} --output {output:q} "
             "2>&1 | tee {log:q}"
 
 
@@ -72,11 +72,11 @@ if PLAN.imports:
                 exclude_defaults=True
             ),
         params:
-            job=lambda wildcards: PLAN.import_job(
-                wildcards.run, int(wildcards.seed)
+            job=lambda wildcards: import_job(
+                PLAN, wildcards.run, int(wildcards.seed)
             ).argument(),
             folder=subpath(output[0], parent=True),
         shell:
             f"{study.PYTHON} "
-            "workflow/scripts/import_released.py --job {params.job:q} "
+            "workflow/step.py import_released --job {params.job:q} "
             "--released {resources.released:q} --folder {params.folder:q} --output {output:q} 2>&1 | tee {log:q}"

@@ -2,7 +2,7 @@
 
 model = dict(
     data_preprocessor=dict(
-        type="DetDataPreprocessor",
+        type="tood.DetDataPreprocessor",
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
@@ -56,5 +56,5 @@ train = dict(
     warmup_iterations=500,
     warmup_factor=0.001,
     grad_clip=None,
-    precision="float32",  # or "bf16": the network by torch's autocast
+    precision="float32",  # "tf32": products rounded on GPUs; "bf16": the network by torch's autocast
 )

@@ -330,7 +330,7 @@ def test_the_score_learns_through_the_distributions():
     """Not detached: QFL alone moves the predictor, and through its statistics the regression tower."""
     head, gfl = narrow_head("gflv2.py"), narrow_head("gfl.py")
     for each in (head, gfl):
-        sum(each.loss_by_feat(*each(features()), GTS, METAS)["loss_cls"]).backward()
+        each.loss_by_feat(*each(features()), GTS, METAS)["loss_cls"].backward()
     assert gfl.gfl_reg.weight.grad is None
     for parameter in (*head.reg_conf.parameters(), head.gfl_reg.weight, head.reg_convs[0].conv.weight):
         assert parameter.grad.abs().sum() > 0
@@ -340,7 +340,7 @@ def test_the_score_learns_through_the_distributions():
 def test_the_weights_of_boxes_do_not_learn():
     head = narrow_head("gflv2.py")
     losses = head.loss_by_feat(*head(features()), GTS, METAS)
-    (sum(losses["loss_bbox"]) + sum(losses["loss_dfl"])).backward()
+    (losses["loss_bbox"] + losses["loss_dfl"]).backward()
     assert head.gfl_reg.weight.grad.abs().sum() > 0
     for parameter in (head.gfl_cls.weight, *head.reg_conf.parameters()):
         assert parameter.grad is None

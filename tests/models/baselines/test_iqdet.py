@@ -710,13 +710,13 @@ def test_the_encoder_learns_the_ious(head):
         head.loss_by_feat(*outs, gts, METAS)["loss_quality"].backward()
         optimiser.step()
     with torch.no_grad():
-        image = head.get_targets(head._pyramid(outs[0]), outs[3], gts, METAS)[0]
+        image = head.get_targets(head._pyramid(outs[0]), outs[3], gts, METAS)
     found = image.log_quality.exp()
     fine = image.pairs.points < 320
     right = points[image.pairs.points[fine], 0] > 80
     assert found[fine][right].mean() > 2 * found[fine][~right].mean()
     head.train_cfg.update(samples=400)
-    drawn = head.get_targets(head._pyramid(outs[0]), outs[3], gts, METAS)[0].samples
+    drawn = head.get_targets(head._pyramid(outs[0]), outs[3], gts, METAS).samples
     right = drawn.positions[drawn.levels == 0, 0] > 80
     assert right.sum() > 2 * (~right).sum()
 
@@ -787,7 +787,7 @@ def test_a_few_images_are_learnt():
     assert sum(losses[-10:]) < 0.75 * sum(losses[:10])
     assert sum(ious[-20:]) / 20 > 0.4
     outs, gt, metas = observed
-    image = model.bbox_head.get_targets(model.bbox_head._pyramid(outs[0]), outs[3], gt, metas)[0]
+    image = model.bbox_head.get_targets(model.bbox_head._pyramid(outs[0]), outs[3], gt, metas)
     assert image.labels.mean() > 0.2
 
 

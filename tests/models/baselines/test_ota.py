@@ -19,6 +19,7 @@ from helpers.point_heads import (
     narrow_head,
     objects,
 )
+from helpers.spoofed_gpu import DEVICE, counting, gpu
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from scipy.optimize import linprog
@@ -204,6 +205,19 @@ def test_rescaled_plans_are_those_of_the_plain_iteration(case, iterations):
     # With a cost of a million, float64 has the logarithm to 1e-9.
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-7)
     assert torch.equal(assign_by_plan(found), assign_by_plan(expected))
+
+
+@pytest.mark.parametrize("case", ["ordinary", "wide", "no background", "no candidates"])
+def test_a_gpu_has_the_same_plan_and_waits_for_nothing(case):
+    """There the plan is computed anew in each iteration, and taken where the one before has gone too far."""
+    problem = image_problem(case)
+    expected = sinkhorn(*problem, 0.1, 50)
+    with gpu():
+        there = [part.to(DEVICE) for part in problem]
+        with counting() as waits:
+            found = sinkhorn(*there, 0.1, 50)
+    assert torch.equal(found.values, expected)
+    assert not waits, str(waits)
 
 
 def test_rescaled_plans_in_float32():

@@ -10,7 +10,6 @@ from mmdet.registry import MODELS
 from mmengine.structures import InstanceData
 
 from tood.heads import ATSSAssigner
-from tood.models.common.anchor_boxes import assign_inside
 from tood.models.common.atss_assigner import match_batch
 from tood.models.common.pairs import PAIRS_AT_ONCE
 
@@ -83,7 +82,10 @@ def test_a_batch_is_matched_as_by_an_assigner_for_each_image(border):
         assert torch.equal(index, inside.nonzero().squeeze(1))
         assert (len(index) < A) == (b == 2 or border >= 0)
         if len(gt.labels):
-            owner = assign_inside(MMDetATSSAssigner(topk=9), priors, inside, gt, by_level=True)
+            numbers = [int(part.sum()) for part in inside.split([len(level) for level in priors])]
+            taking_part = InstanceData(priors=torch.cat(priors)[inside])
+            owner = torch.full_like(inside, -1, dtype=torch.long)
+            owner[inside] = MMDetATSSAssigner(topk=9).assign(taking_part, numbers, gt).gt_inds - 1
             expected |= {(b * A + a, before + o) for a, o in enumerate(owner.tolist()) if o >= 0}
         before += len(gt.labels)
     assert len(expected) > 5

@@ -10,6 +10,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 from torch.nn.functional import grid_sample
 
+from tood.models.common import deformable
 from tood.models.common.deformable import deform_conv2d
 from tood.models.common.layers import DeformConv2d, ModulatedDeformConv2d, rename_offsets
 from tood.models.tood.t_head import THead
@@ -84,6 +85,39 @@ def test_points_outside_count_as_in_torchvision(size, masked):
         results.append([out, *(leaf.grad for leaf in leaves)])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["", "mask"])
+@pytest.mark.parametrize("groups", [1, 16, 64])
+def test_one_product_for_all_groups_equals_torchvision(groups, masked):
+    """Values, and gradients of input, offsets, weights, bias and mask; at whole pixels and outside too."""
+    offset = rand(2, 18, 6, 7) * 3
+    offset[:, ::5] = offset[:, ::5].round()
+    mask = rand(2, 9, 6, 7, seed=3).sigmoid() if masked else None
+    tensors = rand(2, 128, 12, 13), offset, rand(64, 128 // groups, 3, 3, seed=2), rand(64, seed=4), mask
+    results = []
+    for function in (deformable._by_sampling_again, torchvision.ops.deform_conv2d):
+        x, offset, weight, bias, mask = (None if t is None else t.clone().requires_grad_() for t in tensors)
+        out = function(x, offset, weight, bias, (2, 2), (1, 1), (1, 1), mask)
+        (out * rand(*out.shape, seed=1)).sum().backward()
+        results.append([out, *(leaf.grad for leaf in (x, offset, weight, bias, mask) if leaf is not None)])
+    for a, b in zip(*results, strict=True):
+        assert b.abs().sum() > 0
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_samples_are_not_kept_for_the_backward_pass():
+    """They are nine times the input."""
+    kept = []
+    x, offset, weight = (
+        t.requires_grad_() for t in (rand(1, 64, 9, 9), rand(1, 18, 9, 9), rand(64, 1, 3, 3))
+    )
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        deformable._by_sampling(x, offset, weight, None, (1, 1), (1, 1), (1, 1), None)
+        assert max(kept) == 9 * x.numel()
+        kept.clear()
+        deformable._by_sampling_again(x, offset, weight, None, (1, 1), (1, 1), (1, 1), None)
+    assert max(kept, default=0) <= x.numel()
 
 
 def test_deformable_convolution_by_bilinear_sampling():

@@ -17,7 +17,7 @@ from helpers.task_alignment import dense_targets
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
-from tood.analysis.assignment import ImagePositives, draw
+from tood.analysis.figures.assignment import ImagePositives, draw
 from tood.cli import main
 from tood.data.synthetic import CLASSES, DrawingSpec, generate
 from tood.engine.config import build_model, resolve

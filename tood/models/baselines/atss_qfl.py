@@ -1,7 +1,6 @@
 """ATSS + QFL (Table 2): the IoU as the score of the class."""
 
 import torch
-from mmdet.structures.bbox import bbox_overlaps
 from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from tood.models.baselines.atss import ATSSHead
 from tood.models.common.anchor_boxes import rows_of_batch
 from tood.models.common.dense_level import grid_of
 from tood.models.common.divisors import Divisors
+from tood.models.common.pairs import paired_iou
 from tood.models.common.registry import MODELS
 
 
@@ -45,17 +45,12 @@ class ATSSQFLHead(ATSSHead):
         grids = [grid_of(scores) for scores in cls_scores]
         targets = self._targets(grids, batch_gt_instances, batch_img_metas, bbox_preds[0])
         logits = rows_of_batch(cls_scores, self.cls_out_channels)  # [B * A, C]
-        positive = targets.positive
-        deltas = rows_of_batch(bbox_preds, 4)[targets.anchors]  # [P, 4]
-        boxes = self.bbox_coder.decode(targets.priors, torch.where(positive[:, None], deltas, 0))
-        iou = bbox_overlaps(boxes.detach(), targets.boxes, is_aligned=True)  # [P]
-        quality = targets.label_weights.new_zeros(
-            len(logits) + 1
-        )  # one more, for pairs that are not positive
-        quality[torch.where(positive, targets.anchors, len(logits))] = iou.to(quality)
-        weights = torch.where(positive, logits.detach()[targets.anchors].sigmoid().amax(1), 0)  # [P]
+        deltas = targets.of_positives(rows_of_batch(bbox_preds, 4))  # [P, 4]
+        boxes = self.bbox_coder.decode(targets.priors, deltas)
+        quality = targets.on_anchors(paired_iou(boxes.detach(), targets.boxes).to(targets.label_weights))
+        weights = torch.where(targets.positive, logits.detach()[targets.anchors].sigmoid().amax(1), 0)  # [P]
         loss_cls = self.loss_cls(
-            logits, (targets.labels, quality[:-1]), targets.label_weights, reduction_override="sum"
+            logits, (targets.labels, quality), targets.label_weights, reduction_override="sum"
         )
         loss_bbox = self.loss_bbox(boxes, targets.boxes, reduction_override="none")  # [P]
         # As mmdet's, at least 1
@@ -63,5 +58,5 @@ class ATSSQFLHead(ATSSHead):
         of_cls, of_bbox = sums.clamp(min=1) + torch.finfo(torch.float32).eps
         return {
             "loss_cls": loss_cls / of_cls,
-            "loss_bbox": ((loss_bbox * weights).sum() if len(positive) else deltas.sum()) / of_bbox,
+            "loss_bbox": ((loss_bbox * weights).sum() if len(weights) else deltas.sum()) / of_bbox,
         }

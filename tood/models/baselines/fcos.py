@@ -1,16 +1,23 @@
 """FCOS (Tables 1, 2 and 5): mmdet's head with this suite's prediction path."""
 
+from typing import NamedTuple
+
 import torch
 from mmdet.models.dense_heads import FCOSHead as MMDetFCOSHead
 from mmdet.models.losses.utils import weight_reduce_loss
+from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
+from torchvision.ops import box_area
 
 from tood.models.common.dense_level import DenseLevel, grid_of
-from tood.models.common.dense_prediction import DensePredictionMixin, name_objects
+from tood.models.common.dense_prediction import DensePredictionMixin
 from tood.models.common.divisors import Divisors
+from tood.models.common.pairs import objects_of_points
 from tood.models.common.registry import MODELS
 from tood.models.common.towers import TowersMixin
+
+UNLIMITED = 1e8  # area of an object that a point may not have
 
 
 @MODELS.register_module()
@@ -45,6 +52,44 @@ class SmoothedGIoULoss(nn.Module):
         return self.loss_weight * weight_reduce_loss(loss, weight, reduction_override or "mean", avg_factor)
 
 
+class PointTargets(NamedTuple):
+    """What the points of a batch learn, image after image; N points in all."""
+
+    labels: Tensor  # [N] class of the object, or the number of classes for background
+    positive: Tensor  # [N] bool
+    distances: Tensor  # [N, 4] to the four sides, in strides where the head's are; 1 for background
+    centerness: Tensor  # [N] in (0, 1], 0 for background
+
+
+def smallest_around(points: Tensor, ranges: Tensor, gt_boxes: Tensor, reach: Tensor | None) -> Tensor:
+    """The object of each point, by FCOS's rules: the smallest of those that the point may have.
+
+    Args:
+        points: [A, 2] pixels.
+        ranges: [A, 2] least and largest of what the largest of a point's distances may be, pixels.
+        gt_boxes: [G, 4] pixels.
+        reach: [A] how near to the centre of the object a point has to be on both axes, pixels; None: the
+            point has to be inside of the object.
+
+    Returns:
+        [A], -1 for none
+    """
+    if len(gt_boxes) == 0:
+        return torch.full((len(points),), -1, device=points.device)
+    x, y = points.T  # [A]
+    left, top, right, bottom = gt_boxes.T[..., None]  # [G, 1]
+    distances = x - left, y - top, right - x, bottom - y  # [G, A]
+    largest = torch.maximum(torch.maximum(*distances[:2]), torch.maximum(*distances[2:]))
+    if reach is not None:
+        centre_x, centre_y = (left + right) / 2, (top + bottom) / 2
+        left, right = torch.maximum(centre_x - reach, left), torch.minimum(centre_x + reach, right)
+        top, bottom = torch.maximum(centre_y - reach, top), torch.minimum(centre_y + reach, bottom)
+    candidate = (x > left) & (x < right) & (y > top) & (y < bottom)
+    candidate &= (largest >= ranges[:, 0]) & (largest <= ranges[:, 1])
+    least, owner = box_area(gt_boxes)[:, None].where(candidate, UNLIMITED).min(0)
+    return owner.where(least != UNLIMITED, -1)
+
+
 @MODELS.register_module()
 class FCOSHead(TowersMixin, DensePredictionMixin, MMDetFCOSHead):
     """Parallel head + FCOS; configuration as mmdet's `FCOSHead`.
@@ -59,19 +104,81 @@ class FCOSHead(TowersMixin, DensePredictionMixin, MMDetFCOSHead):
     ) -> list[Tensor]:
         """The number of positives and the sum of their centerness."""
         points = self.prior_generator.grid_priors(grids, dtype=like.dtype, device=like.device)
-        labels, distances = (torch.cat(levels) for levels in self.get_targets(points, gts))
-        positive = labels < self.num_classes
-        return [positive.sum().float(), self.centerness_target(distances[positive]).sum()]
+        targets = self._targets(points, gts)
+        return [targets.positive.sum().float(), targets.centerness.sum()]
+
+    def loss_by_feat(
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        centernesses: list[Tensor],
+        batch_gt_instances: list[InstanceData],
+        batch_img_metas: list[dict],
+        batch_gt_instances_ignore: list[InstanceData] | None = None,
+    ) -> dict[str, Tensor]:
+        """`loss_cls`, `loss_bbox` and `loss_centerness` of a batch, mmdet's; ignored objects play no part.
+
+        All points go through all losses, as a selection of the positives would wait for the device.
+        """
+        priors = self._priors((cls_scores,))
+        points = torch.cat(priors).repeat(len(batch_gt_instances), 1)  # [B*A, 2]
+        logits, distances, centerness = (
+            torch.cat([maps.flatten(2) for maps in levels], 2).transpose(1, 2).flatten(0, 1)  # [B*A, ...]
+            for levels in (cls_scores, bbox_preds, centernesses)
+        )
+        targets = self._targets(priors, batch_gt_instances)
+        number = reduce_mean(targets.positive.sum().to(torch.float)).clamp(min=1)
+        total = reduce_mean(targets.centerness.sum()).clamp(min=1e-6)
+        # Of the others a distance may be beyond all bounds, whose loss times 0 would be no number
+        distances = distances.where(targets.positive[:, None], 1.0)
+        boxes, gt_boxes = (self.bbox_coder.decode(points, d) for d in (distances, targets.distances))
+        of_boxes = self.loss_bbox(boxes, gt_boxes, reduction_override="none")  # [B*A]
+        of_centerness = self.loss_centerness(
+            centerness.squeeze(1), targets.centerness, reduction_override="none"
+        )
+        return {
+            "loss_cls": self.loss_cls(logits, targets.labels, avg_factor=number),
+            "loss_bbox": weight_reduce_loss(of_boxes, targets.centerness, avg_factor=total),
+            "loss_centerness": weight_reduce_loss(of_centerness, targets.positive, avg_factor=number),
+        }
+
+    def _targets(self, priors: list[Tensor], gts: list[InstanceData]) -> PointTargets:
+        """Of all points of all images, image after image.
+
+        Args:
+            priors: points of each level.
+            gts: objects of each image.
+        """
+        points, strides = torch.cat(priors), self._by_point(priors, self.strides)  # [A, 2], [A]
+        owners = torch.stack([self._owners(priors, gt.bboxes) for gt in gts])  # [B, A]
+        labels, boxes = objects_of_points(gts, owners, self.num_classes, points)
+        boxes = boxes.view(len(gts), -1, 4)  # [B, A, 4]
+        units = strides if self.norm_on_bbox else torch.ones_like(strides)
+        distances = torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], 2) / units[:, None]
+        positive = owners.flatten() >= 0  # [B*A]
+        distances = distances.flatten(0, 1).where(positive[:, None], 1.0)
+        left, top, right, bottom = distances.unbind(1)
+        horizontal = torch.minimum(left, right) / torch.maximum(left, right)
+        vertical = torch.minimum(top, bottom) / torch.maximum(top, bottom)
+        centerness = (horizontal * vertical).sqrt().where(positive, 0.0)
+        return PointTargets(labels, positive, distances, centerness)
+
+    def _owners(self, priors: list[Tensor], gt_boxes: Tensor) -> Tensor:
+        ranges = torch.cat(
+            [
+                torch.stack([points.new_full((len(points),), limit) for limit in limits], 1)  # [.., 2]
+                for points, limits in zip(priors, self.regress_ranges, strict=True)
+            ]
+        )
+        reach = self._by_point(priors, [stride * self.center_sample_radius for stride in self.strides])
+        return smallest_around(torch.cat(priors), ranges, gt_boxes, reach if self.center_sampling else None)
+
+    def _by_point(self, priors: list[Tensor], values: list[float]) -> Tensor:
+        """[A] one value for each level, at every point of it."""
+        return torch.cat([p.new_full((len(p),), value) for p, value in zip(priors, values, strict=True)])
 
     def _assign(self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict) -> Tensor:
-        ranges = [
-            points.new_tensor(r).expand(len(points), 2)
-            for r, points in zip(self.regress_ranges, priors, strict=True)
-        ]
-        labels, _ = self._get_targets_single(
-            name_objects(gt, self.num_classes), torch.cat(priors), torch.cat(ranges), [len(p) for p in priors]
-        )
-        return labels - self.num_classes - 1
+        return self._owners(priors, gt.bboxes)
 
     def _dense_level(self, level: int, outs: tuple[Tensor, ...], priors: Tensor) -> DenseLevel:
         cls_logits, distances, *centerness = outs

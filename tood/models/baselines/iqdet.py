@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from mmdet.structures.bbox import bbox_overlaps
 from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor
@@ -37,25 +36,37 @@ from tood.models.baselines.iqdet_sampling import (
     bilinear_cells,
     candidate_pairs,
     draws,
+    pairs_of,
     read,
     sample,
     touching,
 )
 from tood.models.baselines.ota import OTAHead, inside
 from tood.models.common.dense_level import grid_of
+from tood.models.common.losses import one_hot
+from tood.models.common.pairs import Objects, objects_of, paired_iou
 from tood.models.common.positives import Positives
 from tood.models.common.registry import MODELS
 
 
-class ImageTargets(NamedTuple):
-    """What is drawn for one image, and what its encoder learns from."""
+class Targets(NamedTuple):
+    """What is drawn for the objects of a batch, and what the encoder learns from.
 
+    Points are those of the grid, which all images share; `Objects.images` says whose they are.
+    """
+
+    objects: Objects
     pairs: Pairs
     log_quality: Tensor  # [P] of the mixtures at the pairs, with a graph
     samples: Samples
     labels: Tensor  # [S] quality of the samples, without a graph
     cells: Tensor  # [S, 4] points around each sample
     cell_weights: Tensor  # [S, 4]
+
+    @property
+    def sampled_images(self) -> Tensor:
+        """[S] image of each sample."""
+        return self.objects.images[self.samples.objects]
 
 
 def soft_focal_loss(logits: Tensor, targets: Tensor, gamma: float, alpha: float) -> Tensor:
@@ -131,40 +142,35 @@ class IQDetHead(OTAHead):
         logits, boxes = self._rows_of_images(cls_scores, bbox_preds)  # [B, A, C], [B, A, 4]
         iou_logits = torch.cat([maps.flatten(1) for maps in iou_preds], 1)  # [B, A]
         pyramid = self._pyramid(cls_scores)
-        images = self.get_targets(pyramid, features, batch_gt_instances, batch_img_metas)
-        free, cells, owners, labels, quality_losses, encoded = [], [], [], [], [], boxes.new_zeros(())
-        for b, (image, gt) in enumerate(zip(images, batch_gt_instances, strict=True)):
-            gt_boxes = gt.bboxes.to(boxes)
-            free.append(~inside(pyramid.points, gt_boxes).any(0))
-            cells.append(image.cells + b * len(pyramid.points))
-            owners.append(gt_boxes[image.samples.objects])
-            label = F.one_hot(gt.labels[image.samples.objects], self.num_classes)
-            labels.append(label * image.labels[:, None])
-            found = bbox_overlaps(
-                boxes[b, image.pairs.points].detach(), gt_boxes[image.pairs.objects], is_aligned=True
-            )
-            quality_losses.append(quality_loss(image.log_quality, found, image.pairs.objects, len(gt)))
-            encoded += len(image.pairs.objects.unique())
-        where = torch.cat(cells), torch.cat([image.cell_weights for image in images])
-        negatives = logits[torch.stack(free)]
+        targets = self.get_targets(pyramid, features, batch_gt_instances, batch_img_metas)
+        objects, pairs, A = targets.objects, targets.pairs, len(pyramid.points)
+        free = torch.stack([~inside(pyramid.points, gt.bboxes.to(boxes)).any(0) for gt in batch_gt_instances])
+        paired = boxes.detach().flatten(0, 1)[pairs.points + A * objects.images[pairs.objects]]  # [P, 4]
+        ious = paired_iou(paired, objects.boxes[pairs.objects])
+        number = len(objects.boxes)
+        of_quality = quality_loss(targets.log_quality, ious, pairs.objects, number)  # [G]
+        encoded = (pairs_of(pairs.objects, number) > 0).sum().to(boxes)
+
+        where = targets.cells + A * targets.sampled_images[:, None], targets.cell_weights
         sampled = read(logits.flatten(0, 1), *where)
-        divisors = reduce_mean(torch.stack([boxes.new_tensor(len(sampled)), encoded])).clamp(min=1)
-        focal = soft_focal_loss(
-            torch.cat([sampled, negatives]),
-            torch.cat([torch.cat(labels), torch.zeros_like(negatives)]),
-            self.loss_cls.gamma,
-            self.loss_cls.alpha,
-        )
+        drawn = targets.samples.objects
+        labels = one_hot(objects.labels[drawn], self.num_classes) * targets.labels[:, None]
+        divisors = reduce_mean(torch.stack([boxes.new_full((), len(sampled)), encoded])).clamp(min=1)
+        constants = self.loss_cls.gamma, self.loss_cls.alpha
+        positive = soft_focal_loss(sampled, labels, *constants)
+        negative = soft_focal_loss(logits, torch.zeros_like(logits), *constants)
+        focal = positive.sum() + (negative * free[..., None]).sum()
         return {
-            "loss_cls": self.loss_cls.loss_weight * focal.sum() / divisors[0],
+            "loss_cls": self.loss_cls.loss_weight * focal / divisors[0],
             # The mean of the points' boxes is the box of the points' mean distances, at the position.
             **self._box_losses(
                 read(boxes.flatten(0, 1), *where),
-                torch.cat(owners),
+                objects.boxes[drawn],
                 read(iou_logits.flatten()[:, None], *where).squeeze(1),
+                torch.ones_like(sampled[:, 0]),
                 divisors[0],
             ),
-            "loss_quality": self.quality_weight * torch.cat(quality_losses).sum() / divisors[1],
+            "loss_quality": self.quality_weight * of_quality.sum() / divisors[1],
         }
 
     @torch.no_grad()
@@ -177,16 +183,18 @@ class IQDetHead(OTAHead):
         """
         cls_scores, _, _, features = outs
         pyramid, found = self._pyramid(cls_scores), []
-        for image in self.get_targets(pyramid, features, batch_gt_instances, batch_img_metas):
-            A = len(pyramid.points)
-            keys = (image.samples.objects[:, None] * A + image.cells).flatten()
+        targets = self.get_targets(pyramid, features, batch_gt_instances, batch_img_metas)
+        A, first = len(pyramid.points), 0  # object of the image
+        for b, gt in enumerate(batch_gt_instances):
+            mine = targets.sampled_images == b
+            keys = ((targets.samples.objects[mine, None] - first) * A + targets.cells[mine]).flatten()
             keys, place = keys.unique(return_inverse=True)
-            weights = image.cell_weights.new_zeros(len(keys)).index_add(
-                0, place, image.cell_weights.flatten()
-            )
+            shares = targets.cell_weights[mine].flatten()
+            weights = shares.new_zeros(len(keys)).index_add(0, place, shares)
             read_at = weights > 0  # a position on the line of two points has two points of weight 0
             weights = (weights[read_at] / self.train_cfg["samples"]).clamp(max=1)  # rounding
             found.append(Positives(keys[read_at] % A, keys[read_at] // A, weights))
+            first += len(gt)
         return found
 
     def get_targets(
@@ -195,8 +203,8 @@ class IQDetHead(OTAHead):
         features: list[Tensor],
         batch_gt_instances: list[InstanceData],
         batch_img_metas: list[dict],
-    ) -> list[ImageTargets]:
-        """Targets of each image; the encoder's values alone have a graph.
+    ) -> Targets:
+        """Targets of the batch; the encoder's values alone have a graph.
 
         Args:
             pyramid: of the batch.
@@ -209,32 +217,27 @@ class IQDetHead(OTAHead):
         """
         if self.progress is None:
             raise RuntimeError("the head does not know the training's progress: call set_progress")
-        gt_boxes = [gt.bboxes.to(features[0]) for gt in batch_gt_instances]
-        outputs = self.encoder(features, gt_boxes).split([len(boxes) for boxes in gt_boxes])  # [G, L, 5 K]
-        return [
-            self._targets_of_image(
-                pyramid,
-                mixture_of(output),
-                boxes,
-                draws(meta["img_id"], self.progress, len(boxes), self.train_cfg["samples"]),
-            )
-            for output, boxes, meta in zip(outputs, gt_boxes, batch_img_metas, strict=True)
-        ]
+        objects = objects_of(batch_gt_instances, features[0])
+        numbers = [len(gt) for gt in batch_gt_instances]
+        mixtures = mixture_of(self.encoder(features, list(objects.boxes.split(numbers))))  # of [G, L]
+        drawn = torch.cat(
+            [
+                draws(meta["img_id"], self.progress, number, self.train_cfg["samples"])
+                for meta, number in zip(batch_img_metas, numbers, strict=True)
+            ]
+        )
 
-    def _targets_of_image(
-        self, pyramid: Pyramid, mixtures: Mixture, gt_boxes: Tensor, numbers: Tensor
-    ) -> ImageTargets:
-        def log_quality(objects: Tensor, levels: Tensor, positions: Tensor) -> Tensor:
-            of_positions = Mixture(*(part[objects, levels] for part in mixtures))
-            return log_quality_at(of_positions, offsets_in_boxes(positions, gt_boxes[objects]))
+        def log_quality(owners: Tensor, levels: Tensor, positions: Tensor) -> Tensor:
+            of_positions = Mixture(*(part[owners, levels] for part in mixtures))
+            return log_quality_at(of_positions, offsets_in_boxes(positions, objects.boxes[owners]))
 
-        pairs = touching(candidate_pairs(pyramid.points, gt_boxes), pyramid, gt_boxes)
+        pairs = touching(candidate_pairs(pyramid.points, objects.boxes), pyramid, objects.boxes)
         of_pairs = log_quality(pairs.objects, pyramid.levels[pairs.points], pyramid.points[pairs.points])
         with torch.no_grad():
-            samples = sample(pairs, of_pairs.exp(), pyramid, gt_boxes, numbers)
+            samples = sample(pairs, of_pairs.exp(), pyramid, objects.boxes, drawn)
             labels = log_quality(*samples).exp()
             cells = bilinear_cells(samples.positions, samples.levels, pyramid)
-        return ImageTargets(pairs, of_pairs, samples, labels, *cells)
+        return Targets(objects, pairs, of_pairs, samples, labels, *cells)
 
     def _pyramid(self, cls_scores: list[Tensor]) -> Pyramid:
         points = self._priors((cls_scores,))
@@ -243,6 +246,11 @@ class IQDetHead(OTAHead):
         return Pyramid(
             torch.cat(points),
             torch.cat(levels),
-            points[0].new_tensor(self.strides),
-            torch.tensor([grid_of(maps) for maps in cls_scores], device=device),
+            torch.cat([points[0].new_full((1,), stride) for stride in self.strides]),
+            torch.stack(
+                [
+                    torch.stack([torch.full((), side, device=device) for side in grid_of(maps)])
+                    for maps in cls_scores
+                ]
+            ),
         )

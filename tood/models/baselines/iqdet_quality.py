@@ -76,7 +76,7 @@ def quality_loss(log_quality: Tensor, ious: Tensor, owners: Tensor, objects: int
     """
     below_one = log_quality.clamp(max=-torch.finfo(log_quality.dtype).eps)
     loss = -(ious * log_quality + (1 - ious) * (-below_one.expm1()).log())
-    number = torch.bincount(owners, minlength=objects)
+    number = loss.new_zeros(objects).index_add(0, owners, torch.ones_like(loss))
     return loss.new_zeros(objects).index_add(0, owners, loss) / number.clamp(min=1)
 
 

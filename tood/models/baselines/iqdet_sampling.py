@@ -24,14 +24,14 @@ class Pyramid(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Objects of an image with the points where they may have positives, by rising object."""
+    """Objects with the points where they may have positives, by rising object."""
 
     objects: Tensor  # [P]
     points: Tensor  # [P]
 
 
 class Samples(NamedTuple):
-    """Positions drawn for the objects of an image."""
+    """Positions drawn for objects."""
 
     objects: Tensor  # [S]
     levels: Tensor  # [S]
@@ -49,17 +49,23 @@ def candidate_pairs(points: Tensor, gt_boxes: Tensor) -> Pairs:
         gt_boxes: [G, 4] pixels.
     """
     candidate = inside(points, gt_boxes)  # [G, A]
-    lonely = (~candidate.any(1)).nonzero().squeeze(1)
-    centres = (gt_boxes[lonely, :2] + gt_boxes[lonely, 2:]) / 2
-    candidate[lonely, (centres[:, None] - points).square().sum(-1).argmin(1)] = True
+    x, y = ((gt_boxes[:, :2] + gt_boxes[:, 2:]) / 2).T[..., None]  # [G, 1]
+    distances = (x - points[:, 0]).square() + (y - points[:, 1]).square()  # [G, A]
+    nearest = distances.argmin(1, keepdim=True) == torch.arange(len(points), device=points.device)
+    candidate |= nearest & ~candidate.any(1, keepdim=True)
     return Pairs(*candidate.nonzero(as_tuple=True))
 
 
 def touching(pairs: Pairs, pyramid: Pyramid, gt_boxes: Tensor) -> Pairs:
     """Without the pairs whose object has no part in the point's cell: it is outside of the map."""
     start, end = common_part(pairs, pyramid, gt_boxes)
-    kept = (start <= end).all(1)
+    kept = (start <= end).all(1).nonzero().squeeze(1)  # once for both
     return Pairs(pairs.objects[kept], pairs.points[kept])
+
+
+def pairs_of(objects: Tensor, number: int) -> Tensor:
+    """[G] how many pairs each of a number of objects has, of the pairs' objects [P]."""
+    return objects.new_zeros(number).index_add(0, objects, torch.ones_like(objects))
 
 
 def common_part(pairs: Pairs, pyramid: Pyramid, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,8 +111,8 @@ def sample(pairs: Pairs, quality: Tensor, pyramid: Pyramid, gt_boxes: Tensor, nu
     """
     weights = quality.double().clamp(min=LEAST_QUALITY)
     ends = weights.cumsum(0)  # [P]
-    number = torch.bincount(pairs.objects, minlength=len(gt_boxes))  # [G]
-    drawing = number > 0
+    number = pairs_of(pairs.objects, len(gt_boxes))  # [G]
+    drawing = (number > 0).nonzero().squeeze(1)  # [D]
     last = (number.cumsum(0) - 1)[drawing]  # [D]
     first = last - number[drawing] + 1
     start = ends[first] - weights[first]

@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from mmdet.models.task_modules.assigners import AssignResult, BaseAssigner
-from mmdet.structures.bbox import bbox_overlaps
 from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor
 
 from tood.models.baselines.retinanet import RetinaHead
+from tood.models.common.anchor_boxes import rows_of_batch
 from tood.models.common.dense_level import grid_of
 from tood.models.common.divisors import Divisors
+from tood.models.common.pairs import box_rows_iou, objects_of_points, of_owners, paired_iou
 from tood.models.common.registry import MODELS, TASK_UTILS
 
 EPS = 1e-7
@@ -43,15 +44,13 @@ def top_n_assign(ious: Tensor, top_n: int) -> Chosen:
         top_n: number of anchors that each object chooses.
     """
     G, A = ious.shape
-    gt_index = torch.full((A,), -1, device=ious.device)
+    times = torch.zeros(A, dtype=torch.long, device=ious.device)
     if G == 0:
-        return Chosen(gt_index, torch.zeros_like(gt_index))
+        return Chosen(torch.full_like(times, -1), times)
     best, owner = ious.max(0)  # [A], [A]
     choices = ious.topk(min(top_n, A), dim=1).indices.flatten()  # [G * N]
-    times = choices.bincount(minlength=A) * (best > 0)
-    chosen = times > 0
-    gt_index[chosen] = owner[chosen]
-    return Chosen(gt_index, times)
+    times = times.index_add(0, choices, torch.ones_like(choices)) * (best > 0)
+    return Chosen(owner.where(times > 0, -1), times)
 
 
 def soft_labels(loc: Tensor, cls: Tensor, alpha: float, times: Tensor) -> Tensor:
@@ -141,11 +140,9 @@ class TopNAssigner(BaseAssigner):
     ) -> AssignResult:
         """Assign `pred_instances.priors` [A, 4] to `gt_instances.bboxes` [G, 4]."""
         priors = pred_instances.priors
-        ious = bbox_overlaps(gt_instances.bboxes.to(priors), priors)  # [G, A]
+        ious = box_rows_iou(priors.T[None], gt_instances.bboxes.to(priors))  # [G, A]
         gt_index, times = top_n_assign(ious, self.top_n)
-        positive = gt_index >= 0
-        labels = torch.full_like(gt_index, -1)
-        labels[positive] = gt_instances.labels[gt_index[positive]]
+        labels = of_owners(gt_instances.labels, gt_index).where(gt_index >= 0, -1)
         result = AssignResult(len(gt_instances), gt_index + 1, max_overlaps=None, labels=labels)
         result.set_extra_property("times", times)
         return result
@@ -187,52 +184,61 @@ class NoisyAnchorHead(RetinaHead):
         batch_gt_instances_ignore: list[InstanceData] | None = None,
     ) -> dict[str, Tensor]:
         """`loss_cls` and `loss_bbox` of a batch; it moves the running mean of the number of positives."""
-        logits, deltas = (  # [B, A, C], [B, A, 4]
-            torch.cat([maps.permute(0, 2, 3, 1).reshape(len(maps), -1, K) for maps in levels], 1)
-            for levels, K in ((cls_scores, self.cls_out_channels), (bbox_preds, 4))
-        )
+        logits = rows_of_batch(cls_scores, self.cls_out_channels)  # [B*A, C]
+        deltas = rows_of_batch(bbox_preds, 4)  # [B*A, 4]
         priors = self._priors((cls_scores,))
-        grids = [grid_of(maps) for maps in cls_scores]
         anchors = torch.cat(priors)  # [A, 4]
-        insides, targets, weights = [], [], []
-        box_deltas, box_targets, box_weights = [], [], []
-        for b, (gt, meta) in enumerate(zip(batch_gt_instances, batch_img_metas, strict=True)):
-            inside = self._inside(grids, priors, meta)
-            found = self.assigner.assign(InstanceData(priors=anchors[inside]), gt)
-            gt_index = torch.full_like(inside, -1, dtype=torch.long)
-            gt_index[inside] = found.gt_inds - 1
-            positive = gt_index >= 0
-            times = found.get_extra_property("times")
-            times = times[times > 0]  # [P]
-            owner = gt_index[positive]
-            gt_boxes, gt_labels = gt.bboxes[owner].to(anchors), gt.labels[owner]
-            boxes = self.bbox_coder.decode(anchors[positive], deltas[b, positive].detach())
-            loc = bbox_overlaps(boxes, gt_boxes, is_aligned=True)
-            cls = logits[b, positive, gt_labels].detach().sigmoid()
-            alpha = self.train_cfg["alpha"]
-            target = torch.zeros_like(logits[b])
-            target[positive, gt_labels] = soft_labels(loc, cls, alpha, times).to(target)
-            weight = torch.ones_like(inside, dtype=logits.dtype)
-            weight[positive] = sample_weights(loc, cls, alpha, times).to(weight)
-            insides.append(inside)
-            targets.append(target)
-            weights.append(weight)
-            box_deltas.append(deltas[b, positive])
-            box_targets.append(self.bbox_coder.encode(anchors[positive], gt_boxes))
-            box_weights.append(weight[positive])
-        positive_weights = torch.cat(box_weights)[:, None]  # [P, 1]
-        number = reduce_mean(positive_weights.new_tensor(len(positive_weights)))
+        grids = [grid_of(maps) for maps in cls_scores]
+        inside = self._inside_rows(grids, priors, batch_img_metas)
+        images = zip(inside, batch_gt_instances, strict=True)
+        owners, times = (
+            torch.stack(part)  # [B, A]
+            for part in zip(*(self._chosen(anchors, *image) for image in images), strict=True)
+        )
+        labels, boxes = objects_of_points(batch_gt_instances, owners, self.num_classes, anchors)
+        # All that the host waits for: the positives, and how many each image has
+        positives = (owners.flatten() >= 0).nonzero().squeeze(1)  # [P]
+        numbers = (owners >= 0).sum(1).tolist()
+        prior = anchors[positives % len(anchors)]
+        gt_boxes, gt_labels = boxes[positives], labels[positives]
+        decoded = self.bbox_coder.decode(prior, deltas[positives].detach())
+        loc = paired_iou(decoded, gt_boxes)
+        cls = logits[positives, gt_labels].detach().sigmoid()
+        quality = zip(*(part.split(numbers) for part in (loc, cls, times.flatten()[positives])), strict=True)
+        alpha, cfg = self.train_cfg["alpha"], self.loss_cls
+        soft, weights = zip(
+            *(
+                (soft_labels(loc, cls, alpha, chosen), sample_weights(loc, cls, alpha, chosen))
+                for loc, cls, chosen in quality
+            ),
+            strict=True,
+        )
+        positive_weights = torch.cat(weights).to(logits)  # [P]
+        target = torch.zeros_like(logits).index_put((positives, gt_labels), torch.cat(soft).to(logits))
+        weight = torch.ones_like(logits[:, 0]).index_put((positives,), positive_weights)  # [B*A]
+
+        number = reduce_mean(positive_weights.new_full((), len(positives)))
         if self.progress is None or self.progress != self._counted_at:
             momentum = self.train_cfg["momentum"]
             self.mean_positives.mul_(momentum).add_((1 - momentum) * number)
             self._counted_at = self.progress
         divisor = self.mean_positives.clamp(min=1)
-        cfg = self.loss_cls
-        inside = torch.stack(insides)  # [B, A]; the sum that the weights keep is without the padding
-        cls_loss = soft_focal_loss(logits[inside], torch.stack(targets)[inside], cfg.gamma, cfg.alpha)
-        cls_weights = torch.stack(weights)[inside][:, None]
-        box_loss = self.loss_bbox(torch.cat(box_deltas), torch.cat(box_targets), reduction_override="none")
+
+        # The sum that the weights keep is without the padding
+        kept = torch.cat([rows + b * len(anchors) for b, rows in enumerate(inside)])
+        cls_loss = soft_focal_loss(logits[kept], target[kept], cfg.gamma, cfg.alpha)
+        box_targets = self.bbox_coder.encode(prior, gt_boxes)
+        box_loss = self.loss_bbox(deltas[positives], box_targets, reduction_override="none")
         return {
-            "loss_cls": keep_sum(cls_loss, cls_weights).sum() * cfg.loss_weight / divisor,
-            "loss_bbox": keep_sum(box_loss, positive_weights).sum() / divisor,
+            "loss_cls": keep_sum(cls_loss, weight[kept, None]).sum() * cfg.loss_weight / divisor,
+            "loss_bbox": keep_sum(box_loss, positive_weights[:, None]).sum() / divisor,
         }
+
+    def _owners(self, anchors: Tensor, gt: InstanceData) -> Tensor:
+        return self.assigner.assign(InstanceData(priors=anchors), gt).gt_inds - 1
+
+    def _chosen(self, anchors: Tensor, inside: Tensor, gt: InstanceData) -> tuple[Tensor, Tensor]:
+        """[A] and [A] of an image: object of each anchor, and how many objects chose it; see `Chosen`."""
+        found = self.assigner.assign(InstanceData(priors=anchors[inside]), gt)
+        owner = torch.full((len(anchors),), -1, device=anchors.device).index_put((inside,), found.gt_inds - 1)
+        return owner, torch.zeros_like(owner).index_put((inside,), found.get_extra_property("times"))

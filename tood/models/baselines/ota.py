@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
+from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.models.task_modules.prior_generators import MlvlPointGenerator
-from mmdet.structures.bbox import bbox_overlaps, distance2bbox
+from mmdet.structures.bbox import distance2bbox
 from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor
@@ -27,6 +28,7 @@ from torch import Tensor
 from tood.models.baselines.fcos import FCOSHead
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.divisors import Divisors
+from tood.models.common.pairs import box_rows_iou, objects_of_points, paired_iou
 from tood.models.common.positives import Positives, of_assignment
 from tood.models.common.registry import MODELS
 
@@ -140,16 +142,20 @@ def sinkhorn(cost: Tensor, supply: Tensor, demand: Tensor, epsilon: float, itera
     # which takes two sums instead of two logarithms of sums of exponentials, and is computed anew when it has
     # gone too far. The last iteration takes back what rounding has left.
     update()
-    plan = None
+    if iterations > 2:
+        plan, rows, columns = log_plan().clamp_(min=NOTHING).exp_(), torch.ones_like(u), torch.ones_like(v)
     for _ in range(iterations - 2):
-        if plan is None:
-            plan, rows = log_plan().clamp_(min=NOTHING).exp_(), torch.ones_like(u)
         columns = log_demand.exp() / (rows @ plan)  # [A]
         rows = log_supply.exp() / (plan * columns).sum(1)  # [N]; a matrix product adds up less exactly
         extremes = torch.cat([torch.stack(scale.aminmax()) for scale in (rows, columns)]).log()
-        if extremes.abs().max() > FAR:
-            u, v, plan = u + epsilon * rows.log(), v + epsilon * columns.log(), None
-    if plan is not None:
+        too_far = extremes.abs().max() > FAR
+        # Elsewhere a look would wait for the device, and to compute the plan for nothing takes less
+        if cost.device.type == "cpu" and not too_far:
+            continue
+        u, v = (u + epsilon * rows.log()).where(too_far, u), (v + epsilon * columns.log()).where(too_far, v)
+        plan = log_plan().clamp_(min=NOTHING).exp_().where(too_far, plan)
+        rows, columns = rows.where(~too_far, 1.0), columns.where(~too_far, 1.0)
+    if iterations > 2:
         u, v = u + epsilon * rows.log(), v + epsilon * columns.log()
     if iterations > 1:
         update()
@@ -210,7 +216,7 @@ def transport_assign(
     if G == 0:
         return torch.full((A,), -1, device=points.device)
     candidate = centre_prior(points, strides, gt_boxes, radius)  # [G, A]
-    ious = bbox_overlaps(gt_boxes, boxes)  # [G, A]
+    ious = box_rows_iou(boxes.T.contiguous()[None], gt_boxes)  # [G, A]
     objects, background = classification_costs(logits, gt_labels, gamma, alpha)
     # -log 0 is as in the code, whatever the type of the numbers
     box_cost = -ious.clamp(min=torch.finfo(torch.float32).eps).log()
@@ -261,28 +267,28 @@ class OTAHead(FCOSHead):
         logits, boxes = self._rows_of_images(cls_scores, bbox_preds)  # [B, A, C], [B, A, 4]
         iou_logits = torch.cat([maps.flatten(1) for maps in iou_preds], 1)  # [B, A]
         gt_index = self._match(cls_scores, bbox_preds, batch_gt_instances)  # [B, A]
-        positive = gt_index >= 0
-        labels = torch.full_like(gt_index, self.num_classes)
-        gt_boxes = torch.zeros_like(boxes)
-        for b, gt in enumerate(batch_gt_instances):
-            owner = gt_index[b, positive[b]]
-            labels[b, positive[b]] = gt.labels[owner]
-            gt_boxes[b, positive[b]] = gt.bboxes[owner].to(boxes)
+        labels, gt_boxes = objects_of_points(batch_gt_instances, gt_index, self.num_classes, boxes)
+        positive = (gt_index >= 0).flatten()  # [B*A]
         divisor = reduce_mean(positive.sum().to(boxes)).clamp(min=1)
+        # All points go through the losses, as a selection would wait for the device. A box of no object may
+        # be beyond all bounds, and its loss times 0 would be no number.
+        boxes = boxes.flatten(0, 1).where(positive[:, None], gt_boxes)
         return {
-            "loss_cls": self.loss_cls(logits.flatten(0, 1), labels.flatten(), avg_factor=divisor),
-            **self._box_losses(boxes[positive], gt_boxes[positive], iou_logits[positive], divisor),
+            "loss_cls": self.loss_cls(logits.flatten(0, 1), labels, avg_factor=divisor),
+            **self._box_losses(boxes, gt_boxes, iou_logits.flatten(), positive, divisor),
         }
 
     def _box_losses(
-        self, boxes: Tensor, gt_boxes: Tensor, iou_logits: Tensor, divisor: Tensor
+        self, boxes: Tensor, gt_boxes: Tensor, iou_logits: Tensor, weights: Tensor, divisor: Tensor
     ) -> dict[str, Tensor]:
-        """`loss_bbox` and `loss_iou` of positives: boxes [P, 4] and [P, 4], and logits [P] of their IoU."""
-        ious = bbox_overlaps(boxes.detach(), gt_boxes, is_aligned=True)  # [P]
-        ones = torch.ones_like(ious)  # keep a graph where there is no positive
+        """`loss_bbox` and `loss_iou` of boxes [P, 4] and [P, 4], and logits [P] of their IoU; weights [P]."""
+        ious = paired_iou(boxes.detach(), gt_boxes)  # [P]
+        # mmdet's loss of no box has no graph
+        of_boxes = self.loss_bbox(boxes, gt_boxes, reduction_override="none") if len(boxes) else boxes.sum(1)
+        of_ious = self.loss_centerness(iou_logits, ious, reduction_override="none")  # [P]
         return {
-            "loss_bbox": self.loss_bbox(boxes, gt_boxes, ones, avg_factor=divisor),
-            "loss_iou": self.loss_centerness(iou_logits, ious, avg_factor=divisor),
+            "loss_bbox": weight_reduce_loss(of_boxes, weights, avg_factor=divisor),
+            "loss_iou": weight_reduce_loss(of_ious, weights, avg_factor=divisor),
         }
 
     @torch.no_grad()

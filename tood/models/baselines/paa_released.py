@@ -15,23 +15,32 @@ from typing import Any
 import numpy as np
 import torch
 from mmdet.models.task_modules.assigners import AssignResult, MaxIoUAssigner
-from mmdet.structures.bbox import bbox_overlaps
 from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from tood.models.baselines.paa import PAAHead
+from tood.models.baselines.paa import LEAST_IOU, PAAHead
 from tood.models.common.anchor_boxes import rows_of_batch
 from tood.models.common.divisors import Divisors
+from tood.models.common.pairs import box_rows_iou, paired_iou
 from tood.models.common.registry import MODELS, TASK_UTILS
-
-LEAST_IOU = 1e-12  # as the sum of all IoUs
 
 
 @TASK_UTILS.register_module()
 class OwnBestIoUAssigner(MaxIoUAssigner):
     """Anchors that overlap an object enough, and the best of each object, go to whom they overlap most."""
+
+    def assign(
+        self,
+        pred_instances: InstanceData,
+        gt_instances: InstanceData,
+        gt_instances_ignore: InstanceData | None = None,
+    ) -> AssignResult:
+        """Assign the `priors` [A, 4] of one image to its objects; no region is ignored."""
+        priors = pred_instances.priors
+        overlaps = box_rows_iou(priors.T[None], gt_instances.bboxes.to(priors))  # [G, A]
+        return self.assign_wrt_overlaps(overlaps, gt_instances.labels)
 
     def assign_wrt_overlaps(self, overlaps: Tensor, gt_labels: Tensor) -> AssignResult:
         """Assign by IoUs [G, A]; labels [G]."""
@@ -100,24 +109,13 @@ class PAAReleasedHead(PAAHead):
 
     divisors = Divisors.PREDICTIONS
 
-    def get_pos_loss(
-        self,
-        anchors: list[Tensor],
-        cls_score: Tensor,
-        bbox_pred: Tensor,
-        label: Tensor,
-        label_weight: Tensor,
-        bbox_target: Tensor,
-        bbox_weight: Tensor,
-        pos_inds: Tensor,
-    ) -> tuple[Tensor]:
-        """[P] loss of each candidate of an image; arguments as mmdet's."""
-        if len(pos_inds) == 0:
-            return (cls_score.new_zeros(0),)
-        loss_cls = self.loss_cls(cls_score[pos_inds], label[pos_inds], reduction_override="none").sum(-1)
-        boxes = self.bbox_coder.decode(torch.cat(anchors)[pos_inds], bbox_pred[pos_inds])
-        loss_bbox = self.loss_bbox(boxes, bbox_target[pos_inds], reduction_override="none")
-        return (loss_cls + loss_bbox / self.loss_bbox.loss_weight,)
+    def _candidate_losses(
+        self, logits: Tensor, labels: Tensor, weights: Tensor, boxes: Tensor, gt_boxes: Tensor
+    ) -> Tensor:
+        """[K] by what candidates are ranked: loss of classes plus GIoU loss, both without weights."""
+        loss_cls = self.loss_cls(logits, labels, reduction_override="none").sum(-1)
+        loss_bbox = self.loss_bbox(boxes, gt_boxes, reduction_override="none")
+        return loss_cls + loss_bbox / self.loss_bbox.loss_weight
 
     def paa_reassign(
         self,
@@ -136,39 +134,31 @@ class PAAReleasedHead(PAAHead):
         label[pos_inds[~positive]] = self.num_classes
         return label, label_weight, bbox_weight, int(positive.sum())
 
-    def loss_by_feat(
+    def _losses(
         self,
         cls_scores: list[Tensor],
         bbox_preds: list[Tensor],
-        iou_preds: list[Tensor],
-        batch_gt_instances: list[InstanceData],
-        batch_img_metas: list[dict],
-        batch_gt_instances_ignore: list[InstanceData] | None = None,
+        iou_preds: list[Tensor] | None,
+        gts: list[InstanceData],
+        metas: list[dict],
+        ignored: list[InstanceData] | None = None,
     ) -> dict[str, Tensor]:
         """`loss_cls`, `loss_bbox` and `loss_iou` of a batch; no region is ignored."""
-        anchors, owners, weights = self._chosen(cls_scores, bbox_preds, batch_gt_instances, batch_img_metas)
-        owner = torch.cat(owners)  # [B * A] object of its image, -1 for none
-        positive = owner >= 0
-        labels = torch.full_like(owner, self.num_classes)
-        labels[positive] = torch.cat(
-            [gt.labels[index[index >= 0]] for gt, index in zip(batch_gt_instances, owners, strict=True)]
-        )
-        gt_boxes = torch.cat(
-            [gt.bboxes[index[index >= 0]] for gt, index in zip(batch_gt_instances, owners, strict=True)]
-        )
-        deltas = rows_of_batch(bbox_preds, 4)[positive]  # [P, 4]
-        boxes = self.bbox_coder.decode(torch.cat(anchors)[positive], deltas)
-        gt_boxes = gt_boxes.to(boxes)
-        iou = bbox_overlaps(boxes.detach(), gt_boxes, is_aligned=True)  # [P]
-        number, sum_of_ious = reduce_mean(torch.stack([positive.sum().to(iou), iou.sum()]))
+        assert iou_preds is not None, "the authors' head predicts IoUs"
+        logits, deltas = rows_of_batch(cls_scores, self.cls_out_channels), rows_of_batch(bbox_preds, 4)
+        chosen = self._chosen(cls_scores, logits, deltas, gts, metas)
+        deltas = deltas[chosen.places]  # [P, 4]
+        boxes = self.bbox_coder.decode(chosen.anchors, deltas)
+        iou = paired_iou(boxes.detach(), chosen.boxes)  # [P]
+        sums = torch.stack([torch.full_like(iou.sum(), len(iou)), iou.sum()])
+        number, sum_of_ious = reduce_mean(sums)
         number, sum_of_ious = number.clamp(min=1), sum_of_ious.clamp(min=LEAST_IOU)
-        logits = rows_of_batch(iou_preds, 1)[positive, 0]
-        scores = rows_of_batch(cls_scores, self.cls_out_channels)
+        iou_logits = rows_of_batch(iou_preds, 1)[chosen.places, 0]
         options: dict[str, Any] = {"reduction_override": "none"}
         return {
-            "loss_cls": self.loss_cls(scores, labels, torch.cat(weights), avg_factor=number),
-            "loss_bbox": (self.loss_bbox(boxes, gt_boxes, **options) * iou).sum() / sum_of_ious
+            "loss_cls": self.loss_cls(logits, chosen.labels, chosen.label_weights, avg_factor=number),
+            "loss_bbox": (self.loss_bbox(boxes, chosen.boxes, **options) * iou).sum() / sum_of_ious
             if len(iou)
             else deltas.sum(),
-            "loss_iou": self.loss_centerness(logits, iou, **options).sum() / number,
+            "loss_iou": self.loss_centerness(iou_logits, iou, **options).sum() / number,
         }

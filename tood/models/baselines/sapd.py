@@ -43,9 +43,9 @@ Choices of this file, where the ports contradict each other or the paper, or say
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from mmdet.models.dense_heads.anchor_free_head import AnchorFreeHead
 from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
+from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.structures.bbox import distance2bbox
 from mmdet.utils import reduce_mean
@@ -62,6 +62,8 @@ from tood.models.baselines.sapd_levels import (
 )
 from tood.models.common.dense_level import DenseLevel, grid_of
 from tood.models.common.dense_prediction import DensePredictionMixin
+from tood.models.common.losses import one_hot
+from tood.models.common.pairs import objects_of, objects_of_points
 from tood.models.common.positives import Positives
 from tood.models.common.registry import MODELS
 
@@ -146,7 +148,7 @@ def positive_pairs(
     )
     objects, points = cells.nonzero(as_tuple=True)
     weights = centrality(torch.cat(priors)[points], gt_boxes[objects], eta)
-    inside = weights > 0
+    inside = (weights > 0).nonzero().squeeze(1)  # once for the three
     return Pairs(objects[inside], points[inside], weights[inside])
 
 
@@ -154,24 +156,21 @@ def smallest_owner(pairs: Pairs, areas: Tensor, points: int) -> tuple[Tensor, Te
     """Give each point to the smallest object that has it; of equal ones, to the first.
 
     Args:
-        pairs: of the image.
+        pairs: of any images; one of weight 0 takes no part.
         areas: [G] of the objects.
-        points: number A of points of the image.
+        points: number A of points.
 
     Returns:
         object of each point [A], -1 for none, and weight of that pair [A], 0 for none
     """
     order = areas.argsort(stable=True)  # [G]
     rank = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=order.device))
-    ranks = rank[pairs.objects]  # [P]
+    ranks = rank[pairs.objects].where(pairs.weights > 0, len(order))  # [P]
     least = torch.full((points,), len(order), device=order.device)
     least = least.scatter_reduce(0, pairs.points, ranks, "amin")  # [A]
-    kept = ranks == least[pairs.points]
-    gt_index = torch.full_like(least, -1)
-    gt_index[pairs.points[kept]] = pairs.objects[kept]
-    weights = pairs.weights.new_zeros(points)
-    weights[pairs.points[kept]] = pairs.weights[kept]
-    return gt_index, weights
+    gt_index = torch.cat([order, order.new_full((1,), -1)])[least]
+    kept = pairs.weights.where(ranks == least[pairs.points], 0.0)  # of a point's pairs one at most
+    return gt_index, pairs.weights.new_zeros(points).index_add(0, pairs.points, kept)
 
 
 @MODELS.register_module()
@@ -263,24 +262,20 @@ class SAPDHead(DensePredictionMixin, AnchorFreeHead):
         gt_index = torch.stack([image.gt_index for image in targets])  # [B, A]
         weights = torch.stack([image.weights for image in targets])  # [B, A]
         level = torch.cat([image.levels for image in targets])  # [N]
-        positive = gt_index >= 0
-        labels = torch.full_like(gt_index, self.num_classes)
-        gt_boxes = torch.zeros_like(boxes)
-        for b, gt in enumerate(batch_gt_instances):
-            owner = gt_index[b, positive[b]]
-            labels[b, positive[b]] = gt.labels[owner]
-            gt_boxes[b, positive[b]] = gt.bboxes[owner].to(boxes)
-        chosen = level >= 0
-        divisors = reduce_mean(torch.stack([weights.sum(), chosen.sum().to(weights)])).clamp(min=1)
-        cls_weights = weights.where(positive, 1.0).flatten()  # [B*A]
+        labels, gt_boxes = objects_of_points(batch_gt_instances, gt_index, self.num_classes, boxes)
+        positive = (gt_index >= 0).flatten()  # [B*A]
+        divisors = reduce_mean(torch.stack([weights.sum(), (level >= 0).sum().to(weights)])).clamp(min=1)
+        # All points go through the losses, as a selection would wait for the device. A box of no object may
+        # be beyond all bounds, and its loss times 0 would be no number.
+        of_boxes = self.loss_bbox(
+            boxes.flatten(0, 1).where(positive[:, None], gt_boxes), gt_boxes, reduction_override="none"
+        )
         return {
             "loss_cls": self.loss_cls(
-                logits.flatten(0, 1), labels.flatten(), cls_weights, avg_factor=divisors[0]
+                logits.flatten(0, 1), labels, weights.flatten().where(positive, 1.0), avg_factor=divisors[0]
             ),
-            "loss_bbox": self.loss_bbox(
-                boxes[positive], gt_boxes[positive], weights[positive], avg_factor=divisors[0]
-            ),
-            "loss_selection": self.loss_selection(selection[chosen], level[chosen], avg_factor=divisors[1]),
+            "loss_bbox": weight_reduce_loss(of_boxes, weights.flatten(), avg_factor=divisors[0]),
+            "loss_selection": self.loss_selection(selection, level, avg_factor=divisors[1]),
         }
 
     @torch.no_grad()
@@ -317,44 +312,37 @@ class SAPDHead(DensePredictionMixin, AnchorFreeHead):
             batch_gt_instances: `bboxes` [G, 4] and `labels` [G] of each image.
             grids: (H, W) of each level.
         """
+        A, L, cfg = boxes.shape[1], len(grids), self.train_cfg
         priors = self.prior_generator.grid_priors(grids, dtype=boxes.dtype, device=boxes.device)
-        of_images = selection.split([len(gt) for gt in batch_gt_instances])
-        return [
-            self._targets_of_image(*image, priors, grids)
-            for image in zip(logits, boxes, of_images, batch_gt_instances, strict=True)
-        ]
-
-    def _targets_of_image(
-        self,
-        logits: Tensor,
-        boxes: Tensor,
-        selection: Tensor,
-        gt: InstanceData,
-        priors: list[Tensor],
-        grids: list[tuple[int, int]],
-    ) -> Targets:
-        G, L, cfg = len(gt), len(priors), self.train_cfg
-        gt_boxes = gt.bboxes.to(boxes)
-        pairs = positive_pairs(priors, grids, self.strides, gt_boxes, cfg["shrink"], cfg["eta"])
+        objects = objects_of(batch_gt_instances, boxes)
+        N = len(objects.boxes)
+        pairs = positive_pairs(priors, grids, self.strides, objects.boxes, cfg["shrink"], cfg["eta"])
         levels = torch.cat(
             [torch.full((len(points),), i, device=boxes.device) for i, points in enumerate(priors)]
         )[pairs.points]  # [P]
-        cls_loss = self._focal_loss(logits[pairs.points], gt.labels[pairs.objects])
-        box_loss = self.loss_bbox(boxes[pairs.points], gt_boxes[pairs.objects], reduction_override="none")
-        least = least_level(level_losses(cls_loss + box_loss, pairs.objects, levels, (G, L)))  # [G]
+        pairs = pairs._replace(points=pairs.points + A * objects.images[pairs.objects])  # of the batch
+        losses = self._focal_loss(logits.flatten(0, 1)[pairs.points], objects.labels[pairs.objects])
+        losses = losses + self.loss_bbox(
+            boxes.flatten(0, 1)[pairs.points], objects.boxes[pairs.objects], reduction_override="none"
+        )
+        least = least_level(level_losses(losses, pairs.objects, levels, (N, L)))  # [N]
         if self.in_first_stage:
             level_weights = hard_level_weights(least, L)
         else:
             level_weights = soft_level_weights(selection.softmax(1), cfg["top_levels"])
         used = level_weights.to(boxes)[pairs.objects, levels]  # [P]
-        kept = used > 0
-        pairs = Pairs(*(part[kept] for part in pairs._replace(weights=pairs.weights * used)))
-        gt_index, weights = smallest_owner(pairs, box_area(gt_boxes), len(logits))
-        return Targets(gt_index, weights, least)
+        pairs = pairs._replace(weights=pairs.weights * used)
+        gt_index, weights = smallest_owner(pairs, box_area(objects.boxes), len(boxes) * A)
+        numbers = [len(gt) for gt in batch_gt_instances]
+        images = zip(gt_index.view(-1, A), weights.view(-1, A), least.split(numbers), strict=True)
+        return [
+            Targets((owner - sum(numbers[:b])).clamp(min=-1), weight, level)
+            for b, (owner, weight, level) in enumerate(images)
+        ]
 
     def _focal_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """[P] of logits [P, C], summed over classes."""
-        target = F.one_hot(labels, self.num_classes)
+        target = one_hot(labels, self.num_classes)
         loss = py_sigmoid_focal_loss(
             logits, target, gamma=self.loss_cls.gamma, alpha=self.loss_cls.alpha, reduction="none"
         )

@@ -6,9 +6,10 @@
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
+
+from tood.models.common.losses import one_hot
 
 ROI_SIZE = 7  # cells of a RoI's side; three convolutions leave one of them
 ROI_SAMPLES = 2  # per side of a cell
@@ -41,7 +42,7 @@ def least_level(losses: Tensor) -> Tensor:
 
 def hard_level_weights(level: Tensor, levels: int) -> Tensor:
     """[G, levels] 1 for each object's level of `level` [G], of which -1 is none, and 0 for the others."""
-    return F.one_hot(level + 1, levels + 1)[:, 1:].float()
+    return one_hot(level, levels).float()
 
 
 def soft_level_weights(probabilities: Tensor, top: int) -> Tensor:

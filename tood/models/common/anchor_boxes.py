@@ -50,9 +50,7 @@ def rows_of_batch(levels: list[Tensor], channels: int) -> Tensor:
     return torch.cat(rows, 1).flatten(0, 1)
 
 
-def assign_inside(
-    assigner: BaseAssigner, priors: list[Tensor], inside: Tensor, gt: InstanceData, by_level: bool = False
-) -> Tensor:
+def assign_inside(assigner: BaseAssigner, priors: list[Tensor], inside: Tensor, gt: InstanceData) -> Tensor:
     """Assign the anchors that take part in training.
 
     Args:
@@ -60,13 +58,10 @@ def assign_inside(
         priors: anchors of each level, [.., 4]; A in all.
         inside: [A] which of them take part.
         gt: objects of the image.
-        by_level: the assigner wants to know how many anchors each level has, as ATSS's does.
 
     Returns:
         [A] object of each anchor, negative for none
     """
-    anchors = InstanceData(priors=torch.cat(priors)[inside])
-    numbers = [[int(part.sum()) for part in inside.split([len(p) for p in priors])]] if by_level else []
     gt_index = torch.full_like(inside, -1, dtype=torch.long)
-    gt_index[inside] = assigner.assign(anchors, *numbers, gt).gt_inds - 1
+    gt_index[inside] = assigner.assign(InstanceData(priors=torch.cat(priors)[inside]), gt).gt_inds - 1
     return gt_index

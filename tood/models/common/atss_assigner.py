@@ -7,12 +7,11 @@ from typing import NamedTuple
 import torch
 from mmdet.models.task_modules.assigners import AssignResult, BaseAssigner
 from mmdet.models.task_modules.assigners import ATSSAssigner as MMDetATSSAssigner
-from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
 from torch import Tensor
 
 from tood.models.common.box_coders import anchor_centres
-from tood.models.common.pairs import objects_at_once, owners, without_conflicts
+from tood.models.common.pairs import objects_at_once, owners, paired_iou, without_conflicts
 from tood.models.common.registry import TASK_UTILS
 
 # As in mmdet's: how far (pixels) the centre of a positive lies inside each side of its object at least,
@@ -72,7 +71,7 @@ class ATSSAssigner(MMDetATSSAssigner):
         parts = gt_boxes.split(objects_at_once(A, priors.device))
         anchors = torch.cat([self._nearest(centres, num_level_priors, part) for part in parts])  # [G, K]
         candidates = priors[anchors]  # [G, K, 4]
-        u = bbox_overlaps(candidates, gt_boxes[:, None].expand_as(candidates), is_aligned=True)  # [G, K]
+        u = paired_iou(candidates, gt_boxes[:, None])  # [G, K]
 
         by_rank = u.T.contiguous()  # [K, G], summed in mmdet's order
         threshold = by_rank.mean(0) + by_rank.std(0)
@@ -138,3 +137,14 @@ def match_batch(
         found.append((row[a.flatten()] + b * len(anchors), owner.flatten() + first, positive.flatten()))
         first += G
     return BatchMatches(*map(torch.cat, zip(*found, strict=True)))
+
+
+def match_image(
+    assigner: BaseAssigner, priors: Sequence[Tensor], rows: Sequence[Tensor], gt: InstanceData
+) -> Tensor:
+    """[A] the object of each anchor of one image, negative for none; arguments as of `match_batch`."""
+    anchors, objects, positive = match_batch(assigner, priors, [rows], [gt])
+    A = sum(len(level) for level in priors)
+    found = anchors.new_full((A + 1,), -1)  # one more, for all that is not positive
+    found[torch.where(positive, anchors, A)] = torch.where(positive, objects, -1)
+    return found[:-1]

@@ -1,10 +1,12 @@
 """How a head's four regression channels become a box: one codec a parametrisation, chosen at construction."""
 
+import math
 from typing import Any
 
 import torch
 from mmcv.cnn import Scale
 from mmdet.models.task_modules.coders import BaseBBoxCoder
+from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder as MMDetDeltaXYWHBBoxCoder
 from mmdet.registry import TASK_UTILS as MMDET_TASK_UTILS
 from mmdet.structures.bbox import distance2bbox
 from torch import Tensor
@@ -95,3 +97,56 @@ class PointBBoxCoder(BaseBBoxCoder):
         """Boxes of predictions [A, 4], clipped to `max_shape` (height, width) if given."""
         distances = pred_bboxes.relu() * self._units(bboxes)
         return distance2bbox(anchor_centres(bboxes), distances, max_shape)
+
+
+@TASK_UTILS.register_module()
+class DeltaXYWHBBoxCoder(MMDetDeltaXYWHBBoxCoder):
+    """mmdet's coder of anchor boxes, to the last bit, which copies nothing to the device.
+
+    Raises:
+        ValueError: centres are to be clamped, as in YOLOF.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.add_ctr_clamp:
+            raise ValueError("bbox_coder.add_ctr_clamp: tood.DeltaXYWHBBoxCoder has no such clamp; remove it")
+
+    def encode(self, bboxes: Tensor, gt_bboxes: Tensor) -> Tensor:
+        """Deltas [..., 4] of boxes [..., 4] from anchors [..., 4], float32, in standard deviations."""
+        anchors, boxes = bboxes.float(), gt_bboxes.float()
+        sides, box_sides = (b[..., 2:] - b[..., :2] for b in (anchors, boxes))
+        centres, box_centres = ((b[..., :2] + b[..., 2:]) * 0.5 for b in (anchors, boxes))
+        deltas = torch.cat([(box_centres - centres) / sides, (box_sides / sides).log()], -1).unbind(-1)
+        scaled = [(d - mean) / std for d, mean, std in zip(deltas, self.means, self.stds, strict=True)]
+        return torch.stack(scaled, -1)
+
+    def decode(
+        self,
+        bboxes: Tensor,
+        pred_bboxes: Tensor,
+        max_shape: tuple | None = None,
+        wh_ratio_clip: float = 16 / 1000,
+    ) -> Tensor:
+        """Boxes of deltas.
+
+        Args:
+            bboxes: [A, 4] anchors (x1, y1, x2, y2).
+            pred_bboxes: [A, 4] (dx, dy, dw, dh), in standard deviations.
+            max_shape: (height, width) that boxes are clipped to, if given.
+            wh_ratio_clip: least side, and the inverse of the greatest, in sides of the anchor.
+        """
+        scaled = [
+            delta * std + mean
+            for delta, std, mean in zip(pred_bboxes.unbind(-1), self.stds, self.means, strict=True)
+        ]
+        offsets, logs = torch.stack(scaled[:2], -1), torch.stack(scaled[2:], -1)  # [A, 2] each
+        most = abs(math.log(wh_ratio_clip))
+        sides = bboxes[:, 2:] - bboxes[:, :2]
+        centres = (bboxes[:, :2] + bboxes[:, 2:]) * 0.5 + sides * offsets
+        halves = sides * logs.clamp(min=-most, max=most).exp() * 0.5
+        boxes = torch.cat([centres - halves, centres + halves], -1)
+        if max_shape is None or not self.clip_border:
+            return boxes
+        height, width = max_shape[:2]
+        return torch.stack([boxes[:, i].clamp(0, height if i % 2 else width) for i in range(4)], -1)

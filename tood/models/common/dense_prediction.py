@@ -60,15 +60,6 @@ def select_candidates(
     return boxes[anchor], confidence[anchor, label], label
 
 
-def name_objects(gt: InstanceData, num_classes: int) -> InstanceData:
-    """The objects with a label of their own each: `num_classes` + 1, + 2, ...
-
-    mmdet's targets then say which object a point serves; its background stays `num_classes`.
-    """
-    names = torch.arange(len(gt), device=gt.bboxes.device) + num_classes + 1
-    return InstanceData(bboxes=gt.bboxes, labels=names)
-
-
 class DensePredictionMixin:
     """Turns what a head's `forward` returns into dense levels and these into detections.
 
@@ -263,9 +254,11 @@ def select_detections(
     ]
     boxes, scores, labels = (torch.cat(parts) for parts in zip(*candidates, strict=True))
     if rescale:
-        boxes = boxes / boxes.new_tensor(meta["scale_factor"]).repeat(2)
+        factors = 2 * tuple(meta["scale_factor"])  # numbers, as a tensor of them would wait for the device
+        boxes = torch.stack([boxes[:, side] / factor for side, factor in enumerate(factors)], 1)
     if cfg.get("min_bbox_size", -1) >= 0:
-        kept = (boxes[:, 2:] - boxes[:, :2] > cfg["min_bbox_size"]).all(1)
+        # Looked for once, and not in each of the three
+        kept = (boxes[:, 2:] - boxes[:, :2] > cfg["min_bbox_size"]).all(1).nonzero().squeeze(1)
         boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
     if with_nms:
         kept = batched_nms(boxes, scores, labels, cfg["nms"]["iou_threshold"])[: cfg["max_per_img"]]

@@ -9,6 +9,7 @@ from torch import Tensor
 # Pairs of object and anchor that exist at a time. On a CPU fewer take more calls, and more leave the cache.
 PAIRS_AT_ONCE = {"cpu": 2**19}
 PAIRS_AT_ONCE_ELSEWHERE = 2**24
+LEAST_AREA = 1e-6  # of a union, as in mmdet
 
 
 class Objects(NamedTuple):
@@ -50,7 +51,48 @@ def box_rows_iou(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
     height = (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp_(min=0)
     overlap = width.mul_(height)
     union = ((x2 - x1) * (y2 - y1) + (right - left) * (bottom - top)).sub_(overlap)
-    return overlap.div_(union.clamp_(min=1e-6))
+    return overlap.div_(union.clamp_(min=LEAST_AREA))
+
+
+def paired_iou(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+    """IoU of boxes [..., 4] with as many others, to the last bit that of mmdet's aligned `bbox_overlaps`.
+
+    mmdet's copies its smallest union to the device, and the host waits.
+    """
+    overlap, union = _overlap_and_union(boxes, gt_boxes)
+    return overlap / union.clamp(min=LEAST_AREA)
+
+
+def paired_giou(boxes: Tensor, gt_boxes: Tensor, least_area: float) -> Tensor:
+    """Generalised IoU, as `paired_iou`.
+
+    Args:
+        boxes, gt_boxes: [..., 4] (x1, y1, x2, y2).
+        least_area: of a union, and of what encloses both boxes.
+    """
+    overlap, union = _overlap_and_union(boxes, gt_boxes)
+    union = union.clamp(min=least_area)
+    upper = torch.minimum(boxes[..., :2], gt_boxes[..., :2])
+    lower = torch.maximum(boxes[..., 2:], gt_boxes[..., 2:])
+    enclosing = _area(upper, lower).clamp(min=least_area)
+    return overlap / union - (enclosing - union) / enclosing
+
+
+def _overlap_and_union(boxes: Tensor, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas [...], the second without a bound."""
+    # In mmdet's order, which is that of the gradient's sums
+    area, gt_area = (
+        (each[..., 2] - each[..., 0]) * (each[..., 3] - each[..., 1]) for each in (boxes, gt_boxes)
+    )
+    upper = torch.maximum(boxes[..., :2], gt_boxes[..., :2])
+    lower = torch.minimum(boxes[..., 2:], gt_boxes[..., 2:])
+    overlap = _area(upper, lower)
+    return overlap, area + gt_area - overlap
+
+
+def _area(upper: Tensor, lower: Tensor) -> Tensor:
+    sides = (lower - upper).clamp(min=0)
+    return sides[..., 0] * sides[..., 1]
 
 
 def without_conflicts(anchors: Tensor, wanted: Tensor, preference: Tensor, number: int) -> Tensor:
@@ -83,3 +125,27 @@ def owners(anchors: Tensor, positive: Tensor, number: int) -> Tensor:
     index = torch.arange(G, device=anchors.device)[:, None].expand_as(anchors)
     first = anchors.new_full((number + 1,), G).scatter_reduce_(0, slot.flatten(), index.flatten(), "amin")
     return torch.where(first == G, -1, first)[:number]
+
+
+def of_owners(values: Tensor, owners: Tensor) -> Tensor:
+    """[A, ...] the value [G, ...] of each point's object; zeros or another object's for a point without."""
+    if len(values) == 0:
+        return values.new_zeros(len(owners), *values.shape[1:])
+    return values[owners.clamp(min=0)]
+
+
+def objects_of_points(
+    gts: list[InstanceData], owners: Tensor, background: int, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Label [B*A] and box [B*A, 4] of the object of each point of a batch.
+
+    Args:
+        gts: objects of each image.
+        owners: [B, A] object of the image, negative for none.
+        background: label of a point without an object; its box has no meaning.
+        like: a tensor of the type of the boxes.
+    """
+    images = list(zip(gts, owners, strict=True))
+    labels = torch.cat([of_owners(gt.labels, owner) for gt, owner in images])
+    boxes = torch.cat([of_owners(gt.bboxes.to(like), owner) for gt, owner in images])
+    return labels.where(owners.flatten() >= 0, background), boxes

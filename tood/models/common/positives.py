@@ -45,7 +45,7 @@ def statistics(positives: Positives, levels: list[DenseLevel], gt_boxes: Tensor)
     """
     boxes = torch.cat([level.boxes for level in levels])[positives.anchors]  # [P, 4]
     G = len(gt_boxes)
-    iou = box_iou(boxes, gt_boxes.to(boxes))[torch.arange(len(boxes)), positives.objects]  # [P]
+    iou = box_iou(boxes, gt_boxes.to(boxes)).gather(1, positives.objects[:, None])[:, 0]  # [P]
     weights = positives.weights.to(boxes)
 
     def per_object(values: Tensor) -> Tensor:
@@ -62,8 +62,8 @@ def summary(statistics: list[PositiveStatistics]) -> dict[str, float | None]:
     Returns:
         objects; positives, of an object; positive_iou, over the objects that have positives
     """
-    count = torch.cat([image.number for image in statistics])
-    iou = torch.cat([image.iou for image in statistics])
+    # One copy from the device
+    count, iou = torch.cat([torch.stack([image.number, image.iou]) for image in statistics], 1).cpu()
     iou = iou[~iou.isnan()]
     return {
         "objects": len(count),

@@ -5,6 +5,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+# Device types that have it; to ask `torch.amp.is_autocast_available` would break a compiled graph.
+_AUTOCAST = ("cpu", "cuda", "mps", "xpu")
+
 
 def single_at_least(tensor: Tensor) -> Tensor:
     """float32 for a type of fewer bits; other types stay."""
@@ -17,4 +20,6 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager:
     Coordinates need it: bfloat16 has 8 binary digits, and the 167th cell of a map is not the 168th.
     """
     kind = tensor.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    if kind not in _AUTOCAST or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)

@@ -7,23 +7,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from mmdet.models.losses import GIoULoss
 from torch import Tensor
 
-from tood.models.common.precision import single_at_least, without_autocast
+from tood.models.common.box_losses import GIoULoss
+from tood.models.common.losses import LEAST_LOG, LEAST_VARIANCE, binary_cross_entropy
+from tood.models.common.precision import without_autocast
 from tood.models.common.registry import MODELS
 
 # Scores that a loss works on at a time. On a CPU the few tensors of this size stay in the cache.
 SCORES_AT_ONCE = {"cpu": 2**18}
 SCORES_AT_ONCE_ELSEWHERE = 2**26
-
-
-def binary_cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
-    """BCE(s, t) of Eq. 10, elementwise on probabilities, safe under autocast."""
-    with without_autocast(scores):
-        scores = single_at_least(scores)
-        return F.binary_cross_entropy(scores, target.to(scores), reduction="none")
 
 
 def task_aligned_focal_loss(scores: Tensor, t_hat: Tensor, gamma: float) -> Tensor:
@@ -183,8 +176,8 @@ def _sum_and_gradient(
 
 def _negative(s: Tensor, weights: Tensor, gamma: float, derivative: Tensor) -> Tensor:
     """The sum over one piece as if all targets were 0; its derivative goes into `derivative`."""
-    log = s.neg().log1p_().clamp_(min=-100)  # log(1 - s)
-    quotient = s / (1 - s).clamp_(min=1e-12)
+    log = s.neg().log1p_().clamp_(min=LEAST_LOG)  # log(1 - s)
+    quotient = s / (1 - s).clamp_(min=LEAST_VARIANCE)
     power = _power_less_one(s, gamma).mul_(weights)
     derivative.copy_(quotient.sub_(log, alpha=gamma).mul_(power))
     return -log.mul_(s).mul_(power).sum()
@@ -193,7 +186,7 @@ def _negative(s: Tensor, weights: Tensor, gamma: float, derivative: Tensor) -> T
 def _derivative(s: Tensor, t: Tensor, gamma: float) -> Tensor:
     """The derivative of `task_aligned_focal_loss` by the score, elementwise."""
     difference = s - t
-    quotient = difference.abs() / (s * (1 - s)).clamp(min=1e-12)
+    quotient = difference.abs() / (s * (1 - s)).clamp(min=LEAST_VARIANCE)
     power = _power_less_one(difference.abs(), gamma)
     return difference.sign() * power * (gamma * binary_cross_entropy(s, t) + difference.abs() * quotient)
 

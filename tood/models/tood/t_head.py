@@ -180,7 +180,7 @@ class THead(nn.Module):
         kernels = [
             self.cls_decomposition.kernel(pooled),
             self.reg_decomposition.kernel(pooled),
-            self.alignment.kernel().expand(len(x), -1, -1),
+            self.alignment.kernel().expand(x.shape[0], -1, -1),
         ]
         product = product_with_layers(torch.cat(kernels, 1), layers)
         cls, reg, hidden = product.split_with_sizes([kernel.shape[1] for kernel in kernels], 1)

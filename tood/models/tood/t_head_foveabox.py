@@ -3,12 +3,9 @@
 import torch
 from torch import Tensor
 
-from tood.models.baselines.foveabox import FoveaHead
+from tood.models.baselines.foveabox import LONGEST, SHORTEST, FoveaHead
 from tood.models.common.registry import MODELS
 from tood.models.tood.plug_in import THeadMixin
-
-# FoveaBox learns the logarithm of distances in units of the level's base edge, clamped to this range.
-SHORTEST, LONGEST = 1 / 16, 16.0
 
 
 @MODELS.register_module()

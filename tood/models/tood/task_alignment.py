@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor
 
-from tood.models.common.pairs import Objects, box_rows_iou, objects_at_once, without_conflicts
+from tood.models.common.pairs import Objects, box_rows_iou, objects_at_once, paired_iou, without_conflicts
 
 # An anchor belongs to an object only if its centre lies this far (pixels) inside each side of its box.
 CENTRE_MARGIN = 0.01
@@ -78,7 +77,7 @@ def task_aligned_match(
         found.append(best.indices)
     t, a = torch.cat(metrics), torch.cat(found)  # [G, m] each
     gt_boxes = objects.boxes[:, None].expand(-1, m, -1)  # [G, m, 4]
-    u = bbox_overlaps(boxes[objects.images[:, None], :, a], gt_boxes, is_aligned=True)  # [G, m]
+    u = paired_iou(boxes[objects.images[:, None], :, a], gt_boxes)  # [G, m]
 
     positive = t > 0
     if centre_in_box:

@@ -11,8 +11,7 @@ from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from tood.models.common.anchor_boxes import assign_inside
-from tood.models.common.atss_assigner import match_batch
+from tood.models.common.atss_assigner import match_batch, match_image
 from tood.models.common.box_coders import DeltaCodec, DistanceCodec, anchor_centres, centerness_target
 from tood.models.common.dense_level import DenseLevel, grid_of
 from tood.models.common.dense_prediction import DensePredictionMixin
@@ -138,7 +137,6 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         """The epoch ends the warm-up."""
         self.set_epoch(epoch)
 
-    @property
     def warming_up(self) -> bool:
         """Whether ATSS assigns the samples in this epoch.
 
@@ -187,7 +185,9 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
     @property
     def divisors(self) -> Divisors:  # type: ignore[override]  # here it changes with the phase
         """In the aligned phase the sum of t-hat divides both losses."""
-        return Divisors.TARGETS if self.warming_up else Divisors.SHARED
+        if self.epoch is None:  # tracing reads all properties; a loss says what is missing
+            return super().divisors
+        return Divisors.TARGETS if self.warming_up() else Divisors.SHARED
 
     def divisor(self, normaliser: Tensor) -> Tensor:
         """What a loss is divided by: its normaliser, or the smallest that is allowed."""
@@ -221,7 +221,7 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         )  # [B, 4, A]
         targets = self._targets(scores, pixels, batch_gt_instances, batch_img_metas)
         anchors, _, _, positive = targets.scores  # [P] each
-        if self.warming_up:
+        if self.warming_up():
             loss = self.initial_loss_cls
             loss_cls = sum_of_focal_loss_with_prob(
                 scores, targets.scores, targets.anchor_weights, loss["gamma"], loss["alpha"]
@@ -254,7 +254,7 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         priors = self.prior_generator.grid_priors(grids, dtype=boxes.dtype, device=boxes.device)
         inside = torch.stack([self._inside(grids, priors, meta) for meta in metas])  # [B, A]
         objects = objects_of(gts, boxes)
-        if self.warming_up:
+        if self.warming_up():
             of_scores, gt_boxes, box_weights = self._warm_up_targets(priors, grids, gts, metas, objects)
         else:
             of_scores, gt_boxes = self._aligned_targets(scores, boxes, priors, inside, objects)
@@ -314,9 +314,11 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         )
 
     def _assign(self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict) -> Tensor:
-        inside = self._inside([level.grid for level in levels], priors, meta)  # [A]
-        if self.warming_up:
-            return assign_inside(self.initial_assigner, priors, inside, gt, by_level=True)
+        grids = [level.grid for level in levels]
+        if self.warming_up():
+            (rows,) = self._rows_inside(grids, priors, [meta])
+            return match_image(self.initial_assigner, priors, rows, gt)
+        inside = self._inside(grids, priors, meta)  # [A]
         scores = [level.scores.T[None] for level in levels]  # [1, C, H*W] each
         boxes = torch.cat([level.boxes for level in levels]).T[None]  # [1, 4, A]
         matches = self._match(scores, boxes, priors, inside[None], objects_of([gt], boxes))

@@ -1,0 +1,161 @@
+"""Views of Table 6's runs: their numbers by hand, and that the drawings hold these numbers."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tood.analysis.figures.views import (
+    ap_by_iou,
+    best_anchors,
+    caption_density,
+    caption_distances,
+    cumulative,
+    draw_ap_by_iou,
+    draw_box_kinds,
+    draw_density,
+    draw_distances,
+    draw_views,
+    kinds_by_confidence,
+    misplaced,
+)
+from tood.analysis.table6.box_counts import KINDS
+from tood.evaluation.detection import coco_ap
+from tood.study.paths import RunPaths
+
+
+def truth() -> dict:
+    """Two images, an object each."""
+    boxes = {1: [10, 10, 40, 40], 2: [20, 20, 50, 50]}
+    return {
+        "images": [{"id": image, "width": 100, "height": 100} for image in boxes],
+        "categories": [{"id": 1, "name": "disc"}],
+        "annotations": [
+            {"id": image, "image_id": image, "category_id": 1, "bbox": box, "area": 1600, "iscrowd": 0}
+            for image, box in boxes.items()
+        ],
+    }
+
+
+def detection(image: int, box: list[float], score: float) -> dict:
+    return {"image_id": image, "category_id": 1, "bbox": box, "score": score}
+
+
+EXACT = detection(1, [10, 10, 40, 40], 0.9)
+HALF = detection(2, [20, 20, 50, 34], 0.8)  # IoU 0.68
+AGAIN = detection(1, [10, 10, 40, 38], 0.3)
+POOR = detection(2, [20, 20, 50, 10], 0.31)  # IoU 0.2
+AWAY = detection(2, [80, 80, 10, 10], 1.0)
+
+
+@pytest.fixture
+def annotations(tmp_path):
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(truth()))
+    return path
+
+
+def test_the_distribution_counts_objects_without_best_anchors():
+    values = np.array([0.1, 0.5, np.nan, 0.3])
+    assert cumulative(values, np.array([0, 0.1, 0.4, 9])).tolist() == [0, 0.25, 0.5, 0.75]
+    assert cumulative(np.array([]), np.array([1.0])).tolist() == [0]
+
+
+def test_distances_are_drawn_and_summed_up():
+    columns = {
+        "distance": [0.1, 0.5, None, 0.3],
+        "localised": [0.9, 0.8, None, 1.0],
+        "classified": [0.9, 0.6, None, 0.5],
+    }
+    first = best_anchors([pd.DataFrame(columns)])
+    assert first["lost"].tolist() == pytest.approx([0, 0.2, np.nan, 0.5], nan_ok=True)
+    objects = {"a": first, "b": first + 1}
+    for axes, column in zip(draw_distances(objects).axes, ("distance", "lost"), strict=True):
+        for line, found in zip(axes.lines, objects.values(), strict=True):
+            assert np.array_equal(line.get_ydata(), cumulative(found[column].to_numpy(), line.get_xdata()))
+    assert draw_distances(objects).axes[0].lines[1].get_ydata()[-1] == 0.75
+    text = caption_distances(objects)
+    assert "Mean distance: a 0.300; b 1.300. Mean IoU lost: a 0.233; b 1.233. 4 objects each" in text
+    assert "(a 1; b 1)" in text
+    assert len(best_anchors([pd.DataFrame(columns)] * 2)) == 8  # of two seeds
+
+
+def test_ap_falls_at_the_threshold_that_a_box_misses(annotations):
+    found = ap_by_iou(annotations, [1, 2], [EXACT, HALF])
+    assert found.index.tolist() == [round(0.5 + 0.05 * step, 2) for step in range(10)]
+    assert found[:0.65].tolist() == pytest.approx([100] * 4)
+    # Precision 1 up to a recall of one half: 51 of the 101 points of recall
+    assert found[0.7:].tolist() == pytest.approx([100 * 51 / 101] * 6)
+
+
+@pytest.mark.parametrize("found", [[], [EXACT, HALF, AGAIN, POOR]])
+def test_the_mean_over_thresholds_is_ap(annotations, found):
+    curve, whole = ap_by_iou(annotations, [1, 2], found), coco_ap(annotations, found, [1, 2])
+    assert curve.mean() == pytest.approx(whole["AP"])
+    assert (curve[0.5], curve[0.75]) == (pytest.approx(whole["AP50"]), pytest.approx(whole["AP75"]))
+    only = ap_by_iou(annotations, [2], [HALF])
+    assert only[0.5] == pytest.approx(100)
+
+
+def test_boxes_are_counted_by_kind_and_confidence():
+    counts = kinds_by_confidence(truth(), [1, 2], [EXACT, HALF, AGAIN, POOR, AWAY])
+    kinds = {(KINDS[kind], part): counts[kind, part] for kind, part in np.argwhere(counts).tolist()}
+    assert kinds == {
+        ("correct", 18): 1,
+        ("correct", 16): 1,
+        ("redundant", 6): 1,
+        ("error", 6): 1,
+        ("background", 19): 1,
+    }
+    # The object of an image that was not evaluated is no object.
+    assert kinds_by_confidence(truth(), [1], [EXACT])[KINDS.index("correct")].sum() == 1
+
+
+def test_misplaced_anchors_are_confident_and_badly_localised():
+    counts = np.zeros((4, 4), dtype=int)
+    counts[3, 0], counts[2, 1], counts[2, 2], counts[1, 0] = 1, 2, 5, 9
+    assert misplaced(counts) == (3, 8)
+    text = caption_density({"a": counts, "b": counts * 0})
+    assert "a 37.5 % of 8; b no such score" in text
+
+
+def test_the_density_is_drawn_with_the_iou_upwards():
+    counts = np.zeros((50, 50), dtype=int)
+    counts[10, 40] = 3
+    counts[20, 5] = 1
+    figure = draw_density({"a": counts, "b": counts, "c": counts})
+    drawn = figure.axes[0].images[0].get_array()
+    assert (drawn[40, 10], drawn[5, 20]) == (0.75, 0.25)  # [IoU, score]
+    assert drawn.mask.sum() == 2498
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["a", "b", "c"]
+
+
+def test_curves_and_counts_are_drawn():
+    index = pd.Index([0.5, 0.75])
+    (axes,) = draw_ap_by_iou({"a": [pd.Series([40.0, 20.0], index), pd.Series([50.0, 30.0], index)]}).axes
+    assert axes.lines[0].get_ydata().tolist() == [45, 25]
+    counts = np.arange(100).reshape(5, 20)
+    (axes,) = draw_box_kinds({"a": counts}).axes
+    assert [patch.get_data()[0].tolist() for patch in axes.patches] == counts.tolist()
+
+
+def test_every_view_and_its_caption_are_written(annotations, tmp_path):
+    runs = {}
+    for name in ("a", "b"):
+        runs[name] = [RunPaths(tmp_path / name / f"seed{seed}") for seed in (0, 1)]
+        for paths in runs[name]:
+            paths.folder.mkdir(parents=True)
+            objects = {"distance": [0.5, None], "localised": [0.9, None], "classified": [0.8, None]}
+            density = np.eye(50, dtype=int).tolist()
+            paths.best_anchors.write_text(json.dumps({"objects": objects, "density": density}))
+            paths.detections.write_text(json.dumps([EXACT, POOR]))
+            paths.evaluated_images.write_text(json.dumps([1, 2]))
+    draw_views(runs, annotations, tmp_path / "figures")
+    for name in ("distances", "score_iou", "ap_by_iou", "box_kinds"):
+        assert (tmp_path / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
+        text = (tmp_path / f"figures/{name}.md").read_text()
+        assert text.startswith("**")
+        assert text.endswith(" Over 2 seeds.\n")
+    assert "a: 1 correct, 0 redundant, 0 ignored, 1 error, 0 background" in text

@@ -1,0 +1,193 @@
+"""The results that README.md shows, from hand-made results and from those that are kept in git."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tood.report.front_page import BEGIN, END, results_part, rewrite
+from tood.report.mini_page import mini_part
+
+REPOSITORY = Path(__file__).parents[2]
+SIZES = "run,head_params_m,params_m,head_gflops,gflops\natss_af,1.004,2.006,3,4\n"
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Nothing measured yet; `add(scale, (run, seed, metric, value), ...)` writes a `metrics.csv`."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+
+    def add(scale: str, *records: tuple, stale: str = "") -> Path:
+        frame = pd.DataFrame(records, columns=["run", "seed", "metric", "value"]).assign(stale=stale)
+        (folder / scale).mkdir(exist_ok=True)
+        frame.astype({"seed": "Int64"}).to_csv(folder / scale / "metrics.csv", index=False)
+        return folder
+
+    return add
+
+
+def everything(folder: Path) -> str:
+    """All tables of both scales."""
+    return results_part(folder, {})
+
+
+def seeds(run: str, metric: str, *values: float) -> list[tuple]:
+    return [(run, seed, metric, value) for seed, value in enumerate(values)]
+
+
+def tables(text: str) -> dict[str, list[list[str]]]:
+    """Cells of each table of Markdown by its title, header first and without the line of alignments."""
+    found, title = {}, ""
+    for line in text.splitlines():
+        if line.startswith("**Table"):
+            title = line.split(".")[0].removeprefix("**")
+        elif line.startswith("|") and not line.startswith("| :---"):
+            found.setdefault(title, []).append([cell.strip() for cell in line.strip("|").split("|")])
+    return found
+
+
+def test_nothing_measured(results):
+    text = everything(results("smoke", *seeds("atss_af", "AP", 40.0)))  # a scale that is not shown
+    assert tables(text) == {}
+    assert text.count("AP measured so far: 0 of the paper's 60 runs.") == 2
+    assert "`smoke`" not in text
+
+
+def test_means_over_seeds_beside_the_papers_values(results):
+    # AP of ATSS: mean of 40, 41, 45 is 42; squared deviations 4 + 1 + 9 = 14 over n - 1 = 2, sd 2.65.
+    records = seeds("atss_af", "AP", 40, 41, 45) + seeds("atss_af", "AP50", 57, 57, 60)
+    text = everything(results("mini", *records, ("tood_af", 0, "AP", 44.04)))
+    found = tables(text)
+    assert found["Table 3"] == [
+        ["Type", "Method", "Seeds", "AP", "paper", "reference", "AP50", "paper"],
+        ["Anchor-free", "ATSS", "3", "42.0 ± 2.6", "39.2", "–", "58.0 ± 1.7", "57.4"],
+        ["Anchor-free", "TOOD", "1", "44.0", "42.5", "42.5<sup>1</sup>", "pending", "59.8"],
+    ]
+    assert "AP measured so far: 2 of the paper's 60 runs." in text.split("**Scale `mini`:**")[1]
+    assert [row[0].split("<sup>")[0] for row in found["Table 2"][1:]] == ["ATSS"]
+    assert "Table 5" not in found
+
+
+def test_a_seed_short(results):
+    records = seeds("atss_af", "AP", 40, 41, 45) + seeds("atss_af", "AP50", 57, 58)
+    found = tables(everything(results("mini", *records)))
+    assert found["Table 3"][1][2:] == ["2–3", "42.0 ± 2.6", "39.2", "57.5 ± 0.7", "57.4"]
+
+
+def test_stale_and_undefined_values_say_so(results):
+    folder = results("mini", *seeds("atss_af", "AP", 40.0), stale="code")
+    assert tables(everything(folder))["Table 3"][1][3] == "40.0 (stale)"
+    undefined = float("nan")
+    folder = results("mini", ("atss_af", 0, "AP", 40.0), ("atss_af", 0, "AP75", undefined))
+    assert tables(everything(folder))["Table 3"][0] == ["Type", "Method", "Seeds", "AP", "paper"]
+    defined = [("tood_af", 0, metric, 50.0) for metric in ("AP", "AP75")]
+    folder = results("mini", ("atss_af", 0, "AP", 40.0), ("atss_af", 0, "AP75", undefined), *defined)
+    assert tables(everything(folder))["Table 3"][1][-2:] == ["n/a", "42.2"]
+
+
+def test_sizes_are_those_of_the_scale_paper_alone(results):
+    folder = results("mini", ("atss_af", None, "Head params (M)", 9.0), ("atss_af", 0, "AP", 40.0))
+    assert "Head params" not in everything(folder)
+    (folder / "paper").mkdir()
+    (folder / "paper" / "complexity.csv").write_text(SIZES)
+    text = everything(folder)
+    paper, mini = text.split("**Scale `mini`:**")
+    row = ["1.00", "4.92", "2.01", "32.07", "3.00", "104.87", "4.00", "205.21"]
+    assert tables(paper)["Table 1"][1:] == [["ATSS (anchor-free)", "Parallel head", *row]]
+    assert "Head params" not in mini
+
+
+def test_a_footnote_on_a_metric_that_is_not_shown_is_left_out(results):
+    folder = results("mini", ("fovea", 0, "AP", 30.0))
+    remark = "prints the same AP and AP50 with an AP75 of"
+    assert remark not in everything(folder)
+    shown = results("mini", *(("fovea", 0, metric, 30.0) for metric in ("AP", "AP50", "AP75")))
+    assert remark in everything(shown)
+
+
+def test_only_what_is_between_the_markers_changes(results, tmp_path):
+    folder = results("mini", *seeds("atss_af", "AP", 40.0))
+    readme = tmp_path / "README.md"
+    before, after = "# Ü\r\n\ttrailing  \n\n", "\n\n| a | table |\r\n no newline at the end"
+    readme.write_bytes(f"{before}{BEGIN}\nold\n{END}{after}".encode())
+    rewrite(readme, everything(folder))
+    written = readme.read_bytes()
+    assert written == f"{before}{BEGIN}\n\n{everything(folder)}\n{END}{after}".encode()
+    rewrite(readme, everything(folder))
+    assert readme.read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (f"text {END}", BEGIN),
+        (f"{BEGIN} text", END),
+        (f"{END} text {BEGIN}", f"{END!r} before {BEGIN!r}"),
+        (f"{BEGIN} {BEGIN} {END}", f"{BEGIN!r} 2 times"),
+    ],
+)
+def test_markers_that_are_wrong_are_named(results, tmp_path, text, named):
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    with pytest.raises(ValueError, match=r"README\.md: has") as error:
+        rewrite(readme, everything(results("mini")))
+    assert named in str(error.value)
+    assert readme.read_text() == text
+
+
+def test_the_rule_writes_the_file_it_is_called_beside(workspace):
+    (workspace.path / "results/paper").mkdir(parents=True)
+    (workspace.path / "results/paper/complexity.csv").write_text(SIZES)
+    readme, mini = workspace.path / "README.md", workspace.path / "docs/mini.md"
+    mini.parent.mkdir()
+    for page in (readme, mini):
+        page.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
+    outcome = workspace.run("snakemake", "--cores", "1", "readme")
+    assert outcome.returncode == 0, outcome.stdout
+    folder = workspace.path / "results"
+    for page, part in ((readme, results_part(folder)), (mini, mini_part(folder))):
+        assert page.read_text() == f"before\n{BEGIN}\n\n{part}\n{END}\nafter\n"
+    assert "| 2.01 | 32.07 |" in readme.read_text()
+
+    readme.write_text("no markers\n")
+    outcome = workspace.run("snakemake", "--cores", "1", "readme")
+    assert outcome.returncode != 0
+    assert f"readme: README.md: has {BEGIN!r} 0 times and needs it once" in outcome.stdout
+    assert readme.read_text() == "no markers\n"
+
+
+def test_readme_shows_what_is_kept_in_git(tmp_path):
+    listed = subprocess.run(["git", "ls-files", "results"], cwd=REPOSITORY, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("this copy of the repository has no git, which says which results are kept")
+    for name in listed.stdout.splitlines():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(REPOSITORY / name, tmp_path / name)
+    kept = tmp_path / "results"
+    for name, part in (("README.md", results_part(kept)), ("docs/mini.md", mini_part(kept))):
+        page = tmp_path / Path(name).name
+        shutil.copyfile(REPOSITORY / name, page)
+        rewrite(page, part)
+        assert page.read_text() == (REPOSITORY / name).read_text(), f"{name}: `make readme` writes it anew"
+    assert "| FoveaBox" in (tmp_path / "README.md").read_text()
+
+
+def test_of_mini_readme_shows_the_claims_and_table_6(results):
+    pair = [
+        (run, seed, metric, value + seed + (run == "tood_af") * (5 + 0.1 * seed))
+        for run in ("atss_af", "tood_af")
+        for seed in (0, 1, 2)
+        for metric, value in (("AP", 40.0), ("AP75", 38.0), ("PCC (top-50)", 0.5))
+    ]
+    text = results_part(results("mini", *pair))
+    paper, mini = text.split("**Scale `mini`:**")
+    assert "Table 6" in tables(mini)
+    assert "Table 3" not in tables(mini)
+    (claim,) = [line for line in mini.splitlines() if "+5.1 (" in line and "| AP |" in line]
+    assert "| holds |" in claim
+    assert "+5.1 (+4.9 to +5.3)" in claim
+    assert "Claims that wait for runs that are not trained: " in mini
+    assert "Claims" not in paper  # nothing is trained at that scale

@@ -1,0 +1,135 @@
+"""Detectors of the small scales on images of a user's own size."""
+
+import pytest
+import torch
+from helpers.runs import one_of_each_head
+from mmengine.config import Config
+
+from tood.engine.config import build_model, resolve
+from tood.study.declarations import ExperimentError, load_runs
+from tood.study.paths import CONFIGS
+from tood.study.plan import Plan
+from tood.study.pyramid import fitted_head, fitted_model, strides_for
+from tood.study.scales import load_scale
+
+OWN = {"scale": "mini", "data_root": "photographs", "name": "mine"}
+CLASSES = [{"id": 1, "name": "cup"}]
+
+
+@pytest.mark.parametrize(
+    ("longer", "strides"),
+    [
+        (32, [4, 8, 16]),
+        (64, [4, 8, 16]),
+        (90, [4, 8, 16]),
+        (128, [4, 8, 16, 32]),
+        (256, [4, 8, 16, 32, 64]),
+        (320, [8, 16, 32, 64]),
+        (512, [8, 16, 32, 64, 128]),
+        (1333, [8, 16, 32, 64, 128, 256]),
+    ],
+)
+def test_the_pyramid_grows_with_the_images(longer, strides):
+    assert strides_for(longer) == strides
+
+
+def test_at_the_scales_own_size_nothing_changes_but_foveas_overlap():
+    scale = load_scale("mini")
+    assert fitted_model(scale.model, 64) == scale.model
+    for name, head in scale.heads.items():
+        expected = (
+            {**head, "scale_ranges": [[1, 24], [12, 48], [24, 128]]} if "scale_ranges" in head else head
+        )
+        assert fitted_head(head, 64) == expected, name
+
+
+def test_ranges_meet_and_grow_with_the_strides():
+    head = {"regress_ranges": [], "base_edge_list": [], "anchor_generator": {"strides": [], "scales": 3}}
+    assert fitted_head(head, 128) == {
+        "regress_ranges": [[-1, 16], [16, 32], [32, 64], [64, 1e8]],
+        "base_edge_list": [8, 16, 32, 64],
+        "anchor_generator": {"strides": [4, 8, 16, 32], "scales": 3},
+    }
+
+
+@pytest.mark.parametrize("run", one_of_each_head())
+def test_every_detector_is_built_and_detects_at_another_size(run):
+    plan = Plan({**OWN, "image_size": "300,200", "runs": run})
+    settings = plan.settings(run)
+    assert settings["input"]["size"] == [300, 200]
+    model = build_model(resolve(settings, CLASSES, None)).eval()
+    model.init_weights()
+    outs = model(torch.zeros(1, 3, 200, 300))
+    assert [level.shape[-1] for level in outs[0]] == [38, 19, 10, 5]
+    head = model.bbox_head
+    generator = getattr(head, "prior_generator", None)
+    if generator is not None:
+        assert [stride[0] for stride in generator.strides] == [8, 16, 32, 64]
+
+
+@pytest.mark.parametrize("run", load_runs())
+def test_no_head_says_anything_of_sizes_that_is_not_fitted(run):
+    """What a scale states for its size in a list per level has as many entries as the pyramid has levels."""
+    settings = Plan({**OWN, "image_size": "512"}).settings(run)
+    head = Config.fromfile(CONFIGS / load_runs()[run].config).model.bbox_head.type
+    stated = settings["heads"].get(head, {})
+    flat = {**stated, **stated.get("anchor_generator", {})}
+    lists = {key: value for key, value in flat.items() if isinstance(value, list)}
+    assert lists
+    assert {key: len(value) for key, value in lists.items()} == dict.fromkeys(lists, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"image_size": "16,300"}, "image_size=16,300: sides are between 32 and 2048 pixels"),
+        ({"image_size": "300,4000"}, "sides are between 32 and 2048"),
+        ({"image_size": "big"}, "image_size"),
+        ({"image_size": "1,2,3"}, "image_size"),
+        ({"train": "train.json"}, "train=train.json: write ANNOTATIONS:IMAGES"),
+        ({"val": "a:b:c"}, "val=a:b:c: write ANNOTATIONS:IMAGES"),
+        ({"data_seed": 3}, "data_seed: nothing is drawn with data_root"),
+        ({"name": None}, "draws its own data, and numbers on yours are not those of the scale"),
+        ({"data_root": None, "image_size": 128}, "image_size: fits the detectors .* and data_root=PATH"),
+        ({"data_root": None, "val": "a:b"}, "name files of a dataset of yours; add data_root=PATH"),
+        ({"scale": "paper", "image_size": 128}, "so it needs scale=mini or smoke"),
+        ({"scale": "paper", "data_seed": 1}, "scale 'paper' draws no data"),
+    ],
+)
+def test_options_that_do_not_fit_say_so(options, said):
+    given = {key: value for key, value in (OWN | options).items() if value is not None}
+    with pytest.raises(ExperimentError, match=said):
+        Plan(given)
+
+
+def test_own_data_are_named_as_they_are():
+    plan = Plan({**OWN, "train": "train.json:photos", "val": "val.json:photos/val", "image_size": 160})
+    assert plan.drawing is None
+    assert {name: tuple(split) for name, split in plan.splits.items()} == {
+        "train": ("train.json", "photos"),
+        "val": ("val.json", "photos/val"),
+    }
+    assert plan.settings("fcos")["splits"]["val"] == {"annotations": "val.json", "images": "photos/val"}
+    assert "Data: photographs (COCO layout) in place of the generated images, at most 160 × 160 pixels." in (
+        plan.notes()
+    )
+    assert Plan(plan.study.model_dump(mode="json", exclude_none=True)).splits == plan.splits
+
+
+def test_another_seed_draws_other_images():
+    plan = Plan({"scale": "mini", "data_seed": 1, "name": "other"})
+    assert (plan.drawing.seed, str(plan.data_root)) == (1, "work/data/mini_seed1")
+    assert plan.drawing.train_images == load_scale("mini").drawing.train_images
+    assert plan.settings("fcos") == Plan({"scale": "mini"}).settings(
+        "fcos"
+    )  # its data differ, not the recipe
+    assert "Images are drawn with seed 1." in plan.notes()
+
+
+def test_learning_rate_and_schedule_of_a_sweep():
+    plan = Plan({"scale": "mini", "lr": 0.02, "schedule": 2, "name": "sweep"})
+    settings, own = plan.settings("fcos"), Plan({"scale": "mini"}).settings("fcos")
+    assert (settings["train"]["lr"], settings["run"]["epochs"]) == (0.02, 24)
+    assert settings["run"]["milestones"] == [16, 22]
+    assert {key for key in own if own[key] != settings[key]} == {"train", "run"}
+    assert {"Learning rate 0.02.", "Every training has 2 times its epochs."} <= set(plan.notes())

@@ -1,0 +1,93 @@
+"""Figures 1 and 4: objects chosen by rule, under each detector."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from mmdet.datasets import CocoDataset
+
+from tood.analysis.figures.chosen_objects import Case, caption, choose
+from tood.analysis.figures.files import save_captioned
+from tood.analysis.figures.map_figures import FigureRow, draw_figure1, draw_figure4
+from tood.analysis.figures.maps import instance_maps
+from tood.evaluation.detection import dense_predictions
+from tood.evaluation.trained_run import Trained, load_trained
+from tood.runtime.files import read_json
+from tood.study.jobs import Execution, Figure1Job
+from tood.study.paths import RunPaths
+
+
+def figures(job: Figure1Job, execution: Execution, folder: Path) -> None:
+    """Choose the objects by `tood.analysis.figures.chosen_objects`, and draw them under every detector.
+
+    Args:
+        job: the detectors, the baseline first; their best anchors lie beside their weights.
+        execution: how their predictions are computed.
+        folder: `figure1` and `figure4` are written here, as PNG, as PDF, and as Markdown their captions.
+
+    Raises:
+        RuntimeError: as `load_trained`.
+        ValueError: there is no object that all detectors touch.
+    """
+    detectors = {name: load_trained(run, execution) for name, run in job.detectors.items()}
+    names = list(detectors)
+    records = {
+        name: pd.DataFrame(read_json(RunPaths(run.model.parent).best_anchors)["objects"])
+        for name, run in job.detectors.items()
+    }
+    choice = choose(records, detectors[names[0]].dataset.metainfo["classes"])
+    first, *others = choice.cases
+    # Data in which no other image has an object shows that of Figure 1 again.
+    shown = {1: [first], 4: others or [first]}
+    rows = {case: rows_of(case, detectors) for case in choice.cases}
+    drawn = {1: draw_figure1(rows[first]), 4: draw_figure4([rows[case] for case in shown[4]])}
+    for number, figure in drawn.items():
+        save_captioned(figure, folder / f"figure{number}", caption(choice, names, number, shown[number]))
+
+
+def rows_of(case: Case, detectors: Mapping[str, Trained]) -> list[FigureRow]:
+    """The rows of one object under each detector.
+
+    Raises:
+        ValueError: a detector predicts no box that touches it.
+    """
+    return [
+        row(trained, name, _index(trained.dataset, case.image_id), case.instance)
+        for name, trained in detectors.items()
+    ]
+
+
+def row(trained: Trained, name: str, index: int, instance: int) -> FigureRow:
+    """One detector's row of the figure.
+
+    Args:
+        trained: the detector.
+        name: its name in the figure.
+        index: of the image in the dataset.
+        instance: of the object on the image.
+
+    Raises:
+        ValueError: the detector predicts no box that touches the object.
+    """
+    predicted = dense_predictions(
+        trained.model, trained.dataset, device=trained.device, label=f"figure 1, {name}", indices=[index]
+    )
+    ((sample, levels),) = predicted
+    gt = sample.gt_instances.cpu()
+    maps = instance_maps(levels, gt.bboxes.float(), gt.labels, instance, sample.img_shape[:2])
+    if maps is None:
+        raise ValueError(f"{name} predicts no box that touches the chosen object")
+    pixels = trained.dataset[index]["inputs"]  # [3, H, W] BGR
+    return FigureRow(
+        detector=name,
+        image=pixels.flip(0).permute(1, 2, 0).numpy(),  # [H, W, 3] RGB
+        maps=maps,
+        gt_boxes=gt.bboxes.numpy(),
+        instance=instance,
+        class_name=trained.dataset.metainfo["classes"][int(gt.labels[instance])],
+    )
+
+
+def _index(dataset: CocoDataset, image_id: int) -> int:
+    """The place of an image in a dataset."""
+    return next(i for i in range(len(dataset)) if dataset.get_data_info(i)["img_id"] == image_id)

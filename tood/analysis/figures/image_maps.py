@@ -1,0 +1,163 @@
+"""Figures 1 and 4 for an image and an object of the user's choice, under any detectors."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tood.analysis.figures.assignment import find_image
+from tood.analysis.figures.map_figures import FigureRow
+from tood.analysis.figures.maps import instance_maps
+from tood.data.images import ImageError, read_image
+from tood.data.manifest import read_manifest
+from tood.engine.config import resolve
+from tood.evaluation.detector import Detector
+from tood.runtime.text import did_you_mean, one_line
+from tood.study.declarations import ExperimentError
+from tood.study.paths import StudyPaths
+from tood.study.plan import Plan
+
+
+class Scene(NamedTuple):
+    """An image with objects, one of which is looked at."""
+
+    path: Path
+    boxes: Tensor  # [G, 4] (x1, y1, x2, y2) in pixels of the file
+    names: list[str]  # [G] classes
+    chosen: int  # index of the object
+
+
+def scene(
+    image: str,
+    box: Sequence[float] | None,
+    label: str | None,
+    chosen: int | None,
+    plan: Plan | None,
+    detectors: Sequence[Detector],
+) -> Scene:
+    """The image and the object that the user names.
+
+    Args:
+        image: any file, if `box` and `label` say the object; else an image of the study.
+        box: as for `of_image`.
+        label: its class.
+        chosen: as for `of_study`.
+        plan: the study of the runs; None without runs.
+        detectors: that are shown.
+
+    Raises:
+        ExperimentError: as `of_image` and `of_study`, or it is not clear which object is meant.
+    """
+    if (box is None) != (label is None):
+        raise ExperimentError("--box and --label say an object together; give both")
+    if box is not None and label is not None:
+        if chosen is not None:
+            raise ExperimentError("--object numbers those of a study's image; leave it out beside --box")
+        return of_image(Path(image), box, label, detectors[0].classes)
+    if plan is None:
+        raise ExperimentError(
+            "without a --run there is no study whose objects are known; give --box and --label"
+        )
+    return of_study(plan, detectors[0].name, image, chosen)
+
+
+def of_study(plan: Plan, run: str, image: str, chosen: int | None) -> Scene:
+    """An image of a study's data.
+
+    Args:
+        plan: the study; its data was checked.
+        run: one of its runs.
+        image: as for `find_image`.
+        chosen: number of the object, from 0; None takes the largest.
+
+    Raises:
+        ExperimentError: there is no such image or object.
+    """
+    manifest = read_manifest(StudyPaths(plan.name).manifest)
+    config = resolve(plan.settings(run), manifest["categories"], None)
+    dataset, index = find_image(image, plan, Path(manifest["root"]), config)
+    info = dataset.get_data_info(index)
+    objects = [instance for instance in info["instances"] if not instance["ignore_flag"]]
+    boxes = torch.tensor([instance["bbox"] for instance in objects])
+    names = [config.classes[instance["bbox_label"]] for instance in objects]
+    if chosen is None:
+        chosen = int((boxes[:, 2:] - boxes[:, :2]).prod(1).argmax())
+    if not 0 <= chosen < len(objects):
+        listed = "; ".join(
+            f"{number} {name} at {', '.join(f'{side:.0f}' for side in box)}"
+            for number, (name, box) in enumerate(zip(names, boxes.tolist(), strict=True))
+        )
+        raise ExperimentError(f"--object {chosen}: {image} has {len(objects)} objects: {listed}")
+    return Scene(Path(info["img_path"]), boxes, names, chosen)
+
+
+def of_image(path: Path, box: Sequence[float], name: str, classes: Sequence[str]) -> Scene:
+    """Any image, with one object that the user says.
+
+    Args:
+        path: of the file.
+        box: (x1, y1, x2, y2) in pixels of the file.
+        name: class.
+        classes: that the detectors know.
+
+    Raises:
+        ExperimentError: the file cannot be read, the box is not on it, or no detector knows the class.
+    """
+    try:
+        height, width = read_image(path).shape[:2]
+    except ImageError as error:
+        raise ExperimentError(f"--image {error}") from error
+    x1, y1, x2, y2 = box
+    if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
+        raise ExperimentError(
+            f"--box {','.join(f'{side:g}' for side in box)}: must be x1,y1,x2,y2 with x1 < x2 <= {width} and "
+            f"y1 < y2 <= {height}, pixels of {path}"
+        )
+    if name not in classes:
+        known = did_you_mean(name, classes) or f"they are {', '.join(classes)}"
+        raise ExperimentError(f"--label {name!r}: no class of the model; {known}")
+    return Scene(path, torch.tensor([list(box)], dtype=torch.float32), [name], 0)
+
+
+def row_of(detector: Detector, shown: Scene) -> FigureRow:
+    """What the figures show of the object under one detector.
+
+    Raises:
+        ExperimentError: it does not know the class, cannot take the image, or predicts no box of the class
+            that touches the object.
+    """
+    name = shown.names[shown.chosen]
+    if name not in detector.classes:
+        raise ExperimentError(f"{detector.name}: knows no class {name!r}")
+    try:
+        prepared = detector.prepare(read_image(shown.path))
+        sample, levels = detector.predict(prepared)
+    except ImageError as error:
+        raise ExperimentError(str(error)) from error
+    except (ValueError, RuntimeError, MemoryError) as error:  # such as no memory on the device
+        raise ExperimentError(f"{detector.name}: {shown.path}: {one_line(error)}") from error
+    boxes = shown.boxes.float() * torch.tensor(sample.scale_factor).float().repeat(2)
+    # Objects of a class that the detector does not know compete with none.
+    labels = torch.tensor(
+        [detector.classes.index(name) if name in detector.classes else -1 for name in shown.names]
+    )
+    maps = instance_maps(levels, boxes, labels, shown.chosen, sample.img_shape[:2])
+    if maps is None:
+        raise ExperimentError(f"{detector.name}: predicts no box of {name} that touches the object")
+    height, width = sample.img_shape[:2]
+    pixels = prepared["inputs"][:, :height, :width].flip(0).permute(1, 2, 0)  # BGR to RGB [H, W, 3]
+    return FigureRow(detector.name, pixels.numpy(), maps, boxes.numpy(), shown.chosen, name)
+
+
+def described(row: FigureRow) -> str:
+    """What the row shows, in a line."""
+    x1, y1, x2, y2 = (float(side) for side in row.gt_boxes[row.instance])
+    red, green = row.maps.classification, row.maps.localisation
+    size = ((x2 - x1) * (y2 - y1)) ** 0.5
+    return (
+        f"{row.detector}: {row.class_name}, best classified score {red.score:.3f} IoU {red.iou:.3f}, best "
+        f"localised score {green.score:.3f} IoU {green.iou:.3f}, {row.maps.distance / size:.3f} object "
+        "sizes apart"
+    )

@@ -1,0 +1,294 @@
+"""What Table 6 sums up, shown: how classification and localisation of its runs agree."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from tood.analysis.figures.files import save_captioned
+from tood.analysis.table6.box_counts import KINDS, CountOptions, name_boxes
+from tood.evaluation.detection import coco_evaluation
+from tood.runtime.files import read_json
+from tood.study.paths import RunPaths
+
+CONFIDENCE_BINS = 20  # of [0, 1]
+KIND_COLORS = dict(zip(KINDS, ("#1a9850", "#fdae61", "#9e9e9e", "#d73027", "#4575b4"), strict=True))
+
+
+def draw_views(runs: Mapping[str, Sequence[RunPaths]], annotations: Path, folder: Path) -> None:
+    """Draw every view, and write its caption beside it.
+
+    Args:
+        runs: files of each seed, by the name in the figures.
+        annotations: COCO annotation file of the images that were evaluated.
+        folder: figures as PNG and PDF, and captions as Markdown are written here.
+    """
+    measured = {name: [read_json(run.best_anchors) for run in seeds] for name, seeds in runs.items()}
+    detected = {
+        name: [(read_json(run.evaluated_images), read_json(run.detections)) for run in seeds]
+        for name, seeds in runs.items()
+    }
+    seeds = len(next(iter(runs.values())))
+    objects = {
+        name: [pd.DataFrame(content["objects"]) for content in found] for name, found in measured.items()
+    }
+    density = {
+        name: np.sum([content["density"] for content in found], axis=0) for name, found in measured.items()
+    }
+    views: dict[str, tuple[Figure, str]] = {
+        "distances": (
+            draw_distances({name: best_anchors(found) for name, found in objects.items()}),
+            caption_distances({name: best_anchors(found) for name, found in objects.items()}),
+        ),
+        "score_iou": (draw_density(density), caption_density(density)),
+    }
+    curves = {
+        name: [ap_by_iou(annotations, *detections) for detections in found]
+        for name, found in detected.items()
+    }
+    views["ap_by_iou"] = (draw_ap_by_iou(curves), caption_ap_by_iou(curves))
+    truth = read_json(annotations)
+    kinds = {
+        name: np.mean([kinds_by_confidence(truth, *detections) for detections in found], axis=0)
+        for name, found in detected.items()
+    }
+    views["box_kinds"] = (draw_box_kinds(kinds), caption_box_kinds(kinds))
+    of_seeds = "" if seeds == 1 else f" Over {seeds} seeds."
+    for view, (figure, caption) in views.items():
+        save_captioned(figure, folder / view, f"{caption}{of_seeds}\n")
+
+
+# Distance of the best anchors
+
+
+def best_anchors(found: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """How far apart both best anchors of an object are, and what IoU that loses.
+
+    Args:
+        found: of each seed its objects, with the columns of `tood.analysis.table6.best_anchors.ObjectRecord`.
+
+    Returns:
+        A row per object and seed: distance, in sizes of the object; lost, the IoU of the best-localised box
+        less that of the best-classified one. Both are nan where no anchor belongs to an object.
+    """
+    objects = pd.concat(found)[["distance", "localised", "classified"]].astype(float)
+    return objects.assign(lost=objects["localised"] - objects["classified"])[["distance", "lost"]]
+
+
+def cumulative(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Share of the values, those that are nan included, which are at most `at`."""
+    return np.searchsorted(np.sort(values[~np.isnan(values)]), at, side="right") / max(len(values), 1)
+
+
+_DISTANCES = {  # column: label, largest value shown
+    "distance": ("distance of the best anchors, in sizes of the object", 2.0),
+    "lost": ("IoU lost by the best-classified box", 1.0),
+}
+
+
+def draw_distances(objects: Mapping[str, pd.DataFrame]) -> Figure:
+    """Cumulative distributions of the distance between both best anchors and of the IoU lost, a line per run.
+
+    Args:
+        objects: `best_anchors` of each run.
+    """
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (column, (label, largest)) in zip(panels, _DISTANCES.items(), strict=True):
+        at = np.linspace(0, largest, 401)
+        for (name, found), style in zip(objects.items(), _STYLES, strict=False):
+            axes.plot(at, cumulative(found[column].to_numpy(), at), label=name, **style)
+        axes.set(xlabel=label, xlim=(0, largest), ylim=(0, 1))
+        axes.grid(alpha=0.3)
+        seaborn.despine(ax=axes)
+    panels[0].set_ylabel("share of objects")
+    panels[1].legend(frameon=False, loc="lower right")
+    return figure
+
+
+def caption_distances(objects: Mapping[str, pd.DataFrame]) -> str:
+    """What the figure shows, with the means."""
+
+    def means(column: str) -> str:
+        found = {name: frame[column].mean() for name, frame in objects.items()}
+        return "; ".join(f"{name} {'-' if np.isnan(mean) else f'{mean:.3f}'}" for name, mean in found.items())
+
+    number = len(next(iter(objects.values())))
+    lacking = "; ".join(f"{name} {int(found['lost'].isna().sum()):,}" for name, found in objects.items())
+    return (
+        "**Best anchors.** Left: share of all objects whose anchor of highest score and anchor of highest "
+        "IoU are at most so far apart, in units of the square root of the object's area. Right: share of all "
+        "objects whose box of highest score has at most so much less IoU than the best box. The farther left "
+        "a line, the better both tasks agree. Where several anchors have about equally good boxes, as after "
+        "the alignment of boxes, the best one may be far away and nothing is lost by it. "
+        f"Mean distance: {means('distance')}. Mean IoU lost: {means('lost')}. {number:,} objects each; a "
+        "line stays below 1 by those beyond its end, and by those that no predicted box of their class "
+        f"touches ({lacking})."
+    )
+
+
+# Score against IoU
+
+
+def draw_density(density: Mapping[str, np.ndarray]) -> Figure:
+    """Density of score and IoU of the most confident anchors, a panel per run."""
+    columns = min(2, len(density))
+    rows = -(-len(density) // columns)
+    figure = Figure(figsize=(4.4 * columns + 0.6, 4 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    shares = {name: counts / max(counts.sum(), 1) for name, counts in density.items()}
+    top = max([float(share.max()) for share in shares.values()] + [1e-6])
+    norm = LogNorm(vmin=top / 1000, vmax=top)
+    for axes, (name, share) in zip(panels, shares.items(), strict=False):
+        shown = axes.imshow(
+            np.ma.masked_equal(share, 0).T, origin="lower", extent=(0, 1, 0, 1), cmap="viridis", norm=norm
+        )
+        axes.set_title(name)
+    for axes in panels[len(shares) :]:
+        axes.remove()
+    figure.supxlabel("score that NMS ranks by")
+    figure.supylabel("IoU with the object")
+    figure.colorbar(shown, ax=list(panels[: len(shares)]), label="share of anchors", format="{x:g}")
+    return figure
+
+
+def caption_density(density: Mapping[str, np.ndarray]) -> str:
+    """What the figure shows, with the share of confident anchors that are badly localised."""
+    shares = "; ".join(f"{name} {_share_misplaced(counts)}" for name, counts in density.items())
+    return (
+        "**Score against IoU.** Of the 50 most confident anchors of each object, on which Table 6 measures "
+        "PCC, before NMS. In an aligned detector the score rises with the IoU. Anchors with a score of at "
+        f"least 0.5 whose box has an IoU below 0.5, of all with such a score: {shares}."
+    )
+
+
+def misplaced(counts: np.ndarray) -> tuple[int, int]:
+    """Of counts [score, IoU]: how many have a score >= 0.5 and IoU < 0.5, and how many such a score."""
+    half = len(counts) // 2
+    return int(counts[half:, :half].sum()), int(counts[half:].sum())
+
+
+def _share_misplaced(counts: np.ndarray) -> str:
+    few, confident = misplaced(counts)
+    return f"{100 * few / confident:.1f} % of {confident:,}" if confident else "no such score"
+
+
+# AP by IoU threshold
+
+
+def ap_by_iou(annotations: Path, image_ids: list[int], detections: list[dict]) -> pd.Series:
+    """COCO AP in percent at each of the ten IoU thresholds whose mean is AP; nan without objects.
+
+    Args:
+        annotations: COCO annotation file.
+        image_ids: images that count.
+        detections: COCO results.
+    """
+    evaluation = coco_evaluation(annotations, detections, image_ids)
+    precision = evaluation.eval["precision"][..., 0, -1]  # [T, R, K], all areas, 100 detections
+    means = [np.mean(one[one > -1]) * 100 if (one > -1).any() else np.nan for one in precision]
+    return pd.Series(means, index=evaluation.params.iouThrs.round(2))
+
+
+def draw_ap_by_iou(curves: Mapping[str, Sequence[pd.Series]]) -> Figure:
+    """AP over the IoU threshold, the mean of the seeds, a line per run."""
+    figure, axes = _panel()
+    for (name, seeds), style in zip(curves.items(), _STYLES, strict=False):
+        table = pd.concat(seeds, axis=1)
+        axes.plot(table.index, table.mean(axis=1), marker="o", markersize=4, label=name, **style)
+        if len(seeds) > 1:
+            axes.fill_between(
+                table.index, table.min(axis=1), table.max(axis=1), alpha=0.15, color=style["color"]
+            )
+    axes.set(xlabel="IoU threshold", ylabel="AP (%)", ylim=(0, None), xticks=[0.5, 0.6, 0.7, 0.8, 0.9])
+    axes.legend(frameon=False)
+    return figure
+
+
+def caption_ap_by_iou(curves: Mapping[str, Sequence[pd.Series]]) -> str:
+    """What the figure shows, with AP75."""
+    means = "; ".join(
+        f"{name} {np.mean([curve[0.75] for curve in seeds]):.1f}" for name, seeds in curves.items()
+    )
+    return (
+        "**AP by IoU threshold.** AP at the ten thresholds whose mean is COCO's AP; with several seeds "
+        f"their mean and range. In the paper TOOD gains more in AP75 than in AP. AP75: {means}."
+    )
+
+
+# Kinds of boxes
+
+
+def kinds_by_confidence(truth: dict, image_ids: list[int], detections: list[dict]) -> np.ndarray:
+    """Counts [kind, confidence] of the detections, as in Table 6, by equal parts of [0, 1].
+
+    Args:
+        truth: the annotation file.
+        image_ids: images that count.
+        detections: COCO results on them.
+    """
+    chosen = set(image_ids)
+    of_images = [annotation for annotation in truth["annotations"] if annotation["image_id"] in chosen]
+    counts = np.zeros((len(KINDS), CONFIDENCE_BINS), dtype=np.int64)
+    for score, kind in name_boxes(truth | {"annotations": of_images}, detections, CountOptions()):
+        counts[KINDS.index(kind), min(int(score * CONFIDENCE_BINS), CONFIDENCE_BINS - 1)] += 1
+    return counts
+
+
+def draw_box_kinds(kinds: Mapping[str, np.ndarray]) -> Figure:
+    """Counts of the five kinds of boxes over confidence, a panel per run."""
+    columns = min(2, len(kinds))
+    rows = -(-len(kinds) // columns)
+    figure = Figure(figsize=(5.2 * columns, 3.4 * rows + 0.4), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    edges = np.linspace(0, 1, CONFIDENCE_BINS + 1)
+    for axes, (name, counts) in zip(panels, kinds.items(), strict=False):
+        for kind, of_kind in zip(KINDS, counts, strict=True):
+            axes.stairs(of_kind, edges, color=KIND_COLORS[kind], lw=2, label=kind, baseline=None)
+        axes.set(title=name, xlim=(0, 1), yscale="symlog", ylim=(0, None))
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.grid(alpha=0.3)
+    for axes in panels[len(kinds) :]:
+        axes.remove()
+    figure.supxlabel("confidence")
+    figure.supylabel("boxes per 0.05 of confidence")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(KINDS), frameon=False
+    )
+    return figure
+
+
+def caption_box_kinds(kinds: Mapping[str, np.ndarray]) -> str:
+    """What the figure shows, with the counts of Table 6."""
+    totals = "; ".join(
+        f"{name}: "
+        + ", ".join(f"{total:,.0f} {kind}" for kind, total in zip(KINDS, counts.sum(axis=1), strict=True))
+        for name, counts in kinds.items()
+    )
+    return (
+        "**Kinds of boxes.** Detections after NMS by kind, as Table 6 counts them, and by confidence. "
+        "Correct: IoU of at least 0.5 with an object not yet taken. Redundant: with one that is taken. "
+        "Error: IoU between 0.1 and 0.5. Ignored: in a crowd. Background: the rest. The scale is linear "
+        f"below 1 box, logarithmic above. In all, as a mean over seeds: {totals}."
+    )
+
+
+_STYLES: list[dict] = [
+    {"color": color, "ls": dashes}
+    for color, dashes in zip(
+        mpl.color_sequences["tab10"], ("-", "--", "-.", ":", "-", "--", "-.", ":", "-", "--"), strict=True
+    )
+]
+
+
+def _panel() -> tuple:
+    figure = Figure(figsize=(6.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.3)
+    seaborn.despine(ax=axes)
+    return figure, axes

@@ -1,0 +1,1 @@
+"""Table 6: how well classification and localisation of a trained run agree."""

@@ -1,0 +1,1 @@
+"""What the `tood` command does, a file for each subcommand."""

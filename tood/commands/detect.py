@@ -1,0 +1,68 @@
+"""`tood detect`: objects on any images, drawn and as COCO results."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tood.commands.detectors import add_detectors, quiet, silent
+from tood.commands.options import add_study
+from tood.runtime.failures import InputError
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="files, folders or patterns such as '*.jpg'"
+    )
+    parser.add_argument(
+        "--score", type=_score, default=0.3, metavar="S", help="least score that is drawn; default: 0.3"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("detections"), metavar="FOLDER", help="default: detections"
+    )
+    add_detectors(parser, several=False)
+    add_study(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draw and write the detections; 1 where an image cannot be read."""
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {options.output}: no such folder can be made ({error})") from error
+    quiet()
+    with silent():
+        from tood.analysis.detections import detect_images, missing_glyphs
+        from tood.evaluation.detector import load_detectors
+        from tood.evaluation.images import find_images
+
+        paths = find_images(options.images)
+        (detector,), _ = load_detectors(
+            runs=[options.run] if options.run else [],
+            checkpoints=[options.checkpoint] if options.checkpoint else [],
+            configs=[options.config] if options.config else [],
+            study=options.name,
+            seed=options.seed,
+            device=options.device,
+        )
+    done = detect_images(detector, paths, options.output, options.score)
+    rate = f", {done.images / done.seconds:.2f} images/s on {detector.device}" if done.images else ""
+    print(
+        f"{done.images} of {len(paths)} images{rate} (network and NMS, one image at a time); "
+        f"{done.boxes} detections with a score of at least {options.score:g} drawn"
+    )
+    print(f"written to {options.output}: drawings, detections.json (COCO results), images.json")
+    if lacking := missing_glyphs(detector.classes) if done.boxes else "":
+        print(
+            f"tood: the font of the drawings lacks {', '.join(lacking)}; boxes stand there", file=sys.stderr
+        )
+    for problem in done.failed:
+        print(f"tood: {problem}", file=sys.stderr)
+    return int(bool(done.failed))
+
+
+def _score(text: str) -> float:
+    score = float(text)
+    if not 0 <= score <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
+    return score

@@ -1,0 +1,29 @@
+"""`tood doctor`: what this machine and its environment lack, and what to do about it."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from tood.commands import checks, findings
+from tood.commands.options import add_json
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument(
+        "--data-root", type=Path, metavar="PATH", help="folder of a dataset in the COCO layout"
+    )
+    parser.add_argument("--scale", metavar="NAME", help="check the data of this scale alone, and require it")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what was found; 1 where something required is missing."""
+    found = checks.examine(options.data_root, options.scale)
+    if options.json:
+        from tood.runtime.files import to_json  # needs pydantic, whose lack is a finding
+
+        print(to_json([asdict(finding) for finding in found], indent=2, ensure_ascii=False))
+    else:
+        findings.show(found)
+    return int(findings.lacks_required(found))

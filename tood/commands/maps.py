@@ -1,0 +1,90 @@
+"""`tood maps`: where detectors classify and localise one object best, as in Figures 1 and 4."""
+
+import argparse
+from pathlib import Path
+
+from tood.commands.detectors import add_detectors, quiet, silent
+from tood.commands.options import add_study, require_format
+from tood.runtime.failures import InputError
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument(
+        "--image",
+        required=True,
+        metavar="FILE",
+        help="any image with --box and --label, or one of the study's data by its file_name, id or path",
+    )
+    parser.add_argument(
+        "--object", type=int, metavar="K", help="of the study's image, from 0; default: the largest"
+    )
+    parser.add_argument("--box", type=_box, metavar="x1,y1,x2,y2", help="the object, in pixels of the file")
+    parser.add_argument("--label", metavar="CLASS", help="class of the object")
+    parser.add_argument(
+        "--figure", type=int, choices=[1, 4], default=1, help="4 has the results alone; default: 1"
+    )
+    parser.add_argument(
+        "--levels",
+        choices=["best", "all"],
+        default="best",
+        help="whose maps are drawn; default: best, of the best-classified anchor",
+    )
+    parser.add_argument(
+        "--colors",
+        default="jet",
+        metavar="NAME",
+        help="matplotlib's colour map; default: jet, as in the paper; viridis is perceptually uniform",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("maps.png"),
+        metavar="FILE",
+        help="PNG, PDF or SVG, as its suffix says; default: maps.png",
+    )
+    add_detectors(parser, several=True)
+    add_study(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draw the maps, and print where each detector is best."""
+    require_format(options)
+    quiet()
+    import matplotlib as mpl
+
+    if options.colors not in mpl.colormaps:
+        raise InputError(f"--colors {options.colors}: matplotlib has none of that name; such as viridis")
+    with silent():
+        from tood.analysis.figures.files import save
+        from tood.analysis.figures.image_maps import described, row_of, scene
+        from tood.analysis.figures.map_figures import draw_figure1, draw_figure4
+        from tood.evaluation.detector import load_detectors
+
+        detectors, plan = load_detectors(
+            runs=options.run or [],
+            checkpoints=options.checkpoint or [],
+            configs=options.config or [],
+            study=options.name,
+            seed=options.seed,
+            device=options.device,
+        )
+        shown = scene(options.image, options.box, options.label, options.object, plan, detectors)
+        rows = [row_of(detector, shown) for detector in detectors]
+    drawn = (rows, options.colors, options.levels)
+    figure = draw_figure4([rows]) if options.figure == 4 else draw_figure1(*drawn)
+    save(figure, options.output)
+    for row in rows:
+        print(described(row))
+    print(f"written to {options.output}")
+    return 0
+
+
+def _box(text: str) -> tuple[float, ...]:
+    try:
+        box = tuple(map(float, text.split(",")))
+    except ValueError:
+        box = ()
+    if len(box) != 4:
+        raise argparse.ArgumentTypeError(f"{text} is not four numbers x1,y1,x2,y2")
+    return box

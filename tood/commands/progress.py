@@ -1,0 +1,179 @@
+"""`tood progress`: the states of a study's runs, also while they train."""
+
+import argparse
+import contextlib
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from statistics import mean
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from tood.commands.options import add_study
+from tood.ledger.status import STATES, Status, load_study, study_status
+from tood.runtime.files import to_json
+from tood.runtime.text import aligned
+from tood.study.paths import AP
+from tood.study.plan import Plan
+
+SECONDS_BETWEEN_UPDATES = 3.0
+SECONDS_BETWEEN_LINES = 60.0  # in a log
+COLUMNS = ("run", "seed", "state", "epoch", "iteration", "images/s", "left", "AP", "device", "attempt")
+# A terminal may show the first rows only, so running ones come first.
+_FIRST = ("running", *(state for state in STATES if state != "running"))
+_STYLES = {"running": "cyan", "done": "green", "released": "green", "pending": "dim", "stale": "yellow"}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add_study(parser)
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--watch", action="store_true", help="repeat until every state is final")
+    how.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the states."""
+    show_progress(options.name, options.watch, options.json)
+    return 0
+
+
+def show_progress(name: str | None = None, watch: bool = False, as_json: bool = False) -> None:
+    """Print the state of all runs of a study: a table in a terminal, plain lines in a log.
+
+    Args:
+        name: name of the study; None takes the study that was called last.
+        watch: whether to repeat this until every state is final, or until Ctrl-C.
+        as_json: whether to print one object instead, with `runs` and `sum`.
+
+    Raises:
+        ExperimentError: there is no such study.
+    """
+    plan = load_study(name)
+    if as_json:
+        statuses = study_status(plan)
+        runs = [dict(zip(COLUMNS, _row(status), strict=True)) for status in statuses]
+        print(to_json({"runs": runs, "sum": summary(plan, statuses)}, indent=2, ensure_ascii=False))
+        return
+    console = Console()
+    plain = not console.is_terminal or bool(os.environ.get("NO_COLOR"))
+    with contextlib.suppress(KeyboardInterrupt):  # the way to stop watching
+        _watch_plain(plan, watch) if plain else _watch(console, plan, watch)
+
+
+def summary(plan: Plan, statuses: Sequence[Status]) -> dict:
+    """The number of runs in each state, and an estimate of the seconds until all are trained.
+
+    A running training reports its own time left. A training to come takes the mean time per epoch of those
+    that are done or running. As many trainings as now are assumed to run in parallel. `seconds_left` is None
+    while no training has reported a time.
+    """
+    counts = Counter(status.state for status in statuses)
+    per_epoch, left, coming = [], 0.0, 0
+    for status in statuses:
+        report, epochs = status.report, status.run.epochs
+        if status.state == "running" and report.get("seconds_left") is not None:
+            iterations, done = report.get("iterations") or 0, report.get("iteration") or 0
+            left += report["seconds_left"]
+            if iterations > done:
+                per_epoch.append(report["seconds_left"] * iterations / (iterations - done) / epochs)
+            continue
+        if report.get("seconds"):
+            per_epoch.append(report["seconds"] / epochs)
+        if plan.imports:
+            continue  # an import takes seconds
+        if status.state in ("pending", "running", "interrupted") or status.training_stale:
+            coming += epochs
+    known = per_epoch or not coming
+    if known and coming:
+        left += coming * mean(per_epoch)
+    seconds = left / max(counts["running"], 1) if known else None
+    return {
+        "study": plan.name,
+        "states": {state: counts[state] for state in STATES if counts[state]},
+        "seconds_left": seconds,
+    }
+
+
+def _row(status: Status) -> tuple:
+    """The values of COLUMNS; None for a value that is not known."""
+    report = status.report
+    epoch, iteration = (
+        f"{report[done]}/{report.get(total)}" if report.get(done) is not None else None
+        for done, total in (("epoch", "epochs"), ("iteration", "iterations"))
+    )
+    running = status.state == "running"
+    return (
+        *(status.run.id, status.seed, status.state, epoch, iteration),
+        *(report.get("images_per_second"), report.get("seconds_left") if running else None),
+        *(status.ap, report.get("device"), report.get("attempt")),
+    )
+
+
+def _cells(status: Status) -> list[str]:
+    """The row as text."""
+    values = dict(zip(COLUMNS, _row(status), strict=True))
+    if values["images/s"] is not None:
+        values["images/s"] = f"{values['images/s']:.1f}"
+    if values["left"] is not None:
+        values["left"] = _duration(values["left"])
+    if values["AP"] is not None:
+        values["AP"] = f"{values['AP']:.1f}" + (" (stale)" if status.results[AP].stale else "")
+    return ["–" if value is None else str(value) for value in values.values()]
+
+
+def _sum_line(plan: Plan, statuses: Sequence[Status]) -> str:
+    found = summary(plan, statuses)
+    counts = ", ".join(f"{count} {state}" for state, count in found["states"].items())
+    left = found["seconds_left"]
+    return f"{plan.name}: {counts}; " + ("time left unknown" if left is None else f"{_duration(left)} left")
+
+
+def _duration(seconds: float) -> str:
+    try:
+        return str(timedelta(seconds=round(seconds)))
+    except (OverflowError, ValueError):
+        return "unknown"
+
+
+def _settled(statuses: Iterable[Status]) -> bool:
+    return all(status.settled for status in statuses)
+
+
+def _watch_plain(plan: Plan, watch: bool) -> None:
+    """Aligned lines; an update prints only those that changed."""
+    printed = set()
+    while True:
+        statuses = study_status(plan)
+        rows = [(*COLUMNS, ""), *((*_cells(status), status.reason) for status in statuses)]
+        for row, line in zip(rows, aligned(rows).splitlines(), strict=True):
+            if row not in printed:
+                printed.add(row)
+                print(line)
+        print(_sum_line(plan, statuses), flush=True)
+        if not watch or _settled(statuses):
+            return
+        time.sleep(SECONDS_BETWEEN_LINES)
+
+
+def _watch(console: Console, plan: Plan, watch: bool) -> None:
+    statuses = study_status(plan)
+    if not watch:
+        console.print(_table(plan, statuses))
+        return
+    with Live(_table(plan, statuses), console=console, auto_refresh=False) as live:
+        while not _settled(statuses):
+            time.sleep(SECONDS_BETWEEN_UPDATES)
+            statuses = study_status(plan)
+            live.update(_table(plan, statuses), refresh=True)
+
+
+def _table(plan: Plan, statuses: Sequence[Status]) -> Table:
+    table = Table(*COLUMNS, title=_sum_line(plan, statuses), title_justify="left")
+    for status in sorted(statuses, key=lambda status: _FIRST.index(status.state)):
+        table.add_row(*_cells(status), style=_STYLES.get(status.state, "bold red"))
+    return table

@@ -1,0 +1,25 @@
+"""`tood submission`: whether a file is one that COCO's server takes."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="detections_SET_ALGORITHM_results.zip")
+    parser.add_argument(
+        "--images", type=Path, required=True, metavar="FILE", help="such as image_info_test-dev2017.json"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what the file holds; 2 where it is wrong."""
+    from tood.evaluation.submission import SubmissionError, check
+
+    try:
+        print(check(options.file, options.images))
+    except SubmissionError as error:
+        print(f"tood: {error}", file=sys.stderr)
+        return 2
+    return 0

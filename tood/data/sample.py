@@ -1,0 +1,85 @@
+"""A few images of a dataset as a dataset of their own, for a trial that is to take minutes."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tood.data.annotations import read_listing
+from tood.data.validation import SMALLEST_SIDE, Split, check_dataset, require_files
+from tood.runtime.files import write_json
+
+# Of a sample. Images stay where they are, behind links.
+TYPICAL = Split("annotations/typical.json", "train")
+LARGEST = Split("annotations/largest.json", "train")
+EVALUATED = Split("annotations/evaluated.json", "val")
+
+
+def take_sample(
+    root: Path,
+    train: Split,
+    val: Split,
+    folder: Path,
+    *,
+    size: Sequence[int],
+    typical: int,
+    largest: int,
+    evaluated: int,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Write the sample and check it as a whole dataset is checked; of the dataset itself the annotations are.
+
+    Args:
+        root: folder of the dataset.
+        train, val: its splits.
+        folder: of the sample; has the splits `TYPICAL`, drawn at random, `LARGEST`, which need the most
+            memory, and `EVALUATED`, the first ones of `val` with an object.
+        size: limits of the (longer, shorter) side of a network's input, in pixels.
+        typical, largest, evaluated: most images of each split.
+        seed: of the draw.
+
+    Returns:
+        the manifest of the sample, with `TYPICAL` as its training split, its `root`, and `trained_images`,
+        how many images of the dataset a training sees
+
+    Raises:
+        DataError: a file is not there, or its content would break a training.
+    """
+    require_files(root, (train, val))
+    for split, smallest in ((train, SMALLEST_SIDE), (val, 1)):
+        read_listing(root / split.annotations, root / split.images, smallest)
+    content = json.loads((root / train.annotations).read_bytes())
+    objects = Counter(annotation["image_id"] for annotation in content["annotations"])
+    # What the loader keeps in training
+    usable = [
+        image
+        for image in content["images"]
+        if objects[image["id"]] and min(image["width"], image["height"]) >= SMALLEST_SIDE
+    ]
+
+    def memory(image: dict) -> tuple[float, int]:
+        sides = sorted((image["width"], image["height"]), reverse=True)
+        factor = min(limit / side for limit, side in zip(sorted(size, reverse=True), sides, strict=True))
+        return sides[0] * sides[1] * factor**2, objects[image["id"]]
+
+    drawn = random.Random(seed).sample(usable, min(typical, len(usable)))
+    _write(folder / TYPICAL.annotations, content, drawn)
+    _write(folder / LARGEST.annotations, content, sorted(usable, key=memory, reverse=True)[:largest])
+    content = json.loads((root / val.annotations).read_bytes())
+    found = {annotation["image_id"] for annotation in content["annotations"] if not annotation["iscrowd"]}
+    first = [image for image in content["images"] if image["id"] in found][:evaluated]
+    _write(folder / EVALUATED.annotations, content, first)
+    for split, link in ((train, TYPICAL.images), (val, EVALUATED.images)):
+        (folder / link).unlink(missing_ok=True)
+        (folder / link).symlink_to((root / split.images).absolute(), target_is_directory=True)
+    check_dataset(folder, LARGEST, EVALUATED, sizes=[size])
+    manifest = check_dataset(folder, TYPICAL, EVALUATED, sizes=[size])
+    return {"root": str(folder), "trained_images": len(usable), **manifest}
+
+
+def _write(path: Path, content: dict, images: list[dict]) -> None:
+    ids = {image["id"] for image in images}
+    annotations = [one for one in content["annotations"] if one["image_id"] in ids]
+    write_json(path, content | {"images": images, "annotations": annotations})

@@ -1,0 +1,1 @@
+"""What was run, and whether it still stands: provenance, digests of code, records, status."""

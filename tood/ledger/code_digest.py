@@ -1,0 +1,146 @@
+"""Which code decides a result, and a digest of its meaning; found without running any of it.
+
+A training is decided by the modules of `engine` and `data` that train, by its configuration, and by the
+modules of `models` that the configuration names, with what these import. So a new method, an edit of another
+one, or of how data are drawn or checked, leaves its digest as it is.
+"""
+
+import ast
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tood.study.paths import ALIGNMENT, AP, BEST_ANCHORS, CONFIGS, PACKAGE
+from tood.study.source_files import OWN, config_files, config_words, read_source, strings_of, unless_changed
+
+# Each training depends on what this module imports from these rooms.
+_TRAINED_BY = "tood.engine.job"
+TRAINING_ROOMS = ("engine", "data")
+# A measurement on a trained run depends on what its module imports from these rooms; `training_code` covers
+# the rest.
+MEASURING_ROOMS = ("evaluation", "analysis")
+_MEASURED_BY = {
+    AP: ["tood.evaluation.evaluate"],
+    ALIGNMENT: ["tood.evaluation.evaluate", "tood.analysis.table6.columns"],
+    BEST_ANCHORS: ["tood.evaluation.evaluate", "tood.analysis.table6.best_anchors"],
+}
+
+
+def training_files(config: str, options: Mapping[str, Any]) -> list[Path]:
+    """Every file that decides a training.
+
+    Args:
+        config: name of the run's file under `experiments/configs`.
+        options: the run's deviations from it.
+    """
+    words = config_words(CONFIGS / config) | strings_of(options)
+    training = import_closure([_TRAINED_BY], TRAINING_ROOMS)
+    words |= {word for path in training for word in read_source(path).words}
+    models = import_closure(words, ("models",))
+    return [*training, *models, *config_files(CONFIGS / config)]
+
+
+def training_code(config: str, options: Mapping[str, Any]) -> str:
+    """Digest of all code that decides a training; arguments as `training_files`."""
+    return code_digest(training_files(config, options))
+
+
+def import_code(config: str, options: Mapping[str, Any]) -> str:
+    """Digest of all code that decides what becomes of released weights; arguments as `training_files`."""
+    return code_digest(
+        [*training_files(config, options), *import_closure(["tood.evaluation.importing"], ["evaluation"])]
+    )
+
+
+def evaluation_code(result: str) -> str:
+    """Digest of all code that measures a result on a trained run.
+
+    Args:
+        result: the file's name, such as "ap.json".
+    """
+    return code_digest(import_closure(_MEASURED_BY[result], MEASURING_ROOMS))
+
+
+def import_closure(names: Iterable[str], rooms: Collection[str]) -> list[Path]:
+    """The files of the package behind these names, and all that they import or name in turn.
+
+    Args:
+        names: of modules, of classes in the registries (`tood.TOODHead`), or any other words, which are
+            passed over.
+        rooms: only files of these count.
+
+    Returns:
+        Sorted. The `__init__` of a package does not count: it holds imports alone.
+    """
+    registered = _registered()
+    found: set[Path] = set()
+    seen: set[str] = set()
+    waiting = {name for name in names if name.startswith(OWN)}
+    while waiting:
+        seen.add(word := waiting.pop())
+        path = registered.get(word) or _module_file(word)
+        if path is None or path in found or path.relative_to(PACKAGE).parts[0] not in rooms:
+            continue
+        found.add(path)
+        waiting |= read_source(path).own_words - seen
+    return sorted(found)
+
+
+def code_digest(paths: Iterable[Path]) -> str:
+    """Twelve hexadecimal digits that change with the meaning of the Python files, not with their prose.
+
+    The same under every version of Python that parses the files.
+    """
+    hashed = hashlib.sha256()
+    for path in paths:
+        hashed.update(path.name.encode() + unless_changed(_meaning, path))
+    return hashed.hexdigest()[:12]
+
+
+def _registered() -> dict[str, Path]:
+    """The file of each class that configurations can name, as `tood.NAME`."""
+    return {
+        f"tood.{name}": path
+        for path in (PACKAGE / "models").rglob("*.py")
+        for name in read_source(path).registered
+    }
+
+
+def _module_file(name: str) -> Path | None:
+    """The file of a module such as `tood.models.tood.losses`; None for a package or anything else."""
+    first, *steps = name.split(".")
+    if first != "tood" or not steps or not all(step.isidentifier() for step in steps):
+        return None
+    path = PACKAGE.joinpath(*steps).with_suffix(".py")
+    return path if path.is_file() else None
+
+
+def _meaning(source: str) -> bytes:
+    """Python source without its docstrings, comments, formatting, and annotations of functions."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            node.returns = None
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        if isinstance(node, ast.JoinedStr):  # Python 3.12 ends some format specifications in ""
+            node.values = [part for part in node.values if getattr(part, "value", None) != ""]
+    return _canonical(tree).encode()
+
+
+def _canonical(node: Any) -> str:
+    """A syntax tree as text; newer Pythons have more fields, which are empty where nothing new is used."""
+    if isinstance(node, ast.AST):
+        fields = [
+            f"{name}={_canonical(value)}"
+            for name, value in ast.iter_fields(node)
+            if value not in (None, []) or isinstance(node, ast.Constant)
+        ]
+        return f"{type(node).__name__}({', '.join(fields)})"
+    if isinstance(node, list):
+        return f"[{', '.join(map(_canonical, node))}]"
+    return repr(node)

@@ -1,0 +1,43 @@
+"""The trainings of a study that need not be done, as a record of theirs stands."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tood.ledger.status import FINISHED, Status, status_with_records
+from tood.runtime.failures import STATE_OF, ExitCode
+from tood.study.declarations import Table
+from tood.study.paths import ALIGNMENT, AP
+from tood.study.plan import Plan, Training
+
+
+def analysed_runs(plan: Plan, tables: Mapping[str, Table]) -> list[str]:
+    """The study's runs in Table 6, whose classification and localisation are compared."""
+    ids = {run.id for run in plan.runs}
+    return [row.run for row in tables["table6"].rows if row.run in ids]
+
+
+def recorded(
+    plan: Plan, tables: Mapping[str, Table], found: Iterable[Status] | None = None
+) -> dict[Training, Path]:
+    """The trainings of the study for which a record stands, and the record of each.
+
+    Those that were trained here, and those that the study is to train afresh, are not among them.
+
+    Args:
+        plan: the study.
+        tables: all that are declared.
+        found: result of `status_with_records`; None asks for it.
+
+    Raises:
+        ExperimentError: a record is damaged.
+    """
+    if plan.study.fresh:
+        return {}
+    analysed = analysed_runs(plan, tables)
+    standing: dict[Training, Path] = {}
+    for status in status_with_records(plan) if found is None else found:
+        wanted = {AP, *([ALIGNMENT] if status.run.id in analysed else [])}
+        complete = status.state in FINISHED and wanted <= set(status.results)
+        if status.record and (complete or status.state == STATE_OF[ExitCode.DIVERGED]):
+            standing[status.run.id, status.seed] = status.record.path
+    return standing

@@ -1,0 +1,361 @@
+"""The states of a study's runs, read from their files or records; nothing here disturbs a run.
+
+A run's state is one of STATES. Most states are in `state.json`. A run is `stale` if its digests differ from
+those that the plan expects. A run that is running has failed if no process holds its lock, for one of this
+host, or if it has no heartbeat. A run that was not trained here has the state in its record, if it has one.
+"""
+
+import functools
+import math
+import shlex
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+
+from tood.data.manifest import read_manifest
+from tood.data.validation import annotations_as_checked
+from tood.ledger.curves import by_epoch
+from tood.ledger.forms import Measurement, Options, Provenance, Readings
+from tood.ledger.provenance import data_digest, digest, evaluation_digest, is_stale
+from tood.ledger.records import Record, drawn_by, read_record, same_annotations
+from tood.ledger.study_jobs import deciding_code
+from tood.runtime.failures import KILLED
+from tood.runtime.files import DamagedFile, read_json, write_json
+from tood.runtime.locks import is_held
+from tood.runtime.run_state import HEARTBEAT_TIMEOUT, State, read_state, silence
+from tood.runtime.text import did_you_mean, single_line
+from tood.study.declarations import ExperimentError, Run
+from tood.study.paths import ALIGNMENT, AP, RunPaths, StudyPaths
+from tood.study.plan import Plan, Training
+from tood.study.scales import scale_names
+
+# A run of several seeds has the first of their states in this order, which needs attention most.
+STATES = ("failed", "oom", "diverged", "interrupted", "running", "stale", "pending", "done", "released")
+FINISHED = ("done", "released")  # trained here; trained by others
+STOPPED = ("failed", "oom", "diverged", "interrupted")
+MEASUREMENTS = (AP, ALIGNMENT)
+UNCHECKED = "unchecked"  # in place of the digest of data
+
+
+@dataclass(frozen=True)
+class Result:
+    """The content of one file of measurements on a run."""
+
+    metrics: dict[str, float]
+    stale: list[str]  # names of the digests that differ from the expected ones
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of one run and seed."""
+
+    run: Run
+    seed: int
+    folder: Path
+    state: str  # one of STATES
+    reason: str = ""  # one line: why the run stopped or is stale, with a hint
+    report: dict = field(default_factory=dict)  # content of state.json
+    provenance: dict = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict)  # by file name
+    readings: dict = field(default_factory=dict)  # Table 6 under other definitions
+    training_stale: list[str] = field(
+        default_factory=list
+    )  # names of the digests of the training that differ
+    record: Record | None = None  # that all of this is from; None: from the files in the folder
+
+    @property
+    def stale(self) -> list[str]:
+        """Names of the digests that differ, of the training and of all measurements on it."""
+        parts = [part for result in self.results.values() for part in result.stale]
+        return list(dict.fromkeys([*self.training_stale, *parts]))
+
+    @property
+    def ap(self) -> float | None:
+        """COCO AP in percent; None if it was not measured or is not defined."""
+        value = self.results[AP].metrics.get("AP") if AP in self.results else None
+        return None if value is None or math.isnan(value) else value
+
+    @property
+    def epochs(self) -> Sequence[Mapping[str, float | None]]:
+        """Losses and positives, as `tood.ledger.curves.by_epoch` gives them."""
+        return self.record.epochs if self.record else by_epoch(RunPaths(self.folder).losses)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the state stays as it is until the workflow is called again."""
+        return self.state in ("failed", "oom", "diverged") or (self.state in FINISHED and bool(self.results))
+
+
+def save_study(plan: Plan) -> None:
+    """Write the study's options to the file that `load_study` reads."""
+    write_json(StudyPaths(plan.name).options, plan.study.model_dump(mode="json", exclude_none=True))
+
+
+def load_study(name: str | None = None) -> Plan:
+    """The plan of a study as it was last called, or of a scale that was never called.
+
+    Args:
+        name: name of the study; None takes the study that was called last, or the scale `smoke`.
+
+    Raises:
+        ExperimentError: there is no such study.
+        DamagedFile: the study's file of options is damaged.
+    """
+    called = {path.parent.name: path for path in Path().glob(str(StudyPaths("*").options))}
+    if name is None and called:
+        name = max(called, key=lambda study: called[study].stat().st_mtime)
+    if name is None or (name not in called and name in scale_names()):
+        return Plan({} if name is None else {"scale": name})
+    if name not in called:
+        known = sorted({*called, *scale_names()})
+        raise ExperimentError(
+            f"--name {name}: no study of that name was called here; {did_you_mean(name, known)}"
+            f"there are {', '.join(known)}"
+        )
+    hint = f"delete {called[name]}, and call the workflow again with the options of the study"
+    options = read_json(called[name], Options, hint)
+    try:
+        return Plan(options)
+    except (ExperimentError, TypeError) as error:  # a value may have any type
+        raise DamagedFile(f"{called[name]}: {error}; if that is not what you wrote, {hint}") from error
+
+
+def call_of(plan: Plan, **changes: object) -> str:
+    """The call of the workflow that does a study, or a part of it if options are changed."""
+    options = plan.study.model_dump(mode="json", exclude_none=True) | changes
+    words = (shlex.quote(f"{key}={_word(key, value)}") for key, value in options.items())
+    return f"snakemake --cores all --config {' '.join(words)}"
+
+
+def _word(key: str, value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    separator = ":" if key in ("train", "val") else ","
+    return separator.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def expected_digests(plan: Plan, run_id: str) -> dict[str, str]:
+    """The digests that a training of the run would have now."""
+    manifest = StudyPaths(plan.name).manifest
+    return {
+        "code": deciding_code(plan, run_id),
+        "settings": digest(plan.settings(run_id)),
+        "data": data_digest(read_manifest(manifest)) if manifest.is_file() else UNCHECKED,
+    }
+
+
+def read_status(
+    plan: Plan, run_id: str, seed: int, now: float | None = None, expected: dict[str, str] | None = None
+) -> Status:
+    """The state of one run and seed.
+
+    The files of the run count where it was trained here and nothing that decides it has changed since; else
+    its record, the study's own or that of its scale's study, if it is of a training as it would be now and
+    the study does not train it afresh; else the files; else the study's own record, as a stale one.
+
+    Args:
+        plan: plan of the study.
+        run_id: id of a run.
+        seed: seed of its training.
+        now: present time in Unix seconds, to compare heartbeats with; None asks the clock.
+        expected: result of `expected_digests`; None asks for it.
+
+    Raises:
+        ExperimentError: a record is damaged.
+        DamagedFile: what the check of the data wrote is damaged.
+    """
+    now = time.time() if now is None else now
+    expected = expected_digests(plan, run_id) if expected is None else expected
+    files, problems = _read(StudyPaths(plan.name).run(run_id, seed))
+    here = _status_of(plan, run_id, seed, files, expected, now)
+    if problems:
+        here = replace(here, state="failed", reason=problems[0])
+    fresh = plan.study.fresh and (run_id, seed) in plan.trainings
+    if fresh or (here.provenance and here.state in FINISHED):
+        return here
+    own, *others = (
+        _status_of_record(plan, run_id, seed, path, expected, now)
+        for path in record_paths(plan, run_id, seed)
+    )
+    for status in (own, *others):
+        if status and status.state != "stale":
+            return status
+    return own if own and here.state == "pending" else here
+
+
+def _status_of_record(
+    plan: Plan, run_id: str, seed: int, path: Path, expected: dict[str, str], now: float
+) -> Status | None:
+    """By a record; None if there is none."""
+    if (record := read_record(path)) is None:
+        return None
+    own = path == StudyPaths(plan.name).record(run_id, seed)
+    status = _status_of(plan, run_id, seed, record.files, _expected_of(record, expected, plan, own), now)
+    return replace(status, record=record)
+
+
+def record_paths(plan: Plan, run_id: str, seed: int) -> list[Path]:
+    """Where a record of a training may be: the study's own folder, and that of its scale's study."""
+    names = dict.fromkeys((plan.name, plan.scale.name))
+    return [StudyPaths(name).record(run_id, seed) for name in names]
+
+
+def _expected_of(record: Record, expected: dict[str, str], plan: Plan, own: bool) -> dict[str, str]:
+    """The digests that this record would have if it were made now.
+
+    Where data have not been checked yet, they count as the record's as long as they are drawn by the same, or
+    as their annotation files are the same. Those of the study's `own` record, or of the scale's data, may be
+    elsewhere.
+    """
+    if expected["data"] != UNCHECKED and _checked(plan):
+        return expected
+    if plan.drawing:
+        same = record.drawn == drawn_by(plan.drawing.model_dump(mode="json"))
+    else:
+        needed = plan.study.data_root is not None and not own
+        same = record.drawn is None and same_annotations(record, plan.data_root, plan.splits, needed)
+    return expected | {"data": record.provenance["digests"]["data"] if same else UNCHECKED}
+
+
+def _checked(plan: Plan) -> bool:
+    """Whether what was checked are the data that the study has now, by their place and their annotations."""
+    manifest = read_manifest(StudyPaths(plan.name).manifest)
+    files = {name: split.annotations for name, split in plan.splits.items()}
+    return Path(manifest["root"]) == plan.data_root and annotations_as_checked(
+        manifest, plan.data_root, files
+    )
+
+
+def _status_of(
+    plan: Plan, run_id: str, seed: int, files: Mapping[str, dict], expected: dict[str, str], now: float
+) -> Status:
+    """By the content of files, by their names."""
+    paths = StudyPaths(plan.name).run(run_id, seed)
+    report, provenance = files.get(paths.state.name, {}), files.get(paths.provenance.name, {})
+    results = {}
+    for name in MEASUREMENTS:
+        if name in files:
+            evaluation = {"evaluation": evaluation_digest(name, plan.study.val_images)}
+            metrics = {
+                key: math.nan if value is None else value  # JSON has no nan
+                for key, value in files[name].items()
+                if key != "digests"
+            }
+            results[name] = Result(metrics, is_stale(files[name], {**expected, **evaluation}))
+    # Weights without provenance are stale. A training that failed before it wrote any has only failed.
+    trained = provenance or report.get("state") in FINISHED
+    state, reason = _reported(report, paths, now)
+    status = Status(
+        run=plan.all_runs[run_id],
+        seed=seed,
+        folder=paths.folder,
+        state=state,
+        reason=reason,
+        report=report,
+        provenance=provenance,
+        results=results,
+        readings=files.get(paths.alignment_variants.name, {}) if ALIGNMENT in results else {},
+        training_stale=is_stale(provenance, expected) if trained else [],
+    )
+    if state == "running" or not status.stale:
+        return status
+    # A failure counts as long as the code and settings of the training are the same. Old measurements beside
+    # it do not matter.
+    if state in STOPPED and not status.training_stale:
+        return status
+    reason = f"made with other {', '.join(status.stale)} than now; call the workflow again to renew it"
+    return replace(status, state="stale", reason=reason)
+
+
+def study_status(plan: Plan, now: float | None = None) -> list[Status]:
+    """The state of every run and seed of a study, in the plan's order."""
+    return _statuses(plan, plan.trainings, now)
+
+
+def status_with_records(plan: Plan) -> list[Status]:
+    """That of `study_status`, of the trainings of which there is a record, current or not."""
+    there = [
+        training
+        for training in plan.trainings
+        if any(path.is_file() for path in record_paths(plan, *training))
+    ]
+    return _statuses(plan, there)
+
+
+def known_status(plan: Plan) -> list[Status]:
+    """That of `study_status`, and of every other run and seed of which the study has a record."""
+    return [*study_status(plan), *_statuses(plan, other_trainings(plan))]
+
+
+def other_trainings(plan: Plan) -> list[Training]:
+    """Every run and seed of which the study has a record and that this call does not name."""
+    runs = list(plan.all_runs)
+    paths = StudyPaths(plan.name).records.glob("*/seed*.json")
+    there = [(path.parent.name, path.stem.removeprefix("seed")) for path in paths]
+    known = {(run_id, int(seed)) for run_id, seed in there if run_id in runs and seed.isdecimal()}
+    return sorted(known - set(plan.trainings), key=lambda training: (runs.index(training[0]), training[1]))
+
+
+def _statuses(plan: Plan, trainings: Iterable[tuple[str, int]], now: float | None = None) -> list[Status]:
+    expected = functools.cache(functools.partial(expected_digests, plan))
+    return [read_status(plan, run_id, seed, now, expected(run_id)) for run_id, seed in trainings]
+
+
+def most_urgent(states: Iterable[str]) -> str:
+    """The state of a run of several seeds."""
+    return min(states, key=STATES.index)
+
+
+def _read(paths: RunPaths) -> tuple[dict[str, dict], list[str]]:
+    """The JSON files of a run by name, and one line for each file that cannot be read."""
+    files, problems = {}, []
+    for path, form in (
+        (paths.state, State),
+        (paths.provenance, Provenance),
+        (paths.ap, Measurement),
+        (paths.alignment, Measurement),
+        (paths.alignment_variants, Readings),
+    ):
+        try:
+            files[path.name] = read_json(path, form)
+        except FileNotFoundError:
+            pass
+        except (OSError, DamagedFile) as error:
+            problems.append(single_line(str(error)))
+    return files, problems
+
+
+def _reported(report: Mapping, paths: RunPaths, now: float) -> tuple[str, str]:
+    """State and reason according to state.json, the clock and the lock of the run."""
+    state, reason = report.get("state", "pending"), single_line(report.get("reason") or "")
+    if state not in STATES:
+        return "failed", f"state.json says {state!r}; delete it and run the workflow again"
+    if state == "running" and (ended := _ended(report, paths, now)):
+        return "failed", ended
+    return state, reason
+
+
+def _ended(report: Mapping, paths: RunPaths, now: float) -> str:
+    """Why a training that reports to be running has ended; empty if it runs."""
+    updated = report.get("updated") or 0.0
+    if silence(paths.state, updated, now) > HEARTBEAT_TIMEOUT:
+        return f"no heartbeat since {moment(updated)}; call the workflow again to resume"
+    # A trainer writes how it ended and then frees the lock, so what it wrote is read once more.
+    here = report.get("host") == socket.gethostname()
+    if here and not is_held(paths.folder) and read_state(paths.state) == report:
+        return (
+            f"process {report.get('pid', '(unknown)')} ended without a word, last heard of at "
+            f"{moment(updated)}; {KILLED}; call the workflow again to resume"
+        )
+    return ""
+
+
+def moment(seconds: float) -> str:
+    """A time in words."""
+    try:
+        return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
+    except (OverflowError, OSError, ValueError):
+        return f"{seconds:g} s"

@@ -1,0 +1,55 @@
+"""Losses of boxes that are mmdet's, but for which the host does not wait for a GPU."""
+
+from mmdet.models.losses import GIoULoss as MMDetGIoULoss
+from mmdet.models.losses import IoULoss as MMDetIoULoss
+from mmdet.models.losses.utils import weight_reduce_loss
+from torch import Tensor
+
+from tood.models.common.pairs import paired_giou, paired_iou
+from tood.models.common.registry import MODELS
+
+
+@MODELS.register_module()
+class GIoULoss(MMDetGIoULoss):
+    """1 - GIoU, to the last bit mmdet's `GIoULoss`, whose arguments it takes.
+
+    mmdet's looks first whether any weight is positive. Where none is, the loss is 0 here too.
+    """
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: Tensor | float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """Loss of boxes [P, 4] (x1, y1, x2, y2) against boxes [P, 4], weighted by [P] or [P, 4]."""
+        if weight is not None and weight.dim() == 2:
+            weight = weight.mean(-1)
+        loss = 1 - paired_giou(pred, target, self.eps)
+        reduction = reduction_override or self.reduction
+        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)
+
+
+@MODELS.register_module()
+class IoULoss(MMDetIoULoss):
+    """-log IoU, or what else `mode` names, to the last bit mmdet's `IoULoss`; see `GIoULoss`."""
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: Tensor | float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """Loss of boxes [P, 4] (x1, y1, x2, y2) against boxes [P, 4], weighted by [P] or [P, 4]."""
+        if weight is not None and weight.dim() == 2:
+            weight = weight.mean(-1)
+        iou = paired_iou(pred, target).clamp(min=self.eps)
+        loss = {"log": lambda: -iou.log(), "linear": lambda: 1 - iou, "square": lambda: 1 - iou**2}[
+            self.mode
+        ]()
+        reduction = reduction_override or self.reduction
+        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)

@@ -1,0 +1,156 @@
+"""The measured part of docs/mini.md: written from the files under `results/`, never by hand."""
+
+import functools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from tood.ledger.records import Record
+from tood.ledger.study_jobs import deciding_code
+from tood.report.claims_table import effect_with_interval, judge
+from tood.report.front_page import kept, measured_tables, records_of
+from tood.report.markup import markdown, markdown_table
+from tood.report.tables import build
+from tood.study.claims import load_claims
+from tood.study.declarations import load_runs, load_tables
+from tood.study.paths import AP
+from tood.study.plan import Plan
+
+STUDY, OTHER_DATA, SWEEP = "mini", "mini_data1", "mini_lr*_x*"  # folders under `results/`
+_ROWS = 5  # of a table that has an order worth a correlation
+_NAME = re.compile(r"mini_lr(?P<lr>[\d.]+)_x[\d.]+")
+
+
+def mini_part(results: Path) -> str:
+    """The sweep, the orders, every table of `mini`, how well best anchors agree, and the other images.
+
+    Args:
+        results: folder with one folder per study.
+    """
+    parts = [
+        "### The recipe\n",
+        sweep(results),
+        "### Orders\n",
+        orders(results, STUDY),
+        "### Tables\n",
+        *measured_tables(results, STUDY),
+        "### Best anchors\n",
+        agreement(results, STUDY),
+    ]
+    if records_of(results, OTHER_DATA):
+        tables = measured_tables(results, OTHER_DATA, ("table3", "table6"))
+        parts += ["### On other images\n", on_both(results), *tables, agreement(results, OTHER_DATA)]
+    return "\n".join(parts)
+
+
+def sweep(results: Path) -> str:
+    """AP of each training of the sweep that chose the recipe."""
+    found = []
+    for folder in results.glob(SWEEP):
+        if named := _NAME.fullmatch(folder.name):
+            for record in records_of(results, folder.name):
+                values = [f"{_percent(record, metric)}{_mark(record)}" for metric in ("AP", "AP75")]
+                found.append(
+                    (_epochs(record), float(named["lr"]), record.run, record.content["seed"], *values)
+                )
+    body = [
+        [run, str(seed), f"{lr:g}", str(epochs), *values] for epochs, lr, run, seed, *values in sorted(found)
+    ]
+    header = ["Run", "Seed", "Learning rate", "Epochs", "AP", "AP75"]
+    return markdown_table("**Sweep of the recipe.**", header, body, 2, [])
+
+
+def orders(results: Path, study: str) -> str:
+    """How far the order of the rows of each table is the paper's, for each metric of five rows or more."""
+    metrics, runs = kept(results, study), load_runs()
+    body = []
+    for table in load_tables(runs=runs).values():
+        if not table.printed:
+            continue
+        frame = build(table, metrics[metrics["seed"].notna() & (metrics["stale"] == "")], {}, runs)
+        for metric in table.metrics:
+            both = frame[[metric, f"{metric}_paper"]].dropna()
+            if len(both) >= _ROWS:
+                rho = both[metric].corr(both[f"{metric}_paper"], method="spearman")
+                body.append([markdown(table.title), markdown(metric), str(len(both)), f"{rho:.2f}"])
+    caption = (
+        "**Orders.** Spearman's rank correlation of our values, means over seeds, with the paper's, over the "
+        "rows of a table that are measured: 1 is the paper's order, 0 no relation."
+    )
+    return markdown_table(caption, ["Table", "Metric", "Rows", "ρ"], body, 2, [])
+
+
+def agreement(results: Path, study: str) -> str:
+    """How well both best anchors of an object agree under the runs of Table 6, over seeds."""
+    by_run: dict[str, list[Record]] = {}
+    for record in records_of(results, study):
+        if record.best_anchors.get("distance") is not None:
+            by_run.setdefault(record.run, []).append(record)
+    body = []
+    for row in load_tables()["table6"].rows:
+        if records := by_run.get(row.run):
+            seeds = [record.best_anchors for record in records]
+            lost = [means["localised"] - means["classified"] for means in seeds]
+            columns = [[means[name] for means in seeds] for name in ("distance", "classified", "localised")]
+            cells = [_spread(values) for values in (*columns, lost)]
+            mark = max(map(_mark, records))
+            body.append([f"{markdown(row.key['Method'])}{mark}", str(len(seeds)), *cells])
+    caption = (
+        "**Best anchors.** Means over all objects: distance between the anchor of highest score and that of "
+        "highest IoU, in units of the square root of the object's area; IoU of the box of the one and of the "
+        "other; and the difference of both, the IoU that is lost where scores choose the box."
+    )
+    header = ["Method", "Seeds", "Distance", "IoU, best score", "IoU, best box", "IoU lost"]
+    return markdown_table(caption, header, body, 1, [])
+
+
+def on_both(results: Path) -> str:
+    """The effects on both sets of images side by side, for the claims that both can judge."""
+    runs = load_runs()
+    tables = load_tables(runs=runs)
+    claims = load_claims(runs, tables)
+    here, there = (
+        judge(claims, kept(results, study), tables).to_dict("records") for study in (STUDY, OTHER_DATA)
+    )
+    body = []
+    for claim, *rows in zip(claims, here, there, strict=True):
+        if all(row["seeds"] > 1 for row in rows):
+            spec = tables[claim.table].metrics[claim.metric]
+            cells = [(effect_with_interval(row, spec), str(row["seeds"]), row["verdict"]) for row in rows]
+            body.append([markdown(claim.claim), markdown(claim.metric), *cells[0], *cells[1]])
+    caption = (
+        "**Effects on both sets of images.** The claims that several seeds on both can judge: the difference "
+        "with its interval, first on the images of this study, then on others."
+    )
+    header = ["Claim", "Metric", "ours", "Seeds", "Verdict", "on other images", "Seeds", "Verdict"]
+    return markdown_table(caption, header, body, 2, [])
+
+
+def _epochs(record: Record) -> int:
+    return record.files["state.json"]["epochs"]
+
+
+def _percent(record: Record, metric: str) -> str:
+    """A metric of AP, or the state of a training that has none."""
+    files = record.files
+    if AP not in files:
+        return markdown(str(files["state.json"]["state"]))
+    value = files[AP][metric]
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _mark(record: Record) -> str:
+    """What follows a value that was obtained with other code than there is now."""
+    return "" if record.provenance["digests"]["code"] == _code(record.run) else " (stale)"
+
+
+@functools.cache  # records of several seeds and studies share it
+def _code(run: str) -> str:
+    plan = Plan({"scale": STUDY})
+    return deciding_code(plan, run) if run in plan.all_runs else ""
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation."""
+    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")

@@ -1,0 +1,261 @@
+"""The paper's tables with measured values beside its own, as data frame, CSV, Markdown and LaTeX."""
+
+import math
+import string
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from tood.ledger.references import Reference, reference_on
+from tood.ledger.server_scores import ServerScores
+from tood.report.markup import latex, latex_table, markdown, markdown_table
+from tood.runtime.files import DamagedFile, write_text
+from tood.study.declarations import Row, Run, Table
+
+COLUMNS = ["run", "seed", "metric", "value", "stale"]  # of metrics.csv
+# Columns of the complexity file as the tables name them
+_COMPLEXITY = {
+    "head_params_m": "Head params (M)",
+    "params_m": "Full params (M)",
+    "head_gflops": "Head FLOPs (G)",
+    "gflops": "Full FLOPs (G)",
+}
+_SHORT = {"val2017": "val", "test-dev2017": "test-dev"}  # a set of images in headers and cells
+_DASH = "–"
+
+
+def read_complexity(path: Path) -> pd.DataFrame:
+    """Parameters and FLOPs as metrics without a seed, as they belong to the model and not to a training.
+
+    Args:
+        path: file that `tood complexity` wrote; without this file the frame is empty.
+
+    Returns:
+        A frame with the columns `COLUMNS`.
+
+    Raises:
+        DamagedFile: the file is not what `tood complexity` writes.
+    """
+    if not path.is_file():
+        return pd.DataFrame(columns=COLUMNS)
+    try:
+        counts = pd.read_csv(path, encoding="utf-8")
+        counts = counts[["run", *_COMPLEXITY]].astype(dict.fromkeys(_COMPLEXITY, float))
+    except (ValueError, KeyError) as error:  # pandas has no class of its own for all that can be wrong
+        raise DamagedFile(
+            f"{path}: no table of parameters and FLOPs ({error}); delete it, and `tood complexity` writes it "
+            "anew"
+        ) from error
+    long = counts.rename(columns=_COMPLEXITY).melt("run", var_name="metric")
+    return long.assign(seed=float("nan"), stale="")[COLUMNS].sort_values(["run", "metric"])
+
+
+def build(
+    table: Table,
+    metrics: pd.DataFrame,
+    states: Mapping[str, str],
+    runs: Mapping[str, Run],
+    seeds: Mapping[str, Iterable[int]] | None = None,
+    references: Mapping[str, Sequence[Reference]] | None = None,
+    scores: Mapping[str, ServerScores] | None = None,
+) -> pd.DataFrame:
+    """The measured values of a table beside the paper's and others.
+
+    Args:
+        table: declaration of the table.
+        metrics: measured values, with the columns run, seed, metric and value, and optionally `stale` (names
+            of the digests that have changed since, empty if none). A value without a seed, such as parameters
+            and FLOPs, belongs to the model and not to a training.
+        states: state of each run.
+        runs: all declared runs.
+        seeds: of each run, that the study wants.
+        references: published values of each run.
+        scores: of COCO's server for the study's runs, shown where the paper's values are of test-dev2017.
+
+    Returns:
+        One row per row of the table: keys and details, each metric measured and as in the paper, run and
+        status. A metric `M` is the mean over its seeds. `M_sd` is their sample standard deviation, a column
+        that exists if a row has several seeds. `M_stale` says whether any of the values is stale, a column
+        that exists if one is. `status` is `done` if every metric of the row is measured for each of its
+        `seeds` (or without a seed) and none is stale, whatever the state of the run; `released` instead, if
+        the run was not trained here, and `reconstruction`, if it is one.
+
+        These columns exist if a row has them: `M_test_dev`, the server's score; `M_reference`, the published
+        value on val2017, and `reference_source`; `reconstruction`. `paper_set` says which images the paper's
+        values are of, a column that exists if the table says it.
+    """
+    seeds, references, scores = seeds or {}, references or {}, scores or {}
+    if metrics.duplicated(["run", "seed", "metric"]).any():
+        raise ValueError("metrics: a run has two values of one metric and seed; remove one of them")
+    groups = metrics.astype({"value": float}).groupby(["run", "metric"])["value"]
+    measured = {group: (values.mean(), values.std()) for group, values in groups}
+    seeds_of = metrics.groupby(["run", "metric"])["seed"].agg(set).to_dict()
+    stale = set()
+    if "stale" in metrics:
+        stale = set(map(tuple, metrics.loc[metrics["stale"] != "", ["run", "metric"]].to_numpy()))
+    nothing = (math.nan, math.nan)
+
+    def covered(run: str, metric: str) -> bool:
+        found = seeds_of.get((run, metric), set())
+        return bool(found) and (found >= set(seeds.get(run, ())) or any(map(pd.isna, found)))
+
+    def values_of(row: Row) -> dict:
+        values: dict = {}
+        reference = reference_on("val2017", references.get(row.run, ())) if table.printed else None
+        published: dict = dict(reference.metrics) if reference else {}
+        on_test_dev = table.paper_set == "test-dev2017" and row.run in scores
+        served = scores[row.run].metrics if on_test_dev else {}
+        for metric in table.metrics:
+            values[metric], values[f"{metric}_sd"] = measured.get((row.run, metric), nothing)
+            if table.printed:
+                paper = row.paper[metric]
+                values[f"{metric}_test_dev"] = served.get(metric, math.nan)
+                values[f"{metric}_paper"] = math.nan if paper is None else paper
+                values[f"{metric}_reference"] = published.get(metric, math.nan)
+            values[f"{metric}_stale"] = (row.run, metric) in stale
+        outdated = any(values[f"{metric}_stale"] for metric in table.metrics)
+        complete = all(covered(row.run, metric) for metric in table.metrics)
+        state = states.get(row.run, "pending")
+        if outdated and state in ("pending", "done", "released"):
+            status = "stale"
+        elif complete and not outdated:
+            status = "reconstruction" if runs[row.run].reconstruction else "done"
+            status = "released" if state == "released" else status
+        else:  # a training may be done while, for instance, its analysis is missing
+            status = "pending" if state in ("done", "released") else state
+        if table.paper_set:
+            values["paper_set"] = row.paper_set or table.paper_set
+        shows = any(not math.isnan(values.get(f"{metric}_reference", math.nan)) for metric in table.metrics)
+        values["reference_source"] = reference.described if reference and shows else None
+        values["reconstruction"] = runs[row.run].reconstruction
+        return {**row.key, **row.details, **values, "run": row.run, "status": status}
+
+    frame = pd.DataFrame([values_of(row) for row in table.rows])
+    optional = [f"{metric}_{part}" for metric in table.metrics for part in ("sd", "test_dev", "reference")]
+    empty = [name for name in (*optional, "reference_source") if name in frame and frame[name].isna().all()]
+    flags = [*(f"{metric}_stale" for metric in table.metrics), "reconstruction"]
+    return frame.drop(columns=[*empty, *(name for name in flags if not frame[name].any())])
+
+
+def to_markdown(table: Table, frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
+    """The table in Markdown; `notes` are facts about the study, such as its scale."""
+    header, body, footnotes = _layout(table, frame, markdown, "<sup>{}</sup>")
+    caption = f"**{markdown(table.title)}.** {markdown(table.caption)}"
+    return markdown_table(caption, header, body, len(table.columns), [*footnotes, *map(markdown, notes)])
+
+
+def to_latex(table: Table, frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
+    """The table as a LaTeX float that needs only the package booktabs; `notes` as in `to_markdown`."""
+    header, body, footnotes = _layout(table, frame, latex, r"\textsuperscript{{{}}}")
+    below = [*footnotes, *map(latex, notes)]
+    return latex_table(table.name, latex(table.caption), header, body, len(table.columns), below)
+
+
+def write(table: Table, frame: pd.DataFrame, directory: Path, notes: Sequence[str] = ()) -> None:
+    """Write the table as `<name>.csv`, `.md` and `.tex`, each atomically."""
+    write_text(directory / f"{table.name}.csv", frame.to_csv(index=False, float_format="%.8g"))
+    write_text(directory / f"{table.name}.md", to_markdown(table, frame, notes))
+    write_text(directory / f"{table.name}.tex", to_latex(table, frame, notes))
+
+
+def _layout(
+    table: Table, frame: pd.DataFrame, escape: Callable[[str], str], superscript: str
+) -> tuple[list[str], list[list[str]], list[str]]:
+    """Header, body, and what is said below, escaped.
+
+    Rows with the same footnote share its letter, and references of the same source share its number.
+    """
+    letters = _marks((row.footnote for row in table.rows), string.ascii_letters, superscript)
+    sources = frame["reference_source"].dropna() if "reference_source" in frame else ()
+    numbers = _marks(sources, range(1, len(table.rows) + 1), superscript)
+    columns = [column for metric in table.metrics for column in _columns(table, frame, metric)]
+    header = [escape(name) for name in [*table.columns, *(title for *_, title in columns)]]
+    body = []
+    for row, found in zip(table.rows, frame.to_dict("records"), strict=True):
+        words = row.key | row.details
+        cells = [escape(words[name]) for name in table.columns]
+        if found.get("reconstruction"):
+            cells[0] += " (reconstruction)"
+        if row.footnote:
+            cells[0] += letters[row.footnote]
+        for metric, part, _ in columns:
+            cell = escape(_cell(table, row, found, metric, part))
+            if part == "reference" and cell != escape(_DASH):
+                cell += numbers[found["reference_source"]]
+            cells.append(cell)
+        body.append(cells)
+    remarks = [f"{mark} {escape(text)}" for text, mark in letters.items()]
+    remarks += [f"{mark} {escape(f'Reference: {text}.')}" for text, mark in numbers.items()]
+    return header, body, [*remarks, *map(escape, _sets(table, columns))]
+
+
+def _marks(texts: Iterable[str | None], marks: Iterable[object], superscript: str) -> dict[str, str]:
+    """A mark for each of the texts that are different."""
+    different = dict.fromkeys(text for text in texts if text)
+    return {text: superscript.format(mark) for text, mark in zip(different, marks, strict=False)}
+
+
+def _columns(table: Table, frame: pd.DataFrame, metric: str) -> list[tuple[str, str, str]]:
+    """The columns of one metric: metric, part (empty for the measured value) and title.
+
+    Titles name the set of images where the columns of a table are not of the same one.
+    """
+    mixed = table.paper_set == "test-dev2017" and metric not in _COMPLEXITY.values()
+    parts = [("", metric, "val"), ("test_dev", metric, "test-dev"), ("paper", "paper", "test-dev")]
+    return [
+        (metric, part, f"{title} ({images})" if mixed else title)
+        for part, title, images in (
+            *parts,
+            ("difference", "difference", "same"),
+            ("reference", "reference", "val"),
+        )
+        if (f"{metric}_{part}" if part else metric) in frame
+    ]
+
+
+def _sets(table: Table, columns: Iterable[tuple[str, str, str]]) -> list[str]:
+    """Which images the columns are of, in one line; none if no column is of images."""
+    parts = {part for metric, part, _ in columns if metric not in _COMPLEXITY.values()}
+    if not parts or table.paper_set is None:
+        return []
+    others = {row.paper_set for row in table.rows} - {None, table.paper_set}
+    exceptions = "".join(f", {name} where a cell says so" for name in sorted(map(str, others)))
+    said = [
+        "measured values, the validation images of this study, which are COCO val2017 where it uses COCO",
+        f"paper, COCO {table.paper_set}{exceptions}",
+        *(["test-dev, what COCO's server said of these models"] if "test_dev" in parts else []),
+        *(
+            ["reference, COCO val2017, to be compared with the measured value"]
+            if "reference" in parts
+            else []
+        ),
+    ]
+    return [f"Images: {'; '.join(said)}."]
+
+
+def _cell(table: Table, row: Row, found: Mapping, metric: str, part: str) -> str:
+    """One cell of the body, without marks."""
+    spec = table.metrics[metric]
+    if not part:
+        return _measured(found, metric, spec)
+    value = found[f"{metric}_{part}"]
+    if math.isnan(value):
+        return "pending" if part == "test_dev" else _DASH
+    if part == "difference":
+        return f"{format(value, '+' + spec)} ({found[f'{metric}_verdict']})"
+    other = part == "paper" and row.paper_set not in (None, table.paper_set)
+    return format(value, spec) + (f" ({_SHORT[row.paper_set]})" if other and row.paper_set else "")
+
+
+def _measured(cells: Mapping, metric: str, spec: str) -> str:
+    """The cell of one measured value, or the reason why there is none."""
+    if math.isnan(cells[metric]):
+        # Done without a value: the metric is not defined, such as APS without small objects.
+        complete = ("done", "reconstruction", "released")
+        return "n/a" if cells["status"] in complete else cells["status"]
+    value = format(cells[metric], spec)
+    deviation = cells.get(f"{metric}_sd", math.nan)
+    if not math.isnan(deviation):
+        value = f"{value} ± {format(deviation, spec)}"
+    return f"{value} (stale)" if cells.get(f"{metric}_stale") else value

@@ -1,0 +1,148 @@
+"""Python files as they are written, without running them: what one names, what a configuration holds."""
+
+import ast
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+OWN = "tood."  # begins every name of a module or of a registered class of the package
+_ARITHMETIC = (ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.Constant)
+
+
+class SourceFile:
+    """What one Python file names.
+
+    Args:
+        source: its text.
+    """
+
+    def __init__(self, source: str) -> None:
+        tree = ast.parse(source)
+        self.words: set[str] = set()  # modules that it may import, and every string in it
+        self.registered: list[str] = []  # classes that it puts into a registry
+        self.bases: list[str] = []  # `_base_` of a configuration
+        self.settings = _literals(tree)  # of a configuration that is made of literals
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                self.words |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                # A name may be a module itself.
+                self.words |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                self.words.add(node.value)
+            elif isinstance(node, ast.ClassDef) and any(
+                "register_module" in ast.unparse(decorator) for decorator in node.decorator_list
+            ):
+                self.registered.append(node.name)
+            elif isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == ["_base_"]:
+                bases = ast.literal_eval(node.value)
+                self.bases += [bases] if isinstance(bases, str) else bases
+        self.own_words = {word for word in self.words if word.startswith(OWN)}
+
+
+def read_source(path: Path) -> SourceFile:
+    """What a file names; it is parsed once for each state that it has."""
+    return unless_changed(SourceFile, path)
+
+
+def unless_changed(function: Callable[[str], T], path: Path) -> T:
+    """What a function makes of a file's text; many runs read the same files."""
+    state = path.stat()
+    return _of_text(function, path, (state.st_mtime_ns, state.st_size))
+
+
+@functools.cache
+def _of_text(function: Callable[[str], Any], path: Path, state: tuple[int, int]) -> Any:
+    return function(path.read_text(encoding="utf-8"))
+
+
+def config_files(config: Path) -> list[Path]:
+    """A configuration and those it builds on by `_base_`, all the way."""
+    files = [config]
+    for base in read_source(config).bases:
+        files += config_files(config.parent / base)
+    return files
+
+
+def config_words(config: Path) -> set[str]:
+    """Every string that is left in a configuration when its own settings have replaced those of its bases.
+
+    Where one of its files holds anything but assignments of literals: every string of every file.
+    """
+    try:
+        return strings_of(config_settings(config))
+    except ValueError:
+        return {word for path in config_files(config) for word in read_source(path).words}
+
+
+def config_settings(config: Path) -> dict[str, Any]:
+    """A configuration merged with its bases, as mmengine does it.
+
+    Raises:
+        ValueError: it holds anything but assignments of literals.
+    """
+    source = read_source(config)
+    if source.settings is None:
+        raise ValueError(f"{config}: not only literals")
+    layers = [*(config_settings(config.parent / base) for base in source.bases), source.settings]
+    return functools.reduce(_merged, layers, {})
+
+
+def _merged(base: Any, change: Any) -> Any:
+    if not isinstance(change, dict) or change.get("_delete_"):
+        return change
+    if not isinstance(base, dict):
+        return [base, change]  # an entry of a list, say: nothing of either may be lost
+    return base | {key: _merged(base[key], value) if key in base else value for key, value in change.items()}
+
+
+def _literal(node: ast.expr) -> Any:
+    """The value of a literal, `dict(...)` among them; None for arithmetic.
+
+    Raises:
+        ValueError: any other expression.
+    """
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "dict" and not node.args:
+        named = {word.arg: _literal(word.value) for word in node.keywords}
+        if None not in named:  # `**others`
+            return named
+    elif isinstance(node, ast.Dict) and None not in node.keys:
+        keys = [ast.literal_eval(key) for key in node.keys if key is not None]
+        return dict(zip(keys, map(_literal, node.values), strict=True))
+    elif isinstance(node, ast.List | ast.Tuple):
+        return [_literal(entry) for entry in node.elts]
+    elif isinstance(node, ast.Constant):
+        return node.value
+    elif all(isinstance(part, _ARITHMETIC) for part in ast.walk(node)):
+        return None  # such as 1 / 3
+    return ast.literal_eval(node)
+
+
+def _literals(tree: ast.Module) -> dict[str, Any] | None:
+    """What a module assigns, without `_base_`; None if it does anything else."""
+    found: dict[str, Any] = {}
+    for statement in tree.body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                try:
+                    found[name] = _literal(value)
+                except ValueError:
+                    return None
+            case ast.Expr(value=ast.Constant()):
+                pass  # its docstring
+            case _:
+                return None
+    return {name: value for name, value in found.items() if name != "_base_"}
+
+
+def strings_of(value: Any) -> set[str]:
+    """Every string among the values of a JSON-able value."""
+    if isinstance(value, str):
+        return {value}
+    entries = (
+        value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    )
+    return {text for entry in entries for text in strings_of(entry)}
