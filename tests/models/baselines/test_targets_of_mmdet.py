@@ -159,7 +159,7 @@ def test_losses_on_anchors(run, file, gt):
     (losses, gradients), (expected, their_gradients) = of_heads
     assert losses.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(losses[name], value.squeeze(), rtol=1e-5, atol=0, msg=name)
+        torch.testing.assert_close(losses[name], value, rtol=1e-5, atol=0, msg=name)
     for ours, theirs in zip(gradients, their_gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
 
@@ -168,5 +168,5 @@ def test_the_images_have_positives():
     theirs = narrow_mmdet_head("foveabox/fovea_r50_fpn_4xb4-1x_coco.py")
     points = theirs.prior_generator.grid_priors(GRIDS, device="cpu")
     positives = [(theirs.get_targets([gt], GRIDS, points)[0] < BACKGROUND).sum() for gt in IMAGES.values()]
-    assert sum(number > 0 for number in positives) > 20
+    assert sum(number > 0 for number in positives) > 15
     assert len(WITH_AREA) > 20

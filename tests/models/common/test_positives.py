@@ -243,7 +243,8 @@ def test_weights_of_freeanchor_are_those_of_its_loss(run, bag, monkeypatch):
 
     monkeypatch.setattr(head, "positive_bag_loss", spy)
     head.loss_by_feat(*outs, GTS, METAS)
-    for positives, probability, gt in zip(found, probabilities, GTS, strict=True):
+    (of_batch,) = probabilities
+    for positives, probability, gt in zip(found, of_batch.split([len(gt) for gt in GTS]), GTS, strict=True):
         assert torch.equal(positives.objects, torch.arange(len(gt)).repeat_interleave(bag))
         weights = positives.weights.view(len(gt), bag)
         torch.testing.assert_close(weights.sum(1), torch.ones(len(gt)))

@@ -65,12 +65,12 @@ class PISARetinaHead(RetinaHead):
     def _losses(self, logits: Tensor, deltas: Tensor, targets: AnchorTargets) -> dict[str, Tensor]:
         positives = (targets.owners.flatten() >= 0).nonzero().squeeze(1)  # [P]; one wait for all that follows
         if len(positives) == 0:
-            return super()._losses(logits, deltas, targets) | {"loss_carl": logits.sum() * 0}
+            return super()._losses(logits, deltas, targets) | {"loss_carl": logits.sum()[None] * 0}
         weights = targets.label_weights.index_put(
             (positives,), self._importance(logits, deltas, targets, positives)
         )
         losses = super()._losses(logits, deltas, targets._replace(label_weights=weights))
-        return losses | {"loss_carl": self._carl(logits, deltas, targets, positives)}
+        return losses | {"loss_carl": self._carl(logits, deltas, targets, positives)[None]}
 
     @torch.no_grad()
     def _importance(

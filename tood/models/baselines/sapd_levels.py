@@ -37,7 +37,7 @@ def level_losses(losses: Tensor, objects: Tensor, levels: Tensor, shape: tuple[i
 def least_level(losses: Tensor) -> Tensor:
     """[G] the level of least loss of losses [G, L], -1 where all are infinite."""
     least, level = losses.min(1)
-    return level.where(least.isfinite(), -1)
+    return level.where(least != torch.inf, -1)  # a loss that is no number stays one
 
 
 def hard_level_weights(level: Tensor, levels: int) -> Tensor:
