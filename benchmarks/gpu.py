@@ -266,8 +266,18 @@ def _run_part(name: str, options: argparse.Namespace, seconds: float) -> dict[st
     return outcome | {"seconds": round(time.monotonic() - start, 1)}
 
 
+def differing(parts: dict[str, Any]) -> list[str]:
+    """What the comparisons found to differ."""
+    equal, parity = (parts.get(name, {}).get("found", {}) for name in ("equal", "parity"))
+    return [
+        *(name for name, one in equal.items() if not one["close"]),
+        *(name for name, said in parity.items() if said not in ("equal", "no peer")),
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of `python -m benchmarks.gpu`; 1 where a part failed or was left out."""
+    """Entry point of `python -m benchmarks.gpu`; 1 where a part failed, was left out, or found
+    that something differs."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -302,8 +312,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output.write_text(json.dumps({"card": card, "tiny": options.tiny, "parts": parts}, indent=1) + "\n")
         said = parts[name].get("failed", "done").splitlines()[-1]
         print(f"{name}: {said} ({parts[name].get('seconds', 0)} s)", flush=True)
+    for name in differing(parts):
+        print(f"{name}: not as on the CPU, or not as mmdet")
     print(f"written to {output}")
-    return int(any("failed" in part for part in parts.values()))
+    return int(any("failed" in part for part in parts.values()) or bool(differing(parts)))
 
 
 if __name__ == "__main__":

@@ -186,6 +186,16 @@ def test_a_part_that_fails_or_takes_too_long_is_named_and_the_others_go_on(lent,
     assert "not done within" in found["parts"]["unheard of"]["failed"]
 
 
+def test_what_differs_is_named():
+    parts = {
+        "equal": {"found": {"paa": {"close": True}, "ota": {"close": False}}},
+        "parity": {"found": {"step": "equal", "targets": "no peer", "t_head": "AssertionError: 0.2"}},
+        "waits": {"failed": "why"},
+    }
+    assert gpu.differing(parts) == ["ota", "t_head"]
+    assert gpu.differing({"equal": {"failed": "why"}}) == []
+
+
 def test_few_images_make_many(tmp_path, photographs):
     options = argparse.Namespace(data_root=photographs)
     root = gpu._many_images(tmp_path / "images", options)
