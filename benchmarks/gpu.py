@@ -306,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in PARTS:
         left = options.seconds - (time.monotonic() - start)
         parts[name] = _run_part(name, options, left) if left > 0 else {"failed": "no time was left"}
-        card = parts["device"].get("found", {}).get("device", options.device)
+        card = parts.get("device", {}).get("found", {}).get("device", options.device)
         output = options.output or FOLDER / f"{re.sub('[^A-Za-z0-9]+', '_', card)}.json"
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps({"card": card, "tiny": options.tiny, "parts": parts}, indent=1) + "\n")
