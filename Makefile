@@ -64,7 +64,7 @@ doctor: $(INSTALLED)
 report: $(INSTALLED)
 	@$(PY) -m tood.cli report
 
-# The results that README.md shows, from what is kept under results/
+# The results in README.md, docs/results.md and docs/mini.md, from the files kept under results/
 readme: $(INSTALLED)
 	@$(PY) -m snakemake --cores 1 readme
 

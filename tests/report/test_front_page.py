@@ -1,4 +1,4 @@
-"""The results that README.md shows, from hand-made results and from those that are kept in git."""
+"""The results in README.md and docs/results.md, from hand-made results and from those kept in git."""
 
 import shutil
 import subprocess
@@ -7,10 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tood.report.front_page import BEGIN, END, results_part, rewrite
+from tood.report.front_page import BEGIN, END, headlines_part, results_part, rewrite
 from tood.report.mini_page import mini_part
+from tood.study.claims import load_claims
+from tood.study.declarations import load_runs, load_tables
 
 REPOSITORY = Path(__file__).parents[2]
+HEADLINES = 6  # on the first page of README.md
 SIZES = "run,head_params_m,params_m,head_gflops,gflops\natss_af,1.004,2.006,3,4\n"
 
 
@@ -52,8 +55,12 @@ def tables(text: str) -> dict[str, list[list[str]]]:
 def test_nothing_measured(results):
     text = everything(results("smoke", *seeds("atss_af", "AP", 40.0)))  # a scale that is not shown
     assert tables(text) == {}
-    assert text.count("AP measured so far: 0 of the paper's 60 runs.") == 2
+    assert text.count("AP was measured for 0 of the paper's 60 runs.") == 2
     assert "`smoke`" not in text
+    headlines = headlines_part(results("smoke"))
+    assert "AP: 0 of 60 at the scale `paper`, 0 of 60 at the scale `mini`." in headlines
+    assert "Verdicts on 0 claims of the paper at `mini`: 0 holds, 0 not shown, 0 contradicted." in headlines
+    assert headlines.count("| pending |") == HEADLINES
 
 
 def test_means_over_seeds_beside_the_papers_values(results):
@@ -66,7 +73,7 @@ def test_means_over_seeds_beside_the_papers_values(results):
         ["Anchor-free", "ATSS", "3", "42.0 ± 2.6", "39.2", "–", "58.0 ± 1.7", "57.4"],
         ["Anchor-free", "TOOD", "1", "44.0", "42.5", "42.5<sup>1</sup>", "pending", "59.8"],
     ]
-    assert "AP measured so far: 2 of the paper's 60 runs." in text.split("**Scale `mini`:**")[1]
+    assert "AP was measured for 2 of the paper's 60 runs." in text.split("**Scale `mini`:**")[1]
     assert [row[0].split("<sup>")[0] for row in found["Table 2"][1:]] == ["ATSS"]
     assert "Table 5" not in found
 
@@ -141,16 +148,17 @@ def test_markers_that_are_wrong_are_named(results, tmp_path, text, named):
 def test_the_rule_writes_the_file_it_is_called_beside(workspace):
     (workspace.path / "results/paper").mkdir(parents=True)
     (workspace.path / "results/paper/complexity.csv").write_text(SIZES)
-    readme, mini = workspace.path / "README.md", workspace.path / "docs/mini.md"
+    readme, shown, mini = (workspace.path / name for name in ("README.md", "docs/results.md", "docs/mini.md"))
     mini.parent.mkdir()
-    for page in (readme, mini):
+    for page in (readme, shown, mini):
         page.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
     outcome = workspace.run("snakemake", "--cores", "1", "readme")
     assert outcome.returncode == 0, outcome.stdout
     folder = workspace.path / "results"
-    for page, part in ((readme, results_part(folder)), (mini, mini_part(folder))):
+    parts = {readme: headlines_part(folder), shown: results_part(folder), mini: mini_part(folder)}
+    for page, part in parts.items():
         assert page.read_text() == f"before\n{BEGIN}\n\n{part}\n{END}\nafter\n"
-    assert "| 2.01 | 32.07 |" in readme.read_text()
+    assert "| 2.01 | 32.07 |" in shown.read_text()
 
     readme.write_text("no markers\n")
     outcome = workspace.run("snakemake", "--cores", "1", "readme")
@@ -159,7 +167,7 @@ def test_the_rule_writes_the_file_it_is_called_beside(workspace):
     assert readme.read_text() == "no markers\n"
 
 
-def test_readme_shows_what_is_kept_in_git(tmp_path):
+def test_pages_show_what_is_kept_in_git(tmp_path):
     listed = subprocess.run(["git", "ls-files", "results"], cwd=REPOSITORY, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("this copy of the repository has no git, which says which results are kept")
@@ -167,27 +175,57 @@ def test_readme_shows_what_is_kept_in_git(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(REPOSITORY / name, tmp_path / name)
     kept = tmp_path / "results"
-    for name, part in (("README.md", results_part(kept)), ("docs/mini.md", mini_part(kept))):
+    parts = {
+        "README.md": headlines_part(kept),
+        "docs/results.md": results_part(kept),
+        "docs/mini.md": mini_part(kept),
+    }
+    for name, part in parts.items():
         page = tmp_path / Path(name).name
         shutil.copyfile(REPOSITORY / name, page)
         rewrite(page, part)
         assert page.read_text() == (REPOSITORY / name).read_text(), f"{name}: `make readme` writes it anew"
-    assert "| FoveaBox" in (tmp_path / "README.md").read_text()
+    assert "| FoveaBox" in parts["docs/results.md"]
+    assert "| T-head + TAL |" in parts["docs/mini.md"]
+    assert "| TOOD is better than ATSS, anchor-free | holds |" in parts["README.md"]
 
 
-def test_of_mini_readme_shows_the_claims_and_table_6(results):
-    pair = [
-        (run, seed, metric, value + seed + (run == "tood_af") * (5 + 0.1 * seed))
-        for run in ("atss_af", "tood_af")
+def pairs(*metrics: tuple[str, float], runs: tuple[str, str] = ("atss_af", "tood_af")) -> list[tuple]:
+    """Three seeds of two runs; the second run is above the first by 5, 5.1 and 5.2."""
+    return [
+        (run, seed, metric, value + seed + (run == runs[1]) * (5 + 0.1 * seed))
+        for run in runs
         for seed in (0, 1, 2)
-        for metric, value in (("AP", 40.0), ("AP75", 38.0), ("PCC (top-50)", 0.5))
+        for metric, value in metrics
     ]
-    text = results_part(results("mini", *pair))
-    paper, mini = text.split("**Scale `mini`:**")
-    assert "Table 6" in tables(mini)
-    assert "Table 3" not in tables(mini)
+
+
+def test_of_mini_the_claims_are_shown_and_not_the_tables(results):
+    folder = results("mini", *pairs(("AP", 40.0), ("AP75", 38.0), ("PCC (top-50)", 0.5)))
+    paper, mini = results_part(folder).split("**Scale `mini`:**")
+    assert set(tables(mini)) == {""}  # the claims, which have no number
+    assert {"Table 3", "Table 6"} <= set(tables(everything(folder)))
     (claim,) = [line for line in mini.splitlines() if "+5.1 (" in line and "| AP |" in line]
     assert "| holds |" in claim
     assert "+5.1 (+4.9 to +5.3)" in claim
-    assert "Claims that wait for runs that are not trained: " in mini
+    assert "Claims without a verdict, as a run is not trained: " in mini
     assert "Claims" not in paper  # nothing is trained at that scale
+
+
+def test_headlines_are_the_declared_claims_whatever_their_verdict(results):
+    """By hand: 5, 5.1, 5.2 have the interval 5.1 -+ 4.303 * 0.1 / sqrt(3)."""
+    records = [*pairs(("AP", 40.0)), *pairs(("#Correct boxes", 40.0), runs=("tood_af", "atss_af"))]
+    text = headlines_part(results("mini", *records))
+    (header, *rows) = tables(text)[""]
+    assert header == ["Claim", "Verdict", "Metric", "paper", "ours", "Seeds"]
+    runs = load_runs()
+    declared = [claim.claim for claim in load_claims(runs, load_tables(runs=runs)) if claim.headline]
+    assert [row[0] for row in rows] == declared
+    assert len(rows) == HEADLINES
+    found = {row[0]: row[1:] for row in rows}
+    better = ["holds", "AP", "+3.3", "+5.1 (+4.9 to +5.3)", "3"]
+    assert found["TOOD is better than ATSS, anchor-free"] == better
+    fewer = ["contradicted", "#Correct boxes", "+473", "-5 (-5 to -5)", "3"]
+    assert found["TOOD keeps more correct boxes than ATSS"] == fewer
+    assert "Verdicts on 2 claims of the paper at `mini`: 1 holds, 0 not shown, 1 contradicted." in text
+    assert "AP: 0 of 60 at the scale `paper`, 2 of 60 at the scale `mini`." in text

@@ -60,6 +60,8 @@ def test_orders_are_compared_where_enough_rows_are_measured(results):
 def test_cost_is_that_of_the_records(results):
     assert cost(results, "mini") == " 2 trainings have a record; they took 0.0 hours of a CPU (one thread)."
     assert cost(results, "other") == ""
+    finish(Plan({"scale": "mini"}), "atss_af", 1, code="old")
+    assert " Of these records 1 are stale: " in cost(results, "mini")
 
 
 def test_the_study_on_other_images_is_shown_where_there_is_one(results):

@@ -17,11 +17,13 @@ _NO_SEED = -1
 _WORDS = 3  # columns that are not numbers
 _DASH = "–"
 _HEADER = ["Claim", "Verdict", "Metric", "paper", "ours", "Seeds", "Section"]
-_INTERVALS = f"Intervals: {METHOD}. With one seed nothing is shown."
+_INTERVALS = f"Intervals: {METHOD}. A verdict needs at least two seeds."
 _CAPTION = (
-    "What the paper says, as differences between runs (Feng et al., TOOD, ICCV 2021), each written so that "
-    "the paper has it above 0, or within a margin. Effects in the paper are by its printed values."
+    "Statements of the paper as differences between runs (Feng et al., TOOD, ICCV 2021), signed so that the "
+    "paper's effect is positive, or with a margin around 0. The paper's effects are differences of the "
+    "values that it prints."
 )
+_HEADLINES = "**Headlines.** Differences between detectors: the paper's on COCO, and ours with 95% intervals."
 
 
 def judge(claims: Iterable[Claim], metrics: pd.DataFrame, tables: Mapping[str, Table]) -> pd.DataFrame:
@@ -110,9 +112,17 @@ def claims_markdown(claims: Sequence[Claim], metrics: pd.DataFrame, tables: Mapp
     frame = judge(claims, metrics, tables)
     known = [index for index, verdict in enumerate(frame["verdict"]) if verdict != "pending"]
     chosen = [claims[index] for index in known]
-    others = f"Claims that wait for runs that are not trained: {len(claims) - len(chosen)}."
+    others = f"Claims without a verdict, as a run is not trained: {len(claims) - len(chosen)}."
     below = [_INTERVALS, *([others] if len(chosen) < len(claims) else [])]
     return _markdown(_body(chosen, frame.iloc[known], tables), below)
+
+
+def headlines_markdown(claims: Sequence[Claim], metrics: pd.DataFrame, tables: Mapping[str, Table]) -> str:
+    """The claims that are declared as headlines, in Markdown; arguments as of `judge`."""
+    chosen = [claim for claim in claims if claim.headline]
+    body = _body(chosen, judge(chosen, metrics, tables), tables)
+    cells = [list(map(markdown, row[:-1])) for row in body]
+    return markdown_table(_HEADLINES, _HEADER[:-1], cells, _WORDS, [])
 
 
 def _body(claims: Sequence[Claim], frame: pd.DataFrame, tables: Mapping[str, Table]) -> list[list[str]]:

@@ -1,10 +1,12 @@
-"""The results that README.md shows: written from the files under `results/`, never by hand.
+"""The results in README.md and docs/results.md: written from the files under `results/`, never by hand.
 
-Only the scales `paper` and `mini` say something about the methods, so only these are shown. A table appears
-with the rows and metrics that were measured. Other rows and metrics are left out.
+README.md has the headlines, docs/results.md has the rest of the scales `paper` and `mini`. Other scales say
+nothing about the methods. A table has only the rows and metrics that were measured.
 """
 
+import functools
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,19 +15,22 @@ import pandas as pd
 from tood.ledger.records import Record, read_record
 from tood.ledger.references import Reference, load_references
 from tood.ledger.server_scores import ServerScores, load_scores
-from tood.report.claims_table import claims_markdown
+from tood.ledger.study_jobs import deciding_code
+from tood.report.claims_table import claims_markdown, headlines_markdown, judge
 from tood.report.markup import markdown
 from tood.report.tables import COLUMNS, build, read_complexity, to_markdown
 from tood.runtime.files import DamagedFile, atomic_path
 from tood.study.claims import load_claims
 from tood.study.declarations import ExperimentError, Run, Table, load_runs, load_tables
 from tood.study.paths import COMPLEXITY, METRICS
+from tood.study.plan import Plan
 from tood.study.scales import load_scale
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 SCALES = ("paper", "mini")
-# The tables that README.md shows; of other scales all. docs/mini.md has the rest.
-FRONT = {"mini": ("table6",)}
+SMALL = "mini"  # the scale of the headlines
+# The tables in docs/results.md by scale; of a scale without an entry all. docs/mini.md has those of `mini`.
+SHOWN: Mapping[str, Collection[str]] = {SMALL: ()}
 
 
 def rewrite(readme: Path, part: str) -> None:
@@ -53,25 +58,53 @@ def rewrite(readme: Path, part: str) -> None:
         temporary.write_bytes(f"{before}{BEGIN}\n\n{part}\n{END}{after}".encode())
 
 
-def results_part(results: Path, only: Mapping[str, Collection[str]] = FRONT) -> str:
-    """The results of `SCALES` in Markdown: per scale a description, what was trained, claims, tables.
+def headlines_part(results: Path) -> str:
+    """What README.md shows: how much was measured, how many claims hold, and the headlines among them.
 
     Args:
         results: folder with one folder per study, such as `results/mini`.
-        only: of a scale the tables that are shown; without an entry, all of which anything was measured.
     """
     runs = load_runs()
+    tables = load_tables(runs=runs)
+    claims, known = load_claims(runs, tables), _known(results, kept(results, SMALL))
+    count = Counter(judge(claims, known, tables)["verdict"])
+    judged = len(claims) - count["pending"]
+    measured = (f"{_with_ap(kept(results, scale))} of {len(runs)} at the scale `{scale}`" for scale in SCALES)
+    verdicts = (f"{count[verdict]} {verdict}" for verdict in ("holds", "not shown", "contradicted"))
+    facts = [
+        f"Runs with a measured AP: {', '.join(measured)}.",
+        f"Verdicts on {judged} claims of the paper at `{SMALL}`: {', '.join(verdicts)}.",
+        cost(results, SMALL).strip(),
+    ]
+    listed = "\n".join(f"- {fact}" for fact in facts if fact)
+    return f"{listed}\n\n{headlines_markdown(claims, known, tables)}"
+
+
+def results_part(results: Path, only: Mapping[str, Collection[str]] = SHOWN) -> str:
+    """What docs/results.md shows: per scale a description, what was trained, claims, tables.
+
+    Args:
+        results: folder with one folder per study, such as `results/mini`.
+        only: the tables that are shown of a scale; without an entry, all of which anything was measured.
+    """
+    runs = load_runs()
+    tables = load_tables(runs=runs)
     parts = []
     for scale in SCALES:
         metrics = kept(results, scale)
-        with_ap = metrics.loc[(metrics["metric"] == "AP") & metrics["value"].notna(), "run"].nunique()
         description = load_scale(scale).description.strip().rstrip(".;")
-        progress = f" AP measured so far: {with_ap} of the paper's {len(runs)} runs."
+        measured = _with_ap(metrics)
+        progress = f" AP was measured for {measured} of the paper's {len(runs)} runs."
         parts.append(f"**Scale `{scale}`:** {description}.{progress}{cost(results, scale)}\n")
-        if with_ap:
-            parts.append(_claims(results, metrics, runs))
+        if measured:
+            parts.append(claims_markdown(load_claims(runs, tables), _known(results, metrics), tables))
         parts += measured_tables(results, scale, only.get(scale))
     return "\n".join(parts)
+
+
+def _with_ap(metrics: pd.DataFrame) -> int:
+    """The number of runs with a measured AP."""
+    return metrics.loc[(metrics["metric"] == "AP") & metrics["value"].notna(), "run"].nunique()
 
 
 def measured_tables(results: Path, study: str, only: Collection[str] | None = None) -> list[str]:
@@ -90,17 +123,31 @@ def measured_tables(results: Path, study: str, only: Collection[str] | None = No
 
 
 def cost(results: Path, study: str) -> str:
-    """How many trainings have a record, their hours, and on what, in a sentence; empty without one."""
-    made = [record.provenance for record in records_of(results, study) if record.provenance.get("hardware")]
-    if not made:
+    """The records of a study, the time of its trainings, and the stale ones; empty without a record."""
+    records = [record for record in records_of(results, study) if record.provenance.get("hardware")]
+    if not records:
         return ""
-    hours = sum(record.get("seconds") or 0.0 for record in made) / 3600
-    hardware = [record["hardware"] for record in made]
+    hours = sum(record.provenance.get("seconds") or 0.0 for record in records) / 3600
+    hardware = [record.provenance["hardware"] for record in records]
     cpus = [f"{machine['cpu']} (one thread)" for machine in hardware]
     gpus = [machine.get("gpu_names", []) for machine in hardware]
     names = sorted({name for cpu, own in zip(cpus, gpus, strict=True) for name in own or [cpu]})
     machines = markdown(" or ".join(names))
-    return f" {len(made)} trainings have a record; they took {hours:.1f} hours of {machines}."
+    text = f" {len(records)} trainings have a record; they took {hours:.1f} hours of {machines}."
+    if stale := sum(map(code_changed, records)):
+        text += f" Of these records {stale} are stale: their values come from an earlier version of the code."
+    return text
+
+
+def code_changed(record: Record) -> bool:
+    """Whether the code of a training of `mini` differs from the present code."""
+    return record.provenance["digests"]["code"] != _code(record.run)
+
+
+@functools.cache  # records of several seeds and studies share it
+def _code(run: str) -> str:
+    plan = Plan({"scale": SMALL})
+    return deciding_code(plan, run) if run in plan.all_runs else ""
 
 
 def records_of(results: Path, study: str) -> list[Record]:
@@ -109,13 +156,11 @@ def records_of(results: Path, study: str) -> list[Record]:
     return [record for record in found if record]
 
 
-def _claims(results: Path, metrics: pd.DataFrame, runs: Mapping[str, Run]) -> str:
-    """The claims of which anything is known, judged by these values and the sizes of the models."""
-    tables = load_tables(runs=runs)
+def _known(results: Path, metrics: pd.DataFrame) -> pd.DataFrame:
+    """The measured values of trainings, with the sizes of the models."""
     sizes = read_complexity(results / COMPLEXITY.relative_to("results"))
     frames = [frame for frame in (metrics[metrics["seed"].notna()], sizes) if len(frame)]
-    known = pd.concat(frames, ignore_index=True)
-    return claims_markdown(load_claims(runs, tables), known, tables)
+    return pd.concat(frames, ignore_index=True) if frames else metrics
 
 
 def kept(results: Path, scale: str) -> pd.DataFrame:

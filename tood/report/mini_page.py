@@ -1,35 +1,33 @@
 """The measured part of docs/mini.md: written from the files under `results/`, never by hand."""
 
-import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
 from tood.ledger.records import Record
-from tood.ledger.study_jobs import deciding_code
 from tood.report.claims_table import effect_with_interval, judge
-from tood.report.front_page import kept, measured_tables, records_of
+from tood.report.front_page import SMALL as STUDY
+from tood.report.front_page import code_changed, kept, measured_tables, records_of
 from tood.report.markup import markdown, markdown_table
 from tood.report.tables import build
 from tood.study.claims import load_claims
 from tood.study.declarations import load_runs, load_tables
 from tood.study.paths import AP
-from tood.study.plan import Plan
 
-STUDY, OTHER_DATA, SWEEP = "mini", "mini_data1", "mini_lr*_x*"  # folders under `results/`
+OTHER_DATA, SWEEP = "mini_data1", "mini_lr*_x*"  # folders under `results/`
 _ROWS = 5  # of a table that has an order worth a correlation
 _NAME = re.compile(r"mini_lr(?P<lr>[\d.]+)_x[\d.]+")
 
 
 def mini_part(results: Path) -> str:
-    """The sweep, the orders, every table of `mini`, how well best anchors agree, and the other images.
+    """The sweep, the orders, every table of `mini`, the agreement of best anchors, and the other images.
 
     Args:
         results: folder with one folder per study.
     """
     parts = [
-        "### The recipe\n",
+        "### Sweep\n",
         sweep(results),
         "### Orders\n",
         orders(results, STUDY),
@@ -62,7 +60,7 @@ def sweep(results: Path) -> str:
 
 
 def orders(results: Path, study: str) -> str:
-    """How far the order of the rows of each table is the paper's, for each metric of five rows or more."""
+    """Rank correlation of each table with the paper, for each metric of five rows or more."""
     metrics, runs = kept(results, study), load_runs()
     body = []
     for table in load_tables(runs=runs).values():
@@ -75,8 +73,8 @@ def orders(results: Path, study: str) -> str:
                 rho = both[metric].corr(both[f"{metric}_paper"], method="spearman")
                 body.append([markdown(table.title), markdown(metric), str(len(both)), f"{rho:.2f}"])
     caption = (
-        "**Orders.** Spearman's rank correlation of our values, means over seeds, with the paper's, over the "
-        "rows of a table that are measured: 1 is the paper's order, 0 no relation."
+        "**Orders.** Spearman's rank correlation between our values (means over seeds) and the paper's, over "
+        "the measured rows of a table: 1 is the paper's order, 0 is no relation."
     )
     return markdown_table(caption, ["Table", "Metric", "Rows", "ρ"], body, 2, [])
 
@@ -97,9 +95,9 @@ def agreement(results: Path, study: str) -> str:
             mark = max(map(_mark, records))
             body.append([f"{markdown(row.key['Method'])}{mark}", str(len(seeds)), *cells])
     caption = (
-        "**Best anchors.** Means over all objects: distance between the anchor of highest score and that of "
-        "highest IoU, in units of the square root of the object's area; IoU of the box of the one and of the "
-        "other; and the difference of both, the IoU that is lost where scores choose the box."
+        "**Best anchors.** Means over all objects. Distance: between the anchor with the highest score and "
+        "the anchor with the highest IoU, in units of the square root of the object's area. IoU: of the "
+        "boxes of these two anchors. IoU lost: their difference, which is the price of a choice by score."
     )
     header = ["Method", "Seeds", "Distance", "IoU, best score", "IoU, best box", "IoU lost"]
     return markdown_table(caption, header, body, 1, [])
@@ -120,8 +118,8 @@ def on_both(results: Path) -> str:
             cells = [(effect_with_interval(row, spec), str(row["seeds"]), row["verdict"]) for row in rows]
             body.append([markdown(claim.claim), markdown(claim.metric), *cells[0], *cells[1]])
     caption = (
-        "**Effects on both sets of images.** The claims that several seeds on both can judge: the difference "
-        "with its interval, first on the images of this study, then on others."
+        "**Effects on both sets of images.** The claims with several seeds on both sets: the difference with "
+        "its interval, first on the images of this study, then on other images."
     )
     header = ["Claim", "Metric", "ours", "Seeds", "Verdict", "on other images", "Seeds", "Verdict"]
     return markdown_table(caption, header, body, 2, [])
@@ -142,13 +140,7 @@ def _percent(record: Record, metric: str) -> str:
 
 def _mark(record: Record) -> str:
     """What follows a value that was obtained with other code than there is now."""
-    return "" if record.provenance["digests"]["code"] == _code(record.run) else " (stale)"
-
-
-@functools.cache  # records of several seeds and studies share it
-def _code(run: str) -> str:
-    plan = Plan({"scale": STUDY})
-    return deciding_code(plan, run) if run in plan.all_runs else ""
+    return " (stale)" if code_changed(record) else ""
 
 
 def _spread(values: Sequence[float]) -> str:

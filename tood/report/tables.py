@@ -222,14 +222,10 @@ def _sets(table: Table, columns: Iterable[tuple[str, str, str]]) -> list[str]:
     others = {row.paper_set for row in table.rows} - {None, table.paper_set}
     exceptions = "".join(f", {name} where a cell says so" for name in sorted(map(str, others)))
     said = [
-        "measured values, the validation images of this study, which are COCO val2017 where it uses COCO",
+        "measured values, this study's validation split (val2017 for COCO)",
         f"paper, COCO {table.paper_set}{exceptions}",
         *(["test-dev, what COCO's server said of these models"] if "test_dev" in parts else []),
-        *(
-            ["reference, COCO val2017, to be compared with the measured value"]
-            if "reference" in parts
-            else []
-        ),
+        *(["reference, COCO val2017; compare it with the measured value"] if "reference" in parts else []),
     ]
     return [f"Images: {'; '.join(said)}."]
 

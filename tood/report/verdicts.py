@@ -16,8 +16,8 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 METHOD = (
-    f"{CONFIDENCE:.0%} intervals of Student's t over paired seeds; where a claim needs several of them, by "
-    "Bonferroni's rule"
+    f"{CONFIDENCE:.0%} intervals by Student's t over paired seeds; Bonferroni's rule widens them where a "
+    "claim needs several"
 )
 
 Verdict = Literal["holds", "contradicted", "not shown", "pending"]

@@ -34,6 +34,7 @@ class Claim(Declaration):
     within: Annotated[float, Field(gt=0)] | None = None  # margin of `alike`
     printed: float | None = None  # the paper's effect, where the table does not print the values
     why: str | None = None  # where `within` comes from, if not from the paper
+    headline: bool = False  # README.md shows it
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

@@ -295,10 +295,11 @@ def report(study: dict[str, Any], figures: list[Path], absent: dict[str, str]) -
 
 
 @_step("readme")
-def readme(readme: Path, mini: Path, results: Path) -> None:
-    """Rewrite the results that README.md and docs/mini.md show, from what is kept under results/."""
-    from tood.report.front_page import results_part, rewrite
+def readme(readme: Path, kept: Path, mini: Path, results: Path) -> None:
+    """Rewrite the results in README.md, docs/results.md and docs/mini.md from the files under results/."""
+    from tood.report.front_page import headlines_part, results_part, rewrite
     from tood.report.mini_page import mini_part
 
-    rewrite(readme, results_part(results))
+    rewrite(readme, headlines_part(results))
+    rewrite(kept, results_part(results))
     rewrite(mini, mini_part(results))

@@ -1,10 +1,10 @@
-"""Report: claims, tables, figures and runs on one page; the results that README.md shows.
+"""Report: claims, tables, figures and runs on one page; the results in README.md and docs/.
 
 input   RESULTS/tables/*.md, RESULTS/figures/*.png
-        of `readme`: COMPLEXITY and, where they are, metrics.csv and records of the studies that are kept
+        of `readme`: COMPLEXITY and, where present, metrics.csv and records of the kept studies
 output  RESULTS/report.html
-        of `readme`: the parts of README.md and docs/mini.md between their two markers; on demand only
-        (`make readme`)
+        of `readme`: the parts of README.md, docs/results.md and docs/mini.md between their two markers;
+        on demand only (`make readme`)
 steps   report; readme
 """
 
@@ -27,7 +27,7 @@ rule report:
         "--absent {params.absent:q} 2>&1 | tee {log:q}"
 
 
-# Neither page is an `output`: Snakemake deletes outputs before it makes them, and this rule keeps most of them.
+# No page is an `output`: Snakemake deletes outputs before it makes them, and this rule keeps most of each page.
 rule readme:
     input:
         COMPLEXITY,
@@ -35,4 +35,5 @@ rule readme:
         "work/logs/readme.log",
     localrule: True
     shell:
-        "python workflow/step.py readme --readme README.md --mini docs/mini.md --results results 2>&1 | tee {log:q}"
+        "python workflow/step.py readme --readme README.md --kept docs/results.md --mini docs/mini.md "
+        "--results results 2>&1 | tee {log:q}"
