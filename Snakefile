@@ -31,7 +31,7 @@ rule all:
     default_target: True
     input:
         records(PLAN.trainings),
-        # Where a record does not stand for its training it may be there all the same. This is missing.
+        # A stale record may exist, so ap.json is required too.
         of_each(OF_RUN.ap, [one for one in PLAN.trainings if one not in RECORDED]),
         PATHS.metrics,
         TABLES,

@@ -21,18 +21,24 @@ from tood.study.plan import Plan
 # What each figure shows, for those who see it and for those who do not.
 CAPTIONS = {
     "figure1": (
-        "Figure 1: the detections of both detectors for one object, their scores and the IoUs of their "
-        "boxes. Red is the anchor with the highest score, green that with the highest IoU. A rule chose the "
+        "Figure 1: detections of ATSS and TOOD on one object, with the maps of scores and IoUs. Red is the "
+        "anchor with the highest score, green is the anchor with the highest IoU. A fixed rule chose the "
         "object."
     ),
-    "figure4": "Figure 4: more objects, as in Figure 1.",
-    "distances": "How far apart each object is classified best and localised best.",
-    "score_iou": "Score against IoU of the 50 most confident anchors of each object.",
-    "ap_by_iou": "AP against the IoU that a detection needs.",
-    "box_kinds": "Kinds of boxes that NMS leaves, by confidence.",
-    "sweep_m": "AP against m, the anchors that TAL selects for an object. Section 4.1 gives the range.",
-    "alpha_beta": "AP over the exponents α and β of the alignment metric (Table 4).",
-    "positives": "Positives of an object during training, and their IoU, under the schemes of Table 2.",
+    "figure4": "Figure 4: detections of ATSS and TOOD on more objects, drawn as in Figure 1.",
+    "distances": (
+        "Distance between the anchor with the highest score and the anchor with the highest IoU, over all "
+        "objects."
+    ),
+    "score_iou": "Score against IoU, for the 50 most confident anchors of each object.",
+    "ap_by_iou": "AP by IoU threshold, for the four runs of Table 6.",
+    "box_kinds": "Boxes after NMS by kind and by confidence, for the four runs of Table 6.",
+    "sweep_m": (
+        "AP against m, the number of anchors that TAL selects for an object. Section 4.1 gives the range in "
+        "the paper."
+    ),
+    "alpha_beta": "AP for each pair of α and β, the exponents of the alignment metric (Table 4).",
+    "positives": "Positives per object during training, and their IoU, for each scheme of Table 2.",
 }
 WIDTH, HEIGHT, MARGIN = 320, 120, 16  # of a curve
 

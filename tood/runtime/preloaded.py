@@ -1,4 +1,4 @@
-"""Run a script in a copy of a process that has imported torch and mmdet, which takes seconds, before.
+"""Fork jobs from a process that has already imported torch and mmdet, which takes seconds.
 
 A call of the workflow starts one such process, `start_server`, and every job on this machine is a fork of it:
 

@@ -121,14 +121,15 @@ def caption_distances(objects: Mapping[str, pd.DataFrame]) -> str:
     number = len(next(iter(objects.values())))
     lacking = "; ".join(f"{name} {int(found['lost'].isna().sum()):,}" for name, found in objects.items())
     return (
-        "**Best anchors.** Left: share of all objects whose anchor of highest score and anchor of highest "
-        "IoU are at most so far apart, in units of the square root of the object's area. Right: share of all "
-        "objects whose box of highest score has at most so much less IoU than the best box. The farther left "
-        "a line, the better both tasks agree. Where several anchors have about equally good boxes, as after "
-        "the alignment of boxes, the best one may be far away and nothing is lost by it. "
-        f"Mean distance: {means('distance')}. Mean IoU lost: {means('lost')}. {number:,} objects each; a "
-        "line stays below 1 by those beyond its end, and by those that no predicted box of their class "
-        f"touches ({lacking})."
+        "**Best anchors.** Left: share of all objects for which the distance between the anchor with the "
+        "highest score and the anchor with the highest IoU is at most x, in units of the square root of the "
+        "object's area. Right: share of all objects whose top-scoring box has an IoU at most x below the "
+        "best box. The farther left a line is, the better the two tasks agree. If several anchors have about "
+        "equally good boxes, as after the alignment of boxes, the best anchor may be far away and no IoU is "
+        "lost. "
+        f"Mean distance: {means('distance')}. Mean IoU lost: {means('lost')}. {number:,} objects each. A "
+        "line ends below 1 because of objects beyond its end, and of objects that no predicted box of "
+        f"their class touches ({lacking})."
     )
 
 
@@ -161,9 +162,9 @@ def caption_density(density: Mapping[str, np.ndarray]) -> str:
     """What the figure shows, with the share of confident anchors that are badly localised."""
     shares = "; ".join(f"{name} {_share_misplaced(counts)}" for name, counts in density.items())
     return (
-        "**Score against IoU.** Of the 50 most confident anchors of each object, on which Table 6 measures "
-        "PCC, before NMS. In an aligned detector the score rises with the IoU. Anchors with a score of at "
-        f"least 0.5 whose box has an IoU below 0.5, of all with such a score: {shares}."
+        "**Score against IoU.** The 50 most confident anchors of each object before NMS, on which Table 6 "
+        "measures PCC. In an aligned detector the score rises with the IoU. Share of anchors whose box has "
+        f"an IoU below 0.5, among the anchors with a score of at least 0.5: {shares}."
     )
 
 
