@@ -31,7 +31,7 @@ from tood.engine.weights import require_backbone
 from tood.evaluation.evaluate import evaluate
 from tood.ledger.provenance import cpu_model
 from tood.ledger.rehearsal import Attempt, Rehearsed, fastest
-from tood.runtime.device import choose_device, describe
+from tood.runtime.device import allow_tf32, choose_device, describe
 from tood.runtime.failures import ExitCode, exit_code, reason
 from tood.runtime.files import atomic_path, write_json
 from tood.runtime.text import single_line
@@ -93,6 +93,7 @@ def _steps(job: RehearsalJob, execution: Execution, files: RunPaths, known: Rehe
     known.weights = "imagenet" if training.weights else "random"
     known.precision, known.batch_size = config.train.precision, config.train.batch_size
     known.trained_images = manifest["trained_images"]
+    allow_tf32(config.train.precision == "tf32")
     set_random_seed(training.seed)
     model = build_model(config)
     if training.weights:
