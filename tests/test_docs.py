@@ -45,9 +45,9 @@ def test_commands_are_those_of_the_programs(page, words):
     program, *arguments = words
     if program == "tood" and len(arguments) == 1:  # a subcommand named, perhaps without what it needs
         with pytest.raises(SystemExit, match=r"^0$"):
-            _parser().parse_args([*arguments, "--help"])
+            _parser(arguments).parse_args([*arguments, "--help"])
     elif program == "tood" and arguments:
-        _parser().parse_args(arguments)
+        _parser(arguments).parse_args(arguments)
     elif program == "snakemake" and "--config" in arguments:
         after = arguments[arguments.index("--config") + 1 :]
         pairs = [word for word in after if re.fullmatch(r"[a-z_]+=.*", word)]

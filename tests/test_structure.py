@@ -220,7 +220,7 @@ PLANTED = {
     "two that import each other": (
         "circles",
         {
-            "study/plan.py": "import tood.ledger.status\n",
+            "study/plan.py": "import tood.study.status\n",
             "study/status.py": "def f():\n    from tood.study.plan import x\n",
         },
     ),

@@ -7,7 +7,7 @@ import torch
 from mmengine.runner import set_random_seed
 
 from helpers.manifests import write_manifest
-from tood.analysis.table6.columns import measurement as one_pass
+from tood.analysis.table6 import measurement as one_pass
 from tood.data.synthetic import CLASSES, DrawingSpec, generate
 from tood.engine.config import build_model, resolve
 from tood.engine.trainer import weights_of

@@ -22,6 +22,7 @@ from tood.data.validation import Split, check_dataset
 from tood.engine.config import resolve
 from tood.evaluation.detection import detect
 from tood.evaluation.submission import check, read
+from tood.models.common.preprocessor import DetDataPreprocessor
 from tood.study.plan import Plan
 
 PLAN = Plan({"scale": "paper", "name": "real", "weights": "random"})
@@ -155,9 +156,7 @@ class EveryClass(nn.Module):
     def __init__(self):
         super().__init__()
         self.bbox_head = self.Head()
-
-    def data_preprocessor(self, batch):
-        return batch
+        self.data_preprocessor = DetDataPreprocessor()
 
     def extract_feat(self, inputs):
         return torch.zeros(len(inputs), 1, 1, 1)

@@ -91,7 +91,7 @@ def test_no_figure_of_the_workflow_needs_mathtext_itself(tmp_path):
 def test_every_figure_is_written_by_the_one_function():
     sources = {path.name: path.read_text() for path in PACKAGE.rglob("*.py")}
     calls = [name for name, source in sources.items() if re.search(r"\.savefig\(|pyplot", source)]
-    assert calls == ["figure_files.py"]
+    assert calls == ["files.py"]
 
 
 def test_a_missing_glyph_is_said_once(tmp_path, capsys, recwarn, monkeypatch):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from helpers.initial_runs import draw_dataset, initial_run
 
+from tood.analysis.table6 import columns as table6
+from tood.analysis.table6 import measurement as one_pass
 from tood.analysis.table6.alignment import AlignmentOptions, instance_alignment, instance_pools, summarise
 from tood.analysis.table6.anchors import anchors_of
-from tood.analysis.table6.columns import columns as table6
-from tood.analysis.table6.columns import measurement as one_pass
 from tood.evaluation.detection import dense_predictions, detect
 from tood.evaluation.evaluate import evaluate
 from tood.evaluation.trained_run import Trained, load_trained
