@@ -28,7 +28,7 @@ def loader(size: tuple[int, int], device: torch.device) -> Pair:
     def run() -> list[int]:
         batches = batches_from(0, dataset, BATCH, BATCH, seed=0, epochs=1, workers=0)
         replicas = [replica for _, batch in batches for replica in batch.replicas]
-        return [sample.img_id for replica in replicas for sample in replica["data_samples"]]
+        return [meta["img_id"] for replica in replicas for meta in replica.metas]
 
     def same(ours: list[int], theirs: list[int]) -> None:
         assert ours == theirs

@@ -28,7 +28,10 @@ def steps(name: str, compiled: bool) -> tuple[list[float], dict]:
     return losses, {name: p.grad for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("name", ["tood_af", "tood_af with DCN", "fcos_imprv", "vfnet_x101_64x4d_dcn"])
+LONG = [pytest.param(name, marks=pytest.mark.slow) for name in ("tood_af with DCN", "vfnet_x101_64x4d_dcn")]
+
+
+@pytest.mark.parametrize("name", ["tood_af", "fcos_imprv", *LONG])
 def test_losses_and_gradients_are_those_without(name):
     (expected, gradients), (found, compiled) = steps(name, False), steps(name, True)
     assert found == pytest.approx(expected, rel=1e-5)

@@ -12,6 +12,7 @@ from tood.data.loading import LocalBatch
 from tood.engine import job as jobs
 from tood.engine.job import run_training
 from tood.engine.replicas import batch_gradient
+from tood.ledger.study_jobs import training_job
 from tood.runtime.failures import ExitCode, StopRequest
 from tood.study.jobs import Execution
 from tood.study.plan import Plan
@@ -71,7 +72,7 @@ def test_tf32_is_allowed_where_a_study_says_so(tmp_path, monkeypatch, backends, 
     for backend in backends:
         backend.allow_tf32 = not allowed
     study = {"name": "test", "iterations": 1, "batch_size": 2, "precision": precision}
-    job = Plan(study).training_job("tood_af", 0).model_copy(update={"manifest": data / "manifest.json"})
+    job = training_job(Plan(study), "tood_af", 0).model_copy(update={"manifest": data / "manifest.json"})
     folder = tmp_path / "run"
     ended = run_training(job, Execution(device="cpu"), folder, tmp_path / "model.pth")
     assert ended == ExitCode.DONE

@@ -53,10 +53,11 @@ def model_differences(run: Config, other: Config) -> dict[str, tuple]:
     """Of two models, but for their initial weights; what `other` leaves out has the default of its class."""
     for part in ("bbox_head", "backbone"):
         other.model[part] = _with_defaults(other.model[part], run.model[part])
-    flat = _flatten(run.model)
     named = {f"tood.{name}": name for name in SAME}
-    flat |= {key: named.get(value, value) for key, value in flat.items() if key.endswith("type")}
-    found = differences(flat, _flatten(other.model))
+    flat, others = _flatten(run.model), _flatten(other.model)
+    for facts in (flat, others):
+        facts |= {key: named.get(value, value) for key, value in facts.items() if key.endswith("type")}
+    found = differences(flat, others)
     return {key: pair for key, pair in found.items() if not key.startswith("backbone.init_cfg")}
 
 

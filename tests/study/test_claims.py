@@ -109,7 +109,7 @@ def test_the_files_show_verdicts_intervals_and_notes(tmp_path):
         "| not shown | AP | +0.7 | +1.0 | 1 |" in lines["T-head is better than the parallel head in FoveaBox"]
     )
     assert "| pending | AP | +1.1 | – | 0 |" in lines["TAL assigns better than ATSS, with the parallel head"]
-    assert "95% intervals of Student's t over paired seeds" in text
+    assert "95% intervals by Student's t over paired seeds" in text
     assert "A note with 50% & more." in text
     assert r"50\% \& more" in (tmp_path / "claims.tex").read_text()
     assert list(pd.read_csv(tmp_path / "claims.csv")["id"]) == [claim.id for claim in DECLARED]

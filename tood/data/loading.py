@@ -232,10 +232,13 @@ def batches_from(
         batch_sampler=images(),
     )
     with closing(batches_of(loader, stop)) as loaded:
+        epoch = first
         for replicas in loaded:
+            if replicas is None:  # stopped, perhaps before any was asked for
+                yield epoch, None
+                continue
             epoch, batch = asked.popleft()
-            known = LocalBatch(replicas, len(batch), bool(local_batch(batch)))
-            yield epoch, None if replicas is None else known
+            yield epoch, LocalBatch(replicas, len(batch), bool(local_batch(batch)))
 
 
 def evaluation_batches(

@@ -226,7 +226,7 @@ def rehearse(study: dict[str, Any], threads: int, analysed: list[str], table: Pa
     return int(any(row.measured.failed for row in rows))
 
 
-@_step("rehearse {job.run}")
+@_step("rehearse {job.training.run}")
 def rehearse_run(job: RehearsalJob, execution: Execution, digest: str, output: Path) -> int:
     """Try one run of a study for a few iterations; the exit status is 1 where it failed."""
     from tood.analysis.rehearsal import rehearse as measure
