@@ -182,7 +182,7 @@ def test_a_part_that_fails_or_takes_too_long_is_named_and_the_others_go_on(lent,
     assert status == 1
     assert "invalid choice" in found["parts"]["unheard of"]["failed"]
     assert found["parts"]["device"]["found"]["device"] == "CPU" == found["card"]
-    status, found = lent("--seconds", "0.02")
+    status, found = lent("--seconds", "0.001")
     assert "not done within" in found["parts"]["unheard of"]["failed"]
 
 
