@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.trainer import ITERATIONS, STEP, Trainer, prepare
+from helpers.trainer import ITERATIONS, Trainer, prepare
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -247,6 +247,10 @@ def test_the_lock_of_a_dead_process_is_free(trainer, undisturbed):
     assert_goes_on(trainer, undisturbed, 3)
 
 
+# What trains as the step `train` does, slowly
+SLOW = Path(__file__).parents[1] / "helpers" / "faulty_rank.py"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_several_processes_stop_together_and_go_on(data, tmp_path, number):
@@ -257,7 +261,7 @@ def test_several_processes_stop_together_and_go_on(data, tmp_path, number):
     assert alone.run() == DONE, alone.log
     several.folder.mkdir()
     launcher = [sys.executable, "-m", "tood.runtime.launch", "--standalone", "--nproc-per-node", "2"]
-    launcher += ["--signals-to-handle", "SIGTERM,SIGUSR1", *STEP]
+    launcher += ["--signals-to-handle", "SIGTERM,SIGUSR1", SLOW, "slow", "0", "0"]
     with (several.folder / "log").open("w") as log:
         process = subprocess.Popen([*launcher, *several.arguments()], stdout=log, stderr=log)
     deadline = time.monotonic() + 120

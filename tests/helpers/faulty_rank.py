@@ -35,6 +35,11 @@ def kill(losses: dict) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def slow(losses: dict) -> None:
+    """Of all ranks and in each iteration, so that a signal has time to reach them."""
+    time.sleep(0.2)
+
+
 def wait(losses: dict) -> None:
     while True:
         time.sleep(1)
@@ -48,7 +53,9 @@ def main() -> None:
     def faulty(*given):
         nonlocal count
         losses = gradient(*given)
-        if count == at:
+        if kind == "slow":
+            slow(losses)
+        elif count == at:
             if rank() == of:
                 time.sleep(1)  # so that the others wait
                 fault(losses)

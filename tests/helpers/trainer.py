@@ -27,7 +27,6 @@ from tood.study.plan import Plan
 from tood.study.scales import load_scale
 from tood.workflow.steps import main
 
-STEP = (Path(__file__).parents[2] / "workflow" / "step.py", "train")  # what `Trainer.arguments` are of
 IMAGES, BATCH, ITERATIONS = 20, 4, 12  # five iterations an epoch, the last one not whole
 
 
