@@ -49,15 +49,17 @@ def differences(a: dict, b: dict) -> dict[str, tuple]:
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
+def mmdets_names(facts: dict) -> dict:
+    """Facts with mmdet's name for each class that is mmdet's to the last bit."""
+    named = {f"tood.{name}": name for name in SAME}
+    return facts | {key: named.get(value, value) for key, value in facts.items() if key.endswith("type")}
+
+
 def model_differences(run: Config, other: Config) -> dict[str, tuple]:
     """Of two models, but for their initial weights; what `other` leaves out has the default of its class."""
     for part in ("bbox_head", "backbone"):
         other.model[part] = _with_defaults(other.model[part], run.model[part])
-    named = {f"tood.{name}": name for name in SAME}
-    flat, others = _flatten(run.model), _flatten(other.model)
-    for facts in (flat, others):
-        facts |= {key: named.get(value, value) for key, value in facts.items() if key.endswith("type")}
-    found = differences(flat, others)
+    found = differences(mmdets_names(_flatten(run.model)), mmdets_names(_flatten(other.model)))
     return {key: pair for key, pair in found.items() if not key.startswith("backbone.init_cfg")}
 
 

@@ -14,7 +14,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--scale", default="paper", metavar="NAME", help="default: paper")
     parser.add_argument(
-        "--gpu", metavar="NAME", help="such as A100; default: what trainings here ran on, or V100"
+        "--gpu",
+        metavar="NAME",
+        help="such as H100; default: what trainings here ran on, or what experiments/planning.yaml assumes",
     )
     parser.add_argument(
         "--gpus", type=_positive, default=1, metavar="K", help="GPUs that train at the same time; default: 1"

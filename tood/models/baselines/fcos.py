@@ -10,6 +10,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torchvision.ops import box_area
 
+from tood.models.common.box_losses import BoxLossMixin
 from tood.models.common.dense_level import DenseLevel, grid_of
 from tood.models.common.dense_prediction import DensePredictionMixin
 from tood.models.common.divisors import Divisors
@@ -21,7 +22,7 @@ UNLIMITED = 1e8  # area of an object that a point may not have
 
 
 @MODELS.register_module()
-class SmoothedGIoULoss(nn.Module):
+class SmoothedGIoULoss(BoxLossMixin, nn.Module):
     """GIoU of the authors' code (tianzhi0549/FCOS, `fcos_core/layers/iou_loss.py`).
 
     Its IoU is (intersection + 1) / (union + 1), in the unit of the boxes, which is the stride.
@@ -32,24 +33,16 @@ class SmoothedGIoULoss(nn.Module):
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
-        self.loss_weight = loss_weight
+        self.loss_weight, self.reduction = loss_weight, "mean"
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: Tensor | float | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """Loss of boxes [P, 4] (x1, y1, x2, y2) against boxes [P, 4]; the rest as mmdet's `GIoULoss`."""
+    def of_pairs(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Loss [P] of boxes [P, 4] against boxes [P, 4]."""
         sides, target_sides = pred[:, 2:] - pred[:, :2], target[:, 2:] - target[:, :2]  # [P, 2]
         common = torch.minimum(pred[:, 2:], target[:, 2:]) - torch.maximum(pred[:, :2], target[:, :2])
         around = torch.maximum(pred[:, 2:], target[:, 2:]) - torch.minimum(pred[:, :2], target[:, :2])
         intersection, enclosing = common.clamp(min=0).prod(1), around.prod(1) + 1e-7  # [P]
         union = sides.prod(1) + target_sides.prod(1) - intersection
-        loss = 1 - (intersection + 1) / (union + 1) + (enclosing - union) / enclosing
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction_override or "mean", avg_factor)
+        return 1 - (intersection + 1) / (union + 1) + (enclosing - union) / enclosing
 
 
 class PointTargets(NamedTuple):

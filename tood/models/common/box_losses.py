@@ -9,13 +9,19 @@ from tood.models.common.pairs import paired_giou, paired_iou
 from tood.models.common.registry import MODELS
 
 
-@MODELS.register_module()
-class GIoULoss(MMDetGIoULoss):
-    """1 - GIoU, to the last bit mmdet's `GIoULoss`, whose arguments it takes.
+class BoxLossMixin:
+    """What losses of pairs of boxes share; goes before a loss with `loss_weight` and `reduction`.
 
-    mmdet's looks first whether any weight is positive. Where none is, the loss is 0 here too.
+    mmdet's look first whether any weight is positive. Where none is, the loss is 0 here too.
     """
 
+    loss_weight: float
+    reduction: str
+
+    def of_pairs(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Loss [P] of boxes [P, 4] (x1, y1, x2, y2) against boxes [P, 4]."""
+        raise NotImplementedError
+
     def forward(
         self,
         pred: Tensor,
@@ -27,29 +33,28 @@ class GIoULoss(MMDetGIoULoss):
         """Loss of boxes [P, 4] (x1, y1, x2, y2) against boxes [P, 4], weighted by [P] or [P, 4]."""
         if weight is not None and weight.dim() == 2:
             weight = weight.mean(-1)
-        loss = 1 - paired_giou(pred, target, self.eps)
         reduction = reduction_override or self.reduction
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)
+        return self.loss_weight * weight_reduce_loss(
+            self.of_pairs(pred, target), weight, reduction, avg_factor
+        )
 
 
 @MODELS.register_module()
-class IoULoss(MMDetIoULoss):
-    """-log IoU, or what else `mode` names, to the last bit mmdet's `IoULoss`; see `GIoULoss`."""
+class GIoULoss(BoxLossMixin, MMDetGIoULoss):
+    """1 - GIoU, to the last bit mmdet's `GIoULoss`, whose arguments it takes."""
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: Tensor | float | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """Loss of boxes [P, 4] (x1, y1, x2, y2) against boxes [P, 4], weighted by [P] or [P, 4]."""
-        if weight is not None and weight.dim() == 2:
-            weight = weight.mean(-1)
+    def of_pairs(self, pred: Tensor, target: Tensor) -> Tensor:
+        """1 - GIoU [P]."""
+        return 1 - paired_giou(pred, target, self.eps)
+
+
+@MODELS.register_module()
+class IoULoss(BoxLossMixin, MMDetIoULoss):
+    """-log IoU, or what else `mode` names, to the last bit mmdet's `IoULoss`."""
+
+    def of_pairs(self, pred: Tensor, target: Tensor) -> Tensor:
+        """By `mode`, [P]."""
         iou = paired_iou(pred, target).clamp(min=self.eps)
-        loss = {"log": lambda: -iou.log(), "linear": lambda: 1 - iou, "square": lambda: 1 - iou**2}[
+        return {"log": lambda: -iou.log(), "linear": lambda: 1 - iou, "square": lambda: 1 - iou**2}[
             self.mode
         ]()
-        reduction = reduction_override or self.reduction
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)
