@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import mmdet
+import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
@@ -63,3 +64,10 @@ def assert_same_detections(found: list[InstanceData], expected: list[InstanceDat
         torch.testing.assert_close(a.scores, b.scores, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(a.bboxes, b.bboxes, rtol=1e-9, atol=1e-9)
         assert torch.equal(a.labels, b.labels)
+
+
+def equals_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mmdet's `sort` leaves the order of equals to the processor; here it is that of the list."""
+    sort = torch.sort
+    monkeypatch.setattr(torch, "sort", lambda x, **options: sort(x, stable=True, **options))
+    monkeypatch.setattr(torch.Tensor, "sort", lambda x, **options: sort(x, stable=True, **options))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.mmdet_heads import narrow_mmdet_head, total
+from helpers.mmdet_heads import equals_in_order, narrow_mmdet_head, total
 from helpers.point_heads import CLASSES, METAS, SIZE, STRIDES, hard_cases, narrow_head, objects
 from mmdet.models.losses import isr_p
 from mmengine.structures import InstanceData
@@ -39,10 +39,7 @@ WITH_AREA = {name: gt for name, gt in IMAGES.items() if (gt.bboxes[:, 2:] > gt.b
 
 @pytest.fixture(autouse=True)
 def in_order(monkeypatch):
-    """mmdet's `sort` leaves the order of equals to the processor; here it is that of the list."""
-    sort = torch.sort
-    monkeypatch.setattr(torch, "sort", lambda x, **options: sort(x, stable=True, **options))
-    monkeypatch.setattr(torch.Tensor, "sort", lambda x, **options: sort(x, stable=True, **options))
+    equals_in_order(monkeypatch)
 
 
 def of_levels(levels: list[Tensor], images: int) -> Tensor:
