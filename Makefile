@@ -46,8 +46,8 @@ bench: $(INSTALLED)
 	@$(PY) -m benchmarks
 
 lint: $(INSTALLED)
-	@$(PY) -m ruff check
-	@$(PY) -m ruff format --check --quiet
+	@$(PY) -m ruff check --no-cache
+	@$(PY) -m ruff format --check --quiet --no-cache
 	@$(PY) -m mypy
 	@$(PY) -m snakefmt --check Snakefile workflow
 	@git ls-files -z | xargs -0 $(PY) -m codespell_lib

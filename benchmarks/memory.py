@@ -14,12 +14,12 @@ from unittest import mock
 
 import torch
 from mmdet.structures import DetDataSample
-from tests.helpers.fake_device import DRIVERLESS, Preprocessed, fake, move, moved
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.inputs import CLASSES, objects
+from tests.helpers.fake_device import DRIVERLESS, Preprocessed, fake, move, moved
 from tood.data.loading import LocalBatch
 from tood.engine.config import build_model, place_anchors, resolve
 from tood.engine.replicas import batch_gradient
