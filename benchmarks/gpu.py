@@ -117,8 +117,8 @@ def waits_part(options: argparse.Namespace) -> dict[str, dict[str, int]]:
     from tests.helpers.detectors import CATEGORIES, MODELS, batch, build
     from tood.data.loading import LocalBatch
     from tood.engine.config import place_anchors, resolve
+    from tood.engine.optimizer import build_optimizer
     from tood.engine.replicas import batch_gradient
-    from tood.engine.trainer import build_optimizer
     from tood.study.plan import Plan
 
     device, found = torch.device(options.device), {}

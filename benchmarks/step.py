@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.inputs import CLASSES, objects
 from tood.data.loading import LocalBatch
 from tood.engine.config import build_model, place_anchors, resolve
+from tood.engine.optimizer import build_optimizer
 from tood.engine.replicas import batch_gradient, predict
-from tood.engine.trainer import build_optimizer
 from tood.study.plan import Plan
 
 IMAGES, OBJECTS = 2, 7

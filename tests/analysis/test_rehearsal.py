@@ -107,7 +107,7 @@ def test_several_numbers_of_images_are_tried(run, monkeypatch):
     found = run(parts=True, iterations=2)
     assert not found.failed
     assert [one.micro_batch for one in found.attempts] == [1, 2, 4, 8]
-    assert [call["micro_batch"] for call in calls] == [1, 2, 4, 8, found.micro_batch]
+    assert [call["computing"].micro_batch for call in calls] == [1, 2, 4, 8, found.micro_batch]
     assert [call["images"] for call in calls] == [8, 8, 8, 8, 18]  # the largest, then typical ones
     assert found.iterations == 2
 
@@ -124,10 +124,10 @@ def scarce(monkeypatch, most: int, error: Exception) -> None:
     """Memory for this many images at a time."""
     real = rehearsal.train
 
-    def train(*arguments, micro_batch, **options):
-        if micro_batch > most:
+    def train(*arguments, computing, **options):
+        if computing.micro_batch > most:
             raise error
-        return real(*arguments, micro_batch=micro_batch, **options)
+        return real(*arguments, computing=computing, **options)
 
     monkeypatch.setattr(rehearsal, "train", train)
 

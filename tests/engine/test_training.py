@@ -23,8 +23,11 @@ from tood.engine import trainer as loop
 from tood.engine.checkpoint import Checkpoints
 from tood.engine.config import build_model, resolve
 from tood.engine.loss_watch import LossWatch
+from tood.engine.optimizer import build_optimizer
+from tood.engine.reports import Reports
 from tood.engine.schedule import learning_rate
-from tood.engine.trainer import load_model, train, weights_of
+from tood.engine.trainer import train
+from tood.engine.weights import load_model, weights_of
 from tood.evaluation.detection import AP_NAMES, coco_ap, dense_predictions, detect
 from tood.evaluation.trained_run import load_trained
 from tood.models.common.dense_level import DenseLevel
@@ -32,7 +35,7 @@ from tood.models.common.layers import ModulatedDeformConv2d
 from tood.models.common.preprocessor import Collated
 from tood.runtime.failures import Diverged, Interrupted
 from tood.study.declarations import EXPERIMENTS
-from tood.study.jobs import Execution, MeasuringJob
+from tood.study.jobs import Computing, Execution, MeasuringJob
 from tood.study.plan import Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -487,8 +490,16 @@ def trained(dataset, folder: Path, config: Config, seed=0, model=None, **options
     """A model after training, what `train` returned, and the entries of its loss log."""
     model = model or initialised(config, seed)
     loss_log = folder / "runs" / "losses.jsonl"
+    computing = Computing(**{name: options.pop(name) for name in Computing.model_fields if name in options})
     summary = train(
-        model, dataset, config, seed=seed, device=CPU, loss_log=loss_log, label="train", **options
+        model,
+        dataset,
+        config,
+        seed=seed,
+        device=CPU,
+        computing=computing,
+        reports=Reports("train", loss_log),
+        **options,
     )
     return model, summary, [json.loads(line) for line in loss_log.read_text().splitlines()]
 
@@ -528,7 +539,9 @@ def every_iteration_logged(monkeypatch):
 )
 @pytest.mark.usefixtures("every_iteration_logged")
 def test_the_loss_falls(training_images, tmp_path, run, options):
-    _, summary, entries = trained(training_images, tmp_path, configured(run, options), iterations=40)
+    config = configured(run, options)
+    config.schedule = dict(epochs=8, milestones=[])
+    _, summary, entries = trained(training_images, tmp_path, config, iterations=40)
     losses = [entry["loss"] for entry in entries]
     assert (len(losses), summary["iterations"]) == (40, 40)
     assert np.mean(losses[-8:]) < 0.93 * np.mean(losses[:8])
@@ -962,7 +975,7 @@ def test_biases_of_offsets_have_no_rate_of_their_own():
     model = nn.ModuleDict({"dcn": ModulatedDeformConv2d(2, 2, 3, bias=True), "conv": nn.Conv2d(2, 2, 1)})
     train_cfg = configured("fcos").train
     assert (train_cfg.bias_lr_mult, train_cfg.bias_decay_mult) == (2.0, 0.0)
-    groups = loop.build_optimizer(model, train_cfg).param_groups
+    groups = build_optimizer(model, train_cfg).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     plain, bias = (train_cfg.lr, train_cfg.weight_decay), (2 * train_cfg.lr, 0.0)
@@ -976,7 +989,7 @@ def test_parameters_of_equal_settings_are_updated_as_one_group():
     """As one by one, to the bit, momentum and a changed rate included."""
     train_cfg = configured("fcos_imprv").train
     one, other = (initialised(configured("fcos_imprv")) for _ in range(2))
-    optimizer = loop.build_optimizer(one, train_cfg)
+    optimizer = build_optimizer(one, train_cfg)
     assert len(optimizer.param_groups) == 3  # biases, those of norms, and all others
     settings = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     groups = [

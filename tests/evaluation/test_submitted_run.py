@@ -10,7 +10,7 @@ from mmengine.runner import set_random_seed
 
 from tood.data.validation import Split
 from tood.engine.config import build_model, resolve
-from tood.engine.trainer import weights_of
+from tood.engine.weights import weights_of
 from tood.evaluation.detection import detect
 from tood.evaluation.submission import SubmissionError, check, read
 from tood.evaluation.submitted_run import write_submission

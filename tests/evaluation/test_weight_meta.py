@@ -13,7 +13,7 @@ from PIL import Image
 
 from tood.cli import main
 from tood.engine.config import build_model, resolve
-from tood.engine.trainer import weights_of
+from tood.engine.weights import weights_of
 from tood.evaluation.detector import of_file
 from tood.evaluation.weight_meta import ImportFailed, declared_settings, read
 from tood.study.declarations import ExperimentError, load_runs

@@ -10,7 +10,7 @@ from helpers.manifests import write_manifest
 from tood.analysis.table6 import measurement as one_pass
 from tood.data.synthetic import CLASSES, DrawingSpec, generate
 from tood.engine.config import build_model, resolve
-from tood.engine.trainer import weights_of
+from tood.engine.weights import weights_of
 from tood.study.jobs import AnalysisJob, Execution, MeasuringJob
 from tood.study.paths import RunPaths
 from tood.study.plan import Plan

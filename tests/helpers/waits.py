@@ -18,8 +18,8 @@ from helpers.spoofed_gpu import DEVICE, Waits, counting, gpu
 from tood.data.loading import LocalBatch, collate_replicas
 from tood.engine.config import place_anchors
 from tood.engine.loss_watch import LossWatch
+from tood.engine.optimizer import build_optimizer
 from tood.engine.replicas import batch_gradient
-from tood.engine.trainer import build_optimizer
 from tood.evaluation.detection import coco_results
 from tood.models.common import positives
 
@@ -82,7 +82,7 @@ def waits_of(name: str, replica: int = 4) -> HeadWaits:
 
         def observe(outs, gt, metas) -> None:
             with counting() as waits:
-                positives.summary(positives.of_images(head, outs, gt, metas))
+                positives.means(positives.of_images(head, outs, gt, metas))
             seen.append(waits)
 
         batch_gradient(model, LocalBatch(collate_replicas(4, samples()), 1), observe=observe)

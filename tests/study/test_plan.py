@@ -159,7 +159,7 @@ def test_settings_hold_what_decides_a_training():
         "imagenet",
     )
     assert settings["train"] == plain["train"] | {"batch_size": 2}
-    assert plain["run"]["milestones"] == [8, 11]
+    assert plain["run"]["milestones"] == [4, 6]
 
 
 def test_the_default_precision_leaves_earlier_trainings_as_they_are():

@@ -26,8 +26,10 @@ from tood.data.sample import LARGEST, TYPICAL
 from tood.data.validation import Split
 from tood.engine.config import build_model, resolve
 from tood.engine.replicas import require_separable
-from tood.engine.trainer import train, weights_of
-from tood.engine.weights import require_backbone
+from tood.engine.reports import Reports
+from tood.engine.schedule import Schedule
+from tood.engine.trainer import train
+from tood.engine.weights import require_backbone, weights_of
 from tood.evaluation.evaluate import evaluate
 from tood.ledger.provenance import cpu_model
 from tood.ledger.rehearsal import Attempt, Rehearsed, fastest
@@ -35,7 +37,7 @@ from tood.runtime.device import allow_tf32, choose_device, describe
 from tood.runtime.failures import ExitCode, exit_code, reason
 from tood.runtime.files import atomic_path, write_json
 from tood.runtime.text import single_line
-from tood.study.jobs import Execution, RehearsalJob
+from tood.study.jobs import Computing, Execution, RehearsalJob
 from tood.study.paths import RunPaths
 
 PROBED = 4  # iterations for each number of images that have activations at a time, on a GPU
@@ -190,7 +192,7 @@ class _Trials:
         return Attempt(micro_batch=micro_batch, failed=failed), None
 
     def _train(self, micro_batch: int, split: Split, iterations: int) -> Trial:
-        dataset, batch_size = self._dataset(split), self.config.train.batch_size
+        dataset = self._dataset(split)
         gpu = self.device.type == "cuda"
         untimed = UNTIMED if gpu and iterations > UNTIMED else 0
         if gpu:
@@ -203,23 +205,20 @@ class _Trials:
                 _wait(self.device)
                 start = time.monotonic()
 
+        label = f"rehearse {self.job.training.run}, micro_batch={micro_batch}"
         took = train(
             self.model,
             dataset,
             self.config,
             seed=self.job.training.seed,
             device=self.device,
-            loss_log=self.files.losses,
-            label=f"rehearse {self.job.training.run}, micro_batch={micro_batch}",
-            workers=self.execution.workers,
+            computing=Computing(workers=self.execution.workers, micro_batch=micro_batch),
+            reports=Reports(label, self.files.losses, beat=beat),
             iterations=iterations,
-            micro_batch=micro_batch,
-            beat=beat,
         )
         _wait(self.device)
         seconds = time.monotonic() - start
-        epochs, batches = divmod(untimed, -(-len(dataset) // batch_size))
-        images = took["images"] - epochs * len(dataset) - batches * batch_size
+        images = took["images"] - Schedule(self.config, len(dataset)).images(untimed)
         peak = torch.cuda.max_memory_allocated(self.device) / 2**20 if gpu else _resident()
         return Trial(took["iterations"], images, seconds, peak)
 

@@ -23,8 +23,9 @@ from tood.data.loading import build_dataset
 from tood.data.manifest import read_manifest
 from tood.engine.checkpoint import Checkpoints
 from tood.engine.config import build_model, resolve
-from tood.engine.trainer import train, weights_of
-from tood.engine.weights import require_backbone
+from tood.engine.reports import Reports
+from tood.engine.trainer import train
+from tood.engine.weights import require_backbone, weights_of
 from tood.ledger.provenance import data_digest, describe_training, digest
 from tood.runtime.device import allow_tf32, choose_device, describe
 from tood.runtime.distributed import any_process, join, leave
@@ -211,22 +212,18 @@ class _Call:
             config.input.flip,
             config.input.train_short_sides,
         )
+        event_files = self.paths.event_files if self.execution.logger else None
         summary = train(
             model,
             dataset,
             config,
             seed=seed,
             device=device,
-            loss_log=self.paths.losses,
-            event_files=self.paths.event_files if self.execution.logger else None,
-            label=self.label,
-            workers=self.execution.workers,
+            computing=self.execution,
+            reports=Reports(self.label, self.paths.losses, event_files, beat),
             iterations=settings["iterations"],
-            micro_batch=self.execution.micro_batch,
-            compile=self.execution.compile,
             checkpoints=checkpoints,
             stop=self.stop,
-            beat=beat,
         )
         if is_main():
             attempt = read_state(self.paths.state).get("attempt")

@@ -257,21 +257,21 @@ def _one_after_another(step: _Step, divisors: Divisors) -> Losses:
             step.backward(of_pass)
         of_pass = []
         for piece, outs in zip(pieces, step.predict(pieces), strict=True):
-            asked: list[Tensor] = []
+            values: list[Tensor] = []
 
-            def mean(value: Tensor, asked: list[Tensor] = asked) -> Tensor:
-                asked.append(value)
+            def mean(value: Tensor, values: list[Tensor] = values) -> Tensor:
+                values.append(value)
                 if divisors is Divisors.SHARED:
                     return torch.ones_like(value)
-                if len(asked) > len(known):
+                if len(values) > len(known):
                     raise _wrongly_declared(head, divisors)
-                return known[len(asked) - 1].to(value, copy=True)  # heads change it in place
+                return known[len(values) - 1].to(value, copy=True)  # heads change it in place
 
             with averaging(head, mean):
                 of_pass.append(step.losses(piece.replica, outs))
-            if len(asked) != (1 if divisors is Divisors.SHARED else len(known)):
+            if len(values) != (1 if divisors is Divisors.SHARED else len(known)):
                 raise _wrongly_declared(head, divisors)
-            handed_over += asked
+            handed_over += values
         losses += [{name: loss.detach() for name, loss in each.items()} for each in of_pass]
     mean_losses, factor = step.mean_losses(losses), None
     if divisors is Divisors.SHARED:

@@ -1,64 +1,35 @@
 """The training loop: plain SGD over epochs, the paper's schedule, on any number of processes."""
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from itertools import chain, islice
-from pathlib import Path
 
 import torch
 from mmdet.datasets import CocoDataset
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.detectors import SingleStageDetector
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.dist import all_gather_object, barrier, get_rank, get_world_size
-from mmengine.optim import build_optim_wrapper
+from mmengine.structures import InstanceData
 from torch import nn
 
 from tood.data.loading import batches_from
 from tood.engine.checkpoint import Checkpoints, restore, training_state
 from tood.engine.compiling import compile_network
 from tood.engine.config import place_anchors
-from tood.engine.loss_log import LossLog
 from tood.engine.loss_watch import LossWatch
+from tood.engine.optimizer import build_optimizer, set_learning_rate
 from tood.engine.replicas import Outs, batch_gradient, require_separable
-from tood.engine.schedule import learning_rate
+from tood.engine.reports import Reports
+from tood.engine.schedule import Schedule
 from tood.engine.stop_votes import StopVotes
 from tood.models.common import positives
-from tood.runtime.event_files import EventFiles
 from tood.runtime.failures import Interrupted
-from tood.runtime.progress import Progress
-from tood.runtime.weight_file import read_weights
+from tood.study.jobs import Computing
 
 LOG_INTERVAL = 50  # iterations; an epoch has at least one entry
-
-
-def build_optimizer(model: nn.Module, train_cfg: ConfigDict) -> torch.optim.Optimizer:
-    """SGD; a run may set the learning rate of biases apart, and the weight decay of these and of norms.
-
-    Parameters of equal settings are in one group. A GPU updates a group in one launch or a few.
-    """
-    multipliers = ("bias_lr_mult", "bias_decay_mult", "norm_decay_mult")
-    per_parameter: dict = {name: train_cfg[name] for name in multipliers}
-    # Biases of offsets do not count, as mmengine has it for the deformable layers of mmcv.
-    offsets: dict = dict(custom_keys=dict(conv_offset={}))
-    wrapper = dict(
-        optimizer=dict(
-            type="SGD",
-            lr=train_cfg.lr,
-            momentum=train_cfg.momentum,
-            weight_decay=train_cfg.weight_decay,
-            fused=True,
-        ),
-        paramwise_cfg=per_parameter | offsets if set(per_parameter.values()) != {1.0} else None,
-    )
-    optimizer = build_optim_wrapper(model, wrapper).optimizer
-    groups: dict[str, dict] = {}
-    for group in optimizer.param_groups:  # mmengine's have one parameter each where settings differ
-        settings = repr({name: value for name, value in group.items() if name != "params"})
-        groups.setdefault(settings, group | {"params": []})["params"] += group["params"]
-    optimizer.param_groups[:] = groups.values()
-    return optimizer
 
 
 def train(
@@ -68,16 +39,11 @@ def train(
     *,
     seed: int,
     device: torch.device,
-    loss_log: Path,
-    event_files: Path | None = None,
-    label: str,
-    workers: int = 0,
+    computing: Computing,
+    reports: Reports,
     iterations: int | None = None,
-    micro_batch: int | None = None,
-    compile: bool = False,
     checkpoints: Checkpoints | None = None,
     stop: Callable[[], bool] = lambda: False,
-    beat: Callable[..., None] = lambda **news: None,
 ) -> dict:
     """Train in place, from the newest checkpoint if there is one; all processes call this alike.
 
@@ -87,16 +53,11 @@ def train(
         config: resolved configuration, of which `train` and `schedule` are used.
         seed: seed of the order of the images and of their augmentation.
         device: device to train on.
-        loss_log: file of losses as JSON lines; rank 0 alone writes it, as all files.
-        event_files: folder of TensorBoard's event files; None writes none.
-        label: text that is shown with the progress.
-        workers: number of processes that load images.
+        computing: loaders, micro batch and compilation.
+        reports: what rank 0 writes and shows.
         iterations: limit of the number of iterations; None trains the whole schedule.
-        micro_batch: images of one process that have activations at a time, at most; None: all that it has.
-        compile: backbone and neck by torch.compile, see `compile_network`.
-        checkpoints: checkpoints to resume from and to save to; None saves nothing.
+        checkpoints: checkpoints to resume from and to save to, by rank 0; None saves nothing.
         stop: says whether to save and stop; see `StopVotes` for when it is asked.
-        beat: takes the progress after each iteration, in keys of `RunState`.
 
     Returns:
         what the training took in all attempts: iterations, images, seconds, images_per_second (of the last
@@ -110,144 +71,111 @@ def train(
         RuntimeError: the model cannot be trained in parts, see `require_separable`; or TensorBoard's package
             is not installed; or a compiler is missing, see `compile_network`.
     """
-    train_cfg, schedule, main = config.train, config.schedule, get_rank() == 0
-    batch_size = train_cfg.batch_size
+    settings, main = config.train, get_rank() == 0
     head = model.to(device).train().bbox_head
     place_anchors(head, device)
-    if train_cfg.precision == "bf16" and device.type == "cuda":
+    if settings.precision == "bf16" and device.type == "cuda":
         model.to(memory_format=torch.channels_last)
-    require_separable(model, batch_size, micro_batch)
-    if compile:
+    require_separable(model, settings.batch_size, computing.micro_batch)
+    if computing.compile:
         compile_network(model)
-    optimizer = build_optimizer(model, train_cfg)
-    multipliers = [group["lr"] / train_cfg.lr for group in optimizer.param_groups]
-    per_epoch = math.ceil(len(dataset) / batch_size)
-    scheduled = per_epoch * schedule.epochs
-    last = scheduled if iterations is None else min(iterations, scheduled)
-    interval = min(LOG_INTERVAL, per_epoch)
+    optimizer = build_optimizer(model, settings)
+    schedule = Schedule(config, len(dataset), iterations)
+    interval = min(LOG_INTERVAL, schedule.per_epoch)
+    watch = LossWatch(at_once=device.type == "cpu", describe=schedule.describe)
+    votes = StopVotes(stop, device)
 
-    done, spent = 0, {"seconds": 0.0, "peak_memory": 0}
+    done, spent = 0, _Spent(device)
     if checkpoints and (saved := checkpoints.load()):
         restore(saved, model, optimizer)
-        done, spent = saved["iteration"], saved["spent"]
-        beat(resumed_from=done)
-    first, start = done, time.monotonic()
+        done, spent = saved["iteration"], _Spent(device, **saved["spent"])
+    first = done
 
-    def images_until(iteration: int) -> int:
-        epochs, batches = divmod(iteration, per_epoch)
-        return epochs * len(dataset) + batches * batch_size
+    def save() -> None:
+        if main and checkpoints:
+            watch.read()  # a training that diverged has nothing to go on from
+            reports.sync()  # a checkpoint stands for the entries before it
+            checkpoints.save(done, training_state(model, optimizer, iteration=done, spent=spent.so_far()))
 
-    def spent_in_all() -> dict:
-        peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0  # bytes
-        seconds = spent["seconds"] + time.monotonic() - start
-        return {"seconds": seconds, "peak_memory": max(spent["peak_memory"], peak)}
-
-    def rate_of(iteration: int) -> float:
-        return learning_rate(
-            iteration,
-            base=train_cfg.lr,
-            iterations_per_epoch=per_epoch,
-            milestones=schedule.milestones,
-            warmup_iterations=train_cfg.warmup_iterations,
-            warmup_factor=train_cfg.warmup_factor,
-            warmup=train_cfg.warmup,
-        )
-
-    watch = LossWatch(
-        at_once=device.type == "cpu", describe=lambda i: f"epoch {i // per_epoch}, lr {rate_of(i):g}"
-    )
-
-    def save(checkpoints: Checkpoints) -> None:
-        watch.read()  # a training that diverged has nothing to go on from
-        log.sync()  # a checkpoint stands for the entries before it
-        checkpoints.save(done, training_state(model, optimizer, iteration=done, spent=spent_in_all()))
-
-    if main:
-        log = LossLog(loss_log, done, EventFiles(event_files, done) if event_files else None)
-    progress = Progress(label, images_until(last), done=images_until(done), bar=None if main else False)
-    votes = StopVotes(stop, device)
     batches = batches_from(
-        done, dataset, batch_size, train_cfg.replica, seed, schedule.epochs, workers, votes.leaves_wait
+        done,
+        dataset,
+        settings.batch_size,
+        settings.replica,
+        seed,
+        schedule.epochs,
+        computing.workers,
+        votes.leaves_wait,
     )
-    with progress, closing(batches):
-        for epoch, batch in islice(batches, last - done):
+    with reports.begin(schedule, done, silent=not main), closing(batches):
+        for epoch, batch in islice(batches, schedule.last - done):
             if votes.agreed(batch is None):
-                if main and checkpoints and done > first:
-                    save(checkpoints)
+                if done > first:
+                    save()
                 if get_world_size() > 1 and votes.together:
                     barrier()  # where one process leaves early, the others end, too
-                raise Interrupted(f"stopped after {done} of {last} iterations; start again to go on")
+                raise Interrupted(f"stopped after {done} of {schedule.last} iterations; start again to go on")
             assert batch is not None  # for the type checker
-            head.set_progress(epoch, done / scheduled)
-            rate = rate_of(done)
-            for group, multiplier in zip(optimizer.param_groups, multipliers, strict=True):
-                group["lr"] = rate * multiplier
-            logged = (done + 1) % interval == 0 or done + 1 == last
-            measured: list[positives.PositiveStatistics] = []
-
-            def measure(outs: Outs, gt: list, metas: list[dict], measured: list = measured) -> None:
-                measured += positives.of_images(head, outs, gt, metas)
-
-            observe = measure if logged and batch.counts else None
+            head.set_progress(epoch, done / schedule.scheduled)
+            set_learning_rate(optimizer, schedule.rate(done))
+            logged = (done + 1) % interval == 0 or done + 1 == schedule.last
+            statistics: list[positives.PositiveStatistics] = []
+            observe = partial(_observe, head, statistics) if logged and batch.counts else None
             try:
-                losses = batch_gradient(model, batch, micro_batch, train_cfg.precision, observe)
+                losses = batch_gradient(model, batch, computing.micro_batch, settings.precision, observe)
             except Exception:
                 watch.read()  # the reason, where a loss before was not finite
                 raise
             watch.add(losses["loss"], done)
-            if train_cfg.grad_clip:
-                nn.utils.clip_grad_norm_(model.parameters(), train_cfg.grad_clip)
+            if settings.grad_clip:
+                nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
             optimizer.step()
             done += 1
 
             if logged:
                 watch.read()
-                found = positives.summary(list(chain.from_iterable(all_gather_object(measured))))
-                if main:
-                    entry = {"iteration": done, "epoch": done / per_epoch, "lr": rate} | found
-                    log.add(entry | {name: value.item() for name, value in losses.items()})
-            if main:
-                detail = f"epoch {epoch + 1}/{schedule.epochs}"
-                if watch.last is not None:
-                    detail += f"  loss {watch.last:.3f}"
-                progress.advance(images_until(done) - progress.done, detail)
-                beat(
-                    iteration=done,
-                    iterations=last,
-                    epoch=epoch + 1,
-                    epochs=schedule.epochs,
-                    images_per_second=round(progress.rate, 2),
-                    seconds_left=round(progress.seconds_left),
-                    loss=watch.last,
-                )
-                if checkpoints and done < last and (done % per_epoch == 0 or checkpoints.due(done)):
-                    save(checkpoints)
-    took = spent_in_all()
+                of_batch = list(chain.from_iterable(all_gather_object(statistics)))
+                reports.log(done, positives.means(of_batch), losses)
+            reports.advance(done, watch.last)
+            ends_epoch = done % schedule.per_epoch == 0
+            if checkpoints and done < schedule.last and (ends_epoch or checkpoints.due(done)):
+                save()
+    took = spent.so_far()
     return {
         "iterations": done,
-        "images": images_until(done),
+        "images": schedule.images(done),
         "seconds": round(took["seconds"], 2),
-        "images_per_second": round(progress.rate, 2),
+        "images_per_second": reports.images_per_second,
         "peak_memory_mb": round(took["peak_memory"] / 2**20) if device.type == "cuda" else None,
     }
 
 
-def weights_of(model: nn.Module, meta: dict) -> dict:
-    """What a file of weights holds, in mmdet's layout: `state_dict` and `meta`."""
-    return {"state_dict": {name: tensor.cpu() for name, tensor in model.state_dict().items()}, "meta": meta}
+def _observe(
+    head: BaseDenseHead,
+    statistics: list[positives.PositiveStatistics],
+    outs: Outs,
+    gt: list[InstanceData],
+    metas: list[dict],
+) -> None:
+    """Add the positives of each image of a replica."""
+    statistics += positives.of_images(head, outs, gt, metas)
 
 
-def load_model(path: Path, model: nn.Module) -> dict:
-    """Load what `weights_of` gave from a file, every one of the weights, and return their meta.
+class _Spent:
+    """What a training has taken in this attempt and those before it.
 
-    Raises:
-        RuntimeError: the file does not fit the model, or is no checkpoint.
+    Args:
+        device: of the training.
+        seconds: of the attempts before.
+        peak_memory: bytes of the GPU, of the attempts before.
     """
-    try:
-        content = read_weights(path)
-        model.load_state_dict(content.state_dict, strict=True)
-    except RuntimeError as error:
-        raise RuntimeError(f"{path}: cannot be loaded into this run's model: {error}") from error
-    if not isinstance(content.meta, dict):
-        raise RuntimeError(f"{path}: cannot be loaded into this run's model: it does not say what it is of")
-    return content.meta
+
+    def __init__(self, device: torch.device, seconds: float = 0.0, peak_memory: int = 0) -> None:
+        self._device, self._seconds, self._peak_memory = device, seconds, peak_memory
+        self._start = time.monotonic()
+
+    def so_far(self) -> dict:
+        """The arguments `seconds` and `peak_memory` of the next attempt."""
+        peak = torch.cuda.max_memory_allocated() if self._device.type == "cuda" else 0
+        seconds = self._seconds + time.monotonic() - self._start
+        return {"seconds": seconds, "peak_memory": max(self._peak_memory, peak)}

@@ -1,4 +1,4 @@
-"""The ImageNet weights of backbones: where they are, and whether a file is of this backbone."""
+"""Files of weights: what a backbone begins from, and what a training gives."""
 
 import re
 from pathlib import Path
@@ -66,3 +66,24 @@ def require_backbone(path: Path, backbone: nn.Module) -> None:
             f"{path}: {len(wrong)} of the backbone's {len(wanted)} weights are absent or of another shape, "
             f"such as {wrong[0]}; {_INSTEAD}"
         )
+
+
+def weights_of(model: nn.Module, meta: dict) -> dict:
+    """What a file of weights holds, in mmdet's layout: `state_dict` and `meta`."""
+    return {"state_dict": {name: tensor.cpu() for name, tensor in model.state_dict().items()}, "meta": meta}
+
+
+def load_model(path: Path, model: nn.Module) -> dict:
+    """Load what `weights_of` gave from a file, every one of the weights, and return their meta.
+
+    Raises:
+        RuntimeError: the file does not fit the model, or is no checkpoint.
+    """
+    try:
+        content = read_weights(path)
+        model.load_state_dict(content.state_dict, strict=True)
+    except RuntimeError as error:
+        raise RuntimeError(f"{path}: cannot be loaded into this run's model: {error}") from error
+    if not isinstance(content.meta, dict):
+        raise RuntimeError(f"{path}: cannot be loaded into this run's model: it does not say what it is of")
+    return content.meta

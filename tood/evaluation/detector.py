@@ -19,7 +19,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_V2_Weights
 from tood.data.loading import META_KEYS, loaded, resizing
 from tood.data.manifest import read_manifest
 from tood.engine.config import build_model, resolve
-from tood.engine.trainer import load_model
+from tood.engine.weights import load_model
 from tood.evaluation.importing import built, checked, fitted
 from tood.evaluation.mmdet_config import of_mmdet
 from tood.evaluation.mmdet_levels import dense_levels

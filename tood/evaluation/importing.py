@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tood.data.manifest import read_manifest
 from tood.engine.config import build_model, resolve
-from tood.engine.trainer import weights_of
+from tood.engine.weights import weights_of
 from tood.evaluation.released import ours
 from tood.evaluation.weight_meta import ImportFailed, read
 from tood.ledger.forms import Options

@@ -11,7 +11,7 @@ from tood.data.loading import build_dataset
 from tood.data.manifest import read_manifest
 from tood.data.validation import Split
 from tood.engine.config import build_model, resolve
-from tood.engine.trainer import load_model
+from tood.engine.weights import load_model
 from tood.runtime.device import choose_device
 from tood.study.jobs import Execution, MeasuringJob
 

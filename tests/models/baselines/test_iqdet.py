@@ -40,7 +40,7 @@ from tood.models.baselines.iqdet_quality import (
     quality_loss,
 )
 from tood.models.baselines.iqdet_sampling import (
-    Pairs,
+    CandidatePairs,
     Pyramid,
     bilinear_cells,
     candidate_pairs,
@@ -257,7 +257,7 @@ def test_positions_are_even_in_the_part_of_the_cell_in_the_box():
     """The cell of (8, 8) is [4, 12] on both axes, and the box has [6, 12] x [4, 9] of it."""
     points = pyramid((4, 5))
     box = torch.tensor([[6.0, 3, 20, 9]]).double()
-    pairs = Pairs(torch.tensor([0]), torch.tensor([6]))
+    pairs = CandidatePairs(torch.tensor([0]), torch.tensor([6]))
     assert points.points[6].tolist() == [8, 8]
     found = sample(pairs, torch.ones(1), points, box, draws(0, 0.0, 1, 5000)).positions
     assert kstest(found[:, 0].numpy(), "uniform", (6, 6)).pvalue > 0.01

@@ -29,7 +29,7 @@ from mmengine.registry import init_default_scope
 from torchvision.ops import roi_align
 
 from tood.engine.config import build_model
-from tood.models.baselines.sapd import Pairs, centrality, positive_pairs, shrunk_cells, smallest_owner
+from tood.models.baselines.sapd import PointPairs, centrality, positive_pairs, shrunk_cells, smallest_owner
 from tood.models.baselines.sapd_levels import (
     LevelSelection,
     hard_level_weights,
@@ -131,7 +131,7 @@ def test_the_three_levels_of_largest_weight_keep_it():
 
 
 def test_the_smallest_object_keeps_a_point():
-    pairs = Pairs(
+    pairs = PointPairs(
         torch.tensor([0, 1, 2, 0, 3, 2]),
         torch.tensor([5, 5, 5, 1, 2, 2]),
         torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]),

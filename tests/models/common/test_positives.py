@@ -21,9 +21,9 @@ from tood.analysis.figures.assignment import ImagePositives, draw
 from tood.cli import main
 from tood.data.synthetic import CLASSES, DrawingSpec, generate
 from tood.engine.config import build_model, resolve
-from tood.engine.trainer import weights_of
+from tood.engine.weights import weights_of
 from tood.models.common.dense_level import DenseLevel
-from tood.models.common.positives import Positives, of_assignment, of_images, statistics, summary
+from tood.models.common.positives import Positives, means, of_assignment, of_images, statistics
 from tood.study.declarations import load_tables
 from tood.study.plan import Plan
 
@@ -137,7 +137,7 @@ def test_nothing_in_an_image_stops_a_scheme(run, case):
             assert measured.number.isfinite().all()
             assert torch.equal(measured.iou.isnan(), measured.number == 0)
             assert len(positives.anchors) > 0 or gt is not ONE
-        averages = summary(of_images(head, outs, gts, METAS))
+        averages = means(of_images(head, outs, gts, METAS))
         assert averages["objects"] == sum(map(len, gts))
         assert all(value is None or math.isfinite(value) for value in averages.values())
 
@@ -341,12 +341,12 @@ def test_summary_averages_over_the_objects_of_all_images():
     first = statistics(of_assignment(torch.tensor([0, 0, 1, -1])), LEVELS, TRUTH)
     second = statistics(of_assignment(torch.tensor([-1, 0, -1, -1])), LEVELS, TRUTH[:1])
     nothing = statistics(of_assignment(torch.full((4,), -1)), LEVELS, TRUTH[:0])
-    assert summary([first, nothing, second]) == {
+    assert means([first, nothing, second]) == {
         "objects": 4,
         "positives": pytest.approx((2 + 1 + 0 + 1) / 4),
         "positive_iou": pytest.approx((0.75 + 0.5 + 0.5) / 3),
     }
-    assert summary([nothing]) == {"objects": 0, "positives": None, "positive_iou": None}
+    assert means([nothing]) == {"objects": 0, "positives": None, "positive_iou": None}
 
 
 # Drawn on one image

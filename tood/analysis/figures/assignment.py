@@ -23,7 +23,7 @@ from tood.data.loading import build_dataset
 from tood.data.manifest import read_manifest
 from tood.data.validation import Split
 from tood.engine.config import build_model, resolve
-from tood.engine.trainer import load_model
+from tood.engine.weights import load_model
 from tood.models.common.positives import statistics
 from tood.study.declarations import ExperimentError
 from tood.study.plan import Plan

@@ -70,13 +70,13 @@ class FreeAnchorHead(AnchorBoxesMixin, MMDetFreeAnchorHead):
         G, K = len(objects.boxes), self.pre_anchor_topk
         with torch.no_grad():
             boxes = self.bbox_coder.decode(anchors.repeat(B, 1), deltas).unflatten(0, (B, -1))  # [B, A, 4]
-            found = torch.stack(
+            probabilities = torch.stack(
                 [
                     class_probabilities(of_image, gt.bboxes, gt.labels, self.num_classes, self.bbox_thr)
                     for of_image, gt in zip(boxes, batch_gt_instances, strict=True)
                 ]
             )
-        negative = self.negative_bag_loss(scores, found).sum() / max(1, G * K)
+        negative = self.negative_bag_loss(scores, probabilities).sum() / max(1, G * K)
         if G == 0:
             return {"positive_bag_loss": deltas.sum() * 0, "negative_bag_loss": negative}
         bags = self._bags(anchors, objects.boxes)  # [G, K]

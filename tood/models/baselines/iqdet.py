@@ -30,7 +30,7 @@ from tood.models.baselines.iqdet_quality import (
     quality_loss,
 )
 from tood.models.baselines.iqdet_sampling import (
-    Pairs,
+    CandidatePairs,
     Pyramid,
     Samples,
     bilinear_cells,
@@ -49,14 +49,14 @@ from tood.models.common.positives import Positives
 from tood.models.common.registry import MODELS
 
 
-class Targets(NamedTuple):
+class IQDetTargets(NamedTuple):
     """What is drawn for the objects of a batch, and what the encoder learns from.
 
     Points are those of the grid, which all images share; `Objects.images` says whose they are.
     """
 
     objects: Objects
-    pairs: Pairs
+    pairs: CandidatePairs
     log_quality: Tensor  # [P] of the mixtures at the pairs, with a graph
     samples: Samples
     labels: Tensor  # [S] quality of the samples, without a graph
@@ -182,7 +182,7 @@ class IQDetHead(OTAHead):
         As in the loss at the present progress; see `DensePredictionMixin`.
         """
         cls_scores, _, _, features = outs
-        pyramid, found = self._pyramid(cls_scores), []
+        pyramid, positives = self._pyramid(cls_scores), []
         targets = self.get_targets(pyramid, features, batch_gt_instances, batch_img_metas)
         A, first = len(pyramid.points), 0  # object of the image
         for b, gt in enumerate(batch_gt_instances):
@@ -193,9 +193,9 @@ class IQDetHead(OTAHead):
             weights = shares.new_zeros(len(keys)).index_add(0, place, shares)
             read_at = weights > 0  # a position on the line of two points has two points of weight 0
             weights = (weights[read_at] / self.train_cfg["samples"]).clamp(max=1)  # rounding
-            found.append(Positives(keys[read_at] % A, keys[read_at] // A, weights))
+            positives.append(Positives(keys[read_at] % A, keys[read_at] // A, weights))
             first += len(gt)
-        return found
+        return positives
 
     def get_targets(
         self,
@@ -203,7 +203,7 @@ class IQDetHead(OTAHead):
         features: list[Tensor],
         batch_gt_instances: list[InstanceData],
         batch_img_metas: list[dict],
-    ) -> Targets:
+    ) -> IQDetTargets:
         """Targets of the batch; the encoder's values alone have a graph.
 
         Args:
@@ -237,7 +237,7 @@ class IQDetHead(OTAHead):
             samples = sample(pairs, of_pairs.exp(), pyramid, objects.boxes, drawn)
             labels = log_quality(*samples).exp()
             cells = bilinear_cells(samples.positions, samples.levels, pyramid)
-        return Targets(objects, pairs, of_pairs, samples, labels, *cells)
+        return IQDetTargets(objects, pairs, of_pairs, samples, labels, *cells)
 
     def _pyramid(self, cls_scores: list[Tensor]) -> Pyramid:
         points = self._priors((cls_scores,))

@@ -23,7 +23,7 @@ class Pyramid(NamedTuple):
     grids: Tensor  # [L, 2] height and width
 
 
-class Pairs(NamedTuple):
+class CandidatePairs(NamedTuple):
     """Objects with the points where they may have positives, by rising object."""
 
     objects: Tensor  # [P]
@@ -38,7 +38,7 @@ class Samples(NamedTuple):
     positions: Tensor  # [S, 2] pixels
 
 
-def candidate_pairs(points: Tensor, gt_boxes: Tensor) -> Pairs:
+def candidate_pairs(points: Tensor, gt_boxes: Tensor) -> CandidatePairs:
     """Which points belong to which objects: all those inside of it, on every level.
 
     An object without any has the point nearest to its centre; of equally near ones the first, which is that
@@ -53,14 +53,14 @@ def candidate_pairs(points: Tensor, gt_boxes: Tensor) -> Pairs:
     distances = (x - points[:, 0]).square() + (y - points[:, 1]).square()  # [G, A]
     nearest = distances.argmin(1, keepdim=True) == torch.arange(len(points), device=points.device)
     candidate |= nearest & ~candidate.any(1, keepdim=True)
-    return Pairs(*candidate.nonzero(as_tuple=True))
+    return CandidatePairs(*candidate.nonzero(as_tuple=True))
 
 
-def touching(pairs: Pairs, pyramid: Pyramid, gt_boxes: Tensor) -> Pairs:
+def touching(pairs: CandidatePairs, pyramid: Pyramid, gt_boxes: Tensor) -> CandidatePairs:
     """Without the pairs whose object has no part in the point's cell: it is outside of the map."""
     start, end = common_part(pairs, pyramid, gt_boxes)
     kept = (start <= end).all(1).nonzero().squeeze(1)  # once for both
-    return Pairs(pairs.objects[kept], pairs.points[kept])
+    return CandidatePairs(pairs.objects[kept], pairs.points[kept])
 
 
 def pairs_of(objects: Tensor, number: int) -> Tensor:
@@ -68,7 +68,7 @@ def pairs_of(objects: Tensor, number: int) -> Tensor:
     return objects.new_zeros(number).index_add(0, objects, torch.ones_like(objects))
 
 
-def common_part(pairs: Pairs, pyramid: Pyramid, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
+def common_part(pairs: CandidatePairs, pyramid: Pyramid, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Corners [P, 2] and [P, 2] of what a point's cell and an object's box have in common.
 
     The cell of a point is the square around it, a stride wide.
@@ -96,7 +96,9 @@ def draws(image: object, progress: float, objects: int, samples: int) -> Tensor:
     return torch.rand(objects, samples, 3, generator=generator, dtype=torch.float64, device="cpu")
 
 
-def sample(pairs: Pairs, quality: Tensor, pyramid: Pyramid, gt_boxes: Tensor, numbers: Tensor) -> Samples:
+def sample(
+    pairs: CandidatePairs, quality: Tensor, pyramid: Pyramid, gt_boxes: Tensor, numbers: Tensor
+) -> Samples:
     """Draw positions in proportion to the quality of the points, with replacement.
 
     The point is drawn first, over all levels together, then the position, evenly in the common part of the
@@ -120,7 +122,7 @@ def sample(pairs: Pairs, quality: Tensor, pyramid: Pyramid, gt_boxes: Tensor, nu
     share = start[:, None] + numbers[..., 0] * (ends[last] - start)[:, None]  # [D, N]
     drawn = torch.searchsorted(ends, share, right=True)
     drawn = drawn.clamp(first[:, None], last[:, None]).flatten()  # [S]
-    chosen = Pairs(pairs.objects[drawn], pairs.points[drawn])
+    chosen = CandidatePairs(pairs.objects[drawn], pairs.points[drawn])
     corner, opposite = common_part(chosen, pyramid, gt_boxes)
     positions = corner + (opposite - corner) * numbers[..., 1:].flatten(0, 1).to(corner)
     return Samples(chosen.objects, pyramid.levels[chosen.points], positions)

@@ -239,6 +239,8 @@ class NoisyAnchorHead(RetinaHead):
 
     def _chosen(self, anchors: Tensor, inside: Tensor, gt: InstanceData) -> tuple[Tensor, Tensor]:
         """[A] and [A] of an image: object of each anchor, and how many objects chose it; see `Chosen`."""
-        found = self.assigner.assign(InstanceData(priors=anchors[inside]), gt)
-        owner = torch.full((len(anchors),), -1, device=anchors.device).index_put((inside,), found.gt_inds - 1)
-        return owner, torch.zeros_like(owner).index_put((inside,), found.get_extra_property("times"))
+        assigned = self.assigner.assign(InstanceData(priors=anchors[inside]), gt)
+        owner = torch.full((len(anchors),), -1, device=anchors.device).index_put(
+            (inside,), assigned.gt_inds - 1
+        )
+        return owner, torch.zeros_like(owner).index_put((inside,), assigned.get_extra_property("times"))

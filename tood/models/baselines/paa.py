@@ -161,12 +161,12 @@ class PAAHead(TowersMixin, AnchorBoxesMixin, MMDetPAAHead):
         logits, deltas = rows_of_batch(outs[0], self.cls_out_channels), rows_of_batch(outs[1], 4)
         chosen = self._chosen(outs[0], logits, deltas, batch_gt_instances, batch_img_metas)
         A = len(logits) // len(batch_img_metas)
-        found = []
+        positives = []
         for places, objects in zip(
             chosen.places.split(chosen.counts), chosen.objects.split(chosen.counts), strict=True
         ):
-            found.append(Positives(places % A, objects, torch.ones_like(places, dtype=torch.float)))
-        return found
+            positives.append(Positives(places % A, objects, torch.ones_like(places, dtype=torch.float)))
+        return positives
 
     @torch.no_grad()
     def _chosen(
@@ -226,10 +226,10 @@ class PAAHead(TowersMixin, AnchorBoxesMixin, MMDetPAAHead):
         own, assigner = anchors[inside], self.assigner
         if type(assigner) is MaxIoUAssigner:
             thresholds = assigner.pos_iou_thr, assigner.neg_iou_thr, assigner.min_pos_iou
-            found = assign_by_iou(own, gt.bboxes.to(own), *thresholds)
+            gt_index = assign_by_iou(own, gt.bboxes.to(own), *thresholds)
         else:
-            found = assigner.assign(InstanceData(priors=own), gt).gt_inds - 1
-        return torch.full((len(anchors),), IGNORED, device=own.device).index_copy_(0, inside, found)
+            gt_index = assigner.assign(InstanceData(priors=own), gt).gt_inds - 1
+        return torch.full((len(anchors),), IGNORED, device=own.device).index_copy_(0, inside, gt_index)
 
     def _candidate_losses(
         self, logits: Tensor, labels: Tensor, weights: Tensor, boxes: Tensor, gt_boxes: Tensor
@@ -268,7 +268,7 @@ class PAAHead(TowersMixin, AnchorBoxesMixin, MMDetPAAHead):
             index, of_object, label = whole[:, own]
             index = index - b * A
             everywhere = torch.full((A,), self.num_classes).index_copy_(0, index, label)
-            found, *_ = self.paa_reassign(
+            labels_left, *_ = self.paa_reassign(
                 host[0, own].to(losses.dtype),
                 everywhere,
                 torch.ones(A),
@@ -277,7 +277,7 @@ class PAAHead(TowersMixin, AnchorBoxesMixin, MMDetPAAHead):
                 of_object,
                 anchors,
             )
-            kept.append(own[found[index] < self.num_classes])
+            kept.append(own[labels_left[index] < self.num_classes])
             counts.append(len(kept[-1]))
         return sent(torch.cat(kept), losses.device), counts
 

@@ -119,9 +119,9 @@ class RetinaHead(AnchorBoxesMixin, MMDetRetinaHead):
         """
         images = self._rows_inside(grids, priors, metas)
         starts = [sum(len(level) for level in priors[:i]) for i in range(len(priors))]
-        found = [
+        inside = [
             torch.cat([rows + start for rows, start in zip(levels, starts, strict=True)]) for levels in images
         ]
-        if not all(len(rows) for rows in found):
+        if not all(len(rows) for rows in inside):
             raise ValueError("no anchor is inside of the image: set model.train_cfg.allowed_border to -1")
-        return found
+        return inside

@@ -68,7 +68,7 @@ from tood.models.common.positives import Positives
 from tood.models.common.registry import MODELS
 
 
-class Pairs(NamedTuple):
+class PointPairs(NamedTuple):
     """Objects of an image with their positive points, on whatever levels."""
 
     objects: Tensor  # [P]
@@ -76,7 +76,7 @@ class Pairs(NamedTuple):
     weights: Tensor  # [P] centrality in (0, 1]
 
 
-class Targets(NamedTuple):
+class SAPDTargets(NamedTuple):
     """What an image's objects make of its points."""
 
     gt_index: Tensor  # [A] object of each point, -1 for negatives
@@ -132,7 +132,7 @@ def positive_pairs(
     gt_boxes: Tensor,
     shrink: float,
     eta: float,
-) -> Pairs:
+) -> PointPairs:
     """Which points of all levels could be positives of which objects.
 
     Args:
@@ -149,10 +149,10 @@ def positive_pairs(
     objects, points = cells.nonzero(as_tuple=True)
     weights = centrality(torch.cat(priors)[points], gt_boxes[objects], eta)
     inside = (weights > 0).nonzero().squeeze(1)  # once for the three
-    return Pairs(objects[inside], points[inside], weights[inside])
+    return PointPairs(objects[inside], points[inside], weights[inside])
 
 
-def smallest_owner(pairs: Pairs, areas: Tensor, points: int) -> tuple[Tensor, Tensor]:
+def smallest_owner(pairs: PointPairs, areas: Tensor, points: int) -> tuple[Tensor, Tensor]:
     """Give each point to the smallest object that has it; of equal ones, to the first.
 
     Args:
@@ -286,13 +286,13 @@ class SAPDHead(DensePredictionMixin, AnchorFreeHead):
         cls_scores, bbox_preds, features = outs
         logits, boxes = self._rows_of_images(cls_scores, bbox_preds)
         selection = self.selection(features, [gt.bboxes.to(boxes) for gt in batch_gt_instances])
-        found = []
+        positives = []
         for image in self.get_targets(
             logits, boxes, selection, batch_gt_instances, [grid_of(x) for x in cls_scores]
         ):
             points = (image.gt_index >= 0).nonzero().squeeze(1)
-            found.append(Positives(points, image.gt_index[points], image.weights[points]))
-        return found
+            positives.append(Positives(points, image.gt_index[points], image.weights[points]))
+        return positives
 
     @torch.no_grad()
     def get_targets(
@@ -302,7 +302,7 @@ class SAPDHead(DensePredictionMixin, AnchorFreeHead):
         selection: Tensor,
         batch_gt_instances: list[InstanceData],
         grids: list[tuple[int, int]],
-    ) -> list[Targets]:
+    ) -> list[SAPDTargets]:
         """Targets of each image.
 
         Args:
@@ -336,7 +336,7 @@ class SAPDHead(DensePredictionMixin, AnchorFreeHead):
         numbers = [len(gt) for gt in batch_gt_instances]
         images = zip(gt_index.view(-1, A), weights.view(-1, A), least.split(numbers), strict=True)
         return [
-            Targets((owner - sum(numbers[:b])).clamp(min=-1), weight, level)
+            SAPDTargets((owner - sum(numbers[:b])).clamp(min=-1), weight, level)
             for b, (owner, weight, level) in enumerate(images)
         ]
 

@@ -84,12 +84,12 @@ class ATSSAssigner(MMDetATSSAssigner):
         """The `topk` anchors of each level that are nearest to each object: [G, K]."""
         x, y = anchor_centres(gt_boxes).T[..., None]  # [G, 1] each
         distance = ((centres[:, 0] - x) ** 2).add_((centres[:, 1] - y) ** 2).sqrt_()  # [G, A]
-        found, start = [], 0
+        nearest, start = [], 0
         for level in distance.split(num_level_priors, 1):
             k = min(self.topk, level.shape[1])
-            found.append(level.topk(k, largest=False).indices + start)
+            nearest.append(level.topk(k, largest=False).indices + start)
             start += level.shape[1]
-        return torch.cat(found, 1)
+        return torch.cat(nearest, 1)
 
 
 class BatchMatches(NamedTuple):
@@ -120,7 +120,7 @@ def match_batch(
     anchors = torch.cat(list(priors))
     starts = [0, *accumulate(len(level) for level in priors)]
     none = torch.zeros(0, dtype=torch.long, device=anchors.device)
-    found = [(none, none, none.bool())]
+    matches = [(none, none, none.bool())]
     first = 0
     for b, (levels, gt) in enumerate(zip(rows, gts, strict=True)):
         numbers = [len(level) for level in levels]
@@ -134,9 +134,9 @@ def match_batch(
         else:
             index = assigner.assign(InstanceData(priors=anchors[row]), numbers, gt).gt_inds - 1  # [A']
             a, positive, owner = torch.arange(len(index), device=index.device), index >= 0, index.clamp(min=0)
-        found.append((row[a.flatten()] + b * len(anchors), owner.flatten() + first, positive.flatten()))
+        matches.append((row[a.flatten()] + b * len(anchors), owner.flatten() + first, positive.flatten()))
         first += G
-    return BatchMatches(*map(torch.cat, zip(*found, strict=True)))
+    return BatchMatches(*map(torch.cat, zip(*matches, strict=True)))
 
 
 def match_image(
@@ -145,6 +145,6 @@ def match_image(
     """[A] the object of each anchor of one image, negative for none; arguments as of `match_batch`."""
     anchors, objects, positive = match_batch(assigner, priors, [rows], [gt])
     A = sum(len(level) for level in priors)
-    found = anchors.new_full((A + 1,), -1)  # one more, for all that is not positive
-    found[torch.where(positive, anchors, A)] = torch.where(positive, objects, -1)
-    return found[:-1]
+    gt_index = anchors.new_full((A + 1,), -1)  # one more, for all that is not positive
+    gt_index[torch.where(positive, anchors, A)] = torch.where(positive, objects, -1)
+    return gt_index[:-1]

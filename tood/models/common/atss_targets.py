@@ -14,7 +14,7 @@ from tood.models.common.dense_prediction import DensePredictionMixin
 from tood.models.common.pairs import objects_of
 
 
-class Targets(NamedTuple):
+class ATSSTargets(NamedTuple):
     """What a batch of B images and A anchors is to learn, with P pairs of an anchor and an object."""
 
     labels: Tensor  # [B * A], the number of classes for the background
@@ -29,14 +29,14 @@ class Targets(NamedTuple):
     def on_anchors(self, values: Tensor) -> Tensor:
         """The values [P] of positives at their anchors: [B * A], 0 for other anchors."""
         A = len(self.labels)
-        found = values.new_zeros(A + 1)  # one more, for pairs that are not positive
-        found[torch.where(self.positive, self.anchors, A)] = values
-        return found[:-1]
+        on_anchors = values.new_zeros(A + 1)  # one more, for pairs that are not positive
+        on_anchors[torch.where(self.positive, self.anchors, A)] = values
+        return on_anchors[:-1]
 
     def of_positives(self, rows: Tensor) -> Tensor:
         """The rows [B * A, ...] of the pairs: [P, ...], zeros where not positive, whatever was predicted."""
-        found = rows[self.anchors]
-        return torch.where(self.positive.view(-1, *[1] * (rows.dim() - 1)), found, 0)
+        of_pairs = rows[self.anchors]
+        return torch.where(self.positive.view(-1, *[1] * (rows.dim() - 1)), of_pairs, 0)
 
 
 class ATSSTargetsMixin(DensePredictionMixin):
@@ -65,7 +65,7 @@ class ATSSTargetsMixin(DensePredictionMixin):
     @torch.no_grad()
     def _targets(
         self, grids: list[tuple[int, int]], gts: list[InstanceData], metas: list[dict], like: Tensor
-    ) -> Targets:
+    ) -> ATSSTargets:
         """Targets; arguments as for `divisors_from_targets`."""
         B = len(metas)
         priors = self._anchors(grids, like)
@@ -85,7 +85,7 @@ class ATSSTargetsMixin(DensePredictionMixin):
         centerness = torch.where(positive, centerness_target(anchor_centres(own), boxes), 0)
         of_images = weights.new_zeros(B).index_add(0, anchors // A, positive.to(weights))  # [B]
         number = of_images.clamp(min=1).sum()
-        return Targets(labels[:-1], weights, anchors, own, boxes, positive, centerness, number)
+        return ATSSTargets(labels[:-1], weights, anchors, own, boxes, positive, centerness, number)
 
     def _assign(self, levels: list[DenseLevel], priors: list[Tensor], gt: InstanceData, meta: dict) -> Tensor:
         grids = [level.grid for level in levels]

@@ -262,8 +262,8 @@ def select_detections(
         boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
     if with_nms:
         kept = batched_nms(boxes, scores, labels, cfg["nms"]["iou_threshold"])[: cfg["max_per_img"]]
-        found = boxes[kept]
+        best = boxes[kept]
         if cfg.get("score_voting", False):
-            found = vote(found, labels[kept], boxes, scores, labels)
-        boxes, scores, labels = found, scores[kept], labels[kept]
+            best = vote(best, labels[kept], boxes, scores, labels)
+        boxes, scores, labels = best, scores[kept], labels[kept]
     return InstanceData(bboxes=boxes, scores=scores, labels=labels)

@@ -56,7 +56,7 @@ def statistics(positives: Positives, levels: list[DenseLevel], gt_boxes: Tensor)
     return PositiveStatistics(count, per_object(weights * iou) / total)
 
 
-def summary(statistics: list[PositiveStatistics]) -> dict[str, float | None]:
+def means(statistics: list[PositiveStatistics]) -> dict[str, float | None]:
     """Means over the objects of a batch, None where there is nothing to average.
 
     Returns:
@@ -85,6 +85,6 @@ def of_images(
     """
     if not metas:
         return []
-    found = head.positives_by_feat(*outs, batch_gt_instances=gt, batch_img_metas=metas)
+    chosen = head.positives_by_feat(*outs, batch_gt_instances=gt, batch_img_metas=metas)
     images = head.dense_by_feat(*outs, batch_img_metas=metas, clip=False)
-    return [statistics(p, i, g.bboxes) for p, i, g in zip(found, images, gt, strict=True)]
+    return [statistics(p, i, g.bboxes) for p, i, g in zip(chosen, images, gt, strict=True)]

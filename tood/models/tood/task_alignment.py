@@ -70,12 +70,12 @@ def task_aligned_match(
     m = min(topk, A)
     sparse = boxes.device.type == "cpu" and beta > 0
     metric = _sparse_metric if sparse else _dense_metric
-    metrics, found = [boxes.new_zeros(0, m)], [objects.labels.new_zeros(0, m)]
+    metrics, anchors = [boxes.new_zeros(0, m)], [objects.labels.new_zeros(0, m)]
     for part in _parts(objects, objects_at_once(A, boxes.device), across_images=not sparse):
         best = metric(scores, boxes, inside, part, alpha, beta).topk(m)
         metrics.append(best.values)
-        found.append(best.indices)
-    t, a = torch.cat(metrics), torch.cat(found)  # [G, m] each
+        anchors.append(best.indices)
+    t, a = torch.cat(metrics), torch.cat(anchors)  # [G, m] each
     gt_boxes = objects.boxes[:, None].expand(-1, m, -1)  # [G, m, 4]
     u = paired_iou(boxes[objects.images[:, None], :, a], gt_boxes)  # [G, m]
 

@@ -25,7 +25,7 @@ from tood.models.tood.t_head import GROUP_NORM, HeadMaps, Predictor, THead, in_s
 from tood.models.tood.task_alignment import Matches, normalise_alignment, task_aligned_match
 
 
-class Targets(NamedTuple):
+class TOODTargets(NamedTuple):
     """What a batch of B images and A anchors is to learn; entries of P that are not positive are ignored."""
 
     scores: ScoreTargets  # of P: t-hat, or 1 in the warm-up
@@ -248,7 +248,7 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
     @torch.no_grad()
     def _targets(
         self, scores: list[Tensor], boxes: Tensor, gts: list[InstanceData], metas: list[dict]
-    ) -> Targets:
+    ) -> TOODTargets:
         """Targets for predictions: levels of [B, C, H, W], and [B, 4, A] in pixels."""
         grids = [grid_of(level) for level in scores]
         priors = self.prior_generator.grid_priors(grids, dtype=boxes.dtype, device=boxes.device)
@@ -263,7 +263,7 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         if self.train_cfg["pos_weight"] > 0:
             positive = owners(of_scores.anchors[:, None], of_scores.positive[:, None], inside.numel()) >= 0
             weights = torch.where(positive.view_as(inside), self.train_cfg["pos_weight"], weights)
-        return Targets(of_scores, gt_boxes, box_weights, weights)
+        return TOODTargets(of_scores, gt_boxes, box_weights, weights)
 
     def _aligned_targets(
         self, scores: list[Tensor], boxes: Tensor, priors: list[Tensor], inside: Tensor, objects: Objects
