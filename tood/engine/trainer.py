@@ -34,13 +34,13 @@ LOG_INTERVAL = 50  # iterations; an epoch has at least one entry
 
 
 def build_optimizer(model: nn.Module, train_cfg: ConfigDict) -> torch.optim.Optimizer:
-    """SGD; a run may set the learning rate of biases apart, and the weight decay of these and of norms.
+    """SGD; a run may set another learning rate of biases, and another weight decay of biases and norms.
 
     Parameters of equal settings are in one group. A GPU updates a group in one launch or a few.
     """
     multipliers = ("bias_lr_mult", "bias_decay_mult", "norm_decay_mult")
     per_parameter: dict = {name: train_cfg[name] for name in multipliers}
-    # Biases of offsets do not count, as mmengine has it for the deformable layers of mmcv.
+    # Biases of offsets do not count as biases, as in mmengine for the deformable layers of mmcv.
     offsets: dict = dict(custom_keys=dict(conv_offset={}))
     wrapper = dict(
         optimizer=dict(
@@ -54,7 +54,7 @@ def build_optimizer(model: nn.Module, train_cfg: ConfigDict) -> torch.optim.Opti
     )
     optimizer = build_optim_wrapper(model, wrapper).optimizer
     groups: dict[str, dict] = {}
-    for group in optimizer.param_groups:  # mmengine's have one parameter each where settings differ
+    for group in optimizer.param_groups:  # in mmengine each parameter with other settings has its own group
         settings = repr({name: value for name, value in group.items() if name != "params"})
         groups.setdefault(settings, group | {"params": []})["params"] += group["params"]
     optimizer.param_groups[:] = groups.values()
@@ -79,7 +79,7 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     beat: Callable[..., None] = lambda **news: None,
 ) -> dict:
-    """Train in place, from the newest checkpoint if there is one; all processes call this alike.
+    """Train in place, from the newest checkpoint if there is one; all processes call this.
 
     Args:
         model: an mmdet detector with its initial weights.
@@ -87,20 +87,20 @@ def train(
         config: resolved configuration, of which `train` and `schedule` are used.
         seed: seed of the order of the images and of their augmentation.
         device: device to train on.
-        loss_log: file of losses as JSON lines; rank 0 alone writes it, as all files.
+        loss_log: file of losses as JSON lines; like all files, only rank 0 writes it.
         event_files: folder of TensorBoard's event files; None writes none.
         label: text that is shown with the progress.
         workers: number of processes that load images.
         iterations: limit of the number of iterations; None trains the whole schedule.
-        micro_batch: images of one process that have activations at a time, at most; None: all that it has.
+        micro_batch: most images of one process that have activations at a time; None: all of them.
         compile: backbone and neck by torch.compile, see `compile_network`.
         checkpoints: checkpoints to resume from and to save to; None saves nothing.
-        stop: says whether to save and stop; see `StopVotes` for when it is asked.
-        beat: takes the progress after each iteration, in keys of `RunState`.
+        stop: says whether to save and stop; see `StopVotes` for when it is called.
+        beat: receives the progress after each iteration, in keys of `RunState`.
 
     Returns:
-        what the training took in all attempts: iterations, images, seconds, images_per_second (of the last
-        one), peak_memory_mb (of the main process's GPU)
+        totals of all attempts: iterations, images, seconds, images_per_second (of the last attempt),
+        peak_memory_mb (of the main process's GPU)
 
     Raises:
         Diverged: a loss is not finite. On a GPU this is found at the next entry of the log or checkpoint, and
@@ -158,8 +158,8 @@ def train(
     )
 
     def save(checkpoints: Checkpoints) -> None:
-        watch.read()  # a training that diverged has nothing to go on from
-        log.sync()  # a checkpoint stands for the entries before it
+        watch.read()  # a training that diverged has nothing to resume from
+        log.sync()  # a checkpoint implies that all entries before it are in the log
         checkpoints.save(done, training_state(model, optimizer, iteration=done, spent=spent_in_all()))
 
     if main:
@@ -175,7 +175,7 @@ def train(
                 if main and checkpoints and done > first:
                     save(checkpoints)
                 if get_world_size() > 1 and votes.together:
-                    barrier()  # where one process leaves early, the others end, too
+                    barrier()  # if one process leaves early, the others end too
                 raise Interrupted(f"stopped after {done} of {last} iterations; start again to go on")
             assert batch is not None  # for the type checker
             head.set_progress(epoch, done / scheduled)
@@ -192,7 +192,7 @@ def train(
             try:
                 losses = batch_gradient(model, batch, micro_batch, train_cfg.precision, observe)
             except Exception:
-                watch.read()  # the reason, where a loss before was not finite
+                watch.read()  # raises the reason if an earlier loss was not finite
                 raise
             watch.add(losses["loss"], done)
             if train_cfg.grad_clip:
@@ -233,12 +233,12 @@ def train(
 
 
 def weights_of(model: nn.Module, meta: dict) -> dict:
-    """What a file of weights holds, in mmdet's layout: `state_dict` and `meta`."""
+    """The content of a file of weights, in mmdet's layout: `state_dict` and `meta`."""
     return {"state_dict": {name: tensor.cpu() for name, tensor in model.state_dict().items()}, "meta": meta}
 
 
 def load_model(path: Path, model: nn.Module) -> dict:
-    """Load what `weights_of` gave from a file, every one of the weights, and return their meta.
+    """Load all weights from a file that `weights_of` made, and return their meta.
 
     Raises:
         RuntimeError: the file does not fit the model, or is no checkpoint.
