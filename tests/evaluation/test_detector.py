@@ -123,7 +123,7 @@ def test_a_file_of_the_authors_is_read_as_the_run_that_it_is(authors):
 def test_files_and_configurations_that_do_not_fit_are_refused(authors, tmp_path, there):
     _, path = authors
     refused = {
-        None: "does not say what it is of; give --config",
+        None: "does not name its model; give --config",
         "tood_ad": "did you mean tood_a",
         "atss_af": "does not fit atss_af",
         "nothing/there.py": "is no file, no file in mmdet's folder",

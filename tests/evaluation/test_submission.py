@@ -116,7 +116,7 @@ GOOD = {"image_id": 7, "category_id": 90, "bbox": [0, 0, 40, 30], "score": 0.5}
         ({"image_id": 8}, r"image_id 8 is not in info\.json"),
         ({"image_id": "7"}, r"image_id '7' is not in info\.json"),
         ({"category_id": 2}, r"category_id 2 is not in info\.json; write the ids of that file, 1 to 90"),
-        ({"category_id": 0}, r"category_id 0 is not in .* no labels from 0 on"),
+        ({"category_id": 0}, r"category_id 0 is not in .* not labels that start at 0"),
         ({"bbox": [0, 0, 40.3, 30]}, r"bbox \[0, 0, 40\.3, 30\] is not inside image_id 7 of 40 x 30 pixels"),
         ({"bbox": [0, 29, 1, 1.3]}, r"is not inside image_id 7"),
         ({"bbox": [-0.3, 0, 1, 1]}, r"is not inside image_id 7"),
@@ -160,7 +160,7 @@ def test_no_detection_at_all_is_a_submission(tmp_path):
     ("name", "members", "message"),
     [
         ("results.zip", {"results.json": "[]"}, r"must be called detections_SET_ALGORITHM_results\.zip"),
-        (f"{NAME}.zip", {f"folder/{NAME}.json": "[]"}, r"it must hold .* alone, in no folder"),
+        (f"{NAME}.zip", {f"folder/{NAME}.json": "[]"}, r"it must contain only .*, in no folder"),
         (f"{NAME}.zip", {f"{NAME}.json": "[]", "readme": ""}, r"it must hold .* alone"),
         (f"{NAME}.zip", {f"{NAME}.json": "[{"}, r"cannot be read"),
         (f"{NAME}.zip", {f"{NAME}.json": "{}"}, r"is no list of detections"),

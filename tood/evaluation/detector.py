@@ -212,8 +212,8 @@ def _settings(
         return settings
     if given is None:
         raise ExperimentError(
-            f"{checkpoint}: does not say what it is of; give --config: the id of a run (`tood runs` lists "
-            "them) or a configuration file of mmdet"
+            f"{checkpoint}: does not name its model; give --config: the id of a run (`tood runs` lists them) "
+            "or a configuration file of mmdet"
         )
     return None
 

@@ -185,15 +185,15 @@ def fitted(state_dict: Mapping[str, Tensor], model: nn.Module, path: Path, run: 
     infinite = [name for name in alike if not torch.isfinite(found[name].to(expected[name].dtype)).all()]
     problems = [
         _some("lacks", [name for name in expected if name not in found]),
-        _some("has besides", [name for name in found if name not in expected]),
+        _some("has in addition", [name for name in found if name not in expected]),
         _some("has in another shape", shapes),
-        _some("has as numbers of another kind", kinds),
+        _some("has in another type of number", kinds),
         _some("has values that are not finite in", infinite),
     ]
     if said := "; it ".join(problem for problem in problems if problem):
         raise ImportFailed(
-            f"{path}: does not fit {run}: of {len(expected)} tensors it {said}. It is of another model; "
-            "experiments/released.yaml names files that fit"
+            f"{path}: does not fit {run}: of {len(expected)} tensors it {said}. It belongs to another "
+            "model; experiments/released.yaml names files that fit"
         )
     return found
 
@@ -247,7 +247,7 @@ def import_file(file: Path, run: str, options: Mapping[str, Any], near: bool = F
     if declared and declared.near:
         if not near:
             raise ExperimentError(
-                f"{file}: is near and not the recipe of {run}: {declared.near} --near takes it all the same"
+                f"{file}: is a near file, of another recipe than {run}: {declared.near} --near accepts it"
             )
         options["near"] = _with(options.get("near"), file.name)
     released = declared or by_hand(run)
@@ -257,7 +257,7 @@ def import_file(file: Path, run: str, options: Mapping[str, Any], near: bool = F
         plan = Plan(options)
         if plan.released(run) != released:
             first = cast(ReleasedFile, plan.released(run)).path
-            raise ExperimentError(f"{place} is in place, and {first} goes before it; move that one away")
+            raise ExperimentError(f"{place} is there, but {first} is used before it; move {first} away")
         save_study(plan)
         seed = plan.seeds[0]
         job, paths = import_job(plan, run, seed), StudyPaths(plan.name).run(run, seed)

@@ -85,7 +85,7 @@ def _problem(model: SingleStageDetector) -> str | None:
             head(model.extract_feat(torch.zeros(1, 3, 64, 64)))
     except Exception as error:
         return (
-            f"its model cannot compute here ({error}); the suite's own model of the same weights can, if "
-            "there is one: give the id of a run as --config, such as tood_af"
+            f"its model cannot be computed here ({error}); if the suite has its own model for these weights, "
+            "give the id of its run as --config, such as tood_af"
         )
     return None

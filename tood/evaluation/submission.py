@@ -104,7 +104,7 @@ def _problem(found: Any, info: ImageInfo, categories: set[int]) -> str | None:
     if type(category) is not int or category not in categories:
         return (
             f"category_id {category!r} is not in {info.path.name}; write the ids of that file, "
-            f"{min(categories)} to {max(categories)} with the gaps that it has, and no labels from 0 on"
+            f"{min(categories)} to {max(categories)} with its gaps, not labels that start at 0"
         )
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_finite, bbox)):
         return f"bbox {bbox!r} is not four finite numbers; {_NO_BOX}"
@@ -158,7 +158,9 @@ def read(path: Path) -> list[dict]:
     try:
         with zipfile.ZipFile(path) as archive:
             if (names := archive.namelist()) != [expected]:
-                raise SubmissionError(f"{path}: holds {names}; it must hold {expected} alone, in no folder")
+                raise SubmissionError(
+                    f"{path}: contains {names}; it must contain only {expected}, in no folder"
+                )
             content = json.loads(archive.read(expected))
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise SubmissionError(f"{path}: cannot be read: {error}; write it again") from error

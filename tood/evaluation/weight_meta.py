@@ -125,8 +125,8 @@ def declared_settings(said: Any, path: Path) -> Settings:
         ):
             return settings
     raise ExperimentError(
-        f"{path}: meta.settings: they are of {run}, and of none of the scales {', '.join(scale_names())} as "
-        f"declared here; look at it in its study (--run {run} --name STUDY), or add its scale to "
+        f"{path}: meta.settings: they belong to {run}, but to none of the scales declared here "
+        f"({', '.join(scale_names())}); use its study (--run {run} --name STUDY), or add its scale to "
         f"experiments/scales; if it has the paper's size, give --config {run}"
     )
 

@@ -140,7 +140,7 @@ def find_image(image: str, plan: Plan, root: Path, config: Config) -> tuple[Coco
         )
     first, *others = meant
     for other in others:
-        _say(f"--image {image}: {first.path} is taken; for {other.path} give its path")
+        _say(f"--image {image}: {first.path} is used; for {other.path} give its path")
     dataset = build_dataset(root, *first.split, config.classes, config.input.size, None)
     found = (dataset.get_data_info(index) for index in range(len(dataset)))
     index, info = next((i, info) for i, info in enumerate(found) if str(info["img_id"]) == first.id)
@@ -226,7 +226,7 @@ def draw(assignments: Sequence[ImagePositives]) -> Figure:
                 linewidths=0.3,
             )
         quality = f"IoU {found.iou:.2f}" if found.trained else "untrained"
-        axes.set_title(f"{found.scheme}: {found.per_object:.1f} an object, {quality}", fontsize="small")
+        axes.set_title(f"{found.scheme}: {found.per_object:.1f} per object, {quality}", fontsize="small")
         axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     for axes in panels[len(assignments) :]:
         axes.remove()

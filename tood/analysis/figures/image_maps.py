@@ -51,10 +51,10 @@ def scene(
         ExperimentError: as `of_image` and `of_study`, or the object is not clear.
     """
     if (box is None) != (label is None):
-        raise ExperimentError("--box and --label say an object together; give both")
+        raise ExperimentError("--box and --label together name an object; give both")
     if box is not None and label is not None:
         if chosen is not None:
-            raise ExperimentError("--object numbers those of a study's image; leave it out beside --box")
+            raise ExperimentError("--object is for an image of a study; leave it out with --box")
         return of_image(Path(image), box, label, detectors[0].classes)
     if plan is None:
         raise ExperimentError(
