@@ -130,7 +130,7 @@ def test_files_and_configurations_that_do_not_fit_are_refused(authors, tmp_path,
         "faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py": "cannot be read as a configuration of a dense detector",
         "detr/detr_r50_8xb2-150e_coco.py": "DETRHead is no dense head",
         "paa/paa_r50_fpn_1x_coco.py": "PAAHead decodes its predictions in a way of its own",
-        "tood/tood_r50_fpn_1x_coco.py": "give the id of a run as --config",
+        "tood/tood_r50_fpn_1x_coco.py": "give the id of its run as --config",
     }
     for config, message in refused.items():
         with pytest.raises(ExperimentError, match=message):

@@ -230,7 +230,7 @@ def refused(call, *arguments) -> str:
         ),
         (
             lambda s: s.update({"backbone.bias": torch.zeros(3, dtype=torch.complex64)}),
-            ["another kind 1: backbone.bias torch.complex64 instead of torch.float32"],
+            ["another type of number 1: backbone.bias torch.complex64 instead of torch.float32"],
         ),
         (
             lambda s: [s.pop(f"bbox_head.{i}.weight") for i in range(5)],
