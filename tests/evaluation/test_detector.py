@@ -123,14 +123,14 @@ def test_a_file_of_the_authors_is_read_as_the_run_that_it_is(authors):
 def test_files_and_configurations_that_do_not_fit_are_refused(authors, tmp_path, there):
     _, path = authors
     refused = {
-        None: "does not say what it is of; give --config",
+        None: "does not name its model; give --config",
         "tood_ad": "did you mean tood_a",
         "atss_af": "does not fit atss_af",
         "nothing/there.py": "is no file, no file in mmdet's folder",
         "faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py": "cannot be read as a configuration of a dense detector",
         "detr/detr_r50_8xb2-150e_coco.py": "DETRHead is no dense head",
         "paa/paa_r50_fpn_1x_coco.py": "PAAHead decodes its predictions in a way of its own",
-        "tood/tood_r50_fpn_1x_coco.py": "give the id of a run as --config",
+        "tood/tood_r50_fpn_1x_coco.py": "give the id of its run as --config",
     }
     for config, message in refused.items():
         with pytest.raises(ExperimentError, match=message):

@@ -169,7 +169,7 @@ def test_prefixes_and_moving_averages(tood, tmp_path):
     named = {f"module.{name}": tensor for name, tensor in (state_dict | averages).items()}
     assert fitted(named, expected, tmp_path, run).keys() == plain.keys()
     one_of_all = {**state_dict, "module.backbone.conv1.weight": torch.ones(1)}
-    assert "it has besides 1: module.backbone.conv1.weight" in refused(
+    assert "it has in addition 1: module.backbone.conv1.weight" in refused(
         fitted, one_of_all, expected, tmp_path, run
     )
 
@@ -215,7 +215,7 @@ def refused(call, *arguments) -> str:
     ("change", "parts"),
     [
         (lambda s: s.pop("backbone.bias"), ["of 8 tensors it lacks 1: backbone.bias."]),
-        (lambda s: s.update(more=torch.ones(1)), ["it has besides 1: more."]),
+        (lambda s: s.update(more=torch.ones(1)), ["it has in addition 1: more."]),
         (
             lambda s: s.update({"backbone.weight": torch.ones(4, 2)}),
             ["another shape 1: backbone.weight (4, 2) instead of (3, 2)"],
@@ -230,7 +230,7 @@ def refused(call, *arguments) -> str:
         ),
         (
             lambda s: s.update({"backbone.bias": torch.zeros(3, dtype=torch.complex64)}),
-            ["another kind 1: backbone.bias torch.complex64 instead of torch.float32"],
+            ["another type of number 1: backbone.bias torch.complex64 instead of torch.float32"],
         ),
         (
             lambda s: [s.pop(f"bbox_head.{i}.weight") for i in range(5)],
@@ -238,7 +238,7 @@ def refused(call, *arguments) -> str:
         ),
         (
             lambda s: s.update({"bbox_head.9.weight": s.pop("bbox_head.0.weight")}),
-            ["lacks 1: bbox_head.0.weight; it has besides 1: bbox_head.9.weight"],
+            ["lacks 1: bbox_head.0.weight; it has in addition 1: bbox_head.9.weight"],
         ),
     ],
     ids=["missing", "unknown", "shape", "not finite", "too large", "complex", "many", "renamed"],
@@ -354,7 +354,9 @@ def test_a_near_file_is_refused_unless_asked_for(here, tmp_path):
     near = next(file for file in ZOO if file.run == "fcos")
     path = tmp_path / near.file
     path.write_bytes(b"")
-    with pytest.raises(ExperimentError, match=r"is near and not the recipe of fcos: .* --near takes it"):
+    with pytest.raises(
+        ExperimentError, match=r"near file, of another recipe than fcos: .* --near accepts it"
+    ):
         import_file(path, "fcos", {})
     with pytest.raises(ExperimentError, match=r"its sha256 begins with e3b0c442, its name says 821213aa"):
         import_file(path, "fcos", {}, near=True)

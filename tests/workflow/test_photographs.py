@@ -100,10 +100,10 @@ def test_maps_show_the_photograph_in_each_format(weights, tmp_path, capsys, opti
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--box", BOX], "--box and --label say an object together"),
+        (["--box", BOX], "--box and --label together name an object"),
         (["--box", BOX, "--label", "poted plant"], "did you mean potted plant"),
         (["--box", "1,1,700,20", "--label", "boat"], "must be x1,y1,x2,y2 with x1 < x2 <= 640"),
-        (["--box", BOX, "--label", "boat", "--object", "1"], "--object numbers those of a study's image"),
+        (["--box", BOX, "--label", "boat", "--object", "1"], "--object is for an image of a study"),
         ([], "give --box and --label"),
         (["--output", "maps.jpeg"], "must end in .png, .pdf or .svg"),
         (["--colors", "jett"], "matplotlib has none of that name"),

@@ -1,1 +1,1 @@
-"""What the trained detectors are analysed for: alignment statistics, box counts, maps."""
+"""Analysis of the trained detectors: alignment statistics, box counts, maps."""

@@ -1,8 +1,8 @@
 """Parameters and FLOPs of the paper-sized models, counted without memory for a single weight.
 
 Table 1 follows the hook counter that mmcv had before it counted GroupNorm: multiply-adds of convolutions
-and their biases, ReLU, BatchNorm and pooling; trainable parameters only; an input of 1280 x 800. Nothing
-functional is counted, but for the T-head's 1x1 convolutions over all its layers (Eq. 4, 7 and 8), which it
+and their biases, ReLU, BatchNorm and pooling; trainable parameters only; an input of 1280 x 800. Functional
+calls are not counted, except the T-head's 1x1 convolutions over all its layers (Eq. 4, 7 and 8), which it
 computes as one product.
 """
 
@@ -23,7 +23,7 @@ from tood.study.plan import Plan
 
 INPUT = (800, 1280)  # height, width
 CONVENTIONS = ("paper", "modern")
-COCO_CATEGORIES = [{"id": index, "name": str(index)} for index in range(80)]  # their number is what counts
+COCO_CATEGORIES = [{"id": index, "name": str(index)} for index in range(80)]  # only their number matters
 
 
 class Complexity(NamedTuple):
@@ -92,7 +92,7 @@ class _Counted(Protocol):
 
 
 def _count(model: nn.Module, counters: dict, run: Callable) -> tuple:
-    """What `run` returns, and the operations it took by the hooks `counters`."""
+    """The result of `run`, and its number of operations by the hooks `counters`."""
     hooked: list[Any] = [module for module in model.modules() if type(module) in counters]
     handles = []
     for module in hooked:
@@ -108,7 +108,7 @@ def _count(model: nn.Module, counters: dict, run: Callable) -> tuple:
 
 
 def _count_product(module: _Counted, inputs: tuple[Tensor, ...], output: HeadMaps) -> None:
-    """Multiply-adds of the 1x1 convolutions, and the biases of those that have some."""
+    """Multiply-adds of the 1x1 convolutions, and their biases if they have any."""
     head = cast(THead, module)
     positions = output.cls_logits[:, 0].numel()
     weights = [head.cls_decomposition.reduction.conv.weight, head.reg_decomposition.reduction.conv.weight]

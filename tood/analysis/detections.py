@@ -21,31 +21,31 @@ from tood.runtime.files import atomic_path, write_json
 from tood.runtime.progress import Progress
 from tood.runtime.text import one_line
 
-LEAST_SIDE, MOST_SIDE = 400, 4000  # pixels: a drawing is enlarged to the first, and not beyond the second
+LEAST_SIDE, MOST_SIDE = 400, 4000  # pixels: enlarge a drawing to the first, not beyond the second
 JPEG_SIDE = 65_500  # pixels on a side of a JPEG
 NAME_BYTES = 200  # of a drawing's name before its suffix; file systems have a limit of 255
 FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 
 class Detected(NamedTuple):
-    """What became of the images."""
+    """The result for the images."""
 
     images: int  # that were done
     boxes: int  # that were drawn
-    seconds: float  # for the network and NMS on all of them, image by image, without reading and drawing
-    failed: list[str]  # what went wrong with each of the others
+    seconds: float  # for the network and NMS on all images, one by one, without reading and drawing
+    failed: list[str]  # the error of each of the others
 
 
 def detect_images(detector: Detector, paths: Sequence[Path], folder: Path, least: float) -> Detected:
-    """Detect on each image, and go on after one that fails for whatever reason.
+    """Detect on each image; if an image fails for any reason, continue with the next.
 
     Args:
         detector: a model.
         paths: of the images.
-        folder: written are `detections.json`, COCO results, and `images.json`, the images and categories that
-            these are of; and each image as `NAME.jpg` with its detections drawn.
-        least: score of a detection that is drawn; the results hold those below too, down to the model's own
-            threshold.
+        folder: receives `detections.json`, COCO results; `images.json`, their images and categories; and each
+            image as `NAME.jpg` with its detections drawn.
+        least: lowest score of a detection that is drawn; the results also have detections below it, down to
+            the model's own threshold.
     """
     images, results, failed = [], [], []
     boxes, seconds = 0, 0.0
@@ -61,7 +61,7 @@ def detect_images(detector: Detector, paths: Sequence[Path], folder: Path, least
                     draw(pixels, shown, detector.classes).save(temporary, quality=92)
             except ImageError as error:
                 failed.append(str(error))
-            except Exception as error:  # such as no memory: the other images may do
+            except Exception as error:  # such as too little memory: the other images may fit
                 failed.append(f"{path}: {one_line(error)}")
             else:
                 height, width = pixels.shape[:2]
@@ -78,11 +78,11 @@ def detect_images(detector: Detector, paths: Sequence[Path], folder: Path, least
 
 
 def drawn_names(paths: Sequence[Path]) -> list[str]:
-    """Names of the drawings of images, no two of them equal: with suffixes or numbers where they would be."""
+    """Unique names of the drawings of images; equal names get suffixes or numbers."""
     of_stem, of_name = Counter(path.stem for path in paths), Counter(path.name for path in paths)
     names: dict[int, str] = {}  # by place
     taken: set[str] = set()
-    # A stem that occurs once is the drawing's name, whatever is made of other names.
+    # A stem that occurs once is always the drawing's name.
     for place in sorted(range(len(paths)), key=lambda place: of_stem[paths[place].stem] > 1):
         path, stem = paths[place], _cut(paths[place].stem)
         if of_stem[path.stem] == 1:
@@ -115,8 +115,8 @@ def missing_glyphs(classes: Iterable[str]) -> str:
 def draw(pixels: np.ndarray, found: InstanceData, classes: Sequence[str]) -> Image.Image:
     """An image with boxes in the colour of their class, named with their score; the best are on top.
 
-    A small image is enlarged by a whole number, so that names do not hide it; one that is too large for a
-    JPEG is reduced.
+    A small image is enlarged by a whole number, so that names do not hide it. An image that is too large for
+    a JPEG is reduced.
 
     Args:
         pixels: [H, W, 3] uint8 BGR.
@@ -139,7 +139,7 @@ def draw(pixels: np.ndarray, found: InstanceData, classes: Sequence[str]) -> Ima
         x1, y1, x2, y2 = (found.bboxes[index] * factor).tolist()
         colour = class_colour(label)
         canvas.rectangle((x1, y1, x2, y2), outline=colour, width=line)
-        name = classes[label].encode(errors="replace").decode()  # half of a pair of surrogates has no glyph
+        name = classes[label].encode(errors="replace").decode()  # a single surrogate has no glyph
         text = f"{name} {float(found.scores[index]):.2f}"
         left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
         width, height = right - left + 2 * line, bottom - top + 2 * line
@@ -153,6 +153,6 @@ def draw(pixels: np.ndarray, found: InstanceData, classes: Sequence[str]) -> Ima
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
-    """A colour for a class: hues a golden section apart, so that any few are told apart."""
+    """A colour for a class: hues a golden section apart, so that a few classes are easy to distinguish."""
     red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)

@@ -1,7 +1,7 @@
-"""How much of what a network computes is padding: training images of COCO's sizes, resized and put together.
+"""The share of padding in a network's input: training images of COCO's sizes, resized and put together.
 
-A replica is padded to the largest of its images, and its sides to a multiple of 32. For comparison the same
-is computed for the whole batch as one group. Sizes are drawn from those of `experiments/planning.yaml`.
+A replica is padded to the largest of its images, and its sides to a multiple of 32. For comparison, the whole
+batch is also computed as one group. Sizes are drawn from those of `experiments/planning.yaml`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,8 +24,8 @@ class Padding(NamedTuple):
     """Of the training images of one run."""
 
     replica: int  # images
-    of_batch: float  # share of the pixels that is padding, were the whole batch one group
-    of_replica: float  # share that is padding
+    of_batch: float  # share of padding in the pixels, if the whole batch were one group
+    of_replica: float  # share of padding
     megapixels: float  # of an image, padding included
 
 

@@ -1,6 +1,6 @@
-"""Tries one run at its full size: what memory its batch needs, how fast it trains, whether it evaluates.
+"""Tries one run at its full size: the memory that it needs, its speed, and whether its evaluation works.
 
-This is the training and the evaluation of a study, on a few images. Nothing of it counts as a result.
+It trains and evaluates as a study does, on a few images. Nothing of it is a result.
 """
 
 import contextlib
@@ -42,8 +42,8 @@ from tood.study.paths import RunPaths
 
 PROBED = 4  # iterations for each number of images that have activations at a time, on a GPU
 TIMED = {"cuda": 20, "cpu": 1}  # iterations on typical images
-UNTIMED = 2  # of those on a GPU, the first ones, in which it chooses kernels
-STILL = 1e-12  # learning rate where weights are random, from which a training may diverge
+UNTIMED = 2  # of those, the first ones on a GPU, in which it chooses kernels
+STILL = 1e-12  # learning rate with random weights, from which a training may diverge
 _LOADED = 2  # batches whose loading is timed
 
 
@@ -57,12 +57,12 @@ class Trial(NamedTuple):
 
 
 def rehearse(job: RehearsalJob, execution: Execution, output: Path, digest: str = "") -> Rehearsed:
-    """Try a run; whatever ends it is in the result.
+    """Try a run; the result has any error that ends it.
 
     Args:
-        job: what is tried, on a sample (`tood.data.sample`).
-        execution: how; a CPU tries its `micro_batch` alone.
-        output: written after each step, so that a kill leaves what was known before it.
+        job: the run to try, on a sample (`tood.data.sample`).
+        execution: how; a CPU tries only its `micro_batch`.
+        output: written after each step, so that a kill does not lose the earlier steps.
         digest: of job and execution, for the result.
     """
     known = Rehearsed(run=job.training.run, digest=digest)
@@ -81,8 +81,8 @@ def tries_several(device: torch.device) -> bool:
 
 
 def _steps(job: RehearsalJob, execution: Execution, files: RunPaths, known: Rehearsed) -> Iterator[None]:
-    """Fill in what is known, step by step."""
-    logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
+    """Fill in the results, step by step."""
+    logging.disable(logging.INFO)  # mmengine would log how each single parameter was initialised
     torch.set_num_threads(execution.threads)
     device, training = choose_device(execution.device), job.training
     manifest = read_manifest(training.manifest)
@@ -159,7 +159,7 @@ class _Trials:
         self.device, self.files, self.root = device, files, root
 
     def candidates(self) -> list[int]:
-        """Numbers of images to try, from the smallest on: what is asked for, or powers of two and a batch."""
+        """Numbers of images to try, from the smallest on: the requested one, or powers of two and a batch."""
         whole = self.config.train.batch_size
         if self.job.micro_batch:
             return [min(self.job.micro_batch, whole)]
@@ -174,7 +174,7 @@ class _Trials:
         return True
 
     def attempt(self, micro_batch: int, split: Split, iterations: int) -> tuple[Attempt, Trial | None]:
-        """Train, unless memory runs out, which the attempt then says."""
+        """Train; if memory runs out, the attempt says so."""
         try:
             trial = self._train(micro_batch, split, iterations)
         except Exception as error:
@@ -225,7 +225,7 @@ class _Trials:
     def _dataset(self, split: Split) -> CocoDataset:
         given = self.config.input
         sides = given.train_short_sides
-        if split == LARGEST and sides:  # what is drawn must be the largest, too
+        if split == LARGEST and sides:  # the drawn size must be the largest too
             sides = {"choices": [max(next(iter(sides.values())))]}
         return build_dataset(self.root, *split, self.config.classes, given.size, given.flip, sides)
 
@@ -246,7 +246,7 @@ def _out_of_memory(attempt: Attempt) -> RuntimeError:
 
 
 def _resident() -> float:
-    """MiB that this process had resident at most."""
+    """The largest resident memory of this process, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

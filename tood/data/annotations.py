@@ -1,4 +1,4 @@
-"""One COCO annotation file: read, checked as far as that goes without its images, and counted."""
+"""One COCO annotation file: read, counted, and checked as far as possible without its images."""
 
 import codecs
 import hashlib
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from tood.runtime.failures import InputError
 
 SOURCE_HINT = "fetch or export the file again"
-LARGEST = 2**24  # pixels; float32, in which boxes are trained on, counts no further
+LARGEST = 2**24  # pixels; float32, the type of boxes in training, has every whole number up to here
 LARGEST_AREA = 10**10  # of an object that COCO's evaluation counts
 _WANTED = {int: "a whole number", str: "a text"}
 # Why training leaves out an annotation
@@ -42,12 +42,12 @@ class Listing:
     categories: list[dict]  # {id, name} in file order
     files: list[ImageFile]
     summary: dict
-    left_out: dict[str, dict[str, int]]  # what training does without, see `_left_out`
+    left_out: dict[str, dict[str, int]]  # what training leaves out, see `_left_out`
     seen: list  # size, time and SHA-256 of the file, as `tood.data.seen.file_digest` takes them
 
 
 def data_error(file: Path, key: str, problem: str, hint: str) -> DataError:
-    """The error with its message in the one form that all have."""
+    """An error whose message has the common form."""
     return DataError(f"{file}: {key}: {problem}. Hint: {hint}.")
 
 
@@ -99,7 +99,7 @@ def read_listing(path: Path, folder: Path, smallest: int) -> Listing:
 
 
 def read_image_list(path: Path, folder: Path) -> tuple[dict[int, ImageFile], list[dict]]:
-    """The images of a file by id, and its categories {id, name}; annotations are not looked at.
+    """The images of a file by id, and its categories {id, name}; annotations are not read.
 
     Args:
         path: of the file, such as COCO's image_info files.
@@ -124,13 +124,13 @@ def _images_and_categories(
 
 
 def _parse(path: Path, tables: Sequence[str]) -> tuple[dict, list]:
-    """The content of a file, which has these tables as lists, and what was seen of the file."""
+    """The content of a file, which has these tables as lists, with its size, time and SHA-256."""
     try:
         state, raw = path.stat(), path.read_bytes()
     except OSError as error:
         raise data_error(path, "whole file", f"cannot be read: {error}", "make it readable") from error
     try:
-        content = json.loads(raw.decode())  # as readers of text do, which take no byte order mark
+        content = json.loads(raw.decode())  # as readers of text do, which accept no byte order mark
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}, character {error.pos}"
         problem = f"not valid JSON at {where} (truncated? it has {len(raw)} bytes): {error.msg}"
@@ -260,7 +260,7 @@ def _check_object(path: Path, key: str, annotation: dict) -> None:
 
 
 def _is_number(value: Any, least: float, most: float) -> bool:
-    return type(value) in (int, float) and least <= value <= most  # of nan neither holds
+    return type(value) in (int, float) and least <= value <= most  # for nan neither is true
 
 
 # What training leaves out
@@ -269,10 +269,10 @@ def _is_number(value: Any, least: float, most: float) -> bool:
 def _left_out(
     annotations: list[dict], images: Mapping[int, ImageFile], smallest: int
 ) -> dict[str, dict[str, int]]:
-    """How many `annotations` and `images` mmdet's loader leaves out for each reason, the first that holds.
+    """How many `annotations` and `images` mmdet's loader leaves out, by the first reason that applies.
 
-    COCO itself has annotations that it leaves out. A crowd region is no object; what is predicted in it is
-    no error either.
+    COCO itself has annotations that the loader leaves out. A crowd region is no object, and a prediction in
+    it is no error.
     """
     counts = Counter(_why_not(one, images[one["image_id"]], smallest) for one in annotations)
     annotated = {one["image_id"] for one in annotations}
@@ -287,14 +287,14 @@ def _left_out(
 
 
 def _why_not(annotation: dict, image: ImageFile, smallest: int) -> str:
-    """Why mmdet's loader takes an annotation for no object; empty if it takes it for one."""
+    """Why an annotation is no object for mmdet's loader; empty if it is one."""
     x, y, width, height = annotation["bbox"]
     small, ignored, outside, flat, thin, crowd = _REASONS
     if min(image.width, image.height) < smallest:
         return small
     if annotation.get("ignore"):
         return ignored
-    # As the loader has it, in the order of its operations: sums and differences of floats round.
+    # The loader's operations in the loader's order, because sums and differences of floats round.
     inside = (
         max(0, min(x + width, image.width) - max(x, 0)),
         max(0, min(y + height, image.height) - max(y, 0)),
@@ -309,7 +309,7 @@ def _why_not(annotation: dict, image: ImageFile, smallest: int) -> str:
 
 
 def said_of_left_out(listing: Listing) -> str:
-    """A sentence on what training does without; empty if that is nothing."""
+    """A sentence on what training leaves out; empty if that is nothing."""
     parts = []
     for table, counts in listing.left_out.items():
         if total := sum(counts.values()):

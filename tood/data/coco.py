@@ -1,4 +1,4 @@
-"""COCO 2017 in a folder: which of its archives are there, and the others fetched and unpacked."""
+"""COCO 2017 in a folder: finds the archives that are missing, fetches and unpacks them."""
 
 import errno
 import lzma
@@ -15,21 +15,21 @@ from typing import NamedTuple
 from tood.runtime.download import DownloadError, Source, fetch, require_space
 
 _IMAGE = ".jpg"
-_ENCRYPTED = 0x1  # of the flags of a member
+_ENCRYPTED = 0x1  # bit of a member's flags
 # What zipfile raises where bytes of an archive are wrong
 _OF_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError)
 
 
 class Archive(NamedTuple):
-    """An archive of COCO, and what it leaves in the folder."""
+    """An archive of COCO, and the content that it puts into the folder."""
 
     address: str
     bytes: int
-    unpacked: int  # bytes of its content, about
+    unpacked: int  # approximate bytes of its content
     md5: str
     images: dict[str, int] = {}  # number of them by folder
     files: tuple[str, ...] = ()  # others, such as annotations/instances_val2017.json
-    optional: bool = False  # fetched only where it is asked for
+    optional: bool = False  # fetched only on request
 
     @property
     def name(self) -> str:
@@ -78,7 +78,7 @@ def download(root: Path, archives: Iterable[Archive]) -> None:
 
 
 def _needed(root: Path, archives: Sequence[Archive]) -> int:
-    """Bytes that are still to be written: all contents, and the largest archive while it is unpacked."""
+    """Bytes that will still be written: all contents, and the largest archive while it is unpacked."""
     patterns = [pattern for a in archives for pattern in (f"{a.name}*", *(f"{name}/*" for name in a.images))]
     there = sum(path.stat().st_size for pattern in patterns for path in root.glob(pattern))
     unpacked = sum(archive.unpacked for archive in archives)
@@ -86,15 +86,15 @@ def _needed(root: Path, archives: Sequence[Archive]) -> int:
 
 
 def unpack(path: Path, root: Path) -> None:
-    """Unpack an archive whole, and see that every file of it is there.
+    """Unpack a whole archive, and make sure that each of its files is there.
 
     Args:
         path: the archive, of the kind zip.
-        root: folder that it goes to. A file of the right size there is taken as unpacked before.
+        root: target folder. A file of the right size there counts as already unpacked.
 
     Raises:
         DownloadError: the archive is damaged, would write elsewhere, holds a link, is encrypted or packed in
-            an unknown way, or another file is in the place of one of its own; the archive stays.
+            an unknown way, or a different file has the path of one of its files; the archive stays.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -119,10 +119,10 @@ def unpack(path: Path, root: Path) -> None:
 
 
 def _require_plain(path: Path, members: Sequence[zipfile.ZipInfo], root: Path) -> None:
-    """That the members of an archive are files of their own below a folder, which anybody can read.
+    """Make sure that the members of an archive are readable regular files below the folder.
 
     Raises:
-        DownloadError: one is not.
+        DownloadError: a member is not.
     """
     seen = set()
     for member in members:
@@ -147,7 +147,7 @@ def _require_plain(path: Path, members: Sequence[zipfile.ZipInfo], root: Path) -
 def _unpack_one(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> None:
     """Write one file; it gets its name when it is whole, so its size tells whether it was unpacked before.
 
-    The disk is not waited for, which would take longer than everything else for 118,287 files.
+    This does not wait for the disk, which would take longer than everything else for 118,287 files.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.part")

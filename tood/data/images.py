@@ -2,9 +2,9 @@
 
 OpenCV decodes JPEG and PNG, as mmdet does it. Pillow decodes the other formats. For all of them:
 
-- pixels are upright as the EXIF orientation says; an orientation that stands elsewhere alone is refused, as
-  programs do not agree on it;
-- of 16 bits the upper 8 count; floats and integers of 32 bits have no known range and are refused;
+- pixels are turned upright by the EXIF orientation; if only another place has an orientation, the image is
+  refused, because programs disagree about it;
+- of 16 bits the upper 8 are used; floats and integers of 32 bits have no known range and are refused;
 - transparency is dropped, and the colour under it stays;
 - grey, palettes and CMYK become colours; of several frames the first counts.
 """
@@ -33,7 +33,7 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP
 MOST_PIXELS, LONGEST_SIDE = 2**28, 2**20  # 0.8 GB when decoded; OpenCV's own limit of a side
 Image.MAX_IMAGE_PIXELS = None  # MOST_PIXELS is the limit here
 PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # some programs write colour profiles and histories above 1 MB
-# What matters is raised, in one message.
+# Errors are raised with a message of this module; Pillow's warnings are not shown.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
@@ -56,7 +56,7 @@ _OLD_EXIF = "Raw profile type exif"  # text of a PNG, from before PNG had a chun
 
 
 class ImageError(InputError):
-    """A file that cannot be read as an image in one certain way; the message names it and gives a hint."""
+    """A file that cannot be read unambiguously as an image; the message names it and gives a hint."""
 
 
 def read_image(path: Path | str) -> np.ndarray:
@@ -72,7 +72,7 @@ def read_file(path: Path | str) -> bytes:
     """The content of a file.
 
     Raises:
-        ImageError: it is not there, cannot be read, or is no file; a named pipe would wait for ever.
+        ImageError: it does not exist, cannot be read, or is not a regular file; a named pipe would hang.
     """
     try:
         if stat.S_ISREG(os.stat(path).st_mode):
@@ -90,8 +90,8 @@ def decode(content: bytes, path: Path | str) -> np.ndarray:
         path: of the file, for messages.
 
     Raises:
-        ImageError: the content is no image of `FORMATS`, is damaged or cut short, is too large, or does not
-            say for certain what its pixels or its orientation are.
+        ImageError: the content is no image of `FORMATS`, is damaged, cut short or too large, or its pixels or
+            orientation are ambiguous.
     """
     try:
         if size := _plain_size(content, path):
@@ -100,7 +100,7 @@ def decode(content: bytes, path: Path | str) -> np.ndarray:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_size(*image.size, path)
             if image.format == "PNG":
-                image.load()  # which reads what stands behind the pixels, too
+                image.load()  # which also reads what follows the pixels
             orientation = _orientation(image, path)
             if image.format not in _BY_OPENCV:
                 return _TURNS[orientation](_decode_by_pillow(image, path))
@@ -123,7 +123,7 @@ def _error(path: Path | str, problem: str, hint: str) -> ImageError:
 
 
 def _check_size(width: int, height: int, path: Path | str) -> None:
-    """Refuses what would fill the memory, before it is decoded."""
+    """Refuses an image that would fill the memory, before it is decoded."""
     if width * height > MOST_PIXELS or max(width, height) > LONGEST_SIDE:
         problem = (
             f"{width} x {height} pixels are {width * height / 1e6:,.0f} megapixels; at most "
@@ -135,11 +135,11 @@ def _check_size(width: int, height: int, path: Path | str) -> None:
 def _orientation(image: Image.Image, path: Path | str) -> int:
     """The EXIF orientation of an image, from 1 (upright) to 8."""
     stated = None
-    with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing, as for OpenCV
+    with contextlib.suppress(Exception):  # EXIF that cannot be read is ignored, as in OpenCV
         if isinstance(image, TiffImageFile):
             stated = image.tag_v2.get(_ORIENTATION)
         else:
-            exif = Image.Exif()  # and not `getexif`, which mixes XMP in
+            exif = Image.Exif()  # not `getexif`, which adds values of XMP
             exif.load(image.info.get("exif") or b"")
             stated = exif.get(_ORIENTATION)
     if stated is None and (place := _turned_elsewhere(image)):
@@ -150,7 +150,7 @@ def _orientation(image: Image.Image, path: Path | str) -> int:
 
 
 def _turned_elsewhere(image: Image.Image) -> str:
-    """Where an image without an EXIF orientation says that it is to be turned; empty if nowhere."""
+    """The place outside of EXIF that says that an image must be turned; empty if there is none."""
     xmp = image.info.get("xmp") or b""
     if _TURNED_BY_XMP.search(xmp if isinstance(xmp, bytes) else xmp.encode()):
         return "XMP"
@@ -161,7 +161,7 @@ def _turned_elsewhere(image: Image.Image) -> str:
 def _plain_size(content: bytes, path: Path | str) -> tuple[int, int] | None:
     """Width and height of a JPEG or PNG that has no metadata that could turn it; None for all else.
 
-    Most images are so. Opening them with Pillow too would take a twentieth of the time of loading.
+    Most images have none. Opening them also with Pillow would take a twentieth of the time of loading.
 
     Raises:
         ImageError: a PNG has no end.
@@ -208,7 +208,7 @@ def _decode_by_opencv(content: bytes, path: Path | str) -> np.ndarray:
 
 
 def _require_plain_tiff(image: TiffImageFile, path: Path | str) -> None:
-    """Refuses samples of which Pillow does not say what they mean."""
+    """Refuses samples whose meaning Pillow does not report."""
     tags = image.tag_v2
     bits, signed = max(tags.get(258, (1,))), 2 in tags.get(339, (1,))
     negative = image.mode.startswith("I;16") and tags.get(262) == 0

@@ -1,4 +1,4 @@
-"""Sizes of images at the input of a network, and images of which nothing would be left there."""
+"""Sizes of images at the input of a network, and images that would vanish at this size."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,12 +24,12 @@ def resized(width: int, height: int, limits: Sequence[int]) -> tuple[int, int]:
 
 
 def thinnest(images: Iterable[Sized]) -> Sized:
-    """The image whose shorter side is shortest against its longer; a resize leaves least of it."""
+    """The image with the most unequal sides; a resize leaves least of it."""
     return min(images, key=lambda image: min(image[1:]) / max(image[1:]))
 
 
 def vanishing(images: Iterable[Sized], limits: Sequence[int]) -> str | None:
-    """What is wrong with the thinnest of the images at an input size; None if a resize leaves a pixel of it.
+    """The problem of the thinnest image at an input size; None if a resize leaves a pixel of it.
 
     A shorter side that is drawn anew for each training image (`input.train_short_sides`) needs no check.
     If it limits the size, at least one pixel remains; otherwise the longer side limits, which is never drawn.
@@ -41,7 +41,7 @@ def vanishing(images: Iterable[Sized], limits: Sequence[int]) -> str | None:
     path, width, height = thinnest(images)
     try:
         after = resized(width, height, limits)
-    except OverflowError:  # no image is so large, as reading it will show
+    except OverflowError:  # no image is so large; reading it will show the error
         return None
     if min(after) > 0:
         return None

@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tood.runtime.run_state import HEARTBEAT_TIMEOUT
 from tood.runtime.waiting import wait_for
 
-# Seconds until a batch must be there. A slow file system may take long for one; a training that says nothing
+# Seconds until a batch must arrive. A slow file system may take long for one; a training without a heartbeat
 # for longer counts as dead anyway.
 LONGEST_WAIT = HEARTBEAT_TIMEOUT
-MOST_FILES = 65_536  # that a process may have open at a time; each tensor of a loading process is one
+MOST_FILES = 65_536  # files that a process may have open; each tensor of a loading process is one
 _END = object()  # of the batches
-# By what torch and the system say of a lack: what lacks, and what to do
+# By the error of torch or the system: what the machine lacks, and what to do
 _LACKS = {
     ("shared memory", "Bus error", "No space left", "/torch_"): (
         "the processes that load images have too little shared memory; enlarge /dev/shm (docker run "
@@ -41,14 +41,14 @@ _LACKS = {
 
 
 class LoaderError(RuntimeError):
-    """Images cannot be loaded as the machine lacks something; the message says what, with a hint."""
+    """Images cannot be loaded because the machine lacks something; the message says what, with a hint."""
 
 
 def batches_of(loader: DataLoader, stop: Callable[[], bool] = lambda: False) -> Generator[Any]:
-    """The batches of a loader, whose processes end with the generator, whatever they are doing.
+    """The batches of a loader; its processes end with the generator, even in the middle of their work.
 
     Raises:
-        LoaderError: a batch is not there within `LONGEST_WAIT`, or a loading process was killed or lacks
+        LoaderError: a batch did not arrive within `LONGEST_WAIT`, or a loading process was killed or lacks
             shared memory or open files.
     """
     others = set(multiprocessing.active_children())
@@ -75,11 +75,11 @@ def batches_of(loader: DataLoader, stop: Callable[[], bool] = lambda: False) -> 
 def _end(loading: Sequence[BaseProcess], iterator: Any) -> None:
     """End the processes of a loader at once.
 
-    torch waits for those that sleep, and then asks them by a signal that they ignore.
+    torch waits for sleeping processes, and then sends a signal that these processes ignore.
     """
     try:
-        handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would take their end for a fault
-    except ValueError:  # not the main thread, which alone takes signals
+        handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would report their end
+    except ValueError:  # not the main thread, the only one that receives signals
         handler = None
     for process in loading:
         process.kill()
@@ -90,14 +90,14 @@ def _end(loading: Sequence[BaseProcess], iterator: Any) -> None:
 
 @contextmanager
 def _explained(workers: int) -> Generator[None]:
-    """Say in words what the machine lacks, where a batch does not come for that."""
+    """Say what the machine lacks, if a batch does not arrive for this reason."""
     fewer = "load with fewer processes (`workers` in the scale's `resources` and `evaluation`, 0 for none)"
     try:
         yield
     except TimeoutError as error:
         raise LoaderError(f"no batch of images: {error}; see whether the disk answers, or {fewer}") from error
     except (RuntimeError, OSError) as error:
-        text = f"{error.__cause__ or ''}\n{error}"  # torch's first sign of a killed process is the cause
+        text = f"{error.__cause__ or ''}\n{error}"  # torch's first error about a killed process is the cause
         for signs, problem in _LACKS.items():
             if workers and any(sign in text for sign in signs):
                 last = text.strip().splitlines()[-1].strip()
@@ -112,16 +112,16 @@ def make_loader(
     leave_signals: bool = False,
     **options: Any,
 ) -> DataLoader:
-    """A loader whose batches `batches_of` gives.
+    """A loader for `batches_of`.
 
     Args:
         dataset: of samples.
         workers: number of processes that load, at most one for each core; 0 loads in this one.
         collate: from the samples of a batch to the batch.
-        leave_signals: the processes ignore signals to the whole job, as the training process needs them.
-        options: of `DataLoader`, which say what is in a batch.
+        leave_signals: the processes ignore signals to the whole job, which are for the training process.
+        options: of `DataLoader`; they decide what is in a batch.
     """
-    # More processes than cores only wait for each other, and a scale may ask a laptop for too many.
+    # More processes than cores only wait for each other, and a scale may name too many for a laptop.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if workers:
         _allow_open_files()
@@ -129,7 +129,7 @@ def make_loader(
         dataset,
         num_workers=min(workers, cores),
         collate_fn=partial(_pack, collate),
-        generator=torch.Generator(),  # leaves the global one alone, whose state is in checkpoints
+        generator=torch.Generator(),  # does not use the global generator, whose state is in checkpoints
         worker_init_fn=_leave_signals if leave_signals else _one_thread,
         **options,
     )
@@ -157,9 +157,9 @@ def _allow_open_files() -> None:
 
 
 def _pack(collate: Callable[[list[dict]], Any], samples: list[dict]) -> Any:
-    """A batch; in a loading process as it is sent to the one that waits.
+    """A batch; a loading process packs it here for the process that waits.
 
-    The process would else pack it in a thread of its queue, where a lack of shared memory loses the batch.
+    Otherwise a thread of its queue would pack it, and there a lack of shared memory would lose the batch.
     """
     batch = collate(samples)
     return batch if get_worker_info() is None else bytes(ForkingPickler.dumps(batch))

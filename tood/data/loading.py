@@ -1,4 +1,4 @@
-"""COCO-layout datasets for mmdet models: their images, the order of these, and their augmentation."""
+"""COCO-layout datasets for mmdet models: their images, and the order and augmentation of these."""
 
 import math
 import random
@@ -29,7 +29,7 @@ class _Annotations(COCO):
     """pycocotools' COCO, as mmdet reads it, with the ids of categories in the order of their given names."""
 
     def get_cat_ids(self, cat_names: Sequence[str]) -> list[int]:
-        """The id of each name in this file, whatever its number and its place are there."""
+        """The ids of these names in this file, in any order and numbering of the file."""
         ids = {category["name"]: category["id"] for category in self.dataset["categories"]}
         return [ids[name] for name in cat_names]
 
@@ -41,7 +41,7 @@ class _Images(CocoDataset):
 
 
 def loaded(image: np.ndarray) -> dict:
-    """What mmdet's next transform takes of an image [H, W, 3] BGR."""
+    """The entries for mmdet's next transform, of an image [H, W, 3] BGR."""
     return {"img": image, "img_shape": image.shape[:2], "ori_shape": image.shape[:2]}
 
 
@@ -76,8 +76,8 @@ def build_dataset(
         size: upper limits of the (longer, shorter) side in pixels; the aspect ratio is kept.
         flip: probability of a horizontal flip in training; None makes a test dataset, which keeps images
             without objects. Annotations are resized with the images in both.
-        short_sides: in training, what the upper limit of the shorter side is drawn from for each image, as
-            `resizing` takes it; None is always that of `size`.
+        short_sides: in training, the limits of the shorter side from which one is drawn for each image, as in
+            `resizing`; None always uses the limit of `size`.
 
     Raises:
         ValueError: as `resizing`.
@@ -132,7 +132,7 @@ def resizing(size: Sequence[int], short_sides: Mapping[str, Sequence[int]] | Non
 class SeededDataset(Dataset):
     """A dataset whose augmentations depend on seed, epoch and image alone, not on the process or the order.
 
-    A sample is asked for by its epoch, counted from 0, and its index. So loading processes serve all epochs.
+    The key of a sample is its epoch, counted from 0, and its index. So loading processes serve all epochs.
 
     Args:
         dataset: its transforms draw from the generators of `random` and `numpy.random`.
@@ -201,15 +201,15 @@ def batches_from(
 ) -> Generator[tuple[int, LocalBatch | None]]:
     """The epoch and the local batch of every iteration of a training, from `iteration` on.
 
-    The same processes load all epochs, and begin with one while the one before is still computed. Close the
-    generator if it is not used up. This ends the loading processes, which ignore signals.
+    The same processes load all epochs, and begin with an epoch while the epoch before is still computed.
+    Close the generator if you do not use it up. This ends the loading processes, which ignore signals.
 
     Args:
         iteration: number of batches to leave out at the start; their images are not loaded.
         dataset, batch_size, replica, seed: as for `epoch_order`.
         epochs: of the training.
         workers: number of processes that load images.
-        stop: whether to wait for a batch no longer; it is then None, and no other should be asked for.
+        stop: whether to stop waiting for a batch; the batch is then None, and no other should be requested.
 
     Raises:
         LoaderError: see `batches_of`.
@@ -234,7 +234,7 @@ def batches_from(
     with closing(batches_of(loader, stop)) as loaded:
         epoch = first
         for replicas in loaded:
-            if replicas is None:  # stopped, perhaps before any was asked for
+            if replicas is None:  # stopped, perhaps before any was requested
                 yield epoch, None
                 continue
             epoch, batch = loading.popleft()
@@ -244,9 +244,9 @@ def batches_from(
 def evaluation_batches(
     dataset: CocoDataset, batch_size: int, workers: int, indices: Sequence[int] | None = None
 ) -> tuple[list[int], Generator[Collated]]:
-    """The images of a test dataset in the order in which they come, and their batches.
+    """The images of a test dataset in the order of evaluation, and their batches.
 
-    Images of one size alone go together, so that none is padded for another.
+    Only images of the same size are in a batch, so that none is padded for another.
 
     Args:
         dataset: of test images.

@@ -41,6 +41,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """The result of `tood.data.validation.check_dataset`, and the dataset's `root`.
 
     Raises:
-        DamagedFile: it is not what the check wrote.
+        DamagedFile: the content is not what the check writes.
     """
     return read_json(path, _Manifest, f"delete {path}, and the next call checks the data again")

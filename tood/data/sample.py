@@ -1,4 +1,4 @@
-"""A few images of a dataset as a dataset of their own, for a trial that is to take minutes."""
+"""A few images of a dataset as their own dataset, for a trial of a few minutes."""
 
 import json
 import random
@@ -29,7 +29,7 @@ def take_sample(
     evaluated: int,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Write the sample and check it as a whole dataset is checked; of the dataset itself the annotations are.
+    """Write the sample and check it like a whole dataset; of the dataset itself only annotations are checked.
 
     Args:
         root: folder of the dataset.
@@ -45,14 +45,14 @@ def take_sample(
         how many images of the dataset a training sees
 
     Raises:
-        DataError: a file is not there, or its content would break a training.
+        DataError: a file is absent, or its content would break a training.
     """
     require_files(root, (train, val))
     for split, smallest in ((train, SMALLEST_SIDE), (val, 1)):
         read_listing(root / split.annotations, root / split.images, smallest)
     content = json.loads((root / train.annotations).read_bytes())
     objects = Counter(annotation["image_id"] for annotation in content["annotations"])
-    # What the loader keeps in training
+    # The images that the loader keeps in training
     usable = [
         image
         for image in content["images"]

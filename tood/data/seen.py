@@ -1,4 +1,4 @@
-"""What the check of a dataset saw of its files, to tell later whether one of them has changed.
+"""The names, sizes, times and SHA-256 of files at the check of a dataset, to find later changes.
 
 Nothing is compared with a clock: times of files may lie in the future, and clocks of machines differ.
 """
@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-_BYTES = 4  # of a mark: COCO's 123,000 images take half a megabyte
+_BYTES = 4  # of a mark: the marks of COCO's 123,000 images need half a megabyte
 
 
 def file_digest(path: Path, seen: Sequence | None = None) -> str:
@@ -29,7 +29,7 @@ def file_digest(path: Path, seen: Sequence | None = None) -> str:
     return _digest_of(path, size, time)
 
 
-@functools.cache  # many runs of a study ask for the same files
+@functools.cache  # many runs of a study need the same files
 def _digest_of(path: Path, size: int, time: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -53,7 +53,7 @@ def marks_of(folder: Path, names: Iterable[str]) -> str:
 
 
 def first_changed(folder: Path, marks: str, names: Callable[[], Iterable[str]]) -> Path | None:
-    """A file that is not as it was marked; None if all are.
+    """A file that has changed since it was marked; None if there is none.
 
     Args:
         folder: holds the files, and perhaps others.
@@ -64,7 +64,7 @@ def first_changed(folder: Path, marks: str, names: Callable[[], Iterable[str]]) 
     expected = {content[start : start + _BYTES] for start in range(0, len(content), _BYTES)}
     if expected <= {_mark(name, state) for name, state in _files(str(folder))}:
         return None
-    for name in names():  # one may be reached by a name that the walk does not find, such as through a link
+    for name in names():  # a file may have a name that the walk does not find, such as through a link
         try:
             if _mark(name, (folder / name).stat()) not in expected:
                 return folder / name
@@ -80,7 +80,7 @@ def _mark(name: str, state: os.stat_result) -> bytes:
 
 
 def _files(folder: str, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """Relative name and state of each file below a folder; what cannot be read is left out."""
+    """Relative name and state of each file below a folder; files that cannot be read are left out."""
     try:
         entries = list(os.scandir(folder))
     except OSError:

@@ -48,8 +48,8 @@ def check_dataset(
         train: the training split; None where nothing is trained, then the other is checked alone.
         val: the validation split; the same image ids may occur in both.
         expected_categories: names that the files must list, in this order; None accepts any.
-        sizes: at which networks will take the images: limits of the longer and the shorter side, in pixels.
-        progress: takes (images decoded, images in all) after each image.
+        sizes: input sizes of the networks: limits of the longer and the shorter side, in pixels.
+        progress: receives (images decoded, images in all) after each image.
 
     Returns:
         `categories`, a list of {id, name} in the order of the labels, which is that of the training file,
@@ -77,7 +77,7 @@ def check_dataset(
     marks = {}
     for name, split in splits.items():
         _check_presence(root / split.annotations, root / split.images, listings[name].files)
-        # Before images are decoded: one that changes meanwhile is told later.
+        # Before images are decoded, so that a change in the meantime is found later.
         marks[name] = marks_of(root / split.images, (file.name for file in listings[name].files))
     thin = {
         name: thinnest(
@@ -122,7 +122,7 @@ def check_dataset(
 
 
 def require_files(root: Path, splits: Iterable[Split]) -> None:
-    """That the folder of a dataset and the annotation files of its splits are there.
+    """Make sure that the folder of a dataset and the annotation files of its splits exist.
 
     Raises:
         DataError: one is not.
@@ -143,20 +143,20 @@ def _shared_images(contents: Mapping[str, set[str]]) -> str:
 
 
 def changed_since_check(manifest: Path, now: Path | None = None) -> Path | None:
-    """An image file that is not as it was at the check of the dataset; None if there is none.
+    """An image file that has changed since the check of the dataset; None if there is none.
 
     Sizes and times are compared with those that the check saw, so no clock matters. Files that the
-    annotations do not list do not matter either. Where annotations have changed, the workflow checks the
-    dataset again by itself.
+    annotations do not list do not matter. If annotations have changed, the workflow checks the dataset again
+    by itself.
 
     Args:
         manifest: file with the result of `check_dataset` and the dataset's `root`. It may be absent, or of a
-            version that did not keep what it saw: then there is nothing to compare with.
-        now: root of the data that are to be used. Of another root than was checked there is nothing to
-            compare with either; None is the same.
+            version that did not store sizes and times; then nothing is compared.
+        now: root of the data that will be used. If it is not the root that was checked, nothing is compared;
+            None means the same root.
 
     Raises:
-        DamagedFile: the manifest is not what the check wrote.
+        DamagedFile: the manifest is not what the check writes.
     """
     if not manifest.is_file():
         return None
@@ -175,7 +175,7 @@ def changed_since_check(manifest: Path, now: Path | None = None) -> Path | None:
 
 
 def annotations_as_checked(manifest: Mapping, root: Path, files: Mapping[str, str]) -> bool:
-    """Whether annotation files hold what they held at the check; those that are absent do not matter.
+    """Whether annotation files have the same content as at the check; absent files do not matter.
 
     Args:
         manifest: result of `check_dataset`.
@@ -187,7 +187,7 @@ def annotations_as_checked(manifest: Mapping, root: Path, files: Mapping[str, st
 
 
 def annotation_digests(manifest: Mapping, root: Path, files: Mapping[str, str]) -> dict[str, str]:
-    """SHA-256 of the annotation files that can be read, by split; what was checked is not read again.
+    """SHA-256 of the readable annotation files, by split; files unchanged since the check are not read.
 
     Args:
         manifest: result of `check_dataset`; may be empty.
@@ -212,7 +212,7 @@ def _match_categories(
     listings: dict[str, Listing],
     expected: Sequence[str] | None,
 ) -> tuple[list[dict], list[str]]:
-    """The categories in the order of the labels, and what is to be said of them.
+    """The categories in the order of the labels, and notes about them.
 
     Two files may number the same names differently, or list them in another order, as converters of folders
     do. Names decide: labels are in the order of the first file, ids are those of the validation file.
@@ -257,7 +257,7 @@ def _check_presence(annotations: Path, folder: Path, files: list[ImageFile]) -> 
 
 def _decode(annotations: Path, folder: Path, files: list[ImageFile]) -> Iterable[tuple[ImageFile, str]]:
     """Decodes every image as trainings do, in order, and yields each with the SHA-256 of its file."""
-    from tood.data.images import ImageError, decode, read_file  # here, as every call reads this module
+    from tood.data.images import ImageError, decode, read_file  # not above: every call reads this module
 
     def check(file: ImageFile) -> tuple[ImageFile, str]:
         path = folder / file.name

@@ -108,7 +108,7 @@ class Checkpoints:
         return None
 
     def _files(self) -> list[Path]:
-        """All checkpoints, and what a kill left of one that was being written."""
+        """All checkpoints, and the unfinished file that a kill may have left."""
         return sorted(self.folder.glob("*.pth"))
 
     def _own(self) -> list[Path]:
@@ -148,9 +148,9 @@ def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, **progres
     """Everything that the next iteration depends on, besides the configuration, and `progress`.
 
     The learning rate follows from the iteration, and the order of images from seed and epoch, so neither is
-    here. A head keeps in buffers what it learns besides parameters.
+    here. A head keeps its other learned values in buffers.
     """
-    name, keys, *position = cast(tuple, np.random.get_state())  # noqa: NPY002 - what the libraries draw from
+    name, keys, *position = cast(tuple, np.random.get_state())  # noqa: NPY002 - what the libraries use
     return {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),

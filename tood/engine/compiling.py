@@ -10,12 +10,12 @@ from mmdet.models.detectors import SingleStageDetector
 def compile_network(model: SingleStageDetector, **how: Any) -> None:
     """Compile backbone and neck in place when they are first called; names of weights stay as they are.
 
-    The head, the losses and the update stay as they are. A size of image that was not seen before compiles
-    again, at most a few times, as torch then makes a graph for any size.
+    The head, the losses and the update stay as they are. A new image size compiles again, at most a few
+    times, because torch then makes a graph for any size.
 
     Args:
         model: in training mode, on its device.
-        how: of `torch.compile`.
+        how: options of `torch.compile`.
 
     Raises:
         RuntimeError: there is no C++ compiler, which torch needs for a CPU and for a GPU.

@@ -20,7 +20,7 @@ from tood.study.settings import Settings
 def resolve(settings: Settings, categories: list[dict], weights: Path | None) -> Config:
     """The configuration of one run: its file, then the scale's changes, then the run's own options.
 
-    Where these change the input size, the shorter sides of training change in proportion.
+    If these change the input size, the shorter sides of training change in proportion.
 
     Args:
         settings: as `tood.study.plan.Plan.settings` returns them.
@@ -28,7 +28,7 @@ def resolve(settings: Settings, categories: list[dict], weights: Path | None) ->
         weights: file of the backbone's initial weights; None draws random ones.
 
     Raises:
-        ExperimentError: the run's configuration, which is a program, lies elsewhere than those of the suite.
+        ExperimentError: the run's configuration, which is a program, is not in the suite's folder.
     """
     run = settings["run"]
     path = (CONFIGS / run["config"]).resolve()
@@ -38,7 +38,7 @@ def resolve(settings: Settings, categories: list[dict], weights: Path | None) ->
         )
     config = Config.fromfile(path)
     published = config.input.size
-    # A head without normalisation may say None, which a scale's mapping cannot be merged into.
+    # A head without normalisation may have None, into which a scale's mapping cannot be merged.
     if config.model.bbox_head.get("norm_cfg", {}) is None:
         del config.model.bbox_head["norm_cfg"]
     config.merge_from_dict({key: settings[key] for key in ("model", "input", "train")})
@@ -48,7 +48,7 @@ def resolve(settings: Settings, categories: list[dict], weights: Path | None) ->
         factor = config.input.size[1] / published[1]
         ((kind, sides),) = config.input.train_short_sides.items()
         config.input.train_short_sides = {kind: [round(side * factor) for side in sides]}
-    # Replicas fill a batch, whatever size a scale or a study gives it.
+    # Replicas must fill a batch of any size that a scale or a study sets.
     fitting = (n for n in range(min(config.train.replica, config.train.batch_size), 0, -1))
     config.train.replica = next(n for n in fitting if config.train.batch_size % n == 0)
     config.model.bbox_head.num_classes = len(categories)
@@ -72,7 +72,7 @@ def build_model(config: Config) -> SingleStageDetector:
 
 
 def place_anchors(head: nn.Module, device: torch.device) -> None:
-    """Keep the anchors of a head on the device, where mmdet would copy them to in each step."""
+    """Keep the anchors of a head on the device; mmdet would copy them there in each step."""
     for generator in vars(head).values():
         if isinstance(generator, AnchorGenerator):
             generator.base_anchors = [anchors.to(device) for anchors in generator.base_anchors]

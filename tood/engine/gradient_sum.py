@@ -7,19 +7,19 @@ import torch
 from mmengine.dist import get_world_size
 from torch import Tensor, distributed, nn
 
-BUCKET_MB = 16  # of gradients that travel together
+BUCKET_MB = 16  # of gradients that are sent together
 
 
 @contextmanager
 def summed_over_processes(model: nn.Module, factor: Tensor | None = None) -> Generator[None]:
-    """Put the last backward pass of a step in here; then every `grad` is the sum over all processes.
+    """Run the last backward pass of a step inside this; then every `grad` is the sum over all processes.
 
-    Gradients travel in buckets, from the model's last layers on, each as soon as the pass has filled it. A
-    parameter that has a gradient in no process keeps None. All processes call this alike, whatever parts of
-    the model their passes go through; one may have no pass at all.
+    Gradients are sent in buckets, beginning with the model's last layers, each as soon as the pass has filled
+    it. A parameter without a gradient in any process keeps None. All processes must call this, even if their
+    passes use different parts of the model, or if a process has no pass.
 
     Args:
-        model: gradients of passes before are in its parameters.
+        model: its parameters already have the gradients of earlier passes.
         factor: multiplies each process's gradient before the sum.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -56,7 +56,7 @@ def _buckets(parameters: Sequence[nn.Parameter]) -> list["_Bucket"]:
 
 
 class _Bucket:
-    """Gradients that travel together, and for each of them whether it is there."""
+    """Gradients that are sent together, each with a flag that says whether it exists."""
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         self.parameters = parameters
@@ -83,7 +83,7 @@ class _Bucket:
         self.work.wait()
         sizes = [parameter.numel() for parameter in self.parameters]
         *sums, flags = self.sum.split([*sizes, len(sizes)])
-        # What is there in this process is there in one; only for others the host waits for the flags.
+        # A gradient of this process exists; the host waits for the flags only for gradients that it lacks.
         anywhere = self.present if all(self.present) else (flags > 0).tolist()
         for parameter, total, there in zip(self.parameters, sums, anywhere, strict=True):
             if not there:
@@ -94,7 +94,7 @@ class _Bucket:
 
 
 class _Queue:
-    """Buckets are sent in one order by all processes, whatever order they are filled in."""
+    """All processes send the buckets in the same order, even if they fill them in another order."""
 
     def __init__(self, buckets: list[_Bucket], factor: Tensor | None) -> None:
         self.buckets, self.factor, self.sent = buckets, factor, 0

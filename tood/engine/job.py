@@ -1,8 +1,8 @@
-"""A training as a job: it goes on where an earlier call stopped, and says how it stands.
+"""A training as a job: it continues where an earlier call stopped, and reports its state.
 
-How it stands is in the run's folder: `state.json`, `losses.jsonl`, `provenance.json`, `checkpoints/`. Where
-another process trains the run, this one waits for it and takes over the result. A run that is finished or has
-diverged is not trained again while its folder is there and nothing that decides the result has changed.
+Its state is in the run's folder: `state.json`, `losses.jsonl`, `provenance.json`, `checkpoints/`. If another
+process trains the run, this one waits for it and uses its result. A run that is finished or has diverged is
+not trained again as long as its folder exists and nothing that decides the result has changed.
 """
 
 import functools
@@ -55,17 +55,17 @@ def run_training(
     output: Path,
     at_end: Callable[[ExitCode], None] = lambda ended: None,
 ) -> ExitCode:
-    """Train a run with one seed and write its weights; a failure is said on stderr, in one line.
+    """Train a run with one seed and write its weights; a failure is one line on stderr.
 
-    Started plainly this trains in one process. `tood.runtime.launch` starts several, which share each batch
-    and all call this alike. The failure of one is that of all.
+    Normally this trains in one process. `tood.runtime.launch` starts several processes, which share each
+    batch and all call this. If one fails, all fail.
 
     Args:
         job: what is trained.
         execution: how.
         folder: of the run, for all files but the weights.
         output: the weights.
-        at_end: is called by rank 0 with how it ended, when everything else is written.
+        at_end: rank 0 calls it with how the training ended, after everything else is written.
 
     Returns:
         how it ended, for the exit status of the program
@@ -109,11 +109,11 @@ class _Call:
         return f"train {self.job.run} seed {self.job.seed}"
 
     def reason(self, error: BaseException) -> str:
-        """What the run's state says of an exception that ends the training."""
+        """The entry in the run's state for an exception that ends the training."""
         return reason(error, self.paths.folder, self.execution.micro_batch)
 
     def give_up(self, failed: RankFailed) -> None:
-        """Another process has failed, for which this one waits in vain."""
+        """Another process has failed, and this one waits for it in vain."""
         _say(f"{self.label}: {failed}")
         if is_main():
             if self.state:
@@ -121,7 +121,7 @@ class _Call:
             self.at_end(exit_code(failed))
 
     def lead(self, watch: RankWatch) -> None:
-        """Rank 0: sees to the run's state and results, and trains."""
+        """Rank 0: writes the run's state and results, and trains."""
         with claim(self.paths.folder, wait=self._patience(), stop=self.stop, say=_say):
             checkpoints = self._checkpoints()
             before = read_state(self.paths.state)
@@ -153,7 +153,7 @@ class _Call:
             state.end("done", **content["meta"]["training"])
 
     def follow(self, watch: RankWatch) -> None:
-        """Any other process: computes what rank 0 wants, and writes nothing."""
+        """Any other process: trains together with rank 0, and writes nothing."""
         with watch.attributed():
             device, wanted = self._meet(train=False)
             if wanted:
@@ -163,7 +163,7 @@ class _Call:
         """Seconds to wait for another holder of the run."""
         if not self.execution.wait:
             return 0
-        # Several processes cannot wait for long, as the others are connecting to this one meanwhile.
+        # Several processes cannot wait for long, because the others try to connect to this one meanwhile.
         return math.inf if launched() == 1 else HEARTBEAT_TIMEOUT + 60
 
     def _meet(self, train: bool) -> tuple[torch.device, bool]:
@@ -174,7 +174,7 @@ class _Call:
 
     def _train(self, device: torch.device, checkpoints: Checkpoints, beat: Callable[..., None]) -> dict:
         """Train, and return the content of the file of weights."""
-        logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
+        logging.disable(logging.INFO)  # mmengine would log how each single parameter was initialised
         torch.set_num_threads(self.execution.threads)
         settings, seed, manifest = self.job.settings, self.job.seed, read_manifest(self.job.manifest)
         config = resolve(settings, manifest["categories"], self.job.weights)
@@ -232,7 +232,7 @@ class _Call:
         return weights_of(model, meta)
 
     def _checkpoints(self) -> Checkpoints:
-        """Of this training: the same configuration, seed, data, initial weights and code."""
+        """This training's checkpoints: of the same configuration, seed, data, initial weights and code."""
         job = self.job
         weights = job.weights and hashlib.sha256(job.weights.read_bytes()).hexdigest()
         parts = {"settings": job.settings, "seed": job.seed, "weights": weights, "code": job.code}

@@ -14,7 +14,7 @@ class _Logged(BaseModel):
 
 
 class Mirror(Protocol):
-    """What shows entries elsewhere too."""
+    """Something that also shows entries elsewhere."""
 
     def add(self, entry: dict) -> None:
         """Show one entry."""
@@ -26,7 +26,7 @@ class LossLog:
     Args:
         path: file of the log.
         iteration: iteration that the training resumes from; 0 starts a new log.
-        mirror: is given each new entry, once it is in the file.
+        mirror: receives each new entry after it is in the file.
 
     Raises:
         DamagedFile: a line of an earlier attempt is not what it wrote.

@@ -1,4 +1,4 @@
-"""Whether the loss is still a number, found out without a wait for the GPU at every iteration."""
+"""Whether the loss is still finite, without a wait for the GPU at every iteration."""
 
 from collections.abc import Callable
 
@@ -11,12 +11,12 @@ from tood.runtime.failures import Diverged
 class LossWatch:
     """The losses of a training, and the first of them that is not finite.
 
-    To read a loss, the host waits until the device has computed it, and meanwhile queues nothing for it. So
-    where losses are not read at once, the first one that is not finite stays on the device until `read`.
+    To read a loss, the host waits until the device has computed it, and queues no work for it meanwhile. So
+    if losses are not read at once, the first loss that is not finite stays on the device until `read`.
 
     Args:
-        at_once: read each loss when it is added, as costs nothing on a CPU.
-        describe: text on an iteration for the message.
+        at_once: read each loss when it is added, which costs nothing on a CPU.
+        describe: describes an iteration in the message.
     """
 
     def __init__(self, at_once: bool, describe: Callable[[int], str]) -> None:
@@ -28,7 +28,7 @@ class LossWatch:
         )
 
     def add(self, loss: Tensor, iteration: int) -> None:
-        """Take note of the loss, a scalar, of an iteration.
+        """Add the loss of an iteration, a scalar.
 
         Raises:
             Diverged: losses are read at once, and this one is not finite.

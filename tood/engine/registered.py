@@ -1,7 +1,7 @@
-"""What a configuration may name: classes by their registered names alone.
+"""What a configuration may name: only classes, by their registered names.
 
-mmengine imports a name that its registries do not know: `os.system` is found, and called with what stands
-beside `type`. mmcv evaluates the name of an NMS as Python. So names are compared before anything is built.
+mmengine imports a name that its registries do not know: it finds `os.system`, and calls it with the values
+beside `type`. mmcv evaluates the name of an NMS as Python. So names are checked before anything is built.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from tood.study.declarations import ExperimentError
 
 MODEL_PARTS = (MODELS, TASK_UTILS, WEIGHT_INITIALIZERS)  # and what is registered below them
 IMAGE_STEPS = (TRANSFORMS,)
-# Words by the key that they stand under, which no registry is asked for
+# Allowed words by their key; they are not in a registry
 _NMS = ("nms", "soft_nms")
 _STEP = ("conv", "last_conv", "interpolation_conv")  # of NAS-FCOS's pyramid
 _WORDS: Mapping[str, Sequence[str]] = {
@@ -48,7 +48,7 @@ def require_registered(part: Any, place: str, roots: Sequence[Registry]) -> None
 
 
 def _all(registry: Registry) -> Iterator[Registry]:
-    """A registry and those below it, filled."""
+    """A registry and the registries below it, filled."""
     registry.import_from_location()
     yield registry
     for child in registry.children.values():
@@ -56,7 +56,7 @@ def _all(registry: Registry) -> Iterator[Registry]:
 
 
 def _names(registry: Registry) -> Iterator[str]:
-    """Names in a registry; those of mmdet and of what it builds on are found without their scope too."""
+    """Names in a registry; those of mmdet, mmcv and mmengine are also found without their scope."""
     for name in registry.module_dict:
         yield f"{registry.scope}.{name}"
         if registry.scope in ("mmdet", "mmengine"):
@@ -64,7 +64,7 @@ def _names(registry: Registry) -> Iterator[str]:
 
 
 def _types(part: Any, place: str) -> Iterator[tuple[str, str, Any]]:
-    """The place, the key and the value of all that decides which class is built."""
+    """The place, the key and the value of each entry that decides which class is built."""
     if isinstance(part, Mapping):
         for key, value in part.items():
             if key in ("type", "_scope_"):

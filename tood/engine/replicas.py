@@ -1,22 +1,22 @@
 """The gradient of one batch, which is a number of replicas.
 
-A *replica* is one virtual GPU of a recipe's source: 2 or 4 consecutive images, padded to a size of their own.
-Its loss is what the source computes on a GPU. The gradient of the batch is the mean over replicas, whatever
-process computes them. What the source averages over GPUs, by `reduce_mean`, is averaged over the replicas of
-the batch. Only such numbers and the gradient travel between processes.
+A *replica* is one virtual GPU of a recipe's source: 2 or 4 consecutive images, padded to one size. Its loss
+is what the source computes on a GPU. The gradient of the batch is the mean over replicas, on any number of
+processes. Numbers that the source averages over GPUs, by `reduce_mean`, are averaged over the replicas of the
+batch. Processes exchange only these numbers and the gradient.
 
 At most `micro_batch` images of a process have activations at a time. Replicas of one padded size go through
 the network together. There are two ways to the gradient:
 
-- `_one_after_another`: pass after pass, where the divisors of the losses are known before, or can be
-  applied to the gradient afterwards (`tood.models.common.divisors`). Nothing is computed twice.
+- `_one_after_another`: pass after pass, if the divisors of the losses are known before, or can be applied to
+  the gradient afterwards (`tood.models.common.divisors`). Nothing is computed twice.
 - `_all_together`: the head predicts all images, and then the losses of all replicas are evaluated side by
-  side. Where not all activations fit, none are kept, and each pass is computed again to send its gradient
-  back (gradient caching: Gao et al., RepL4NLP 2021, arXiv:2101.06983).
+  side. If not all activations fit, none are kept, and each pass is computed again for its backward pass
+  (gradient caching: Gao et al., RepL4NLP 2021, arXiv:2101.06983).
 
-This is exact as long as the prediction for an image depends on that image and its padding alone. Where batch
-normalisation is trained it does not: then all images of a batch are padded to one size, and go through the
-network at once in one process.
+This is exact if the prediction for an image depends only on that image and its padding. With trained batch
+normalisation it depends on other images too. Then all images of a batch are padded to one size, and go
+through the network at once in one process.
 """
 
 import math
@@ -46,7 +46,7 @@ from tood.study.jobs import DEFAULT_PRECISION, Precision
 # What a dense head's forward returns: maps [B, channels, H, W], by kind and level.
 Outs = tuple[list[Tensor], ...]
 Losses = dict[str, Tensor]
-# Takes the predictions for a replica, its objects and its `metas`
+# Receives the predictions for a replica, its objects and its `metas`
 Observer = Callable[[Outs, list[InstanceData], list[dict]], None]
 
 
@@ -73,20 +73,20 @@ def batch_gradient(
     precision: Precision = DEFAULT_PRECISION,
     observe: Observer | None = None,
 ) -> Losses:
-    """Put the gradient of the whole batch into every parameter's `grad`, on all processes alike.
+    """Put the gradient of the whole batch into every parameter's `grad`, the same on all processes.
 
     Args:
         model: an mmdet single-stage detector in training mode, on its device.
         batch: the replicas of this process.
         micro_batch: most images that have activations at a time; None: all of this process.
         precision: of the network.
-        observe: gets what is predicted for each replica of this process, without a graph.
+        observe: receives the predictions for each replica of this process, without a graph.
 
     Returns:
         `loss`, the sum, and each loss of the head; means over the replicas of the batch, without a graph
 
     Raises:
-        Diverged: a loss cannot be evaluated, as predictions are not finite.
+        Diverged: a loss cannot be evaluated, because predictions are not finite.
     """
     model.zero_grad(set_to_none=True)
     replicas = [_preprocessed(model, data) for data in batch.replicas]
@@ -106,7 +106,7 @@ def batch_gradient(
 
 
 def require_separable(model: nn.Module, batch_size: int, micro_batch: int | None) -> None:
-    """Refuse a model whose predictions depend on which images go together, where they do not all do so.
+    """Refuse a model whose predictions depend on which images go together, if a batch is split.
 
     Args:
         model: in training mode.
@@ -138,7 +138,7 @@ def _mixing_layer(model: nn.Module) -> str | None:
 
 
 def passes_of(shapes: Sequence[Sequence[int]], micro_batch: int) -> list[list[Piece]]:
-    """What goes through the network together: replicas of one size, or a piece of one that is too large.
+    """The passes through the network: replicas of one size together, or a piece of a large replica.
 
     Args:
         shapes: [B, 3, H, W] of each replica.
@@ -159,7 +159,7 @@ def passes_of(shapes: Sequence[Sequence[int]], micro_batch: int) -> list[list[Pi
 
 
 def predict(model: SingleStageDetector, inputs: Tensor, precision: Precision = DEFAULT_PRECISION) -> Outs:
-    """What the head says of images [B, 3, H, W], in float32 at least, so that losses are."""
+    """The head's predictions for images [B, 3, H, W], in float32 or more, so that losses are too."""
     if precision != "bf16":
         return model.bbox_head(model.extract_feat(inputs))
     if inputs.device.type == "cuda":
@@ -194,7 +194,7 @@ class _Step:
         """Losses of one replica and their sum, `loss`.
 
         Raises:
-            Diverged: they cannot be evaluated, as predictions are not finite.
+            Diverged: they cannot be evaluated, because predictions are not finite.
         """
         _, gt, ignored, metas = self.replicas[index]
         try:
@@ -214,8 +214,8 @@ class _Step:
             (torch.stack([each["loss"] for each in losses]).sum() / self.batch.number).backward()
 
     def mean(self, values: Sequence[Tensor]) -> Tensor:
-        """The mean over the batch of what each replica of this process hands over."""
-        # Divided first, and in their own type, as by mmdet
+        """The mean over the batch of the values that the replicas of this process give."""
+        # First divided, in their own type, as in mmdet
         total = torch.stack([value.detach() / self.batch.number for value in values]).sum(0)
         total *= self.batch.counts
         all_reduce(total)
@@ -291,7 +291,7 @@ def _wrongly_declared(head: nn.Module, divisors: Divisors) -> TypeError:
 
 
 def _known_divisors(step: _Step) -> list[Tensor]:
-    """The means over the batch that targets decide, in the order in which the head's loss asks for them."""
+    """The means over the batch that targets decide, in the order of the loss's calls of `reduce_mean`."""
     head = step.model.bbox_head
     of_replicas = []
     for inputs, gt, _, metas in step.replicas:

@@ -1,8 +1,8 @@
-"""The losses of several replicas in one process, which meet wherever a head averages over GPUs.
+"""The losses of several replicas in one process, with their means where a head averages over GPUs.
 
-A head of mmdet computes its loss in one go. On the way it calls `reduce_mean`, which waits for other GPUs.
-Here each replica is a coroutine, and a call of `reduce_mean` lets the next one run. When all have called it,
-each goes on with the mean.
+A head of mmdet computes its loss in one function. In it the head calls `reduce_mean`, which waits for other
+GPUs. Here each replica is a coroutine, and a call of `reduce_mean` lets the next one run. When all have
+called it, each continues with the mean.
 """
 
 import sys
@@ -42,7 +42,7 @@ def evaluate_side_by_side(
     Args:
         number: of replicas.
         evaluate: computes the loss of one replica; it may call `reduce_mean` of the head's modules.
-        mean: turns what the replicas hand to one such call into the mean that each of them gets.
+        mean: computes, from the arguments of all replicas to one such call, the mean that each of them gets.
         head: whose loss it is.
 
     Raises:
@@ -72,6 +72,6 @@ def evaluate_side_by_side(
             return answers
         finally:
             for replica in replicas:
-                if replica:  # it waits, as another one failed
+                if replica:  # it waits, because another one failed
                     replica.throw()
             torch.set_grad_enabled(enabled)

@@ -1,4 +1,4 @@
-"""Whether to stop a training, which its processes have to decide together."""
+"""Whether to stop a training; its processes must decide this together."""
 
 import time
 from collections.abc import Callable
@@ -8,14 +8,14 @@ from mmengine.dist import all_reduce, get_world_size
 
 SECONDS = 2.0  # between votes, about; a vote makes the host wait for the device and for all processes
 MOST = 100  # iterations between votes
-PATIENCE = 10.0  # seconds that a wait for images may go on after a stop, until this process leaves on its own
+PATIENCE = 10.0  # seconds that a process still waits for images after a stop, before it leaves alone
 
 
 class StopVotes:
     """Asks whether to stop: one process in each iteration, several about every `SECONDS`.
 
-    So a stop is obeyed within `SECONDS` and one iteration. After each vote the slowest process's time for an
-    iteration says how many there are until the next, the same in all processes.
+    So a stop takes effect within `SECONDS` and one iteration. After each vote, the iterations until the next
+    are computed from the slowest process's time for an iteration, and are the same in all processes.
 
     Args:
         stop: whether this process wants to stop.
@@ -27,10 +27,10 @@ class StopVotes:
         self._left = 0  # iterations until the next vote
         self._between = 1  # iterations between the last two votes
         self._last = time.monotonic()
-        self._said: float | None = None  # when a wait was first told to stop
+        self._said: float | None = None  # when a waiting process first received a stop
 
     def leaves_wait(self) -> bool:
-        """Whether to wait for images no longer: the answer `batches_from` needs."""
+        """Whether to stop waiting for images; `batches_from` asks this."""
         if not self._stop():
             return False
         if self._said is None:
@@ -41,7 +41,7 @@ class StopVotes:
         """Whether to stop before this iteration; call it once in each.
 
         Args:
-            nothing_to_do: this process has no batch, as it left the wait for one.
+            nothing_to_do: this process has no batch, because it stopped waiting for one.
         """
         if get_world_size() == 1:
             return nothing_to_do or bool(self._stop())
@@ -58,5 +58,5 @@ class StopVotes:
 
     @property
     def together(self) -> bool:
-        """Whether the answer was that of all processes; else others still wait for this one's gradient."""
+        """Whether all processes gave the answer; otherwise others still wait for this one's gradient."""
         return self._left == self._between - 1

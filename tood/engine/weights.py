@@ -21,14 +21,14 @@ _INSTEAD = "put the file of the run's `weights` there, or remove it to have it f
 
 
 def address(name: str) -> tuple[str, str]:
-    """Where mmdet's configurations take weights from, and the start of their sha256 (empty if unknown).
+    """The source of weights in mmdet's configurations, and the start of their sha256 (empty if unknown).
 
     Args:
         name: such as resnet50 or resnet50_caffe.
     """
     if name in _OPEN_MMLAB:
         url = get_external_models()[_OPEN_MMLAB[name]]
-    else:  # torchvision's first ones, which the paper's code used, have the plain name
+    else:  # torchvision's first weights, which the paper's code used, have the plain name
         url = get_torchvision_models()[name]
     digest = re.search(r"-([0-9a-f]{8,})\.", url)
     return url, digest.group(1) if digest else ""
@@ -36,14 +36,14 @@ def address(name: str) -> tuple[str, str]:
 
 @CheckpointLoader.register_scheme(prefixes="", force=True)
 def _read_for_mmengine(filename: str, map_location: Any = None) -> dict:
-    """What mmengine loads from a path. Its own reader executes a file that it cannot read safely."""
+    """The weights of a path for mmengine, whose own reader executes a file that it cannot read safely."""
     return {"state_dict": read_weights(Path(filename)).state_dict}
 
 
 def require_backbone(path: Path, backbone: nn.Module) -> None:
-    """Make sure that a file has every weight of a backbone; mmengine only logs those that it does not find.
+    """Make sure that a file has every weight of a backbone; mmengine only logs missing weights.
 
-    Offsets of deformable layers and counters of batches are in no such file.
+    No such file has offsets of deformable layers or counters of batches.
 
     Args:
         path: file of the initial weights.

@@ -1,4 +1,4 @@
-"""Ids for COCO's evaluation: whatever a user's are, it gets 1, 2, 3, ..."""
+"""Ids for COCO's evaluation: any ids of a user become 1, 2, 3, ..."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 def renumbered(truth: dict, detections: Sequence[dict], image_ids: Iterable[int]) -> tuple[dict, list[dict]]:
     """Annotations and detections of some images, with ids from 1 in the order of the given ones.
 
-    COCO's evaluation takes annotation 0 for "no match", and compiled ones hold ids in 64 bits, some without a
-    sign. Users' ids may be 0, negative, or hashes of any size. The order of the ids stays, as it decides
-    between equal scores.
+    COCO's evaluation reads annotation 0 as "no match", and compiled evaluations store ids in 64 bits, some
+    without a sign. Users' ids may be 0, negative, or hashes of any size. The order of the ids stays, because
+    it decides between equal scores.
 
     Args:
         truth: content of a COCO annotation file.
@@ -49,7 +49,7 @@ def _numbers(ids: Iterable[int]) -> dict[int, int]:
 
 
 def require_known(truth: dict, detections: Sequence[dict]) -> None:
-    """See that detections belong to the annotations.
+    """Make sure that detections belong to the annotations.
 
     Args:
         truth: content of a COCO annotation file.

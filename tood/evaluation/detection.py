@@ -26,13 +26,13 @@ from tood.runtime.progress import Progress
 # The tables' names of the first six figures of COCO's evaluation.
 AP_NAMES = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 
-# Takes an image of a pass and its dense predictions.
+# Receives an image of a pass and its dense predictions.
 Observer = Callable[[DetDataSample, list[DenseLevel]], None]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a detector says of one image, made from its maps on demand."""
+    """The predictions of a detector for one image, computed from its maps on demand."""
 
     index: int  # of the image in the dataset
     sample: DetDataSample  # its objects are in pixels of the network's input
@@ -40,7 +40,7 @@ class Prediction:
     outs: tuple[list[Tensor], ...]  # of the head: levels of [1, channels, H, W]
 
     def detections(self) -> InstanceData:
-        """What is left after NMS: `bboxes` [K, 4] in original pixels, `scores` [K], `labels` [K]."""
+        """The boxes after NMS: `bboxes` [K, 4] in original pixels, `scores` [K], `labels` [K]."""
         (found,) = self.head.predict_by_feat(*self.outs, batch_img_metas=[self.sample.metainfo], rescale=True)
         return found
 
@@ -60,10 +60,10 @@ def predictions(
     workers: int = 0,
     indices: Sequence[int] | None = None,
 ) -> Iterator[Prediction]:
-    """Predictions for each test image, of which those of one batch are in memory at a time.
+    """Predictions for each test image; only those of one batch are in memory at a time.
 
-    Images of one size are together in a batch, so that they come in another order than in the dataset, but
-    with a batch size of 1.
+    Images of one size are together in a batch, so their order is not that of the dataset, unless the batch
+    size is 1.
 
     Args:
         model: a trained detector.
@@ -106,7 +106,7 @@ def detect(
     Args:
         model: a trained detector.
         dataset: with images that have no objects.
-        observe: gets the dense predictions of each image in the same pass, in the order of `predictions`.
+        observe: receives the dense predictions of each image in the same pass, in the order of `predictions`.
         options: as `predictions`.
     """
     found: dict[int, tuple[int, list[dict]]] = {}  # id and detections of an image, by its index
@@ -142,8 +142,8 @@ def coco_results(image_id: int, found: InstanceData, category_ids: Sequence[int]
 def coco_evaluation(annotations: Path, detections: list[dict], image_ids: list[int]) -> COCOeval_faster:
     """COCO's evaluation of boxes over the given images, accumulated; arguments and errors as `coco_ap`.
 
-    By faster-coco-eval, which gives what pycocotools gives, up to rounding, several times as fast. Its ids
-    are those of `renumbered`.
+    It uses faster-coco-eval, which gives the values of pycocotools, up to rounding, several times faster. Its
+    ids are those of `renumbered`.
     """
     truth, found = renumbered(read_json(annotations), detections, image_ids)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -155,7 +155,7 @@ def coco_evaluation(annotations: Path, detections: list[dict], image_ids: list[i
 
 
 def coco_ap(annotations: Path, detections: list[dict], image_ids: list[int]) -> dict[str, float]:
-    """AP, AP50, AP75, APS, APM, APL in percent over the given images; nan where no object is to be found.
+    """AP, AP50, AP75, APS, APM, APL in percent over the given images; nan where there is no object.
 
     Args:
         annotations: COCO annotation file.

@@ -1,4 +1,4 @@
-"""A detector for any image: a trained run, or a file of weights with the configuration that it is of."""
+"""A detector for any image: a trained run, or a file of weights with its configuration."""
 
 import logging
 from collections.abc import Sequence
@@ -37,13 +37,13 @@ from tood.study.settings import Settings
 
 @dataclass
 class Detector:
-    """A model with its weights, and how it takes an image."""
+    """A model with its weights, and its transforms of an image."""
 
     name: str
     model: SingleStageDetector
     classes: Sequence[str]
     category_ids: Sequence[int]  # of the classes
-    transforms: list[dict]  # of mmdet: from an image that was loaded to the model's input
+    transforms: list[dict]  # of mmdet: from a loaded image to the model's input
     test_cfg: dict
     device: torch.device
 
@@ -102,7 +102,7 @@ def load_detectors(
     Args:
         runs: as for `of_run`.
         checkpoints: as for `of_file`.
-        configs: of the checkpoints, one for each or one for all; none takes what the files say.
+        configs: of the checkpoints, one for each or one for all; without any, the files name theirs.
         study: as for `of_run`.
         seed: as for `of_run`.
         device: as for `choose_device`.
@@ -131,8 +131,8 @@ def of_run(run: str, study: str | None, seed: int | None, device: str) -> tuple[
 
     Args:
         run: id.
-        study: name; None takes the study that was called last.
-        seed: of the training; None takes the study's first.
+        study: name; None means the study that was called last.
+        seed: of the training; None means the study's first seed.
         device: as for `choose_device`.
 
     Raises:
@@ -163,13 +163,13 @@ def of_file(checkpoint: Path, config: str | None, device: str) -> Detector:
 
     Args:
         checkpoint: of this suite, of the authors' release, or of mmdet.
-        config: id of a run, or a configuration file: a path, or a name in mmdet's own folder. None takes what
-            `experiments/released.yaml` or the file itself says.
+        config: id of a run, or a configuration file: a path, or a name in mmdet's own folder. None means that
+            `experiments/released.yaml` or the file itself names it.
         device: as for `choose_device`.
 
     Raises:
-        ExperimentError: the file or the configuration cannot be read, does not fit, or has a head that is no
-            dense one or cannot be read.
+        ExperimentError: the file or the configuration cannot be read or does not fit, or its head is not
+            dense or cannot be read.
     """
     declared = load_released().get(checkpoint.name)
     try:
@@ -201,7 +201,7 @@ def category_ids(classes: Sequence[str]) -> list[int]:
 def _settings(
     checkpoint: Path, given: str | None, weights: Weights, declared: ReleasedFile | None
 ) -> Settings | None:
-    """Settings of a file of weights, all declared here; None where a configuration of mmdet is given."""
+    """The declared settings for a file of weights; None if a configuration of mmdet is given."""
     if given is None and weights.settings is not None:
         return declared_settings(weights.settings, checkpoint)
     runs, run = load_runs(), given or (declared.run if declared else "")
@@ -212,14 +212,14 @@ def _settings(
         return settings
     if given is None:
         raise ExperimentError(
-            f"{checkpoint}: does not say what it is of; give --config: the id of a run (`tood runs` lists "
-            "them) or a configuration file of mmdet"
+            f"{checkpoint}: does not name its model; give --config: the id of a run (`tood runs` lists them) "
+            "or a configuration file of mmdet"
         )
     return None
 
 
 def _own_transforms(config: Config) -> list[dict]:
-    """What `tood.data.loading.build_dataset` does with a test image after it was read."""
+    """The transforms of `tood.data.loading.build_dataset` for a test image, after reading it."""
     return [resizing(config.input.size, None), {"type": "PackDetInputs", "meta_keys": META_KEYS[2:]}]
 
 
@@ -239,10 +239,10 @@ def _ready(
         raise ExperimentError(f"--device {device}: {why}; use cpu") from error
     cfg = dict(model.bbox_head.test_cfg)
     if not isinstance(model.bbox_head, DensePredictionMixin):
-        cfg["nms_pre_by"] = "pair"  # as mmdet's heads select what goes into NMS
+        cfg["nms_pre_by"] = "pair"  # mmdet's own selection before NMS
     return Detector(name, model.to(chosen).eval(), list(classes), list(ids), transforms, cfg, chosen)
 
 
 def _quietly(build: Any, config: Config) -> SingleStageDetector:
-    logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
+    logging.disable(logging.INFO)  # mmengine would log how each single parameter was initialised
     return build(config)

@@ -1,4 +1,4 @@
-"""COCO AP of a trained run, and the detections that it is of."""
+"""COCO AP of a trained run, and its detections."""
 
 from tood.evaluation.detection import Observer, coco_ap, detect
 from tood.evaluation.trained_run import Trained, load_trained

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tood.study.declarations import ExperimentError
 
-# What counts as an image in a folder; a file that is named is tried whatever its suffix
+# Suffixes of images in a folder; a file that the user names may have any suffix
 SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
 )
@@ -15,11 +15,11 @@ SUFFIXES = (
 def find_images(names: Iterable[str]) -> list[Path]:
     """The files behind names: files themselves, folders with images, and patterns such as `*.jpg`.
 
-    Each file once, in the order of the names, and by name within a folder or pattern. Folders below a folder
-    do not count, whatever their names.
+    Each file occurs once, in the order of the names, and by name within a folder or pattern. Folders below a
+    folder are ignored.
 
     Raises:
-        ExperimentError: a name is of nothing, or of a folder or pattern without images.
+        ExperimentError: a name matches nothing, or is a folder or pattern without images.
     """
     paths: list[Path] = []
     for name in names:

@@ -1,4 +1,4 @@
-"""Weights that were released by others, as the model of a run: read, renamed, compared with it, written."""
+"""Reads weights that others released, renames them, compares them with a run's model, and writes them."""
 
 import logging
 import shutil
@@ -32,7 +32,7 @@ from tood.study.plan import Plan
 from tood.study.released import RELEASED, ReleasedFile, by_hand, load_released
 from tood.study.settings import Settings
 
-_NAMED = 3  # tensors of each kind that a message names
+_NAMED = 3  # number of tensors of each kind that a message names
 
 
 def run_import(job: ImportJob, released: ReleasedFile, folder: Path, output: Path) -> None:
@@ -99,7 +99,7 @@ def checked(path: Path, digest: str = "") -> str:
         digest: start of the sha256 that it is declared with; empty if with none.
 
     Raises:
-        ImportFailed: it is not there, or has another sha256.
+        ImportFailed: the file does not exist, or has another sha256.
     """
     if not path.is_file():
         raise ImportFailed(f"{path}: no such file")
@@ -117,7 +117,7 @@ def built(
 ) -> tuple[SingleStageDetector, Config]:
     """The model of a run with the weights of a file, and its configuration.
 
-    It takes memory only after it was seen that the weights fit.
+    Memory is allocated only after the comparison shows that the weights fit.
 
     Args:
         settings: as for `resolve`.
@@ -126,9 +126,9 @@ def built(
         path: file of the weights, for messages.
 
     Raises:
-        ImportFailed: the weights do not fit, or the settings make no model.
+        ImportFailed: the weights do not fit, or no model can be built from the settings.
     """
-    logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
+    logging.disable(logging.INFO)  # mmengine would log how each single parameter was initialised
     run = settings["run"]["id"]
     try:
         config = resolve(settings, categories, None)
@@ -136,7 +136,7 @@ def built(
             shapes = build_model(config)
     except ExperimentError as error:
         raise ImportFailed(f"{path}: {error}") from error
-    except Exception as error:  # a key or a number that a part of the model does not take
+    except Exception as error:  # a key or a number that a part of the model does not accept
         detail = single_line(str(error))[:200]
         raise ImportFailed(
             f"{path}: its declared options make no model of {run}: {detail}; correct them"
@@ -148,7 +148,7 @@ def built(
 
 
 def fitted(state_dict: Mapping[str, Tensor], model: nn.Module, path: Path, run: str) -> dict[str, Tensor]:
-    """A state dict renamed for a model, after every one of its tensors was compared.
+    """A state dict renamed for a model, after all its tensors were compared.
 
     Args:
         state_dict: names of mmdet, of the authors' release or ours, to tensors.
@@ -164,7 +164,7 @@ def fitted(state_dict: Mapping[str, Tensor], model: nn.Module, path: Path, run: 
         found = ours(state_dict, expected)
     except ValueError as error:
         raise ImportFailed(f"{path}: is not of {run}: {error}") from error
-    # Counters of training steps, which older files lack, `.half()` converts, and no output depends on
+    # Counters of training steps: older files lack them, `.half()` converts them, no output depends on them
     found |= {
         name: torch.zeros_like(tensor, device="cpu")
         for name, tensor in expected.items()
@@ -185,21 +185,21 @@ def fitted(state_dict: Mapping[str, Tensor], model: nn.Module, path: Path, run: 
     infinite = [name for name in alike if not torch.isfinite(found[name].to(expected[name].dtype)).all()]
     problems = [
         _some("lacks", [name for name in expected if name not in found]),
-        _some("has besides", [name for name in found if name not in expected]),
+        _some("has in addition", [name for name in found if name not in expected]),
         _some("has in another shape", shapes),
-        _some("has as numbers of another kind", kinds),
+        _some("has in another type of number", kinds),
         _some("has values that are not finite in", infinite),
     ]
     if said := "; it ".join(problem for problem in problems if problem):
         raise ImportFailed(
-            f"{path}: does not fit {run}: of {len(expected)} tensors it {said}. It is of another model; "
-            "experiments/released.yaml names files that fit"
+            f"{path}: does not fit {run}: of {len(expected)} tensors it {said}. It belongs to another "
+            "model; experiments/released.yaml names files that fit"
         )
     return found
 
 
 def _kind(tensor: Tensor) -> tuple[bool, bool]:
-    """Whether its numbers are real, and complex; half and double precision are alike."""
+    """Whether its numbers are floating-point, and complex; half and double precision count as the same."""
     return tensor.is_floating_point(), tensor.is_complex()
 
 
@@ -210,7 +210,7 @@ def _some(verb: str, names: Sequence[str]) -> str:
 
 
 def import_file(file: Path, run: str, options: Mapping[str, Any], near: bool = False) -> str:
-    """Take one file of weights as the model of a run, as `tood import` does.
+    """Use one file of weights as the model of a run; the work of `tood import`.
 
     A copy goes to the folder of released weights, where the workflow finds it: under its own name if it is
     declared, else as `RUN.pth`.
@@ -218,15 +218,15 @@ def import_file(file: Path, run: str, options: Mapping[str, Any], near: bool = F
     Args:
         file: anywhere.
         run: id.
-        options: of the study, as for the workflow; it has released weights, at the scale `paper`.
-        near: whether a file of another recipe is taken too.
+        options: of the study, as for the workflow; the study has released weights, at the scale `paper`.
+        near: whether a file of another recipe is accepted too.
 
     Returns:
         what was done, and the call that evaluates it
 
     Raises:
-        ExperimentError: the file is for another run, or near without being asked for, or does not fit; it was
-            put nowhere then.
+        ExperimentError: the file is for another run, or is near without `near`, or does not fit; then it is
+            not copied.
     """
     saved = StudyPaths(str(options.get("name") or "released")).options
     before = read_json(saved, Options) if saved.is_file() else {}
@@ -247,7 +247,7 @@ def import_file(file: Path, run: str, options: Mapping[str, Any], near: bool = F
     if declared and declared.near:
         if not near:
             raise ExperimentError(
-                f"{file}: is near and not the recipe of {run}: {declared.near} --near takes it all the same"
+                f"{file}: is a near file, of another recipe than {run}: {declared.near} --near accepts it"
             )
         options["near"] = _with(options.get("near"), file.name)
     released = declared or by_hand(run)
@@ -257,11 +257,11 @@ def import_file(file: Path, run: str, options: Mapping[str, Any], near: bool = F
         plan = Plan(options)
         if plan.released(run) != released:
             first = cast(ReleasedFile, plan.released(run)).path
-            raise ExperimentError(f"{place} is in place, and {first} goes before it; move that one away")
+            raise ExperimentError(f"{place} is there, but {first} is used before it; move {first} away")
         save_study(plan)
         seed = plan.seeds[0]
         job, paths = import_job(plan, run, seed), StudyPaths(plan.name).run(run, seed)
-        if not job.manifest.is_file():  # the data decides whether a result is stale
+        if not job.manifest.is_file():  # the data decide whether a result is stale
             return f"{place}: fits {run}; this imports it, when it has checked the dataset:\n{call_of(plan)}"
         run_import(job, released, paths.folder, paths.model)
     except ImportFailed as error:
@@ -270,7 +270,7 @@ def import_file(file: Path, run: str, options: Mapping[str, Any], near: bool = F
 
 
 def _try(file: Path, run: Run, released: ReleasedFile, scale: str) -> None:
-    """See that a file fits a run, before it is put anywhere."""
+    """Make sure that a file fits a run, before it is copied."""
     checked(file, released.digest)
     weights = read(file)
     settings = Plan({"scale": scale, "runs": run.id}).settings(run.id)
@@ -279,7 +279,7 @@ def _try(file: Path, run: Run, released: ReleasedFile, scale: str) -> None:
 
 
 def _in_place(file: Path, released: ReleasedFile) -> Path:
-    """Copy a file to the folder of released weights, unless it is there."""
+    """Copy a file to the folder of released weights, unless it is already there."""
     place = released.path
     if not (place.exists() and place.samefile(file)):
         with atomic_path(place) as temporary:
@@ -288,6 +288,6 @@ def _in_place(file: Path, released: ReleasedFile) -> Path:
 
 
 def _with(names: str | Iterable[str] | None, name: str) -> list[str]:
-    """Names of an option, and one more."""
+    """The names in an option, with one more name."""
     given = names.split(",") if isinstance(names, str) else list(names or ())
     return [*given, *([] if name in given else [name])]

@@ -1,7 +1,7 @@
 """Configuration files of mmdet, and which of their detectors can be used here.
 
-Such a file is a program, which the user names and which is executed. What it describes is built of registered
-classes only, as everywhere.
+Such a file is a program. The user names it, and it is executed. As everywhere, only registered classes are
+built from it.
 """
 
 import logging
@@ -31,7 +31,7 @@ def of_mmdet(given: str) -> tuple[SingleStageDetector, list[dict]]:
         given: a path, or a name in mmdet's own folder.
 
     Raises:
-        ExperimentError: there is no such file, or it is of no dense detector.
+        ExperimentError: there is no such file, or it describes no dense detector.
     """
     path = next((path for path in (Path(given), ZOO / given) if path.is_file()), None)
     if path is None:
@@ -39,7 +39,7 @@ def of_mmdet(given: str) -> tuple[SingleStageDetector, list[dict]]:
             f"--config {given}: is no file, no file in mmdet's folder of configurations, such as "
             f"atss/atss_r50_fpn_1x_coco.py, and no run; {unknown_run(given, load_runs())}"
         )
-    logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
+    logging.disable(logging.INFO)  # mmengine would log how each single parameter was initialised
     try:
         register_all_modules(init_default_scope=True)
         config = Config.fromfile(path)
@@ -65,7 +65,7 @@ def of_mmdet(given: str) -> tuple[SingleStageDetector, list[dict]]:
             raise ExperimentError(problem)
     except ExperimentError as error:
         raise ExperimentError(f"--config {given}: {error}") from error
-    except Exception as error:  # a key or a number that a part of the model does not take
+    except Exception as error:  # a key or a number that a part of the model does not accept
         raise ExperimentError(f"--config {given}: no model can be built of it: {error}") from error
     return model, transforms
 
@@ -85,7 +85,7 @@ def _problem(model: SingleStageDetector) -> str | None:
             head(model.extract_feat(torch.zeros(1, 3, 64, 64)))
     except Exception as error:
         return (
-            f"its model cannot compute here ({error}); the suite's own model of the same weights can, if "
-            "there is one: give the id of a run as --config, such as tood_af"
+            f"its model cannot be computed here ({error}); if the suite has its own model for these weights, "
+            "give the id of its run as --config, such as tood_af"
         )
     return None

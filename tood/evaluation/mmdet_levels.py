@@ -34,8 +34,9 @@ def reader_problem(head: nn.Module) -> str | None:
 def dense_levels(head: BaseDenseHead, outs: tuple[list[Tensor], ...], meta: dict) -> list[DenseLevel]:
     """Scores, boxes and points of all anchors of one image.
 
-    All heads of mmdet that share `BaseDenseHead.predict_by_feat` decode what one function leaves of a level's
-    anchors. Here that function leaves all of them, in their order, so that the decoding stays the head's own.
+    All heads of mmdet that share `BaseDenseHead.predict_by_feat` decode the anchors that one function selects
+    from a level. Here that function selects all of them, in their order, so the decoding stays the head's
+    own.
 
     Args:
         head: see `reader_problem`.
@@ -44,7 +45,7 @@ def dense_levels(head: BaseDenseHead, outs: tuple[list[Tensor], ...], meta: dict
         meta: of the image, with `img_shape`.
 
     Raises:
-        ExperimentError: the head decodes in another way after all.
+        ExperimentError: the head decodes in another way.
     """
     grids = [grid_of(maps) for maps in outs[0]]
     priors = head.prior_generator.grid_priors(grids, dtype=outs[0][0].dtype, device=outs[0][0].device)
@@ -66,7 +67,7 @@ def dense_levels(head: BaseDenseHead, outs: tuple[list[Tensor], ...], meta: dict
     if [len(scores) for scores in kept] != sizes or len(found.bboxes) != sum(sizes):
         raise ExperimentError(f"{type(head).__name__}: does not predict one box for each of its anchors")
     boxes = get_box_tensor(found.bboxes).split(sizes)
-    factors = found.scores.split(sizes)  # 1 where the head has none
+    factors = found.scores.split(sizes)  # 1 if the head has none
     return [
         DenseLevel(scores, scores * factor[:, None], box, _centres(prior), grid, int(stride[0]))
         for scores, factor, box, prior, grid, stride in zip(

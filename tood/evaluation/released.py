@@ -1,4 +1,4 @@
-"""Names of parameters in files that others released, as ours."""
+"""Translates the names of parameters in files that others released into ours."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -24,25 +24,25 @@ _RENAMES = [
     (r"reg_offset_conv2\.", "predictor.alignment.offset.2."),
 ]
 _PREFIX = "bbox_head."
-# Before all names of a file: of torch's parallel training, of its compiler, of a model inside of another one
+# Prefixes of all names: of torch's parallel training, of its compiler, of a model inside another one
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 _AVERAGED = "ema_"  # before the names of moving averages that mmcv keeps beside the weights
-# The last convolutions of FCOS and FoveaBox, as mmdet called them at first
+# The last convolutions of FCOS and FoveaBox, by their first names in mmdet
 _EARLY_CONV = r"^(bbox_head\.)(?:fcos|fovea)_(cls|reg|centerness)\."
 
 
 def ours(state_dict: Mapping[str, Tensor], expected: Iterable[str]) -> dict[str, Tensor]:
     """A state dict of mmdet, of any of its versions, or of the authors' release, renamed for a detector here.
 
-    Where a file has moving averages beside the weights, what has the plain names is taken, as mmdet does it.
-    mmengine writes the averages under them.
+    If a file has moving averages beside the weights, the tensors with the plain names are used, as in mmdet.
+    In files of mmengine these are the averages.
 
     Args:
         state_dict: names to tensors; not modified, tensors are shared.
-        expected: names in the detector's own state dict, which tell whether it has a TOOD head.
+        expected: names in the detector's own state dict, which show whether it has a TOOD head.
 
     Raises:
-        ValueError: it has one, and the state dict has none.
+        ValueError: it has a TOOD head, and the state dict has none.
     """
     plain = rename_offsets(_unwrapped(state_dict))
     plain = {re.sub(_EARLY_CONV, r"\1conv_\2.", name): tensor for name, tensor in plain.items()}
@@ -63,7 +63,7 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of mmdet's TOOD or of the authors' release, renamed for this package's detector.
 
     Accepts a whole detector's (`backbone.`, `neck.`, `bbox_head.`) or a bare head's; a checkpoint file
-    holds it under "state_dict". Names that are already ours, and all outside the head, pass unchanged.
+    holds it under "state_dict". Names that are already ours, and all names outside the head, stay unchanged.
 
     Args:
         state_dict: names to tensors; not modified, tensors are shared.

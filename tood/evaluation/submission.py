@@ -1,9 +1,9 @@
-"""The file that COCO's server takes for images whose annotations it keeps, such as test-dev2017.
+"""The file that COCO's server accepts for images with secret annotations, such as test-dev2017.
 
 A zip `detections_SET_ALGORITHM_results.zip` holds one JSON file of the same stem, in no folder. This is a
-list of detections in COCO's format for results. Their boxes are rounded to a tenth of a pixel, as COCO asks
-for to keep the file small. What does not fit the images is refused here: the server may answer with an AP of
-0, or not at all.
+list of detections in COCO's format for results. Their boxes are rounded to a tenth of a pixel; COCO wants
+this to keep the file small. Detections that do not fit the images are refused here: the server might answer
+with an AP of 0, or not at all.
 """
 
 import io
@@ -23,12 +23,12 @@ from tood.runtime.files import atomic_path
 MOST_PER_IMAGE = 100  # COCO counts no more
 NAME = re.compile(r"detections_[^_]+_.+_results")
 _KEYS = {"image_id", "category_id", "bbox", "score"}
-_ROUNDED = 0.1 + 1e-6  # pixels: corner and side of a box are each off by half of a tenth at most
+_ROUNDED = 0.1 + 1e-6  # pixels: rounding moves corner and side of a box by half of a tenth each
 _NO_BOX = "write x, y, w, h of the box in pixels of the original image"
 
 
 class SubmissionError(RuntimeError):
-    """A submission or its images cannot be used; the message names the file, the place and a hint."""
+    """A submission or its images cannot be used; the message has the file, the place and a hint."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def read_image_info(path: Path, folder: Path = Path("images")) -> ImageInfo:
         folder: that its file names refer to.
 
     Raises:
-        SubmissionError: it cannot be read, or an entry lacks something.
+        SubmissionError: it cannot be read, or an entry is incomplete.
     """
     try:
         images, categories = read_image_list(path, folder)
@@ -64,7 +64,7 @@ def read_image_info(path: Path, folder: Path = Path("images")) -> ImageInfo:
 
 
 def rounded(detections: Iterable[dict]) -> list[dict]:
-    """Detections with their boxes rounded to a tenth of a pixel; scores stay, as they decide the order."""
+    """Detections with boxes rounded to a tenth of a pixel; scores stay, because they decide the order."""
     return [found | {"bbox": [round(side, 1) for side in found["bbox"]]} for found in detections]
 
 
@@ -94,7 +94,7 @@ def validate(detections: Sequence[Any], info: ImageInfo, file: Path) -> None:
 
 
 def _problem(found: Any, info: ImageInfo, categories: set[int]) -> str | None:
-    """What is wrong with one detection, and a hint; None if nothing is."""
+    """The problem of one detection, and a hint; None if there is none."""
     if not isinstance(found, dict) or set(found) != _KEYS:
         keys = sorted(found) if isinstance(found, dict) else type(found).__name__
         return f"has {keys}; it must have exactly {', '.join(sorted(_KEYS))}"
@@ -104,7 +104,7 @@ def _problem(found: Any, info: ImageInfo, categories: set[int]) -> str | None:
     if type(category) is not int or category not in categories:
         return (
             f"category_id {category!r} is not in {info.path.name}; write the ids of that file, "
-            f"{min(categories)} to {max(categories)} with the gaps that it has, and no labels from 0 on"
+            f"{min(categories)} to {max(categories)} with its gaps, not labels that start at 0"
         )
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_finite, bbox)):
         return f"bbox {bbox!r} is not four finite numbers; {_NO_BOX}"
@@ -122,7 +122,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def write(path: Path, detections: Iterable[dict], info: ImageInfo) -> int:
-    """Round, validate, and write a submission; the same detections make the same bytes.
+    """Round, validate, and write a submission; the same detections give the same bytes.
 
     Returns:
         the number of detections
@@ -158,7 +158,9 @@ def read(path: Path) -> list[dict]:
     try:
         with zipfile.ZipFile(path) as archive:
             if (names := archive.namelist()) != [expected]:
-                raise SubmissionError(f"{path}: holds {names}; it must hold {expected} alone, in no folder")
+                raise SubmissionError(
+                    f"{path}: contains {names}; it must contain only {expected}, in no folder"
+                )
             content = json.loads(archive.read(expected))
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise SubmissionError(f"{path}: cannot be read: {error}; write it again") from error
@@ -168,7 +170,7 @@ def read(path: Path) -> list[dict]:
 
 
 def check(path: Path, images: Path) -> str:
-    """Validate a submission that is there, and describe it in a sentence.
+    """Validate an existing submission, and describe it in a sentence.
 
     Args:
         path: the zip.

@@ -16,7 +16,7 @@ def write_submission(job: SubmissionJob, execution: Execution, output: Path) -> 
     Args:
         job: what is submitted.
         execution: how it is computed.
-        output: written, a zip; its name is that which the server expects.
+        output: the zip to write, with the name that the server expects.
 
     Returns:
         the number of detections
@@ -43,10 +43,10 @@ def write_submission(job: SubmissionJob, execution: Execution, output: Path) -> 
 
 
 def _fits(info: ImageInfo, categories: list[dict], folder: Path) -> None:
-    """Whether a model of these categories can be used on the images, and these are there.
+    """Make sure that a model of these categories fits the images, and that these exist.
 
     Raises:
-        SubmissionError: they are not, or it cannot.
+        SubmissionError: it does not fit, or they do not exist.
     """
     names, trained = ({one["name"] for one in those} for those in (info.categories, categories))
     if names != trained:

@@ -36,7 +36,7 @@ def load_trained(job: MeasuringJob, execution: Execution, split: Split | None = 
         split: images to measure on, with or without annotations; None takes the validation split.
 
     Raises:
-        RuntimeError: the weights do not fit, or the device is not there.
+        RuntimeError: the weights do not fit, or the device is not available.
     """
     torch.set_num_threads(execution.threads)
     device = choose_device(execution.device)

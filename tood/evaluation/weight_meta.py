@@ -1,7 +1,7 @@
-"""What a file of weights says of itself, as far as it is believed: names of classes, and which run it is.
+"""The statements of a file of weights that are used: names of classes, and the run that it belongs to.
 
-The model is built from what is declared here, never from what a file says. A file made by this suite holds
-the settings of its training. They choose among the declared ones, and have to be equal to them.
+The model is built from the declarations of this suite, never from a file. A file made by this suite has the
+settings of its training. They select among the declared settings, and must be equal to them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -38,7 +38,7 @@ class ImportFailed(RuntimeError):
 
 
 class _Said(BaseModel):
-    """Part of what a file says; what else it says is passed over."""
+    """Part of the statements of a file; other statements are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -56,7 +56,7 @@ class _Input(_Said):
 
 
 class SavedSettings(_Said):
-    """What `tood.study.plan.Plan.settings` gave for a training, as far as it decides a model."""
+    """The part of `tood.study.plan.Plan.settings` of a training that decides a model."""
 
     run: _Run
     model: dict[str, Any]
@@ -67,18 +67,18 @@ class SavedSettings(_Said):
 
 @dataclass(frozen=True)
 class Weights:
-    """What is taken from a file."""
+    """The content of a file that is used."""
 
     state_dict: dict[str, Tensor]
     classes: tuple[str, ...]
-    settings: Any  # not checked; None where there are none
+    settings: Any  # not checked; None if there are none
 
 
 def read(path: Path) -> Weights:
-    """The tensors of a file, and the classes that they know: COCO's where the file names none.
+    """The tensors of a file, and its classes: COCO's if the file names none.
 
     Raises:
-        ImportFailed: it is no file of weights, or says of itself what cannot be.
+        ImportFailed: it is no file of weights, or its statements cannot be true.
     """
     try:
         content = read_weights(path)
@@ -101,15 +101,15 @@ def read(path: Path) -> Weights:
 
 
 def declared_settings(said: Any, path: Path) -> Settings:
-    """The declared settings that a file's are equal to.
+    """The declared settings that are equal to those of a file.
 
     Args:
         said: the file's.
         path: of the file, for messages.
 
     Raises:
-        ImportFailed: they are no settings.
-        ExperimentError: they are of no run, no scale or no released file that is declared.
+        ImportFailed: the file's are no settings.
+        ExperimentError: no declared run, scale or released file has them.
     """
     saved, runs = _checked(SavedSettings, said, "meta.settings", path), load_runs()
     run = saved.run.id
@@ -125,8 +125,8 @@ def declared_settings(said: Any, path: Path) -> Settings:
         ):
             return settings
     raise ExperimentError(
-        f"{path}: meta.settings: they are of {run}, and of none of the scales {', '.join(scale_names())} as "
-        f"declared here; look at it in its study (--run {run} --name STUDY), or add its scale to "
+        f"{path}: meta.settings: they belong to {run}, but to none of the scales declared here "
+        f"({', '.join(scale_names())}); use its study (--run {run} --name STUDY), or add its scale to "
         f"experiments/scales; if it has the paper's size, give --config {run}"
     )
 
@@ -146,7 +146,7 @@ def _candidates(saved: SavedSettings) -> Iterator[Settings]:
             try:
                 yield Plan(options | own).settings(run)
             except ExperimentError:
-                continue  # no size that images may have
+                continue  # not a possible size of images
 
 
 def _same(declared: Any, said: Any) -> bool:
@@ -164,10 +164,10 @@ def _same(declared: Any, said: Any) -> bool:
 
 
 def _checked(kind: Any, value: Any, where: str, path: Path) -> Any:
-    """A part of what a file says, of its kind.
+    """A part of the statements of a file, with its type checked.
 
     Raises:
-        ImportFailed: it is of another kind; the message is one line.
+        ImportFailed: it has another type; the message is one line.
     """
     try:
         return TypeAdapter(kind).validate_python(value)

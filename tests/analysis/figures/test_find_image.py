@@ -85,7 +85,7 @@ def test_of_two_splits_the_validation_images_count_and_it_is_said_once(
     found, root, capsys, image, path, other
 ):
     assert (found(image), found(image)) == (path, path)
-    message = f"tood: --image {image}: {root / path} is taken; for {root / other} give its path\n"
+    message = f"tood: --image {image}: {root / path} is used; for {root / other} give its path\n"
     assert capsys.readouterr().err == message
 
 

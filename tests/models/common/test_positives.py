@@ -436,7 +436,7 @@ def test_a_panel_shows_the_positives_in_their_places():
     of_dots = [tuple(c[:3]) for dots in first.collections for c in dots.get_facecolors()]
     assert of_dots == [colours[0], colours[0], colours[1]]
     assert len(second.collections) == 0
-    assert first.get_title() == "some: 1.5 an object, IoU 0.50"
+    assert first.get_title() == "some: 1.5 per object, IoU 0.50"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["level 1", "level 3"]
     draw([ImagePositives("none", **parts, **nothing)]).savefig(io.BytesIO())
 

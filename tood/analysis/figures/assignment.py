@@ -28,17 +28,17 @@ from tood.models.common.positives import statistics
 from tood.study.declarations import ExperimentError
 from tood.study.plan import Plan
 
-# One a pyramid level, from the finest on
+# One per pyramid level, from the finest on
 MARKERS = "os^Dv"
 COLUMNS = 3
 _LISTED = 10  # images of the same name
 
 
 class ImagePositives(NamedTuple):
-    """What one scheme makes of one image."""
+    """The assignment of one image by one scheme."""
 
     scheme: str
-    trained: bool  # or with random weights, of which the positives do not depend
+    trained: bool  # or with random weights, on which the positives do not depend
     image: np.ndarray  # [H, W, 3] uint8, RGB, as the network sees it
     gt_boxes: np.ndarray  # [G, 4] pixels of `image`
     points: np.ndarray  # [P, 2] centres of the positives
@@ -59,8 +59,8 @@ def assign(plan: Plan, run_id: str, image: str, seed: int) -> ImagePositives:
         seed: of the trained model.
 
     Raises:
-        ExperimentError: unknown image, or one that cannot be read; data that was not checked; a model that
-            the scheme needs and that was not trained.
+        ExperimentError: the image is unknown or cannot be read; the data was not checked; or the scheme needs
+            a trained model and there is none.
     """
     work = Path("work") / plan.name
     if not (work / "manifest.json").is_file():
@@ -120,15 +120,15 @@ def find_image(image: str, plan: Plan, root: Path, config: Config) -> tuple[Coco
     """The dataset that holds an image, in the input size of the run, and the image's index in it.
 
     Args:
-        image: what an annotation file says as `file_name` or `id`, or else the path of the file, from here or
-            from the root of the data, or else its base name. Of two splits that know one by the same of the
-            first three the validation split counts, and the other image is named on stderr.
+        image: its `file_name` or `id` in an annotation file, or the path of the file, from here or from the
+            root of the data, or its base name; the first match counts. If both splits match by `file_name`,
+            `id` or path, the validation image is used, and stderr names the other image.
         plan: the study.
         root: folder of the dataset.
         config: of the run.
 
     Raises:
-        ExperimentError: no image is meant, or several have this base name; or the image has no object.
+        ExperimentError: no image matches, or several have this base name; or the image has no object.
     """
     splits = sorted(plan.splits.items(), reverse=True)  # val before train
     entries = [entry for _, split in splits for entry in _entries(root, split)]
@@ -140,7 +140,7 @@ def find_image(image: str, plan: Plan, root: Path, config: Config) -> tuple[Coco
         )
     first, *others = meant
     for other in others:
-        _say(f"--image {image}: {first.path} is taken; for {other.path} give its path")
+        _say(f"--image {image}: {first.path} is used; for {other.path} give its path")
     dataset = build_dataset(root, *first.split, config.classes, config.input.size, None)
     found = (dataset.get_data_info(index) for index in range(len(dataset)))
     index, info = next((i, info) for i, info in enumerate(found) if str(info["img_id"]) == first.id)
@@ -159,7 +159,7 @@ class _Entry:
     path: str
 
 
-@functools.cache  # of a large dataset they take long to read, and each scheme asks
+@functools.cache  # of a large dataset they take long to read, and each scheme needs them
 def _entries(root: Path, split: Split) -> list[_Entry]:
     content = json.loads((root / split.annotations).read_text(encoding="utf-8"))
     images = [(str(image["id"]), image["file_name"]) for image in content["images"]]
@@ -167,7 +167,7 @@ def _entries(root: Path, split: Split) -> list[_Entry]:
 
 
 def _meant(image: str, root: Path, entries: list[_Entry]) -> list[_Entry]:
-    """The images that a user's word means, at most one file of each split, the best first.
+    """The images that match a user's word, at most one file of each split, the best match first.
 
     Raises:
         ExperimentError: several files have this base name.
@@ -189,20 +189,20 @@ def _meant(image: str, root: Path, entries: list[_Entry]) -> list[_Entry]:
 
 
 def _of_other_files(entries: list[_Entry]) -> list[_Entry]:
-    """The entries without those of a file that an entry before them has."""
+    """The entries, without entries whose file an earlier entry has."""
     of_file: dict[str, _Entry] = {}
     for entry in entries:
         of_file.setdefault(os.path.abspath(entry.path), entry)
     return list(of_file.values())
 
 
-@functools.cache  # once, also where several schemes look for the image
+@functools.cache  # once, even if several schemes search the image
 def _say(message: str) -> None:
     print(f"tood: {message}", file=sys.stderr)
 
 
 def draw(assignments: Sequence[ImagePositives]) -> Figure:
-    """A panel a scheme: positives as dots in the colour of their object, a marker a level."""
+    """A panel per scheme: positives as dots in the colour of their object, a marker per level."""
     columns = min(COLUMNS, len(assignments))
     rows = -(-len(assignments) // columns)
     height, width = assignments[0].image.shape[:2]
@@ -226,7 +226,7 @@ def draw(assignments: Sequence[ImagePositives]) -> Figure:
                 linewidths=0.3,
             )
         quality = f"IoU {found.iou:.2f}" if found.trained else "untrained"
-        axes.set_title(f"{found.scheme}: {found.per_object:.1f} an object, {quality}", fontsize="small")
+        axes.set_title(f"{found.scheme}: {found.per_object:.1f} per object, {quality}", fontsize="small")
         axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     for axes in panels[len(assignments) :]:
         axes.remove()

@@ -1,11 +1,11 @@
-"""The rule by which Figures 1 and 4 choose their objects, as the paper does not name its images."""
+"""The rule that chooses the objects of Figures 1 and 4, because the paper does not name its images."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
 
-# The paper's figure shows a dining table with a pizza; where the data has both on an image, so does ours.
+# The paper's figure shows a dining table with a pizza; if an image of the data has both, so does ours.
 PREFERRED = ("dining table", "pizza")
 FIGURE4 = 4  # objects in Figure 4
 LEAST_SHARE, LEAST_LOCALISED, LEAST_CLASSIFIED = 0.04, 0.75, 0.5
@@ -13,7 +13,7 @@ KEYS = ["image_id", "instance"]
 
 
 class Case(NamedTuple):
-    """An object to show, and how many conditions of the rule it was excused from, the last ones."""
+    """An object to show, and how many conditions of the rule were dropped for it, from the last on."""
 
     image_id: int
     instance: int
@@ -21,12 +21,12 @@ class Case(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What the rule makes of a data set."""
+    """The result of the rule on a data set."""
 
     cases: list[Case]  # Figure 1's first, then Figure 4's, each on an image of its own
     left: int  # objects that satisfy the whole rule
     total: int  # objects without crowds
-    preferred: int  # of those left, on images with both preferred classes
+    preferred: int  # of those that satisfy the rule, on images with both preferred classes
     means: dict[str, tuple[float, int]]  # by detector: distance in object sizes, over how many objects
 
 
@@ -53,16 +53,16 @@ def conditions(names: Sequence[str]) -> dict[str, Callable[[pd.DataFrame], pd.Se
 
 
 def choose(detectors: Mapping[str, pd.DataFrame], classes: Sequence[str], count: int = 1 + FIGURE4) -> Choice:
-    """The objects whose best anchors are farthest apart under the baseline, among those that the rule leaves.
+    """The objects that satisfy the rule and whose best anchors are farthest apart under the baseline.
 
-    Objects on images with both classes of `PREFERRED` go first. Each object is on an image of its own. Where
-    the rule leaves too few, its last condition is dropped for the rest, then the one before, and so on. Of
-    equals the one of the lowest image id, then of the lowest number, goes first.
+    Objects on images with both classes of `PREFERRED` go first. No two objects are on the same image. If too
+    few objects satisfy the rule, its last condition is dropped for the others, then the condition before it,
+    and so on. Of equal objects, the object with the lowest image id, then with the lowest number, goes first.
 
     Args:
         detectors: by name, the baseline first: rows of `ObjectRecord`, of the same objects.
         classes: name of each label.
-        count: how many to choose; fewer where fewer images have an object that all detectors touch.
+        count: how many to choose; fewer if fewer images have an object that all detectors touch.
 
     Raises:
         ValueError: no object of the images is touched by a box of each detector.
@@ -96,10 +96,10 @@ def choose(detectors: Mapping[str, pd.DataFrame], classes: Sequence[str], count:
 
 
 def caption(choice: Choice, names: Sequence[str], figure: int, shown: Collection[Case]) -> str:
-    """The caption of Figure 1 or 4 in Markdown: what it shows, the rule, what it left, and all objects' mean.
+    """The caption of Figure 1 or 4 in Markdown: content, rule, objects that satisfy it, mean of all objects.
 
     Args:
-        choice: what the rule made of the data.
+        choice: the result of the rule on the data.
         names: of the detectors, the baseline first.
         figure: 1 or 4.
         shown: the objects in it.
@@ -137,7 +137,7 @@ def caption(choice: Choice, names: Sequence[str], figure: int, shown: Collection
 
 
 def _preferences(choice: Choice) -> str:
-    """How many objects went first because of what else is on their image."""
+    """How many objects went first because of the other objects on their image."""
     images = f"Images with {' and '.join(PREFERRED)} go first"
     if choice.preferred:
         return f"{images}: {choice.preferred:,} of the objects are on such."
@@ -145,7 +145,7 @@ def _preferences(choice: Choice) -> str:
 
 
 def _excused(rule: Sequence[str], shown: Collection[Case]) -> list[str]:
-    """A sentence for each number of conditions that objects in the figure were excused from."""
+    """A sentence for each number of conditions that were dropped for objects in the figure."""
     sentences = []
     for dropped in sorted({case.dropped for case in shown} - {0}):
         number = sum(case.dropped == dropped for case in shown)

@@ -37,7 +37,7 @@ def figures(job: Figure1Job, execution: Execution, folder: Path) -> None:
     }
     choice = choose(records, detectors[names[0]].dataset.metainfo["classes"])
     first, *others = choice.cases
-    # Data in which no other image has an object shows that of Figure 1 again.
+    # If no other image has an object, Figure 4 shows the object of Figure 1 again.
     shown = {1: [first], 4: others or [first]}
     rows = {case: rows_of(case, detectors) for case in choice.cases}
     drawn = {1: draw_figure1(rows[first]), 4: draw_figure4([rows[case] for case in shown[4]])}

@@ -1,7 +1,7 @@
-"""Figures as files. Text in them is drawn as it is written, whatever it holds.
+"""Figures as files. Any text in them is drawn as it is written.
 
-Names of classes come from the user's data: `$5 bill` is no formula, and `猫` needs a font that is not
-matplotlib's. So no text of a figure is read as mathtext or LaTeX, not even a figure's own.
+Names of classes come from the user's data: `$5 bill` is not a formula, and `猫` needs a font that is not
+matplotlib's. So no text of a figure is read as mathtext or LaTeX, not even the suite's own text.
 """
 
 import functools
@@ -22,13 +22,13 @@ from tood.runtime.files import atomic_path, write_text
 LONGEST_NAME = 60  # characters of a name in a figure
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 _UNDATED = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
-_UNSHOWN: set[str] = set()  # characters that this process has said to have no font
+_UNSHOWN: set[str] = set()  # characters without a font that this process has already reported
 
 
 def save(figure: Figure, *paths: Path) -> None:
     """Write a figure in the format of each path's suffix; equal figures give equal files."""
     with (
-        # Ticks are made anew while a figure is drawn.
+        # Drawing a figure creates new ticks.
         mpl.rc_context({"text.parse_math": False, "text.usetex": False, "svg.hashsalt": "tood"}),
         warnings.catch_warnings(),
     ):
@@ -46,16 +46,16 @@ def save_captioned(figure: Figure, stem: Path, caption: str) -> None:
 
 
 def shown_name(name: str) -> str:
-    """A name from data on one line of a figure; of a very long one the end is left out.
+    """A name from data on one line of a figure; a very long name is cut.
 
-    A mark stands for what no font has, such as control characters and halves of surrogate pairs.
+    A mark replaces characters that no font has, such as control characters and single surrogates.
     """
     line = "".join(map(_printable, " ".join(name.split())))
     return line if len(line) <= LONGEST_NAME else f"{line[: LONGEST_NAME - 1]}…"
 
 
 def _write_plainly(figure: Figure) -> None:
-    """Make each text of a figure one that is drawn as it is written, in fonts that have its characters."""
+    """Let each text of a figure be drawn as it is written, in fonts that have its characters."""
     texts = [artist for artist in figure.findobj(Text) if isinstance(artist, Text)]
     foreign: set[str] = set()
     for text in texts:
@@ -95,7 +95,7 @@ def _font_with(character: str) -> str | None:
             if ord(character) in font_manager.get_font(path).get_charmap():
                 font_manager.fontManager.addfont(path)  # it may be newer than matplotlib's list of fonts
                 return FontProperties(fname=path).get_name()
-        except (OSError, RuntimeError, NotImplementedError):  # damaged, or of pictures instead of outlines
+        except (OSError, RuntimeError, NotImplementedError):  # damaged, or with pictures instead of outlines
             continue
     return None
 
@@ -109,7 +109,7 @@ def _installed_fonts() -> list[str]:
 
 
 def _say_unshown(characters: Iterable[str]) -> None:
-    """Say once for each character that a box stands for it."""
+    """Report once for each character that a box replaces it."""
     new = [character for character in characters if character not in _UNSHOWN]
     if new:
         _UNSHOWN.update(new)

@@ -21,7 +21,7 @@ from tood.study.plan import Plan
 
 
 class Scene(NamedTuple):
-    """An image with objects, one of which is looked at."""
+    """An image with objects, one of which is shown."""
 
     path: Path
     boxes: Tensor  # [G, 4] (x1, y1, x2, y2) in pixels of the file
@@ -40,7 +40,7 @@ def scene(
     """The image and the object that the user names.
 
     Args:
-        image: any file, if `box` and `label` say the object; else an image of the study.
+        image: any file, if `box` and `label` name the object; otherwise an image of the study.
         box: as for `of_image`.
         label: its class.
         chosen: as for `of_study`.
@@ -48,13 +48,13 @@ def scene(
         detectors: that are shown.
 
     Raises:
-        ExperimentError: as `of_image` and `of_study`, or it is not clear which object is meant.
+        ExperimentError: as `of_image` and `of_study`, or the object is not clear.
     """
     if (box is None) != (label is None):
-        raise ExperimentError("--box and --label say an object together; give both")
+        raise ExperimentError("--box and --label together name an object; give both")
     if box is not None and label is not None:
         if chosen is not None:
-            raise ExperimentError("--object numbers those of a study's image; leave it out beside --box")
+            raise ExperimentError("--object is for an image of a study; leave it out with --box")
         return of_image(Path(image), box, label, detectors[0].classes)
     if plan is None:
         raise ExperimentError(
@@ -70,7 +70,7 @@ def of_study(plan: Plan, run: str, image: str, chosen: int | None) -> Scene:
         plan: the study; its data was checked.
         run: one of its runs.
         image: as for `find_image`.
-        chosen: number of the object, from 0; None takes the largest.
+        chosen: number of the object, from 0; None means the largest.
 
     Raises:
         ExperimentError: there is no such image or object.
@@ -94,7 +94,7 @@ def of_study(plan: Plan, run: str, image: str, chosen: int | None) -> Scene:
 
 
 def of_image(path: Path, box: Sequence[float], name: str, classes: Sequence[str]) -> Scene:
-    """Any image, with one object that the user says.
+    """Any image, with one object that the user names.
 
     Args:
         path: of the file.
@@ -122,10 +122,10 @@ def of_image(path: Path, box: Sequence[float], name: str, classes: Sequence[str]
 
 
 def row_of(detector: Detector, shown: Scene) -> FigureRow:
-    """What the figures show of the object under one detector.
+    """The row of the object under one detector, for the figures.
 
     Raises:
-        ExperimentError: it does not know the class, cannot take the image, or predicts no box of the class
+        ExperimentError: it does not know the class, cannot process the image, or predicts no box of the class
             that touches the object.
     """
     name = shown.names[shown.chosen]
@@ -139,7 +139,7 @@ def row_of(detector: Detector, shown: Scene) -> FigureRow:
     except (ValueError, RuntimeError, MemoryError) as error:  # such as no memory on the device
         raise ExperimentError(f"{detector.name}: {shown.path}: {one_line(error)}") from error
     boxes = shown.boxes.float() * torch.tensor(sample.scale_factor).float().repeat(2)
-    # Objects of a class that the detector does not know compete with none.
+    # Objects of classes that the detector does not know do not compete for anchors.
     labels = torch.tensor(
         [detector.classes.index(name) if name in detector.classes else -1 for name in shown.names]
     )
@@ -152,7 +152,7 @@ def row_of(detector: Detector, shown: Scene) -> FigureRow:
 
 
 def described(row: FigureRow) -> str:
-    """What the row shows, in a line."""
+    """A description of the row, in one line."""
     x1, y1, x2, y2 = (float(side) for side in row.gt_boxes[row.instance])
     red, green = row.maps.classification, row.maps.localisation
     size = ((x2 - x1) * (y2 - y1)) ** 0.5

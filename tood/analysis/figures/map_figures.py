@@ -35,10 +35,10 @@ def draw_figure1(
 ) -> Figure:
     """Figure 1: a row for each detector with the result, the map of scores and the map of IoUs.
 
-    The maps are of the level with the best classification anchor; the title of IoU says so where the best
-    localisation anchor is on another. With "all" they are of each level, a row of scores above a row of IoUs.
-    White arrows lead from the object's centre to the best anchor. Score ranges over what the maps of a
-    detector hold, IoU over [0, 1].
+    The maps show the level of the best classification anchor. If the best localisation anchor is on another
+    level, the title of the IoU map says so. With "all" there are maps of each level, a row of scores above a
+    row of IoUs. White arrows lead from the object's centre to the best anchor. The colours of scores range
+    over the values in the maps of a detector, those of IoUs over [0, 1].
 
     Args:
         rows: one for each detector.
@@ -53,7 +53,7 @@ def draw_figure1(
     if levels == "all":
         return _all_levels(rows, colors)
     aspects = [_aspect(row) for row in rows]
-    # 3.4 inches is a panel's width once labels and colorbars have theirs.
+    # A panel is 3.4 inches wide, without labels and colour bars.
     figure = Figure(figsize=(12, sum(3.4 * a + 0.75 for a in aspects)), layout="constrained")
     axes = figure.subplots(len(rows), 3, squeeze=False, height_ratios=aspects)
     for row, (result, score, iou) in zip(rows, axes, strict=True):
@@ -68,7 +68,7 @@ def draw_figure1(
 
 
 def _all_levels(rows: Sequence[FigureRow], colors: str) -> Figure:
-    """Figure 1 with the maps of all levels; those of a level that has no anchor on the image are left out."""
+    """Figure 1 with the maps of all levels, except levels without an anchor on the image."""
     width, gap = 2.6, 0.55  # inches of a panel and of its titles
     columns = 1 + max(len(row.maps.levels) for row in rows)
     heights = [width * _aspect(row) + gap for row in rows]
@@ -126,7 +126,7 @@ def _aspect(row: FigureRow) -> float:
 
 
 def _draw_result(axes: Axes, row: FigureRow, apart: str = "; ") -> None:
-    """Draw the image, both best anchors with their boxes, and the true boxes; `apart` parts their values."""
+    """Draw the image, both best anchors with their boxes, and true boxes; `apart` separates their values."""
     red, green = row.maps.classification, row.maps.localisation
     height, width = row.image.shape[:2]
     axes.imshow(row.image, extent=(0, width, height, 0))  # boxes count from pixels' edges
@@ -140,7 +140,7 @@ def _draw_result(axes: Axes, row: FigureRow, apart: str = "; ") -> None:
     for index, box in enumerate(row.gt_boxes):
         if index != row.instance:
             _outline(axes, box, TRUTH, linewidth=1, linestyle=":")
-    # Dashed and last: a good prediction lies under it and shows through.
+    # Dashed and on top, so that a good prediction under it stays visible.
     _outline(axes, row.gt_boxes[row.instance], TRUTH, linewidth=2, linestyle=(0, (5, 5)))
     _arrows(axes, row, [anchor for anchor, _ in marks])
     _frame(axes, row.image, "Result")
@@ -163,7 +163,7 @@ def _draw_map(
     colors: str,
 ) -> None:
     """Draw one map, each pixel its nearest anchor, in colours from 0 to `top` (default: maximum)."""
-    # The last cells may end before the image does; the frame cuts off what is too much.
+    # The last cells may end before the image does, so there is one more; the frame cuts off the surplus.
     values = np.pad(values, ((0, 1), (0, 1)), mode="edge")
     left, upper = (centre - level.stride / 2 for centre in level.origin)
     right, lower = left + values.shape[1] * level.stride, upper + values.shape[0] * level.stride

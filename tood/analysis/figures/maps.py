@@ -67,7 +67,7 @@ class ImageAnchors:
     Args:
         anchors: of the image, on its padded input.
         image_size: (height, width) of the input without padding; anchors beyond are left out.
-        use_confidence: map what NMS ranks by instead of the classification score.
+        use_confidence: map the confidence, by which NMS ranks, instead of the classification score.
     """
 
     def __init__(self, anchors: Anchors, image_size: tuple[int, int], use_confidence: bool = False) -> None:
@@ -88,10 +88,10 @@ class ImageAnchors:
     def best(self, instance: int) -> tuple[BestAnchor, BestAnchor] | None:
         """Where an instance is classified best and localised best; None if no anchor belongs to it.
 
-        The best anchor for classification has the highest score of those that belong to the instance as
-        in Table 6 (no other instance of the class overlaps their box more; IoU > 0): a score alone does
-        not say which instance of the class it means. The best for localisation has the highest IoU of
-        all. The first anchor, from the finest level on, wins ties.
+        The best anchor for classification has the highest score of those that belong to the instance as in
+        Table 6 (no other instance of the class overlaps their box more; IoU > 0): a score alone does not tell
+        which instance of the class it is for. The best anchor for localisation has the highest IoU of all
+        anchors. The first anchor, from the finest level on, wins ties.
         """
         pool = self._pools[instance]
         if not pool.any():
@@ -134,7 +134,7 @@ def instance_maps(
     image_size: tuple[int, int],
     use_confidence: bool = False,
 ) -> InstanceMaps | None:
-    """The maps of one instance alone, by its index in gt_boxes.
+    """The maps of only one instance, by its index in gt_boxes.
 
     Other arguments as for `anchors_of` and `ImageAnchors`.
     """
@@ -142,7 +142,7 @@ def instance_maps(
 
 
 def _crop(level: DenseLevel, scores: Tensor, ious: Tensor, visible: Tensor) -> LevelMaps:
-    """Put the values of all anchors on their grid and keep the locations on the image, its top left part.
+    """Put the values of all anchors on their grid, and keep its top left part, which is on the image.
 
     Of several anchors per location, each map shows the highest value.
     """

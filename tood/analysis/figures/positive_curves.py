@@ -18,7 +18,7 @@ PANELS = {
 
 
 def draw_positive_curves(trainings: Mapping[str, Sequence[Epochs]], png: Path, pdf: Path) -> None:
-    """Draw how trainings went.
+    """Draw the positives of trainings.
 
     Args:
         trainings: of each seed its epochs, by the name of the scheme in the legend.

@@ -1,4 +1,4 @@
-"""What Table 6 sums up, shown: how classification and localisation of its runs agree."""
+"""Figures behind Table 6: how classification and localisation of its runs agree."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,7 +67,7 @@ def draw_views(runs: Mapping[str, Sequence[RunPaths]], annotations: Path, folder
 
 
 def best_anchors(found: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """How far apart both best anchors of an object are, and what IoU that loses.
+    """How far apart both best anchors of an object are, and how much IoU this loses.
 
     Args:
         found: of each seed its objects, with the columns of `tood.analysis.table6.best_anchors.ObjectRecord`.
@@ -81,7 +81,7 @@ def best_anchors(found: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def cumulative(values: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Share of the values, those that are nan included, which are at most `at`."""
+    """Share of the values, including nan, that are at most `at`."""
     return np.searchsorted(np.sort(values[~np.isnan(values)]), at, side="right") / max(len(values), 1)
 
 
@@ -112,7 +112,7 @@ def draw_distances(objects: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def caption_distances(objects: Mapping[str, pd.DataFrame]) -> str:
-    """What the figure shows, with the means."""
+    """The caption of the figure, with the means."""
 
     def means(column: str) -> str:
         found = {name: frame[column].mean() for name, frame in objects.items()}
@@ -159,7 +159,7 @@ def draw_density(density: Mapping[str, np.ndarray]) -> Figure:
 
 
 def caption_density(density: Mapping[str, np.ndarray]) -> str:
-    """What the figure shows, with the share of confident anchors that are badly localised."""
+    """The caption of the figure, with the share of confident anchors that are badly localised."""
     shares = "; ".join(f"{name} {_share_misplaced(counts)}" for name, counts in density.items())
     return (
         "**Score against IoU.** The 50 most confident anchors of each object before NMS, on which Table 6 "
@@ -169,7 +169,7 @@ def caption_density(density: Mapping[str, np.ndarray]) -> str:
 
 
 def misplaced(counts: np.ndarray) -> tuple[int, int]:
-    """Of counts [score, IoU]: how many have a score >= 0.5 and IoU < 0.5, and how many such a score."""
+    """Of counts [score, IoU]: how many have a score >= 0.5 and IoU < 0.5, and how many a score >= 0.5."""
     half = len(counts) // 2
     return int(counts[half:, :half].sum()), int(counts[half:].sum())
 
@@ -212,7 +212,7 @@ def draw_ap_by_iou(curves: Mapping[str, Sequence[pd.Series]]) -> Figure:
 
 
 def caption_ap_by_iou(curves: Mapping[str, Sequence[pd.Series]]) -> str:
-    """What the figure shows, with AP75."""
+    """The caption of the figure, with AP75."""
     means = "; ".join(
         f"{name} {np.mean([curve[0.75] for curve in seeds]):.1f}" for name, seeds in curves.items()
     )
@@ -265,7 +265,7 @@ def draw_box_kinds(kinds: Mapping[str, np.ndarray]) -> Figure:
 
 
 def caption_box_kinds(kinds: Mapping[str, np.ndarray]) -> str:
-    """What the figure shows, with the counts of Table 6."""
+    """The caption of the figure, with the counts of Table 6."""
     totals = "; ".join(
         f"{name}: "
         + ", ".join(f"{total:,.0f} {kind}" for kind, total in zip(KINDS, counts.sum(axis=1), strict=True))

@@ -4,7 +4,7 @@ The paper compares "the rankings of classification and localization by selecting
 predictions for each instance" and takes "a mean IoU of the top-10 confident predictions, averaged
 over instances". It does not say which predictions belong to an instance. Here every anchor of every
 level competes, without score threshold, and an anchor belongs to the instance its box overlaps most.
-The other readings are options, so that the table can be given under each of them.
+The other readings are options, so that the table can be computed under each of them.
 """
 
 import functools
@@ -30,7 +30,7 @@ _CHOICES = {
 class AlignmentOptions:
     """Which reading of section 4.3 is measured; the defaults are this project's definition.
 
-    Whether confidence includes centerness is no option: the caller passes one tensor or the other.
+    Whether confidence includes centerness is not an option: the caller passes one tensor or the other.
 
     Raises:
         ValueError: an option is none of the readings listed here.
@@ -70,9 +70,9 @@ class InstancePools(NamedTuple):
 
 
 def instance_pools(boxes: Tensor, points: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> InstancePools:
-    """Say which anchors belong to which instance; what readings share is found once, when it is asked for.
+    """Which anchors belong to which instance; values that readings share are computed once, on demand.
 
-    Of instances that an anchor's box overlaps equally, the first owns it.
+    If an anchor's box overlaps several instances equally, the first owns it.
 
     Args:
         boxes: [A, 4] predicted boxes (x1, y1, x2, y2), clipped to the image, pixels.
@@ -107,15 +107,15 @@ def instance_alignment(
 
     An instance's anchors are ranked by confidence in its class, equal ones by anchor index. PCC is
     Pearson's correlation of the ranks of confidence and of IoU over the first `top_pcc` (ties share
-    their mean rank); IoU is the mean over the first `top_iou`. Smaller pools use what they have.
+    their mean rank); IoU is the mean over the first `top_iou`. Smaller pools use all their anchors.
 
     Args:
-        confidence: [A, C] what ranks an anchor for a class; any monotone scale.
+        confidence: [A, C] by which anchors are ranked for a class; on any monotone scale.
         pools: of the image.
-        readings: of the paper, by name; what they share is computed once.
+        readings: of the paper, by name; values that they share are computed once.
 
     Raises:
-        IndexError: a label is no column of `confidence`.
+        IndexError: a label is not a column of `confidence`.
     """
 
     @functools.cache
@@ -132,12 +132,12 @@ def instance_alignment(
 
     @functools.cache
     def measured(options: AlignmentOptions) -> InstanceAlignment:
-        best = ranked(replace(options, correlation="rank"))  # which decides nothing there
+        best = ranked(replace(options, correlation="rank"))  # which does not matter there
         return InstanceAlignment(
             _correlation(best, options), _mean_iou(best, options.top_iou), best.pool_size
         )
 
-    # How empty pools count is `summarise`'s to decide.
+    # `summarise` decides how empty pools count.
     return {name: measured(replace(options, empty_pools="zero")) for name, options in readings.items()}
 
 
@@ -166,7 +166,7 @@ def summarise(images: Sequence[InstanceAlignment], options: AlignmentOptions) ->
 
 
 class _Ranked(NamedTuple):
-    """The most confident anchors of each of G instances, falling; nan behind the last of a small pool."""
+    """The most confident anchors of each of G instances, falling; nan after the last of a small pool."""
 
     scores: np.ndarray  # [G, K]
     ious: np.ndarray  # [G, K]
@@ -174,7 +174,7 @@ class _Ranked(NamedTuple):
 
 
 def _rights(ious: Tensor, points: Tensor, gt_boxes: Tensor, gt_labels: Tensor, ownership: str) -> Tensor:
-    """Which anchors an instance may have, boolean [G, A], however small their overlap."""
+    """Which anchors an instance may have, boolean [G, A], with any overlap."""
     if ownership == "centre":
         corners = gt_boxes[:, None]  # [G, 1, 4]
         return ((points > corners[..., :2]) & (points < corners[..., 2:])).all(dim=2)  # [G, A]
@@ -202,7 +202,7 @@ def _most_confident(confidence: Tensor, ious: Tensor, pools: Tensor, k: int) -> 
     scores, overlaps = (np.full((len(pools), k), np.nan) for _ in range(2))
     if pools.any():
         within = confidence.where(pools, -torch.inf)  # [G, A]
-        # topk alone may return any of several equal scores; its last value only bounds the sort.
+        # topk may return any of several equal scores; only its last value is used, as a bound for the sort.
         least = within.topk(min(k, within.shape[1])).values[:, -1:]  # [G, 1]
         instance, anchor = (pools & (within >= least)).nonzero(as_tuple=True)
         s, u = (values[instance, anchor].double().cpu().numpy() for values in (confidence, ious))
@@ -231,7 +231,7 @@ def _correlation(best: _Ranked, options: AlignmentOptions) -> np.ndarray:
 
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """[N] Pearson's correlation of the rows of [N, K]; SciPy's takes longer than all else here."""
+    """[N] Pearson's correlation of the rows of [N, K]; SciPy's function would take most of the time."""
     x, y = (values - values.mean(axis=1, keepdims=True) for values in (x, y))
     r = (x * y).sum(axis=1) / np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
     return r.clip(-1, 1)

@@ -1,4 +1,4 @@
-"""The anchors of an image, and which belong to which of its objects: computed once for all measures."""
+"""The anchors of an image, and the object that each belongs to: computed once for all measures."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

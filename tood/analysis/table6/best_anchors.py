@@ -1,7 +1,7 @@
 """How far apart an object is classified best and localised best, over all objects of a data set.
 
-Figure 1 of the paper shows one object; here are all of them, and of the most confident anchors how score and
-IoU go together. `BestAnchors` is given one image after the other, so that it can share a pass over them.
+Figure 1 of the paper shows one object; this module measures all objects, and for the most confident anchors
+how score and IoU are related. `BestAnchors` receives one image after the other, so that it can share a pass.
 """
 
 from collections.abc import Iterable
@@ -33,11 +33,11 @@ class ObjectRecord(NamedTuple):
     score: float | None  # of the best-classified anchor
     classified: float | None  # IoU of the box of this anchor
     localised: float | None  # highest IoU of any anchor's box
-    # The last four are None where no anchor belongs to the object.
+    # The last four are None if no anchor belongs to the object.
 
 
 class BestAnchors:
-    """Collects the objects of the images that it is given, and the density of score and IoU."""
+    """Collects the objects of the images that it receives, and the density of score and IoU."""
 
     def __init__(self) -> None:
         self.objects: dict[int, list[ObjectRecord]] = {}  # by id of the image
@@ -57,10 +57,10 @@ class BestAnchors:
 
 
 def object_records(sample: DetDataSample, anchors: Anchors) -> list[ObjectRecord]:
-    """What the detector makes of each object of one image.
+    """The measurements of each object of one image.
 
     Args:
-        sample: with `gt_instances`, and where there are crowds `ignored_instances`, in pixels of the input.
+        sample: with `gt_instances` and, if there are crowds, `ignored_instances`, in pixels of the input.
         anchors: of the image.
     """
     objects, size = sample.gt_instances.cpu(), sample.img_shape[:2]
@@ -79,7 +79,7 @@ def object_records(sample: DetDataSample, anchors: Anchors) -> list[ObjectRecord
                 int(labels[g]),
                 float(areas[g]) / (size[0] * size[1]),
                 bool(crowded[g]),
-                # An object without any area has no size to measure by.
+                # An object without area has no size to measure by.
                 apart / float(areas[g]) ** 0.5 if apart is not None and areas[g] > 0 else None,
                 red.score if red else None,
                 red.iou if red else None,
@@ -92,7 +92,8 @@ def object_records(sample: DetDataSample, anchors: Anchors) -> list[ObjectRecord
 def score_iou_density(anchors: Anchors) -> np.ndarray:
     """Counts [score, IoU] of the 50 most confident anchors of each object of an image, as for PCC of Table 6.
 
-    Score is what NMS ranks by. Both are in `BINS` equal parts of [0, 1], the last of which holds 1 too.
+    The score is the value that NMS ranks by. Both are in `BINS` equal parts of [0, 1], the last of which
+    includes 1.
     """
     options, instances = AlignmentOptions(), anchors.instances
     confidence = torch.cat([level.confidence for level in anchors.levels])  # [A, C]

@@ -1,8 +1,8 @@
-"""What NMS leaves: counts of correct, redundant and error boxes of Table 6 (section 4.3).
+"""The boxes after NMS: counts of correct, redundant and error boxes of Table 6 (section 4.3).
 
-The paper counts correct boxes (IoU >= 0.5), redundant ones (IoU > 0.5) and errors (0.1 < IoU < 0.5)
-and leaves open how correct and redundant differ. Here that is COCO's own matching, so `correct` are
-the true positives of AP50. For one image and class, by falling score, a box is the first of:
+The paper counts correct boxes (IoU >= 0.5), redundant boxes (IoU > 0.5) and errors (0.1 < IoU < 0.5), and
+does not say how correct and redundant boxes differ. Here that is COCO's own matching, so `correct` are the
+true positives of AP50. For one image and class, by falling score, a box is the first of:
 
 * correct: IoU >= 0.5 with an instance not yet taken; it takes the one it overlaps most
 * ignored: at least half of it lies in a crowd region (pycocotools' dtIgnore)
@@ -50,11 +50,11 @@ def count_boxes(gt: dict, detections: list[dict], options: CountOptions) -> dict
     Args:
         gt: COCO annotations: images, annotations, categories; boxes (x, y, width, height) in pixels.
         detections: COCO results {image_id, category_id, bbox, score}, in the same pixels.
-        options: what is counted.
+        options: the reading.
 
     Returns:
-        The number of each of KINDS; their sum is the number of detections that the score threshold
-        and `max_per_image` leave.
+        The number of each of KINDS; their sum is the number of detections that pass the score threshold and
+        `max_per_image`.
 
     Raises:
         ValueError: a detection is on an image or of a category that `gt` does not have.
@@ -80,7 +80,7 @@ def name_boxes(gt: dict, detections: list[dict], options: CountOptions) -> Itera
 
 
 def _by_image(entries: Iterable[dict], class_aware: bool) -> defaultdict[tuple, list[dict]]:
-    """Group annotations or results by image, and by class if asked, keeping their order."""
+    """Group annotations or results by image, and by class if `class_aware`, keeping their order."""
     groups = defaultdict(list)
     for entry in entries:
         groups[entry["image_id"], entry["category_id"] if class_aware else None].append(entry)
@@ -100,7 +100,7 @@ def _kinds(detections: list[dict], annotations: list[dict]) -> Iterator[str]:
     for d, overlaps in enumerate(ious):
         available = np.flatnonzero(free & (overlaps >= 0.5))
         if len(available):
-            # Of equal overlaps COCO takes the last instance.
+            # With equal overlaps COCO takes the last instance.
             free[available[::-1][overlaps[available[::-1]].argmax()]] = False
             yield "correct"
         elif in_crowd[d]:

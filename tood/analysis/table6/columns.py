@@ -41,7 +41,7 @@ WITHOUT_THRESHOLD = {"score_thr": 0.0, "nms_pre_by": "pair"}
 
 
 class Statistics:
-    """What one pass over the images gives, image by image.
+    """The measurements of one pass over the images, image by image.
 
     PCC and IoU are under each reading, and by classification score alone, without centerness.
 
@@ -64,7 +64,7 @@ class Statistics:
         }
 
     def add(self, sample: DetDataSample, levels: list[DenseLevel], anchors: Anchors) -> None:
-        """Take one image, with its predictions where the model computes and its anchors on the CPU."""
+        """Add one image, with its predictions on the model's device and its anchors on the CPU."""
         instances = anchors.instances
         confidence = torch.cat([level.confidence for level in anchors.levels])  # [A, C]
         aligned = instance_alignment(confidence, instances, self._options)
@@ -80,11 +80,11 @@ class Statistics:
         self._unfiltered[sample.img_id] = coco_results(sample.img_id, detections, self._category_ids)
 
     def unfiltered(self, image_ids: Iterable[int]) -> list[dict]:
-        """Detections without score threshold on images that were taken, as COCO results."""
+        """Detections without score threshold on the added images, as COCO results."""
         return list(chain.from_iterable(self._unfiltered[image] for image in image_ids))
 
     def alignment(self, image_ids: Sequence[int]) -> dict[str, dict[str, float]]:
-        """What `summarise` gives under each reading, of images that were taken."""
+        """The result of `summarise` under each reading, for the added images."""
         default = self._options["default"]
         return {
             name: summarise([images[image] for image in image_ids], self._options.get(name, default))
@@ -102,8 +102,8 @@ def write_table6(
 
     Args:
         job: what is measured.
-        before: what holds before NMS under each reading, as `Statistics.alignment` gives it.
-        after: what holds after it, as `count_readings` gives it.
+        before: the values before NMS under each reading, from `Statistics.alignment`.
+        after: the values after NMS, from `count_readings`.
         files: of these are written `alignment`, the columns of the table and `digests`, and
             `alignment_variants`, every reading.
     """

@@ -1,4 +1,4 @@
-"""All that is measured on a trained run of Table 6, in one pass over the validation images."""
+"""All measurements of a trained run of Table 6, in one pass over the validation images."""
 
 from mmdet.structures import DetDataSample
 

@@ -50,7 +50,7 @@ class ATSSHead(ATSSTargetsMixin, TowersMixin, AnchorBoxesMixin, MMDetATSSHead):
     def forward_single(self, x: Tensor, scale: nn.Module) -> tuple[Tensor, ...]:
         """Logits [B, C, H, W], regression [B, 4, H, W] and centerness [B, 1, H, W] of one level."""
         cls_logits, regression, *centerness = super().forward_single(x, scale)
-        # mmdet makes float32 of the regression; a loss in float64 is to be one throughout.
+        # mmdet converts the regression to float32; here a float64 loss is float64 throughout.
         return cls_logits, regression.to(torch.promote_types(torch.float32, cls_logits.dtype)), *centerness
 
     def loss_by_feat(
@@ -69,14 +69,14 @@ class ATSSHead(ATSSTargetsMixin, TowersMixin, AnchorBoxesMixin, MMDetATSSHead):
         deltas = targets.of_positives(rows_of_batch(bbox_preds, 4))  # [P, 4]
         boxes = self.bbox_coder.decode(targets.priors, deltas)
         centerness = targets.of_positives(rows_of_batch(centernesses, 1))[:, 0]  # [P]
-        nothing = deltas.sum() + centerness.sum()  # 0 with a gradient, where there are no pairs
+        nothing = deltas.sum() + centerness.sum()  # 0 with a gradient, if there are no pairs
         loss_cls = self.loss_cls(
             rows_of_batch(cls_scores, self.cls_out_channels),
             targets.labels,
             targets.label_weights,
             reduction_override="sum",
         )
-        # Given weights, mmdet's looks whether any is positive, and waits for the device
+        # With weights, mmdet's loss would test their signs and wait for the device
         loss_bbox = self.loss_bbox(boxes, targets.boxes, reduction_override="none")  # [P]
         loss_centerness = self.loss_centerness(
             centerness, targets.centerness, positive.to(centerness), reduction_override="none"

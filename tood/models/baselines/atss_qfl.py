@@ -15,7 +15,7 @@ from tood.models.common.registry import MODELS
 
 @MODELS.register_module()
 class ATSSQFLHead(ATSSHead):
-    """ATSS that learns the IoU as the score of the class, instead of a centerness beside it ("ATSS + QFL").
+    """ATSS whose class score learns the IoU; there is no centerness ("ATSS + QFL").
 
     GFL without its distributions (Li et al., "Generalized Focal Loss", NeurIPS 2020): quality focal loss
     (its Eq. 3) with the IoU of the predicted box as target, and boxes weighted by the detached score of

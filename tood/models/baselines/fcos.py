@@ -46,7 +46,7 @@ class SmoothedGIoULoss(BoxLossMixin, nn.Module):
 
 
 class PointTargets(NamedTuple):
-    """What the points of a batch learn, image after image; N points in all."""
+    """The training targets of the N points of a batch, image after image."""
 
     labels: Tensor  # [N] class of the object, or the number of classes for background
     positive: Tensor  # [N] bool
@@ -55,14 +55,14 @@ class PointTargets(NamedTuple):
 
 
 def smallest_around(points: Tensor, ranges: Tensor, gt_boxes: Tensor, reach: Tensor | None) -> Tensor:
-    """The object of each point, by FCOS's rules: the smallest of those that the point may have.
+    """The object of each point, by FCOS's rules: the smallest object that the point may have.
 
     Args:
         points: [A, 2] pixels.
-        ranges: [A, 2] least and largest of what the largest of a point's distances may be, pixels.
+        ranges: [A, 2] limits of the largest of a point's four distances, pixels.
         gt_boxes: [G, 4] pixels.
-        reach: [A] how near to the centre of the object a point has to be on both axes, pixels; None: the
-            point has to be inside of the object.
+        reach: [A] largest distance of a point from the object's centre on each axis, pixels; None: the point
+            must be inside the object.
 
     Returns:
         [A], -1 for none
@@ -122,7 +122,7 @@ class FCOSHead(TowersMixin, DensePredictionMixin, MMDetFCOSHead):
         targets = self._targets(priors, batch_gt_instances)
         number = reduce_mean(targets.positive.sum().to(torch.float)).clamp(min=1)
         total = reduce_mean(targets.centerness.sum()).clamp(min=1e-6)
-        # Of the others a distance may be beyond all bounds, whose loss times 0 would be no number
+        # Distances of other points are unbounded, and an infinite loss times 0 would be nan
         distances = distances.where(targets.positive[:, None], 1.0)
         boxes, gt_boxes = (self.bbox_coder.decode(points, d) for d in (distances, targets.distances))
         of_boxes = self.loss_bbox(boxes, gt_boxes, reduction_override="none")  # [B*A]
@@ -175,7 +175,7 @@ class FCOSHead(TowersMixin, DensePredictionMixin, MMDetFCOSHead):
 
     def _dense_level(self, level: int, outs: tuple[Tensor, ...], priors: Tensor) -> DenseLevel:
         cls_logits, distances, *centerness = outs
-        if self.norm_on_bbox and self.training:  # the forward gives strides then, pixels in testing
+        if self.norm_on_bbox and self.training:  # then `forward` gives strides in training, pixels in testing
             distances = distances * self.prior_generator.strides[level][0]
         scores = cls_logits.flatten(1).T.sigmoid()  # [H*W, C]
         factor = centerness[0].flatten(1).T.sigmoid() if centerness else 1.0  # [H*W, 1]

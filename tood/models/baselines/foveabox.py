@@ -20,14 +20,14 @@ SHORTEST, LONGEST = 1 / 16, 16.0  # range of the distances that are learned, in 
 def smallest_core(
     gt_boxes: Tensor, grid: tuple[int, int], stride: int, sizes: tuple[float, float], sigma: float
 ) -> Tensor:
-    """The object of each point of a level, by FoveaBox's rules: the smallest whose core the point is in.
+    """The object of each point of a level, by FoveaBox's rules: the smallest whose core has the point.
 
     Args:
         gt_boxes: [G, 4] pixels.
         grid: (H, W) of the level.
         stride: of the level, pixels.
         sizes: least and largest side of an object of the level, the square root of its area, pixels.
-        sigma: share of its sides that the core of an object has.
+        sigma: side of an object's core, as a share of the object's side.
 
     Returns:
         [H * W], -1 for none; of objects of one size the last
@@ -78,7 +78,7 @@ class FoveaHead(DensePredictionMixin, MMDetFoveaHead):
             self._priors((cls_scores,)), [grid_of(maps) for maps in cls_scores], batch_gt_instances
         )
         number = positive.sum().to(regression)
-        # Of the others a prediction may be beyond all bounds, whose loss times 0 would be no number
+        # Predictions of other points are unbounded, and an infinite loss times 0 would be nan
         of_boxes = self.loss_bbox(
             regression.where(positive[:, None], 0.0), targets, reduction_override="none"
         ).view(len(targets), -1)  # [B*A, 4], or [B*A, 1]

@@ -19,7 +19,7 @@ LEAST = 1e-12  # bound of probabilities, as in mmdet
 def class_probabilities(
     boxes: Tensor, gt_boxes: Tensor, gt_labels: Tensor, classes: int, threshold: float
 ) -> Tensor:
-    """How likely each predicted box is to be that of an object of each class.
+    """The probability that a predicted box belongs to an object of each class.
 
     It is 0 at the threshold of the IoU, and 1 for the best box of the object.
 
@@ -98,7 +98,7 @@ class FreeAnchorHead(AnchorBoxesMixin, MMDetFreeAnchorHead):
         return self.alpha * binary_cross_entropy(probability, torch.ones_like(probability))
 
     def negative_bag_loss(self, cls_prob: Tensor, box_prob: Tensor) -> Tensor:
-        """[B, A, C] focal loss of the scores, as far as no predicted box is an object's of the class."""
+        """[B, A, C] focal loss of the scores, weighted by how unlikely an object of the class has the box."""
         probability = (cls_prob * (1 - box_prob)).clamp(min=LEAST, max=1 - LEAST)
         loss = binary_cross_entropy(probability, torch.zeros_like(probability))
         return (1 - self.alpha) * probability**self.gamma * loss

@@ -20,9 +20,10 @@ class GFLHead(ATSSTargetsMixin, AnchorBoxesMixin, MMDetGFLHead):
 
     Li et al., "Generalized Focal Loss", NeurIPS 2020. Positives are those of ATSS.
 
-    Two things are otherwise in the authors' code, which is older than mmdet's (implus/GFocal,
-    `mmdet/models/anchor_heads/gfl_head.py`): in the IoU that is the target, boxes are one cell wider and
-    higher than their corners say; and box losses are divided by the sum of their weights however small it is.
+    Two things differ in the authors' code, which is older than mmdet's (implus/GFocal,
+    `mmdet/models/anchor_heads/gfl_head.py`). For the IoU that is the target, boxes are one cell wider and
+    higher than their corners say. And box losses are divided by the sum of their weights, even if it is very
+    small.
     """
 
     def loss_by_feat(

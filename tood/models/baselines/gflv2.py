@@ -1,4 +1,4 @@
-"""GFLV2 (Table 5): GFL whose score is multiplied by a quality that the shape of its distributions tells."""
+"""GFLV2 (Table 5): GFL whose score is multiplied by a quality, predicted from its distributions."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from tood.models.common.registry import MODELS
 
 
 def distribution_statistics(logits: Tensor, bins: int, topk: int) -> Tensor:
-    """What is said of each side's distribution: its largest probabilities, falling, then their mean.
+    """Statistics of each side's distribution: its largest probabilities, falling, then their mean.
 
     The released code's order of channels: (left, top, right, bottom), each (first, ..., k-th, mean). The mean
-    is that of the k; over all bins it would be a constant.
+    is over these k; over all bins it would be constant.
 
     Args:
         logits: [B, 4 * bins, H, W].

@@ -50,7 +50,7 @@ from tood.models.common.registry import MODELS
 
 
 class IQDetTargets(NamedTuple):
-    """What is drawn for the objects of a batch, and what the encoder learns from.
+    """The samples of the objects of a batch, and the training data of the encoder.
 
     Points are those of the grid, which all images share; `Objects.images` says whose they are.
     """
@@ -92,7 +92,7 @@ def soft_focal_loss(logits: Tensor, targets: Tensor, gamma: float, alpha: float)
 class IQDetHead(OTAHead):
     """OTA's head, trained on positions that are drawn from each object's quality distribution.
 
-    `forward` returns the features too, as the loss encodes objects by them; detection uses none of it.
+    `forward` also returns the features, by which the loss encodes objects; detection does not use them.
     The training loop tells the head its progress with `set_progress`.
 
     Args:
@@ -113,7 +113,7 @@ class IQDetHead(OTAHead):
         self.encoder = QualityEncoder(self.in_channels, quality_channels, gaussians, self.strides)
 
     def set_progress(self, epoch: int, progress: float) -> None:
-        """The share of the training that is done is a part of the seed of the random numbers."""
+        """The progress of the training is part of the seed of the random numbers."""
         self.progress = progress
 
     def forward(self, x: tuple[Tensor, ...]) -> tuple[list[Tensor], ...]:
@@ -177,7 +177,7 @@ class IQDetHead(OTAHead):
     def positives_by_feat(
         self, *outs: list[Tensor], batch_gt_instances: list[InstanceData], batch_img_metas: list[dict]
     ) -> list[Positives]:
-        """The points that samples read, weighed by their share of the object's samples.
+        """The points that samples read, weighted by their share of the object's samples.
 
         As in the loss at the present progress; see `DensePredictionMixin`.
         """
@@ -204,7 +204,7 @@ class IQDetHead(OTAHead):
         batch_gt_instances: list[InstanceData],
         batch_img_metas: list[dict],
     ) -> IQDetTargets:
-        """Targets of the batch; the encoder's values alone have a graph.
+        """Targets of the batch; only the encoder's values have a graph.
 
         Args:
             pyramid: of the batch.

@@ -1,6 +1,6 @@
 """IQDet's quality distribution: a mixture of Gaussians over an object's box on each level of the pyramid.
 
-`iqdet.py` says what is whose.
+`iqdet.py` names the origin of each part.
 """
 
 from typing import NamedTuple
@@ -27,11 +27,11 @@ class Mixture(NamedTuple):
 
 
 def mixture_of(outputs: Tensor) -> Mixture:
-    """The mixture that a network's outputs [..., 5 K] stand for: means, then deviations, then weights.
+    """The mixture of a network's outputs [..., 5 K]: means, then deviations, then weights.
 
     The weights are a softmax in which "no Gaussian", with a logit of 0, has a share. If their sum were 1, a
-    mixture could only be low by moving its Gaussians into the corners of the box and narrowing them. It does
-    so while no box fits, and does not come back: tanh and softplus have no slope there.
+    mixture could only become low by moving its Gaussians into the corners of the box and narrowing them. This
+    would happen while no box fits, and could not be undone: tanh and softplus have almost no slope there.
     """
     K = outputs.shape[-1] // PARAMETERS
     means, deviations, logits = outputs.split([2 * K, 2 * K, K], dim=-1)
@@ -63,7 +63,7 @@ def log_quality_at(mixture: Mixture, offsets: Tensor) -> Tensor:
 def quality_loss(log_quality: Tensor, ious: Tensor, owners: Tensor, objects: int) -> Tensor:
     """Binary cross entropy of the mixtures with the IoU of the predicted boxes, mean over an object's points.
 
-    Of logarithms, as the gradient of a value that has become 0 is lost.
+    It uses logarithms, because a value that has become 0 has no gradient.
 
     Args:
         log_quality: [P] of pairs of an object and a point.
@@ -83,8 +83,8 @@ def quality_loss(log_quality: Tensor, ious: Tensor, owners: Tensor, objects: int
 class QualityEncoder(BaseModule):
     """Predicts an object's mixture on each level from its features there; levels share the weights.
 
-    Initialised as mmdet's box head with two hidden layers: Xavier's, and a small last layer, so that at
-    first all mixtures are much the same, highest at the centre of the object.
+    Initialised as mmdet's box head with two hidden layers: Xavier's, and a small last layer, so that at first
+    all mixtures are similar, highest at the centre of the object.
 
     Args:
         in_channels: of the pyramid.

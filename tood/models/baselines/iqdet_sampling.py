@@ -1,6 +1,6 @@
 """IQDet's sampling: positions are drawn from an object's quality, and predictions are read between points.
 
-`iqdet.py` says what is whose.
+`iqdet.py` names the origin of each part.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tood.models.baselines.ota import inside
 
-LEAST_QUALITY = 1e-6  # in drawing: an object whose mixtures are 0 at all of its points draws evenly
+LEAST_QUALITY = 1e-6  # in drawing: if an object's mixtures are 0 at all its points, it draws them evenly
 
 
 class Pyramid(NamedTuple):
@@ -39,10 +39,10 @@ class Samples(NamedTuple):
 
 
 def candidate_pairs(points: Tensor, gt_boxes: Tensor) -> CandidatePairs:
-    """Which points belong to which objects: all those inside of it, on every level.
+    """Which points belong to which objects: all points inside the object, on every level.
 
-    An object without any has the point nearest to its centre; of equally near ones the first, which is that
-    of the finest level.
+    An object without such a point has the point nearest to its centre; of equally near points it has the
+    first, which is on the finest level.
 
     Args:
         points: [A, 2] pixels.
@@ -57,7 +57,7 @@ def candidate_pairs(points: Tensor, gt_boxes: Tensor) -> CandidatePairs:
 
 
 def touching(pairs: CandidatePairs, pyramid: Pyramid, gt_boxes: Tensor) -> CandidatePairs:
-    """Without the pairs whose object has no part in the point's cell: it is outside of the map."""
+    """The pairs whose object and cell overlap; other objects are outside of the map."""
     start, end = common_part(pairs, pyramid, gt_boxes)
     kept = (start <= end).all(1).nonzero().squeeze(1)  # once for both
     return CandidatePairs(pairs.objects[kept], pairs.points[kept])
@@ -131,7 +131,7 @@ def sample(
 def bilinear_cells(positions: Tensor, levels: Tensor, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
     """The four points around each position and their weights in a bilinear interpolation.
 
-    A position beyond the outermost points reads on the line of these.
+    A position beyond the outermost points reads at the nearest position on their line.
 
     Args:
         positions: [S, 2] pixels.

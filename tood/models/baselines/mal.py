@@ -18,7 +18,7 @@ def depression_ratio(progress: float) -> float:
     """Share of locations to depress: 0, .1, .2, .3, .4, .5, and back, over twelve equal parts.
 
     Args:
-        progress: done share of the training, in [0, 1].
+        progress: share of the training that is done, in [0, 1].
 
     Raises:
         ValueError: progress is outside of [0, 1].
@@ -32,7 +32,7 @@ def depression_ratio(progress: float) -> float:
 def depression_mask(features: Tensor, ratio: float) -> Tensor:
     """0 at the strongest locations of each image, 1 elsewhere.
 
-    A location is as strong as its channels, each weighted by its mean over the map, sum up to.
+    The strength of a location is the sum of its channels, each weighted by its mean over the map.
 
     Args:
         features: [B, C, H, W].
@@ -56,7 +56,7 @@ def depress(features: Tensor, ratio: float) -> Tensor:
 
 @MODELS.register_module()
 class MALHead(FreeAnchorHead):
-    """FreeAnchor's selection against a depression of the strongest features; configuration as its.
+    """FreeAnchor's selection against a depression of the strongest features; same configuration.
 
     The training loop calls `set_progress`. In testing nothing is depressed.
     """
@@ -64,7 +64,7 @@ class MALHead(FreeAnchorHead):
     progress: float | None = None
 
     def set_progress(self, epoch: int, progress: float) -> None:
-        """The share of the training that is done decides the ratio of the depression."""
+        """The progress of the training decides the ratio of the depression."""
         self.progress = progress
 
     def forward(self, feats: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:

@@ -27,7 +27,7 @@ EPS = 1e-7
 
 
 class Chosen(NamedTuple):
-    """What the objects of an image make of its anchors."""
+    """The assignment of the anchors of an image."""
 
     gt_index: Tensor  # [A] object of each anchor, -1 for negatives
     times: Tensor  # [A] how many objects chose the anchor
@@ -36,8 +36,9 @@ class Chosen(NamedTuple):
 def top_n_assign(ious: Tensor, top_n: int) -> Chosen:
     """Make the anchors of largest IoU with each object positive.
 
-    A positive belongs to the object it overlaps most, not always the one that chose it, as in the code.
-    Unlike there, an anchor that touches no object is never positive: it would go to the first object.
+    As in the authors' code, a positive belongs to the object that it overlaps most, which may not be the
+    object that chose it. Unlike there, an anchor that touches no object is never positive: it would go to the
+    first object.
 
     Args:
         ious: [G, A] of objects with anchors.
@@ -62,10 +63,10 @@ def soft_labels(loc: Tensor, cls: Tensor, alpha: float, times: Tensor) -> Tensor
         loc: [P] IoU of the predicted boxes with their objects.
         cls: [P] scores of the objects' classes.
         alpha: share of loc.
-        times: [P] how many objects chose the positive; in means it counts that often, as in the code.
+        times: [P] how many objects chose the positive, which is its weight in means, as in the code.
 
     Returns:
-        [P]; mean(loc) for all where the mixture has one value only
+        [P]; mean(loc) for all if the mixture has only one value
     """
     if len(loc) == 0:
         return loc
@@ -84,7 +85,7 @@ def sample_weights(loc: Tensor, cls: Tensor, alpha: float, times: Tensor) -> Ten
 
 
 def keep_sum(loss: Tensor, weights: Tensor) -> Tensor:
-    """Weight elements of a loss such that their sum stays what it was.
+    """Weight the elements of a loss and keep their sum.
 
     Args:
         loss: elements, of any shape.
@@ -153,7 +154,7 @@ class NoisyAnchorHead(RetinaHead):
     """RetinaNet with soft labels and weights by the cleanliness of its positives.
 
     Both losses are divided by a running mean of the number of positives on a GPU. In the authors' code each
-    GPU keeps one of its own; here there is one, of the mean over GPUs.
+    GPU has its own running mean; here there is one, of the mean over GPUs.
 
     Args:
         loss_cls: its `gamma`, `alpha` and `loss_weight` are `soft_focal_loss`'s.
@@ -164,11 +165,11 @@ class NoisyAnchorHead(RetinaHead):
 
     divisors = Divisors.PREDICTIONS
     progress: float | None = None
-    _counted_at: float | None = None  # progress at which the running mean moved last
+    _counted_at: float | None = None  # progress at the last update of the running mean
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # A reasonable number to begin with; in a buffer, as a resumed training needs it.
+        # A reasonable first value; in a buffer, because a resumed training needs it.
         self.register_buffer("mean_positives", torch.tensor(100.0))
 
     def set_progress(self, epoch: int, progress: float) -> None:
@@ -196,7 +197,7 @@ class NoisyAnchorHead(RetinaHead):
             for part in zip(*(self._chosen(anchors, *image) for image in images), strict=True)
         )
         labels, boxes = objects_of_points(batch_gt_instances, owners, self.num_classes, anchors)
-        # All that the host waits for: the positives, and how many each image has
+        # The only waits of the host: for the positives, and for their number in each image
         positives = (owners.flatten() >= 0).nonzero().squeeze(1)  # [P]
         numbers = (owners >= 0).sum(1).tolist()
         prior = anchors[positives % len(anchors)]
@@ -224,7 +225,7 @@ class NoisyAnchorHead(RetinaHead):
             self._counted_at = self.progress
         divisor = self.mean_positives.clamp(min=1)
 
-        # The sum that the weights keep is without the padding
+        # The sum that `keep_sum` keeps does not include the padding
         kept = torch.cat([rows + b * len(anchors) for b, rows in enumerate(inside)])
         cls_loss = soft_focal_loss(logits[kept], target[kept], cfg.gamma, cfg.alpha)
         box_targets = self.bbox_coder.encode(prior, gt_boxes)

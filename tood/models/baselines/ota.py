@@ -7,9 +7,9 @@ the paper leaves open is as in the authors' code (Megvii-BaseDetection/OTA,
 
 Three things differ from that code, none of them in what it computes on ordinary images:
 
-- The plan is kept as a logarithm. Its rows are compared after each is divided by its largest entry, which
+- The plan is kept as a logarithm. Each row is divided by its largest entry before rows are compared, which
   keeps their order here and cannot become 0 / 0.
-- A background whose supply would be negative, as the objects ask for more labels than there are points,
+- If the objects ask for more labels than there are points, the background's supply would be negative; here it
   supplies nothing. In the code its logarithm is nan and the assignment meaningless.
 - With fewer points than the number of IoUs that decide about k, all of them decide. The code raises an error.
 """
@@ -32,10 +32,10 @@ from tood.models.common.pairs import box_rows_iou, objects_of_points, paired_iou
 from tood.models.common.positives import Positives, of_assignment
 from tood.models.common.registry import MODELS
 
-IN_BOX = 0.01  # pixels from every side that a point must have to be inside of an object
+IN_BOX = 0.01  # least distance (pixels) of a point from every side, to be inside of an object
 OUTSIDE = 1e6  # cost of a pair whose point is not a candidate of the object
-NOTHING = -80.0  # logarithm that counts as that of 0; below, exponentials are several times as slow on a CPU
-FAR = 20.0  # logarithm of a factor by which entries of a plan are scaled before it is computed anew
+NOTHING = -80.0  # used as the logarithm of 0; below it, exponentials are several times slower on a CPU
+FAR = 20.0  # largest logarithm of a scaling factor; beyond it the plan is computed anew
 LOG_EPS = 1e-8  # added to supply and demand before their logarithm
 
 
@@ -67,7 +67,7 @@ def centre_prior(points: Tensor, strides: Tensor, gt_boxes: Tensor, radius: floa
 def classification_costs(
     logits: Tensor, gt_labels: Tensor, gamma: float, alpha: float
 ) -> tuple[Tensor, Tensor]:
-    """Focal loss over all classes of each point, were it given to an object or to the background.
+    """Focal loss over all classes of each point, if the point goes to an object or to the background.
 
     Args:
         logits: [A, C].
@@ -105,14 +105,14 @@ def dynamic_k(ious: Tensor, candidate: Tensor, top: int) -> Tensor:
 
 
 def log_sum(logarithms: Tensor, dim: int) -> Tensor:
-    """`logsumexp` of logarithms, which are overwritten; several times as fast where most are far below."""
+    """`logsumexp` that overwrites its input; several times faster if most logarithms are very low."""
     largest = logarithms.amax(dim, keepdim=True)
     total = logarithms.sub_(largest).clamp_(min=NOTHING).exp_().sum(dim)
     return total.log_() + largest.squeeze(dim)
 
 
 def sinkhorn(cost: Tensor, supply: Tensor, demand: Tensor, epsilon: float, iterations: int) -> Tensor:
-    """Logarithm of the plan that moves the supply to the demand at little cost and with high entropy.
+    """Logarithm of the plan that moves the supply to the demand at low cost and with high entropy.
 
     It minimises `(plan * cost).sum() + epsilon * (plan * plan.log()).sum()`. The supply holds exactly, the
     demand as far as the iterations have converged.
@@ -139,8 +139,8 @@ def sinkhorn(cost: Tensor, supply: Tensor, demand: Tensor, epsilon: float, itera
         u = u + epsilon * (log_supply - log_sum(log_plan(), 1))
 
     # The first iteration brings the potentials into the range of the costs. Then the plan itself is rescaled,
-    # which takes two sums instead of two logarithms of sums of exponentials, and is computed anew when it has
-    # gone too far. The last iteration takes back what rounding has left.
+    # which takes two sums instead of two logarithms of sums of exponentials. If the scales become too large,
+    # the plan is computed anew. The last iteration corrects rounding errors.
     update()
     if iterations > 2:
         plan, rows, columns = log_plan().clamp_(min=NOTHING).exp_(), torch.ones_like(u), torch.ones_like(v)
@@ -149,7 +149,7 @@ def sinkhorn(cost: Tensor, supply: Tensor, demand: Tensor, epsilon: float, itera
         rows = log_supply.exp() / (plan * columns).sum(1)  # [N]; a matrix product adds up less exactly
         extremes = torch.cat([torch.stack(scale.aminmax()) for scale in (rows, columns)]).log()
         too_far = extremes.abs().max() > FAR
-        # Elsewhere a look would wait for the device, and to compute the plan for nothing takes less
+        # On a GPU this test would wait for the device; computing the plan in vain takes less time
         if cost.device.type == "cpu" and not too_far:
             continue
         u, v = (u + epsilon * rows.log()).where(too_far, u), (v + epsilon * columns.log()).where(too_far, v)
@@ -218,7 +218,7 @@ def transport_assign(
     candidate = centre_prior(points, strides, gt_boxes, radius)  # [G, A]
     ious = box_rows_iou(boxes.T.contiguous()[None], gt_boxes)  # [G, A]
     objects, background = classification_costs(logits, gt_labels, gamma, alpha)
-    # -log 0 is as in the code, whatever the type of the numbers
+    # -log 0 has the value of the authors' code in any type of numbers
     box_cost = -ious.clamp(min=torch.finfo(torch.float32).eps).log()
     objects = objects + iou_weight * box_cost + OUTSIDE * ~candidate
     k = dynamic_k(ious, candidate, top)
@@ -237,8 +237,8 @@ class OTAHead(FCOSHead):
     mmdet gives the centerness's, `conv_centerness`.
 
     Boxes are clipped before NMS if `test_cfg.clip` is set, as everywhere in this suite; the authors' code
-    clips after it. That code also keeps no more pairs of a level than it has points, where `test_cfg.nms_pre`
-    is the only limit here.
+    clips after it. That code also keeps at most as many pairs of a level as the level has points; here
+    `test_cfg.nms_pre` is the only limit.
 
     Args:
         loss_iou: binary cross entropy of the IoU branch with the IoU of the predicted box.
@@ -270,8 +270,8 @@ class OTAHead(FCOSHead):
         labels, gt_boxes = objects_of_points(batch_gt_instances, gt_index, self.num_classes, boxes)
         positive = (gt_index >= 0).flatten()  # [B*A]
         divisor = reduce_mean(positive.sum().to(boxes)).clamp(min=1)
-        # All points go through the losses, as a selection would wait for the device. A box of no object may
-        # be beyond all bounds, and its loss times 0 would be no number.
+        # All points go through the losses, because a selection would wait for the device. Boxes without an
+        # object are unbounded, and an infinite loss times 0 would be nan.
         boxes = boxes.flatten(0, 1).where(positive[:, None], gt_boxes)
         return {
             "loss_cls": self.loss_cls(logits.flatten(0, 1), labels, avg_factor=divisor),

@@ -19,11 +19,11 @@ from tood.models.common.preprocessor import sent
 from tood.models.common.registry import MODELS
 from tood.models.common.towers import TowersMixin
 
-LEAST_IOU = 1e-12  # that a box counts by
+LEAST_IOU = 1e-12  # the weight of each box
 
 
 class Chosen(NamedTuple):
-    """What a batch of B images and A anchors is to learn of P positives, image after image."""
+    """The training targets of B images with A anchors each and P positives, image after image."""
 
     places: Tensor  # [P] int64, b * A + a for anchor a of image b
     counts: list[int]  # [B] positives of each image
@@ -35,7 +35,7 @@ class Chosen(NamedTuple):
 
 
 class EqualWeights(nn.Module):
-    """A box loss that counts all boxes alike, whatever weights and divisor mmdet's head gives it.
+    """A box loss that counts all boxes alike and ignores the weights and divisor of mmdet's head.
 
     Args:
         loss: of mmdet.
@@ -46,7 +46,7 @@ class EqualWeights(nn.Module):
         self.loss = loss
 
     def forward(self, boxes: Tensor, targets: Tensor, *weights: Tensor, **options: Any) -> Tensor:
-        """The mean over [P, 4] boxes, or the loss of each of them where the head scores anchors by it."""
+        """The mean over [P, 4] boxes, or the loss of each box if the head scores anchors by it."""
         if options.get("reduction_override") == "none":
             return self.loss(boxes, targets, *weights, **options)
         return self.loss(boxes, targets)
@@ -114,7 +114,7 @@ class PAAHead(TowersMixin, AnchorBoxesMixin, MMDetPAAHead):
         *args: Any,
         **kwargs: Any,
     ) -> dict[str, Tensor]:
-        """As mmdet's; without IoU prediction its loss is absent, and its maps are no argument."""
+        """As mmdet's; without IoU prediction there is no loss of it, and no argument for its maps."""
         if self.use_iou_pred:
             return self._losses(cls_scores, bbox_preds, iou_preds, *args, **kwargs)
         return self._losses(cls_scores, bbox_preds, None, iou_preds, *args, **kwargs)
@@ -157,7 +157,7 @@ class PAAHead(TowersMixin, AnchorBoxesMixin, MMDetPAAHead):
     def positives_by_feat(
         self, *outs: list[Tensor], batch_gt_instances: list[InstanceData], batch_img_metas: list[dict]
     ) -> list[Positives]:
-        """What is left of the candidates after the mixture model's choice; see `DensePredictionMixin`."""
+        """The candidates that the mixture model chooses; see `DensePredictionMixin`."""
         logits, deltas = rows_of_batch(outs[0], self.cls_out_channels), rows_of_batch(outs[1], 4)
         chosen = self._chosen(outs[0], logits, deltas, batch_gt_instances, batch_img_metas)
         A = len(logits) // len(batch_img_metas)
@@ -234,7 +234,7 @@ class PAAHead(TowersMixin, AnchorBoxesMixin, MMDetPAAHead):
     def _candidate_losses(
         self, logits: Tensor, labels: Tensor, weights: Tensor, boxes: Tensor, gt_boxes: Tensor
     ) -> Tensor:
-        """[K] by what the mixture model separates candidates; all arguments are rows of these."""
+        """[K] the score by which the mixture model separates candidates; arguments are rows of candidates."""
         loss_cls = self.loss_cls(logits, labels, weights, reduction_override="none")
         return self.loss_bbox(boxes, gt_boxes, reduction_override="none") + loss_cls.sum(-1)
 
@@ -258,7 +258,7 @@ class PAAHead(TowersMixin, AnchorBoxesMixin, MMDetPAAHead):
             indices of the positives among the candidates; how many of each image
         """
         A = sum(sizes)
-        # As double, which holds all of these exactly
+        # As double, which represents all of these exactly
         host = torch.stack([each.double() for each in (losses, places, objects, labels)]).cpu()
         whole = host[1:].long()
         image, anchors = whole[0] // A, [torch.empty(size, 0) for size in sizes]

@@ -29,7 +29,7 @@ from tood.models.common.registry import MODELS, TASK_UTILS
 
 @TASK_UTILS.register_module()
 class OwnBestIoUAssigner(MaxIoUAssigner):
-    """Anchors that overlap an object enough, and the best of each object, go to whom they overlap most."""
+    """Anchors that overlap an object enough, and each object's best, go to the object of largest IoU."""
 
     def assign(
         self,
@@ -112,7 +112,7 @@ class PAAReleasedHead(PAAHead):
     def _candidate_losses(
         self, logits: Tensor, labels: Tensor, weights: Tensor, boxes: Tensor, gt_boxes: Tensor
     ) -> Tensor:
-        """[K] by what candidates are ranked: loss of classes plus GIoU loss, both without weights."""
+        """[K] the rank score of candidates: loss of classes plus GIoU loss, both without weights."""
         loss_cls = self.loss_cls(logits, labels, reduction_override="none").sum(-1)
         loss_bbox = self.loss_bbox(boxes, gt_boxes, reduction_override="none")
         return loss_cls + loss_bbox / self.loss_bbox.loss_weight

@@ -9,7 +9,7 @@ from tood.models.common.registry import MODELS
 
 
 def rank_within(values: Tensor, groups: Tensor) -> Tensor:
-    """[P] how many values [P] of the same group [P] are larger; of equal ones the first is before."""
+    """[P] how many values [P] of the same group [P] are larger, or are equal and stand before it."""
     order = values.argsort(descending=True, stable=True)
     order = order[groups[order].argsort(stable=True)]
     ordered = groups[order]
@@ -40,8 +40,8 @@ def rank_weights(ious: Tensor, labels: Tensor, objects: Tensor, classes: int) ->
 def numbers_in_batch(owners: Tensor) -> Tensor:
     """[B, A] objects as mmdet numbers them over the images of a batch.
 
-    An image's numbers begin after those of the one before. They do not add up, so that the third image may
-    have numbers of the first, and ranks the positives of two objects as if they were one's.
+    An image's numbers begin after those of the image before it, but they do not add up. So the third image
+    may have numbers of the first, and then the positives of two objects are ranked as if they had one object.
 
     Args:
         owners: [B, A] object of each anchor of each image, negative for none.
@@ -63,7 +63,7 @@ class PISARetinaHead(RetinaHead):
     """
 
     def _losses(self, logits: Tensor, deltas: Tensor, targets: AnchorTargets) -> dict[str, Tensor]:
-        positives = (targets.owners.flatten() >= 0).nonzero().squeeze(1)  # [P]; one wait for all that follows
+        positives = (targets.owners.flatten() >= 0).nonzero().squeeze(1)  # [P]; the only wait
         if len(positives) == 0:
             return super()._losses(logits, deltas, targets) | {"loss_carl": logits.sum()[None] * 0}
         weights = targets.label_weights.index_put(
@@ -76,7 +76,7 @@ class PISARetinaHead(RetinaHead):
     def _importance(
         self, logits: Tensor, deltas: Tensor, targets: AnchorTargets, positives: Tensor
     ) -> Tensor:
-        """[P] label weights of the positives, with which their class loss has the same sum as without."""
+        """[P] label weights of the positives, which do not change the sum of their class loss."""
         anchors, labels = targets.anchors[positives], targets.labels[positives]
         weights = targets.label_weights[positives]
         ious = paired_iou(
@@ -91,7 +91,7 @@ class PISARetinaHead(RetinaHead):
         return ranked * ((loss * weights[:, None]).sum() / (loss * ranked[:, None]).sum())
 
     def _carl(self, logits: Tensor, deltas: Tensor, targets: AnchorTargets, positives: Tensor) -> Tensor:
-        """The box loss of the positives, weighted by their scores, through which these learn from it."""
+        """The box loss of the positives, weighted by their scores; it has a gradient into the scores."""
         bias, k = self.train_cfg["carl"]["bias"], self.train_cfg["carl"]["k"]
         scores = logits[positives, targets.labels[positives]].sigmoid()
         weights = (bias + (1 - bias) * scores).pow(k)

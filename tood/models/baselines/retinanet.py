@@ -17,14 +17,14 @@ from tood.models.common.registry import MODELS
 
 
 class AnchorTargets(NamedTuple):
-    """What the anchors of a batch learn, image after image; N anchors in all."""
+    """The training targets of the N anchors of a batch, image after image."""
 
     anchors: Tensor  # [N, 4] pixels
     owners: Tensor  # [B, A] object of the image, negative for none
     labels: Tensor  # [N] class of the object, or the number of classes for background
     label_weights: Tensor  # [N] 0 for those that are ignored
     deltas: Tensor  # [N, 4] of the object's box; without meaning for the others
-    number: Tensor  # of positives, where an image without any has one
+    number: Tensor  # of positives; an image without positives counts as one
 
 
 @MODELS.register_module()
@@ -32,7 +32,7 @@ class RetinaHead(AnchorBoxesMixin, MMDetRetinaHead):
     """RetinaNet: positives by the IoU of anchors with objects; configuration as mmdet's.
 
     Raises:
-        ValueError: `reg_decoded_bbox` is set, which mmdet's head has and this one has not.
+        ValueError: `reg_decoded_bbox` is set, an option of mmdet's head that this head lacks.
     """
 
     divisors = Divisors.NONE

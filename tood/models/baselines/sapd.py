@@ -16,7 +16,7 @@ l, t, r and b are the distances from the point to the sides of the object. Both 
 - of several objects that want a point, the smallest keeps it;
 - eta is 1, without a root; lambda is .1; points are cells' centres; distances are in units of 4 strides;
 - a network predicts the weights of the levels, by a softmax, from the object's RoI features on all of them;
-- its target is the level of least mean FL + IoU loss over the object's cells, whoever keeps these.
+- its target is the level of least mean FL + IoU loss over all cells of the object, even cells that it loses.
 
 Choices of this file, where the ports contradict each other or the paper, or say nothing:
 
@@ -77,7 +77,7 @@ class PointPairs(NamedTuple):
 
 
 class SAPDTargets(NamedTuple):
-    """What an image's objects make of its points."""
+    """The assignment of the points of an image."""
 
     gt_index: Tensor  # [A] object of each point, -1 for negatives
     weights: Tensor  # [A] w of positives, 0 for negatives
@@ -148,7 +148,7 @@ def positive_pairs(
     )
     objects, points = cells.nonzero(as_tuple=True)
     weights = centrality(torch.cat(priors)[points], gt_boxes[objects], eta)
-    inside = (weights > 0).nonzero().squeeze(1)  # once for the three
+    inside = (weights > 0).nonzero().squeeze(1)  # one selection for all three
     return PointPairs(objects[inside], points[inside], weights[inside])
 
 
@@ -169,15 +169,15 @@ def smallest_owner(pairs: PointPairs, areas: Tensor, points: int) -> tuple[Tenso
     least = torch.full((points,), len(order), device=order.device)
     least = least.scatter_reduce(0, pairs.points, ranks, "amin")  # [A]
     gt_index = torch.cat([order, order.new_full((1,), -1)])[least]
-    kept = pairs.weights.where(ranks == least[pairs.points], 0.0)  # of a point's pairs one at most
+    kept = pairs.weights.where(ranks == least[pairs.points], 0.0)  # at most one of a point's pairs
     return gt_index, pairs.weights.new_zeros(points).index_add(0, pairs.points, kept)
 
 
 @MODELS.register_module()
 class SAPDHead(DensePredictionMixin, AnchorFreeHead):
-    """Two towers on anchor points, with soft weights of positives; see the file for what is whose.
+    """Two towers on anchor points, with soft weights of positives; the module names the sources.
 
-    `forward` returns the features too, as the loss selects levels by them; detection uses none of it.
+    `forward` also returns the features, by which the loss selects levels; detection does not use them.
     The training loop tells the head its progress with `set_progress`.
 
     Args:
@@ -217,7 +217,7 @@ class SAPDHead(DensePredictionMixin, AnchorFreeHead):
         self.selection = LevelSelection(self.in_channels, self.feat_channels, self.strides)
 
     def set_progress(self, epoch: int, progress: float) -> None:
-        """The share of the training that is done decides the stage."""
+        """The progress of the training decides the stage."""
         self.progress = progress
 
     @property
@@ -265,8 +265,8 @@ class SAPDHead(DensePredictionMixin, AnchorFreeHead):
         labels, gt_boxes = objects_of_points(batch_gt_instances, gt_index, self.num_classes, boxes)
         positive = (gt_index >= 0).flatten()  # [B*A]
         divisors = reduce_mean(torch.stack([weights.sum(), (level >= 0).sum().to(weights)])).clamp(min=1)
-        # All points go through the losses, as a selection would wait for the device. A box of no object may
-        # be beyond all bounds, and its loss times 0 would be no number.
+        # All points go through the losses, because a selection would wait for the device. Boxes without an
+        # object are unbounded, and an infinite loss times 0 would be nan.
         of_boxes = self.loss_bbox(
             boxes.flatten(0, 1).where(positive[:, None], gt_boxes), gt_boxes, reduction_override="none"
         )
@@ -282,7 +282,7 @@ class SAPDHead(DensePredictionMixin, AnchorFreeHead):
     def positives_by_feat(
         self, *outs: list[Tensor], batch_gt_instances: list[InstanceData], batch_img_metas: list[dict]
     ) -> list[Positives]:
-        """Weighed as in the loss of the present stage; see `DensePredictionMixin`."""
+        """Weighted as in the loss of the present stage; see `DensePredictionMixin`."""
         cls_scores, bbox_preds, features = outs
         logits, boxes = self._rows_of_images(cls_scores, bbox_preds)
         selection = self.selection(features, [gt.bboxes.to(boxes) for gt in batch_gt_instances])

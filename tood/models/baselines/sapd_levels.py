@@ -1,6 +1,6 @@
 """SAPD's selection of pyramid levels: the level of least loss, and a network that learns to predict it.
 
-`sapd.py` says what is whose.
+`sapd.py` names the origin of each part.
 """
 
 from itertools import pairwise
@@ -11,7 +11,7 @@ from torchvision.ops import roi_align
 
 from tood.models.common.losses import one_hot
 
-ROI_SIZE = 7  # cells of a RoI's side; three convolutions leave one of them
+ROI_SIZE = 7  # cells of a RoI's side; three convolutions reduce them to one
 ROI_SAMPLES = 2  # per side of a cell
 
 
@@ -37,7 +37,7 @@ def level_losses(losses: Tensor, objects: Tensor, levels: Tensor, shape: tuple[i
 def least_level(losses: Tensor) -> Tensor:
     """[G] the level of least loss of losses [G, L], -1 where all are infinite."""
     least, level = losses.min(1)
-    return level.where(least != torch.inf, -1)  # a loss that is no number stays one
+    return level.where(least != torch.inf, -1)  # nan stays nan
 
 
 def hard_level_weights(level: Tensor, levels: int) -> Tensor:

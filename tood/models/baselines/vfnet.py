@@ -22,7 +22,7 @@ LEAST_IOU = 1e-6  # of a positive, as in mmdet
 
 @MODELS.register_module()
 class VFNetHead(ATSSTargetsMixin, MMDetVFNetHead):
-    """FCOS's head with ATSS's positives, whose score is the IoU, and which refines each box by its features.
+    """FCOS's head with ATSS's positives; its score is the IoU, and it refines each box by its features.
 
     Zhang et al., "VarifocalNet", CVPR 2021; configuration as mmdet's `VFNetHead`, whose checkpoints load. The
     features of a box are sampled at nine points of it by a deformable convolution without offsets of its own.
@@ -42,7 +42,7 @@ class VFNetHead(ATSSTargetsMixin, MMDetVFNetHead):
         if not use_atss:
             raise ValueError("tood.VFNetHead has the positives of ATSS alone: leave use_atss=True")
         super().__init__(*args, **kwargs)
-        # A buffer goes to the device with the model, where mmdet's tensor is copied in each pass.
+        # A buffer goes to the device with the model; mmdet's tensor is copied in each pass.
         places = self.dcn_base_offset
         del self.dcn_base_offset
         self.register_buffer("dcn_base_offset", places, persistent=False)
@@ -67,11 +67,11 @@ class VFNetHead(ATSSTargetsMixin, MMDetVFNetHead):
     def forward_single(self, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
         """Logits [B, C, H, W] and distances in pixels [B, 4, H, W]: first, in training alone, and refined."""
         cls_logits, *distances = super().forward_single(x, *args)
-        # mmdet makes float32 of distances, which its loss cannot mix with scores in float64.
+        # mmdet converts distances to float32, which its loss cannot mix with scores in float64.
         dtype = torch.promote_types(torch.float32, cls_logits.dtype)
         return cls_logits, *(maps.to(dtype) for maps in distances)
 
-    # mmdet's head loads what it finds and never misses a name, so that a wrong checkpoint would pass.
+    # mmdet's head ignores missing names, so a wrong checkpoint would load without an error.
     _load_from_state_dict = nn.Module._load_from_state_dict
 
     def loss_by_feat(

@@ -14,7 +14,7 @@ from tood.models.common.dense_prediction import DensePredictionMixin
 class AnchorBoxesMixin(DensePredictionMixin):
     """Dense predictions and hard assignments of mmdet heads with `bbox_coder` and `assigner`.
 
-    A head with further maps, such as centerness, or with another assignment adds what is its own.
+    A head with more maps, such as centerness, or with another assignment overrides what differs.
     """
 
     # Of the head

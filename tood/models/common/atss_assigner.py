@@ -14,8 +14,8 @@ from tood.models.common.box_coders import anchor_centres
 from tood.models.common.pairs import objects_at_once, owners, paired_iou, without_conflicts
 from tood.models.common.registry import TASK_UTILS
 
-# As in mmdet's: how far (pixels) the centre of a positive lies inside each side of its object at least,
-# and the IoU that a negative is said to have.
+# As in mmdet: the least distance (pixels) of a positive's centre from each side of its object, inside it, and
+# the IoU that a negative is given.
 CENTRE_MARGIN = 0.01
 NO_IOU = -100000000
 
@@ -24,8 +24,8 @@ NO_IOU = -100000000
 class ATSSAssigner(MMDetATSSAssigner):
     """mmdet's `ATSSAssigner`, with the same result in a fraction of the time and memory.
 
-    Distances are there for a few objects at a time, and IoU for candidates alone. What mmdet's does with
-    `alpha` (DDOD) or with regions to be ignored is left to it.
+    Distances exist only for a few objects at a time, and IoUs only for candidates. With `alpha` (DDOD) or
+    with regions to be ignored, mmdet's own code assigns.
     """
 
     def assign(
@@ -43,14 +43,14 @@ class ATSSAssigner(MMDetATSSAssigner):
         anchors, positive, u = self.match(priors, num_level_priors, gt_boxes)  # [G, K] each
 
         gt_index = owners(anchors, positive, A)
-        iou = u.new_full((A + 1,), NO_IOU)  # one more, for all that is not positive
+        iou = u.new_full((A + 1,), NO_IOU)  # one more, for entries that are not positive
         iou[torch.where(positive, anchors, A)] = torch.where(positive, u, NO_IOU)
         labels = torch.where(gt_index < 0, -1, gt_instances.labels[gt_index])
         return AssignResult(G, gt_index + 1, iou[:A], labels=labels)
 
     @property
     def matches(self) -> bool:
-        """Whether its options leave the assignment to `match`."""
+        """Whether `match` can do the assignment: it supports neither `alpha` nor regions to be ignored."""
         return self.alpha is None and self.ignore_iof_thr <= 0
 
     def match(
@@ -108,8 +108,8 @@ def match_batch(
 ) -> BatchMatches:
     """Match the anchors of each image with its objects.
 
-    With this module's assigner no shape depends on a value, so that nothing waits for a device. Another one
-    assigns in its own way, and then each anchor that takes part is a candidate of one object.
+    With this module's assigner no shape depends on a value, so nothing waits for a device. Any other assigner
+    assigns by its own code, and each anchor that takes part is a candidate of one object.
 
     Args:
         assigner: takes the numbers of anchors of each level, as ATSS's does.
@@ -145,6 +145,6 @@ def match_image(
     """[A] the object of each anchor of one image, negative for none; arguments as of `match_batch`."""
     anchors, objects, positive = match_batch(assigner, priors, [rows], [gt])
     A = sum(len(level) for level in priors)
-    gt_index = anchors.new_full((A + 1,), -1)  # one more, for all that is not positive
+    gt_index = anchors.new_full((A + 1,), -1)  # one more, for entries that are not positive
     gt_index[torch.where(positive, anchors, A)] = torch.where(positive, objects, -1)
     return gt_index[:-1]

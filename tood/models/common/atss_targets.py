@@ -1,4 +1,4 @@
-"""What heads that assign by ATSS are to learn; no shape depends on a value."""
+"""The training targets of heads that assign by ATSS; no shape depends on a value."""
 
 from typing import Any, NamedTuple
 
@@ -15,16 +15,16 @@ from tood.models.common.pairs import objects_of
 
 
 class ATSSTargets(NamedTuple):
-    """What a batch of B images and A anchors is to learn, with P pairs of an anchor and an object."""
+    """The training targets of B images with A anchors each; P pairs of an anchor and an object."""
 
     labels: Tensor  # [B * A], the number of classes for the background
     label_weights: Tensor  # [B * A] of the classification loss; 0 in the padding outside an image
     anchors: Tensor  # [P] int64, b * A + a for anchor a of image b
     priors: Tensor  # [P, 4] the same as boxes, pixels
     boxes: Tensor  # [P, 4] of the objects, pixels
-    positive: Tensor  # [P]; pairs that are not positive teach nothing
+    positive: Tensor  # [P]; pairs that are not positive are ignored
     centerness: Tensor  # [P], 0 where not positive
-    number: Tensor  # of positives, by which mmdet divides: one at least for each image
+    number: Tensor  # of positives, at least one per image; mmdet divides by it
 
     def on_anchors(self, values: Tensor) -> Tensor:
         """The values [P] of positives at their anchors: [B * A], 0 for other anchors."""
@@ -40,7 +40,7 @@ class ATSSTargets(NamedTuple):
 
 
 class ATSSTargetsMixin(DensePredictionMixin):
-    """Targets of a head with an `assigner` of ATSS, such as `tood.ATSSAssigner`, with which nothing waits.
+    """Targets of a head with an `assigner` of ATSS; with `tood.ATSSAssigner` nothing waits for a device.
 
     Raises:
         ValueError: the assigner is to ignore regions.
@@ -59,7 +59,7 @@ class ATSSTargetsMixin(DensePredictionMixin):
             )
 
     def _anchors(self, grids: list[tuple[int, int]], like: Tensor) -> list[Tensor]:
-        """What objects are matched with: boxes [.., 4] of each level, in the type of `like`."""
+        """The boxes [.., 4] of each level that are matched with objects, in the type of `like`."""
         return self.prior_generator.grid_priors(grids, dtype=like.dtype, device=like.device)
 
     @torch.no_grad()
@@ -74,7 +74,7 @@ class ATSSTargetsMixin(DensePredictionMixin):
         anchors, owner, positive = match_batch(self.assigner, priors, rows, gts)  # [P] each
         everywhere = torch.cat(priors)  # [A, 4]
         A = len(everywhere)
-        slot = torch.where(positive, anchors, B * A)  # one more, for all that is not positive
+        slot = torch.where(positive, anchors, B * A)  # one more, for entries that are not positive
         labels = torch.full((B * A + 1,), self.num_classes, device=slot.device)
         labels[slot] = torch.where(positive, objects.labels[owner], self.num_classes)
         weights = torch.stack([self._inside(grids, priors, meta) for meta in metas]).to(everywhere)  # [B, A]

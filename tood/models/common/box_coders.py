@@ -1,4 +1,4 @@
-"""How a head's four regression channels become a box: one codec a parametrisation, chosen at construction."""
+"""Box codecs, one per parametrisation: how a head's four regression channels become a box."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Losses of boxes that are mmdet's, but for which the host does not wait for a GPU."""
+"""mmdet's losses of boxes, computed so that the host does not wait for a GPU."""
 
 from mmdet.models.losses import GIoULoss as MMDetGIoULoss
 from mmdet.models.losses import IoULoss as MMDetIoULoss
@@ -10,9 +10,9 @@ from tood.models.common.registry import MODELS
 
 
 class BoxLossMixin:
-    """What losses of pairs of boxes share; goes before a loss with `loss_weight` and `reduction`.
+    """What losses of pairs of boxes share: a mixin before a loss with `loss_weight` and `reduction`.
 
-    mmdet's look first whether any weight is positive. Where none is, the loss is 0 here too.
+    mmdet's losses first test whether any weight is positive. If none is, the loss is 0 here too.
     """
 
     loss_weight: float
@@ -41,7 +41,7 @@ class BoxLossMixin:
 
 @MODELS.register_module()
 class GIoULoss(BoxLossMixin, MMDetGIoULoss):
-    """1 - GIoU, to the last bit mmdet's `GIoULoss`, whose arguments it takes."""
+    """1 - GIoU, bit-equal to mmdet's `GIoULoss` and with the same arguments."""
 
     def of_pairs(self, pred: Tensor, target: Tensor) -> Tensor:
         """1 - GIoU [P]."""
@@ -50,7 +50,7 @@ class GIoULoss(BoxLossMixin, MMDetGIoULoss):
 
 @MODELS.register_module()
 class IoULoss(BoxLossMixin, MMDetIoULoss):
-    """-log IoU, or what else `mode` names, to the last bit mmdet's `IoULoss`."""
+    """-log IoU, or the form that `mode` names; bit-equal to mmdet's `IoULoss`."""
 
     def of_pairs(self, pred: Tensor, target: Tensor) -> Tensor:
         """By `mode`, [P]."""

@@ -8,8 +8,9 @@ import torchvision.ops
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# From this number of groups on, one product for all of them replaces torchvision's loop on a GPU. That has a
-# product for each group, and three with the backward pass; those of ResNeXt with 32 or 64 groups are tiny.
+# From this number of groups on, one product for all of them replaces torchvision's loop on a GPU. The loop
+# has one product per group, three with the backward pass; the products of ResNeXt with 32 or 64 groups are
+# tiny.
 MANY_GROUPS = 16
 
 
@@ -25,10 +26,10 @@ def deform_conv2d(
 ) -> Tensor:
     """`torchvision.ops.deform_conv2d` (Dai et al., ICCV 2017; with a mask Zhu et al., CVPR 2019).
 
-    On a GPU it is torchvision's kernel where there are few groups. On a CPU that takes five to ten times as
-    long as to sample all points by `grid_sample` and to multiply them by the weights, which is what happens
-    here, and on a GPU with many groups. There the samples, 9 times the input for a kernel of 3 x 3, are not
-    kept for the backward pass but taken again, as torchvision does.
+    On a GPU with few groups this is torchvision's kernel. Otherwise all points are sampled by `grid_sample`
+    and multiplied by the weights: on a CPU, where the kernel takes five to ten times as long, and on a GPU
+    with many groups. The samples, 9 times the input for a kernel of 3 x 3, are not kept for the backward pass
+    but computed again, as in torchvision.
 
     In float32 the samples' positions are rounded in another way than torchvision's, by some 1e-4 pixels.
 
@@ -53,7 +54,7 @@ def deform_conv2d(
 
 
 def _by_sampling_again(*given: Any) -> Tensor:
-    """`_by_sampling`, of which nothing but its arguments is kept for the backward pass."""
+    """`_by_sampling` that keeps only its arguments for the backward pass."""
     return checkpoint(_by_sampling, *given, use_reentrant=False, preserve_rng_state=False)
 
 
@@ -83,8 +84,8 @@ def _by_sampling(
         place = of_place.view(-1, 1) if axis == 0 else of_place  # [H', 1] or [W']
         pixels = own[:, :, axis] + (of_point.view(-1, 1, 1) + place)
         side = (height, width)[axis]
-        # At a whole pixel, where offsets begin, a bilinear map has two derivatives. Rounding must not choose
-        # that from before, as torchvision and mmcv take the one behind.
+        # At a whole pixel, where offsets start, bilinear interpolation has two derivatives. torchvision and
+        # mmcv take the one of the larger coordinates; rounding must not select the other.
         return (2 * (pixels + 4 * side * torch.finfo(x.dtype).eps) + 1) / side - 1
 
     grid = torch.stack([positions(1), positions(0)], -1)  # [shares, K, H', W', 2]

@@ -77,9 +77,9 @@ class DensePredictionMixin:
     train_cfg: dict
 
     def set_progress(self, epoch: int, progress: float) -> None:
-        """Learn how far the training is; the training loop calls it before each iteration.
+        """Receive the progress of the training; the training loop calls it before each iteration.
 
-        Nothing depends on it, but in heads that override this.
+        Only heads that override this method use it.
 
         Args:
             epoch: from 0.
@@ -94,7 +94,7 @@ class DensePredictionMixin:
     def divisors_from_targets(
         self, grids: list[tuple[int, int]], gts: list[InstanceData], metas: list[dict], like: Tensor
     ) -> list[Tensor]:
-        """What the loss of these images hands to `reduce_mean`, call by call, where targets alone decide it.
+        """The arguments of the loss's calls of `reduce_mean`, in order, if targets alone decide them.
 
         Args:
             grids: (H, W) of each level.
@@ -193,7 +193,7 @@ class DensePredictionMixin:
             sizes = [len(level) for level in priors]
             inside = [self._inside(grids, priors, meta).split(sizes) for meta in metas]
             return [[level.nonzero().squeeze(1) for level in image] for image in inside]
-        # Of a known number, as a selection would wait for the device
+        # All rows: their number is known, while a selection would wait for the device
         all_rows = [
             torch.arange(len(level), device=level.device).view(*grid, -1)  # [H, W, anchors of a cell]
             for level, grid in zip(priors, grids, strict=True)
@@ -208,7 +208,7 @@ class DensePredictionMixin:
 
 
 class TorchvisionNMSMixin:
-    """Gives a dense head of mmdet torchvision's NMS, where mmdet's own calls a compiled operator of mmcv."""
+    """Replaces the NMS of a dense head of mmdet, a compiled operator of mmcv, by torchvision's."""
 
     def _bbox_post_process(
         self,
@@ -254,10 +254,10 @@ def select_detections(
     ]
     boxes, scores, labels = (torch.cat(parts) for parts in zip(*candidates, strict=True))
     if rescale:
-        factors = 2 * tuple(meta["scale_factor"])  # numbers, as a tensor of them would wait for the device
+        factors = 2 * tuple(meta["scale_factor"])  # no tensor, which would wait for the device
         boxes = torch.stack([boxes[:, side] / factor for side, factor in enumerate(factors)], 1)
     if cfg.get("min_bbox_size", -1) >= 0:
-        # Looked for once, and not in each of the three
+        # One selection for all three tensors, so that the device is waited for once
         kept = (boxes[:, 2:] - boxes[:, :2] > cfg["min_bbox_size"]).all(1).nonzero().squeeze(1)
         boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
     if with_nms:

@@ -1,9 +1,9 @@
 """Layers that mmcv offers only as compiled operators, from torchvision.
 
-mmengine's initialisers draw the weights of `Conv2d` and of classes directly below it. These layers are not
-among them, as mmcv's are not: a rule for `layer="Conv2d"` leaves their own weights as they are. It does reach
-the convolution that predicts the offsets, which mmdet's dense heads and `init_weights` set to zero again. A
-head that wants other weights draws them itself, as the T-head does.
+mmengine's initialisers draw the weights of `Conv2d` and of classes directly below it. Like mmcv's, these
+layers are not such classes: a rule for `layer="Conv2d"` does not draw their own weights. But it draws those
+of the convolution that predicts the offsets, which mmdet's dense heads and `init_weights` set to zero again.
+A head that needs other weights draws them itself, as the T-head does.
 """
 
 import math
@@ -100,8 +100,8 @@ class ModulatedDeformConv2d(DeformConv2d):
 def rename_offsets(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of an early mmcv with today's names: `conv2_offset.weight` as `conv2.conv_offset.weight`.
 
-    A function, as no layer can do it while it loads: torch and mmengine give a layer only what begins with
-    its own name, so that mmcv's own renaming finds nothing any more.
+    This is a function, because a layer cannot do it while it loads: torch and mmengine give a layer only the
+    names that begin with its own, so mmcv's own renaming finds nothing.
 
     Args:
         state_dict: names to tensors; not modified, tensors are shared. Names without a convolution beside

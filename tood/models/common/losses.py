@@ -1,8 +1,8 @@
-"""Losses in plain torch, of operations that look at no value.
+"""Losses in plain torch that never read a value, so that the host does not wait for a GPU.
 
-mmdet's focal loss calls a compiled operator of mmcv. torch's binary cross entropy of probabilities, and its
-cross entropy of labels, stop on a GPU where a number is outside of its range, and end the process with it: a
-training that diverges would be taken for a broken device. So both are computed by formula.
+mmdet's focal loss calls a compiled operator of mmcv. On a GPU, torch's binary cross entropy of probabilities
+and its cross entropy of labels end the process if a number is outside of its range. A training that diverges
+would then look like a broken device. So both are computed by formula.
 """
 
 from typing import Any
@@ -43,7 +43,7 @@ def binary_cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
     """-t log(s) - (1 - t) log(1 - s), elementwise on probabilities, safe under autocast.
 
     Values and derivatives are those of `torch.nn.functional.binary_cross_entropy` where all scores are in
-    [0, 1]. A score beyond, such as nan, has the loss nan.
+    [0, 1]. Any other score, such as nan, has the loss nan.
 
     Args:
         scores: s, any shape.
@@ -93,7 +93,7 @@ class CrossEntropyLoss(nn.Module):
 
 @MODELS.register_module()
 class DistributionFocalLoss(MMDetDistributionFocalLoss):
-    """mmdet's distribution focal loss, without its look at the labels."""
+    """mmdet's distribution focal loss, without its test of the labels."""
 
     def forward(
         self,
@@ -113,7 +113,7 @@ class DistributionFocalLoss(MMDetDistributionFocalLoss):
 
 @MODELS.register_module()
 class QualityFocalLoss(MMDetQualityFocalLoss):
-    """mmdet's quality focal loss on logits, of which none is selected, as a selection waits for the device.
+    """mmdet's quality focal loss on logits, without a selection, which would wait for the device.
 
     |t - s|^beta * BCE(s, t) (Li et al., "Generalized Focal Loss", NeurIPS 2020, Eq. 3).
     """

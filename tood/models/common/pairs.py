@@ -6,7 +6,7 @@ import torch
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-# Pairs of object and anchor that exist at a time. On a CPU fewer take more calls, and more leave the cache.
+# Pairs of object and anchor that exist at a time. On a CPU fewer need more calls, and more exceed the cache.
 PAIRS_AT_ONCE = {"cpu": 2**19}
 PAIRS_AT_ONCE_ELSEWHERE = 2**24
 LEAST_AREA = 1e-6  # of a union, as in mmdet
@@ -25,7 +25,7 @@ def objects_of(gts: list[InstanceData], boxes: Tensor) -> Objects:
     return Objects(
         torch.cat([gt.bboxes for gt in gts]).to(boxes),
         torch.cat([gt.labels for gt in gts]).to(boxes.device),
-        # Piece by piece, as a copy from the host would wait for the device
+        # Filled on the device, because a copy from the host would wait for it
         torch.cat([torch.full_like(gt.labels, b, device=boxes.device) for b, gt in enumerate(gts)]),
     )
 
@@ -96,7 +96,7 @@ def _area(upper: Tensor, lower: Tensor) -> Tensor:
 
 
 def without_conflicts(anchors: Tensor, wanted: Tensor, preference: Tensor, number: int) -> Tensor:
-    """Which wishes come true, if an anchor goes to the object of highest preference, the first of equals.
+    """Which wanted anchors an object gets: an anchor goes to the highest preference, the first of equals.
 
     Args:
         anchors: [G, m] in 0..number-1.
@@ -104,7 +104,7 @@ def without_conflicts(anchors: Tensor, wanted: Tensor, preference: Tensor, numbe
         preference: [G, m].
         number: of anchors.
     """
-    slot = torch.where(wanted, anchors, number)  # one slot more, for all that is not wanted
+    slot = torch.where(wanted, anchors, number)  # one more slot, for entries that are not wanted
     highest = preference.new_full((number + 1,), -torch.inf)
     highest.scatter_reduce_(0, slot.flatten(), preference.flatten(), "amax")
     wanted = wanted & (preference == highest[anchors])

@@ -15,7 +15,7 @@ class Positives(NamedTuple):
 
     anchors: Tensor  # [P] index into the anchors of all levels, one after the other
     objects: Tensor  # [P] index into the objects of the image
-    weights: Tensor  # [P] 1 in schemes that decide; in schemes that weigh, the share of an object's loss
+    weights: Tensor  # [P] 1 in hard schemes; in soft schemes, the share of the object's loss
 
 
 class PositiveStatistics(NamedTuple):

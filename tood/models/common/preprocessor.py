@@ -1,4 +1,4 @@
-"""Images and their objects on the way to a device: three tensors for a replica, however much is in it."""
+"""Images and their objects on the way to a device: three tensors per replica, for any number of objects."""
 
 import math
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class Collated(NamedTuple):
 
 
 def collate(samples: Sequence[dict]) -> Collated:
-    """Put images of any sizes together; what is in a sample beside boxes and labels does not come along.
+    """Put images of any sizes together; of a sample only the image, boxes and labels are kept.
 
     Args:
         samples: `inputs` [3, h, w] and `data_samples`, as mmdet's `PackDetInputs` gives them.
@@ -48,9 +48,9 @@ def collate(samples: Sequence[dict]) -> Collated:
 
 @MODELS.register_module()
 class DetDataPreprocessor(MMDetDataPreprocessor):
-    """mmdet's, with the same result, but for a GPU the host does not wait; its configuration is mmdet's.
+    """mmdet's preprocessor, same configuration and result, but the host does not wait for a GPU.
 
-    mmdet's copies each tensor of each image from memory that is not pinned, and waits each time.
+    mmdet's class copies each tensor of each image from memory that is not pinned, and waits each time.
 
     Raises:
         ValueError: it is to treat masks, segmentations, or batches.
@@ -69,7 +69,7 @@ class DetDataPreprocessor(MMDetDataPreprocessor):
 
         Args:
             data: of `collate`; or lists of `inputs` and `data_samples`, as mmdet collates.
-            training: of no effect, as in mmdet without treatment of batches.
+            training: without effect, as in mmdet without batch augments.
 
         Returns:
             inputs [B, 3, H, W], normalised and padded; data_samples, with `pad_shape` and `batch_input_shape`
@@ -102,7 +102,7 @@ class DetDataPreprocessor(MMDetDataPreprocessor):
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on the device, by a copy that the host does not wait for."""
+    """Copy a tensor of the host to the device; the host does not wait."""
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

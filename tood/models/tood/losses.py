@@ -107,7 +107,7 @@ class _SumOverScores(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # create_graph=True; the result would pass for a constant
+        if torch.is_grad_enabled():  # create_graph=True; the gradient would wrongly count as a constant
             raise RuntimeError(
                 "this sum has no second derivative: call backward without create_graph=True, or sum "
                 "task_aligned_focal_loss or focal_loss_with_prob, which are elementwise and have one"
@@ -131,8 +131,9 @@ def _sum_and_gradient(
 
         s^(gamma - 1) * (s / (1 - s) - gamma * log(1 - s)).
 
-    One pass finds both for all scores, piece by piece, so that what lies between stays in the cache. The few
-    positives are corrected after. Logarithms and quotients have the bounds of torch's binary cross-entropy.
+    One pass finds both for all scores, piece by piece, so that intermediate values stay in the cache. The few
+    positives are corrected afterwards. Logarithms and quotients have the bounds of torch's binary
+    cross-entropy.
 
     Args:
         gamma: focusing parameter.

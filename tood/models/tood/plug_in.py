@@ -23,9 +23,9 @@ class THeadMixin(TorchvisionNMSMixin):
     aligned (Eq. 5) as logits, so that any loss on logits, and any test that takes their sigmoid, sees
     P^align. `stacked_convs` of the host counts the layers of the T-head's tower; the paper has 6.
 
-    A host with `bbox_coder` and one anchor per location needs nothing more. Others give `_decode` and
-    `_encode`; one whose predictions are no boxes (a distribution, as GFL's) sets `aligns_boxes = False`
-    and `regression_channels`, and goes without Eq. 6.
+    A host with `bbox_coder` and one anchor per location needs nothing more. Other hosts define `_decode` and
+    `_encode`. A host that predicts no boxes (GFL predicts distributions) sets `aligns_boxes = False` and
+    `regression_channels`, and does without Eq. 6.
     """
 
     # Of the host
@@ -96,7 +96,7 @@ class THeadMixin(TorchvisionNMSMixin):
 
     def _encode(self, level: int, priors: Tensor, boxes: Tensor) -> Tensor:
         """The inverse of `_decode`."""
-        # The logarithm of a side that offsets made nothing has no gradient to leave it by.
+        # If offsets made a side zero, its logarithm would have no gradient to make it longer again.
         corners = torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + 1e-3)], 1)
         return self._through_coder(self.bbox_coder.encode, priors, corners)
 

@@ -73,7 +73,7 @@ def align_boxes(boxes: Tensor, offsets: Tensor) -> Tensor:
 def keep_valid(aligned: Tensor, boxes: Tensor) -> Tensor:
     """Undo the alignment of boxes that it turned inside out (x1 > x2 or y1 > y2).
 
-    Offsets are learned for each boundary alone, so nothing forbids it, and GIoU has no meaning there.
+    Each boundary has its own offsets, so this can happen, and GIoU has no meaning for such a box.
     Not in the paper; mmdet's repair of its NaN losses.
 
     Args:

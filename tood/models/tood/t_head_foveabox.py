@@ -12,7 +12,7 @@ from tood.models.tood.plug_in import THeadMixin
 class THeadFovea(THeadMixin, FoveaHead):
     """FoveaBox's targets, focal loss and smooth L1 on T-head predictions.
 
-    The paper does not say in which form aligned boxes meet FoveaBox's loss. Here they are encoded again
+    The paper does not say how aligned boxes enter FoveaBox's loss. Here they are encoded again
     as the logarithms FoveaBox learns, clamped to the range of its targets, and keep its smooth L1. The
     other defensible reading, GIoU on the boxes, is `loss_bbox=dict(type="tood.LogDistanceGIoULoss")`.
     """

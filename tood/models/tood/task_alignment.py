@@ -46,8 +46,8 @@ def task_aligned_match(
 ) -> Matches:
     """The m anchors of largest t become the positives of each object (paper section 3.2.1).
 
-    The released code, followed by default, drops those whose centre is outside the object after the m
-    were taken, and gives an anchor wanted by two objects to the one of larger IoU.
+    By default this follows the released code. It takes the m anchors, then drops those whose centre is
+    outside the object, and gives an anchor that two objects want to the object with the larger IoU.
 
     Args:
         scores: aligned classification scores, levels of [B, C, ...] with A anchors in all.
@@ -92,7 +92,7 @@ def task_aligned_match(
 
 
 def _parts(objects: Objects, most: int, across_images: bool) -> Iterator[Objects]:
-    """The objects, this many at a time at most, and of one image if not `across_images`."""
+    """The objects in groups of at most this number; a group is of one image if not `across_images`."""
     counts = [len(objects.images)] if across_images else objects.images.bincount().tolist()
     for of_image in zip(*(field.split(counts) for field in objects), strict=True):
         if len(of_image[0]):

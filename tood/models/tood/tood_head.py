@@ -26,7 +26,7 @@ from tood.models.tood.task_alignment import Matches, normalise_alignment, task_a
 
 
 class TOODTargets(NamedTuple):
-    """What a batch of B images and A anchors is to learn; entries of P that are not positive are ignored."""
+    """The training targets of B images and A anchors; entries of P that are not positive are ignored."""
 
     scores: ScoreTargets  # of P: t-hat, or 1 in the warm-up
     boxes: Tensor  # [P, 4] pixels
@@ -190,7 +190,7 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         return Divisors.TARGETS if self.warming_up() else Divisors.SHARED
 
     def divisor(self, normaliser: Tensor) -> Tensor:
-        """What a loss is divided by: its normaliser, or the smallest that is allowed."""
+        """The divisor of a loss: its normaliser, but at least the smallest value that is allowed."""
         return normaliser.clamp(min=self.train_cfg.get("normaliser_min", 1.0))
 
     @torch.no_grad()
@@ -234,12 +234,12 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         A = pixels.shape[2]
         predicted = pixels[anchors // A, :, anchors % A]  # [P, 4]
         loss_bbox = self.loss_bbox(
-            # Without a loss and without a gradient where not positive, whatever was predicted
+            # Entries that are not positive have neither a loss nor a gradient, whatever was predicted
             torch.where(positive[:, None], predicted, targets.boxes),
             targets.boxes,
-            reduction_override="none",  # given weights, mmdet's looks whether any is positive, and waits
+            reduction_override="none",  # with weights, mmdet would test their signs and wait
         )  # [P]
-        # Of nothing, mmdet's has no gradient, and a process on its own would have parameters without one
+        # Without pairs mmdet's loss has no gradient; then parameters of a single process would have none
         total_bbox = (loss_bbox * targets.box_weights).sum() if len(anchors) else predicted.sum()
         sums = torch.stack([targets.scores.targets.sum(), targets.box_weights.sum()])
         of_cls, of_bbox = self.divisor(reduce_mean(sums))
