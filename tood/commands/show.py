@@ -5,6 +5,7 @@ from typing import Any
 
 from tood.commands.options import add_json, add_study
 from tood.ledger.status import Status, call_of, load_study, moment, read_status
+from tood.runtime.failures import State
 from tood.runtime.files import finite, to_json
 from tood.study.declarations import ExperimentError, cells_of, load_tables, unknown_run
 from tood.study.plan import Plan
@@ -60,7 +61,7 @@ def _facts(status: Status, plan: Plan) -> dict:
     choice = plan.choices.get(status.run.id)
     if choice and not choice.file:
         facts["released"] = "; ".join(choice.remarks)
-    elif status.state == "pending" and not status.results:
+    elif status.state == State.PENDING and not status.results:
         call = call_of(plan, runs=status.run.id, seeds=status.seed)
         facts["imported by" if plan.imports else "trained by"] = call
     if status.report:

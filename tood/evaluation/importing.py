@@ -22,6 +22,7 @@ from tood.ledger.provenance import describe_import
 from tood.ledger.status import call_of, save_study
 from tood.ledger.study_jobs import import_job
 from tood.runtime.download import checksums
+from tood.runtime.failures import State
 from tood.runtime.files import atomic_path, read_json, write_json
 from tood.runtime.locks import claim
 from tood.runtime.text import single_line
@@ -54,14 +55,14 @@ def run_import(job: ImportJob, released: ReleasedFile, folder: Path, output: Pat
             content, provenance = _imported(job, released)
         except ImportFailed as error:
             write_json(
-                paths.state, {"state": "failed", "reason": str(error), "updated": time.time(), **state}
+                paths.state, {"state": State.FAILED, "reason": str(error), "updated": time.time(), **state}
             )
             raise
         with atomic_path(output) as temporary:
             torch.save(content, temporary)
         write_json(paths.provenance, provenance)
         sha256 = provenance["released"]["sha256"]
-        write_json(paths.state, {"state": "released", "updated": time.time(), "sha256": sha256, **state})
+        write_json(paths.state, {"state": State.RELEASED, "updated": time.time(), "sha256": sha256, **state})
 
 
 def _imported(job: ImportJob, released: ReleasedFile) -> tuple[dict, dict]:

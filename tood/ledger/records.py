@@ -18,9 +18,9 @@ from tood.ledger.code_digest import code_digest
 from tood.ledger.curves import by_epoch
 from tood.ledger.forms import Content, Made, Measurement, Readings
 from tood.ledger.provenance import digest
-from tood.runtime.failures import STATE_OF, ExitCode
+from tood.runtime.failures import State
 from tood.runtime.files import finite, misfit, read_json, write_json
-from tood.runtime.run_state import State
+from tood.runtime.run_state import StateFile
 from tood.study.declarations import ExperimentError
 from tood.study.paths import PACKAGE, RunPaths
 
@@ -86,12 +86,12 @@ def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
     Raises:
         DamagedFile: one of the files is damaged.
     """
-    state, provenance = read_json(files.state, State), read_json(files.provenance, Made)
+    state, provenance = read_json(files.state, StateFile), read_json(files.provenance, Made)
     kept = {
         files.state.name: _only(state, _STATE),
         files.provenance.name: _only(provenance, _PROVENANCE) | {"data": _without_root(provenance["data"])},
     }
-    measured = state["state"] != STATE_OF[ExitCode.DIVERGED]  # else what is there is of other weights
+    measured = state["state"] != State.DIVERGED  # else what is there is of other weights
     for file, form in (
         (files.ap, Measurement),
         (files.alignment, Measurement),

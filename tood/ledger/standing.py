@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tood.ledger.status import FINISHED, Status, status_with_records
-from tood.runtime.failures import STATE_OF, ExitCode
+from tood.ledger.status import Status, status_with_records
+from tood.runtime.failures import State
 from tood.study.declarations import Table
 from tood.study.paths import ALIGNMENT, AP
 from tood.study.plan import Plan, Training
@@ -37,7 +37,7 @@ def recorded(
     standing: dict[Training, Path] = {}
     for status in status_with_records(plan) if found is None else found:
         wanted = {AP, *([ALIGNMENT] if status.run.id in analysed else [])}
-        complete = status.state in FINISHED and wanted <= set(status.results)
-        if status.record and (complete or status.state == STATE_OF[ExitCode.DIVERGED]):
-            standing[status.run.id, status.seed] = status.record.path
+        complete = status.state.finished and wanted <= set(status.results)
+        if status.record and (complete or status.state == State.DIVERGED):
+            standing[status.training] = status.record.path
     return standing

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tood.ledger.status import FINISHED, Status, call_of, other_trainings, read_status
+from tood.ledger.status import Status, call_of, other_trainings, read_status
 from tood.ledger.study_jobs import figure_job
-from tood.runtime.failures import STATE_OF, ExitCode
+from tood.runtime.failures import State
 from tood.study.declarations import Table
 from tood.study.jobs import Figure1Job
 from tood.study.paths import StudyPaths
@@ -42,9 +42,7 @@ def figures(plan: Plan, tables: Mapping[str, Table]) -> dict[str, Sources]:
     current record. One that needs weights shows those of this call, unless the call names runs or seeds and
     would replace a picture of more.
     """
-    others = [
-        training for training in other_trainings(plan) if read_status(plan, *training).state in FINISHED
-    ]
+    others = [training for training in other_trainings(plan) if read_status(plan, *training).state.finished]
     called = _figures(plan, tables, plan.trainings)
     found = called | _figures(plan, tables, [*plan.trainings, *others])
     some, folder = plan.study.runs or plan.study.seeds, StudyPaths(plan.name).figures
@@ -63,12 +61,12 @@ def _figures(plan: Plan, tables: Mapping[str, Table], trainings: Iterable[Traini
     found: dict[str, Sources] = {}
 
     def all_seeds(runs: Mapping[str, str]) -> dict[str, list[Training]]:
-        return {name: [(run, seed) for seed in sorted(seeds_of[run])] for name, run in runs.items()}
+        return {name: [Training(run, seed) for seed in sorted(seeds_of[run])] for name, run in runs.items()}
 
     if detectors := {name: run for name, run in FIGURE1.items() if run in ids}:
         shared = set.intersection(*(set(seeds_of[run]) for run in detectors.values()))
         if shared:
-            trained = {name: [(run, min(shared))] for name, run in detectors.items()}
+            trained = {name: [Training(run, min(shared))] for name, run in detectors.items()}
             found |= dict.fromkeys(FIGURES_1_AND_4, Sources(trained, "model.pth"))
     cells = {row.key["Method"]: row.run for row in tables["table6"].rows if row.run in ids}
     if cells:
@@ -111,7 +109,7 @@ def without_weights(
 def _why_not(plan: Plan, sources: Sources, records: Collection[Training], found: Iterable[Status]) -> str:
     """Why a figure that needs weights cannot be drawn by this call; empty if it can."""
     for status in _statuses(plan, sources, found):
-        if status.state == STATE_OF[ExitCode.DIVERGED]:
+        if status.state == State.DIVERGED:
             return (
                 f"needs trained weights, and the training of {status.run.id} with seed {status.seed} diverged"
             )
@@ -127,7 +125,7 @@ def _why_not(plan: Plan, sources: Sources, records: Collection[Training], found:
 
 def _statuses(plan: Plan, sources: Sources, found: Iterable[Status]) -> list[Status]:
     """Those of the trainings of a figure; only what is not `found` is read."""
-    known = {(status.run.id, status.seed): status for status in found}
+    known = {status.training: status for status in found}
     return [known.get(training) or read_status(plan, *training) for training in sources.all]
 
 
@@ -143,7 +141,7 @@ def up_to_date(picture: Path, plan: Plan, sources: Sources, found: Iterable[Stat
         found: statuses that are known; others are read.
     """
     statuses = _statuses(plan, sources, found)
-    if not picture.is_file() or not all(status.state in FINISHED for status in statuses):
+    if not picture.is_file() or not all(status.state.finished for status in statuses):
         return False
     here = [status for status in statuses if not status.record]
     record = StudyPaths(plan.name).record

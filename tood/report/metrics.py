@@ -8,10 +8,11 @@ import pandas as pd
 
 from tood.ledger.references import load_references
 from tood.ledger.server_scores import load_scores
-from tood.ledger.status import STOPPED, Status, known_status, most_urgent
+from tood.ledger.status import Status, known_status, most_urgent
 from tood.report.claims_table import write_claims
 from tood.report.comparison import compare
 from tood.report.tables import COLUMNS, build, read_complexity, write
+from tood.runtime.failures import State
 from tood.runtime.files import atomic_path
 from tood.study.claims import load_claims
 from tood.study.declarations import Table, load_tables
@@ -35,10 +36,10 @@ def write_results(plan: Plan, complexity: Path) -> None:
     for path, frame in ((paths.metrics, metrics), (paths.readings, readings(statuses))):
         with atomic_path(path) as temporary:
             frame.to_csv(temporary, index=False)
-    states: dict[str, list[str]] = {}
+    states: dict[str, list[State]] = {}
     for status in statuses:
         states.setdefault(status.run.id, []).append(status.state)
-    about = [*plan.notes([(status.run.id, status.seed) for status in statuses]), *of_data(statuses)]
+    about = [*plan.notes([status.training for status in statuses]), *of_data(statuses)]
     urgent = {run: most_urgent(found) for run, found in states.items()}
     seeds = {run: plan.seeds_of(run) for run in plan.all_runs}
     references, scores = load_references(plan.all_runs), load_scores(plan.name, plan.all_runs)
@@ -91,7 +92,7 @@ def without_file(table: Table, plan: Plan) -> list[str]:
 
 def _facts(status: Status) -> Mapping | None:
     """What is known of the released file that is the model of a run; None if none is."""
-    return status.provenance.get("released") if status.report.get("state") == "released" else None
+    return status.provenance.get("released") if status.report.get("state") == State.RELEASED else None
 
 
 def _origin(facts: Mapping) -> str:
@@ -112,7 +113,7 @@ def measured(statuses: Iterable[Status]) -> pd.DataFrame:
         found: list[tuple[Iterable[tuple[str, float]], list[str]]] = [
             (result.metrics.items(), result.stale) for result in status.results.values()
         ]
-        if status.report.get("state") == "done":
+        if status.report.get("state") == State.DONE:
             found.append((positives(status.epochs), status.training_stale))
         values += [
             (status.run.id, status.seed, metric, value, ", ".join(stale))
@@ -162,7 +163,7 @@ def remarks(runs: Iterable[str], statuses: Iterable[Status]) -> list[str]:
     lines = [
         f"{status.run.id}, seed {status.seed}, {status.state}: {status.reason or 'no reason given'}"
         for status in concerned
-        if status.state in STOPPED
+        if status.state.stopped
     ]
     titles = dict.fromkeys(status.run.title for status in concerned if status.run.reconstruction)
     lines += [

@@ -16,6 +16,7 @@ from tood.data.validation import Split
 from tood.runtime.text import did_you_mean
 from tood.study.declarations import Declaration, ExperimentError
 from tood.study.jobs import Device, Logger, Precision, Resources, renamed
+from tood.study.paths import SWEEPS
 from tood.study.pyramid import LARGEST, SMALLEST
 from tood.study.scales import Scale
 
@@ -48,7 +49,7 @@ def _decimal(value: object) -> object:
 
 Word = Annotated[str, BeforeValidator(_text)]
 File = Annotated[Path, BeforeValidator(_text)]
-Name = Annotated[Word, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}$")]
+Name = Annotated[Word, Field(pattern=rf"^({SWEEPS}/)?[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,99}}$")]
 Words = Annotated[tuple[Word, ...], Field(min_length=1)]
 Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**32)]  # NumPy takes no larger one
 Side = Annotated[int, BeforeValidator(_whole)]  # pixels; `check_data` has its bounds

@@ -15,6 +15,7 @@ PADDING = EXPERIMENTS / "padding.csv"  # of the training images of every run (`t
 
 WORK = Path("work")  # what can be made again: checkpoints, detections, logs
 RESULTS = Path("results")  # what is kept: metrics, tables, figures
+SWEEPS = "sweeps"  # begins the names of studies that vary another one, whose folders are together below it
 COMPLEXITY = RESULTS / "paper" / "complexity.csv"  # of the paper-sized models, hence the same for all studies
 
 # What is measured on a trained run.

@@ -8,7 +8,7 @@ import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tood.data.synthetic import DrawingSpec
 from tood.data.validation import Split
@@ -25,7 +25,7 @@ from tood.study.jobs import (
     Resources,
 )
 from tood.study.options import INCOMPARABLE, OF_TRAININGS, RESOURCES, check_data, parse_study
-from tood.study.paths import CONFIGS
+from tood.study.paths import CONFIGS, SWEEPS
 from tood.study.pyramid import fitted_head, fitted_model
 from tood.study.released import RELEASED, Choice, ReleasedFile, choose_all
 from tood.study.scales import (
@@ -40,11 +40,17 @@ from tood.study.scales import (
 from tood.study.settings import RunSettings, Settings, SplitSettings
 from tood.study.source_files import config_files, config_settings
 
-Training = tuple[str, int]  # run and seed
 _PRECISION_NOTES = {
     "tf32": "GPUs that have TF32 trained with it: they rounded what convolutions and products multiply.",
     "bf16": "Networks were trained in bfloat16 where torch's autocast allows it.",
 }
+
+
+class Training(NamedTuple):
+    """One training of a study."""
+
+    run: str
+    seed: int
 
 
 class Plan:
@@ -92,6 +98,8 @@ class Plan:
         own = changed or (self.scale.drawing and self.study.data_root)
         if self.study.name in scale_names() and (own or self.study.name != self.scale.name):
             raise ExperimentError(f"--config name={self.study.name}: that is a scale's; choose another name")
+        if self.study.name == SWEEPS:
+            raise ExperimentError(f"--config name={SWEEPS}: is a folder of studies; write name={SWEEPS}/NAME")
         if self.study.gpus and not self.on_gpu:
             raise ExperimentError("--config gpus: needs GPUs to be asked for; add device=cuda")
         check_data(self.study, self.scale)
@@ -158,8 +166,8 @@ class Plan:
 
     @property
     def trainings(self) -> list[Training]:
-        """Run and seed of every training of the study."""
-        return [(run.id, seed) for run in self.runs for seed in self.seeds_of(run.id)]
+        """Every training of the study."""
+        return [Training(run.id, seed) for run in self.runs for seed in self.seeds_of(run.id)]
 
     def schedule(self, run_id: str) -> tuple[int, tuple[int, ...]]:
         """Epochs of a run, and those after which its learning rate falls."""

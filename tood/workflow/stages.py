@@ -17,6 +17,7 @@ from tood.ledger.status import (
     Status,
     status_with_records,
 )
+from tood.runtime.failures import State
 from tood.study.coco import load_archives
 from tood.study.declarations import ExperimentError, Table
 from tood.study.jobs import Resources
@@ -82,11 +83,11 @@ def submissions(plan: Plan, tables: Mapping[str, Table], records: Collection[Tra
     if not chosen:
         raise ExperimentError("test_dev: no run of Table 5 can be trained; name others with --config runs=")
     paths, images = StudyPaths(plan.name), submitted_images(plan)
-    trainings = [training for training in plan.trainings if training[0] in chosen]
+    trainings = [training for training in plan.trainings if training.run in chosen]
     if bare := [training for training in trainings if training in records]:
         raise ExperimentError(
-            f"test_dev: needs the weights of {bare[0][0]}, seed {bare[0][1]}, and there is only its record; "
-            "add fresh=true to train it"
+            f"test_dev: needs the weights of {bare[0].run}, seed {bare[0].seed}, and there is only its "
+            "record; add fresh=true to train it"
         )
     return [paths.run(run, seed).submission(images, run) for run, seed in trainings]
 
@@ -177,7 +178,7 @@ def _summary_of_records(plan: Plan, records: Mapping[Training, Path], found: Ite
     if plan.study.fresh:
         return said
     found = status_with_records(plan) if found is None else found
-    stale = [status for status in found if status.record and status.state == "stale"]
+    stale = [status for status in found if status.record and status.state == State.STALE]
     if stale:
         parts = dict.fromkeys(part for status in stale for part in status.stale)
         said += (
