@@ -15,31 +15,10 @@ from tood.ledger.status import Status, known_status
 from tood.report.markup import html
 from tood.runtime.files import write_text
 from tood.study.declarations import Table, cells_of, load_tables
+from tood.study.pages import load_pages
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
 
-# What each figure shows, for those who see it and for those who do not.
-CAPTIONS = {
-    "figure1": (
-        "Figure 1: detections of ATSS and TOOD on one object, with the maps of scores and IoUs. Red is the "
-        "anchor with the highest score, green is the anchor with the highest IoU. A fixed rule chose the "
-        "object."
-    ),
-    "figure4": "Figure 4: detections of ATSS and TOOD on more objects, drawn as in Figure 1.",
-    "distances": (
-        "Distance between the anchor with the highest score and the anchor with the highest IoU, over all "
-        "objects."
-    ),
-    "score_iou": "Score against IoU, for the 50 most confident anchors of each object.",
-    "ap_by_iou": "AP by IoU threshold, for the four runs of Table 6.",
-    "box_kinds": "Boxes after NMS by kind and by confidence, for the four runs of Table 6.",
-    "sweep_m": (
-        "AP against m, the number of anchors that TAL selects for an object. Section 4.1 gives the range in "
-        "the paper."
-    ),
-    "alpha_beta": "AP for each pair of α and β, the exponents of the alignment metric (Table 4).",
-    "positives": "Positives per object during training, and their IoU, for each scheme of Table 2.",
-}
 WIDTH, HEIGHT, MARGIN = 320, 120, 16  # of a curve
 
 
@@ -130,12 +109,12 @@ def section(path: Path, table: Table | None, statuses: Iterable[Status]) -> Sect
 
 def _place(path: Path) -> tuple[int, str]:
     """Of a figure on the page, wherever it was drawn."""
-    known = list(CAPTIONS)
+    known = list(load_pages().figures)
     return known.index(path.stem) if path.stem in known else len(known), path.stem
 
 
 def _figure(path: Path) -> Figure:
-    alt, said = CAPTIONS.get(path.stem, path.stem), path.with_suffix(".md")
+    alt, said = load_pages().figures.get(path.stem, path.stem), path.with_suffix(".md")
     caption = html(said.read_text(encoding="utf-8") if said.is_file() else alt)
     content = base64.b64encode(path.read_bytes()).decode()
     return Figure(path.stem, alt, Markup(caption), content)

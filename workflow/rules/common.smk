@@ -53,8 +53,9 @@ from tood.report.figures import (
 )
 from tood.workflow.heartbeat import watch
 from tood.study.options import parse_options
+from tood.study.pages import load_pages
 from tood.study.paths import COMPLEXITY, StudyPaths
-from tood.study.plan import Plan
+from tood.study.plan import Plan, Training
 from tood.study.released import FOLDER as RELEASED
 from tood.ledger.study_jobs import (
     analysis_job,
@@ -88,6 +89,7 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
+config["captions"] = load_pages().figures  # for report/figure.rst
 PATHS = StudyPaths(PLAN.name)
 OF_RUN = PATHS.run("{run}", "{seed}")
 WORK, RESULTS, MANIFEST = PATHS.work, PATHS.results, PATHS.manifest
@@ -144,11 +146,11 @@ def records(trainings):
     return [str(RECORDED.get(one) or PATHS.record(*one)) for one in trainings]
 
 
-def reported(kind, name, path, caption=None):
+def reported(kind, name, path):
     """A file that `snakemake --report` shows, under the kind of thing that it is."""
     return report(
         path,
-        caption=f"../report/{caption or kind}.rst",
+        caption=f"../report/{kind}.rst",
         category=f"{kind.capitalize()}s",
         labels={kind: name},
     )
@@ -161,10 +163,7 @@ def picture(figure):
 
 def pictures(*figures):
     """The pictures of figures, which `snakemake --report` shows."""
-    return [
-        reported("figure", figure, picture(figure), f"figures/{figure}")
-        for figure in figures
-    ]
+    return [reported("figure", figure, picture(figure)) for figure in figures]
 
 
 def submissions():
@@ -176,9 +175,9 @@ def submissions():
 
 
 def awaited_trainings():
-    """Run and seed of the trainings that were submitted and have not been seen to end."""
+    """The trainings that were submitted and have not been seen to end."""
     jobs = [job for job in workflow.scheduler.running if job.name == "train"]
-    return {(job.wildcards.run, job.wildcards.seed) for job in jobs}
+    return {Training(job.wildcards.run, int(job.wildcards.seed)) for job in jobs}
 
 
 def before_work():
