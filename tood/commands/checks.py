@@ -265,11 +265,11 @@ def _user_folders() -> Iterator[Finding]:
 
 
 def _slurm() -> Finding:
-    found = [command for command in SLURM_COMMANDS if shutil.which(command)]
-    absent = [command for command in SLURM_COMMANDS if command not in found]
-    named = ((found, "found"), (absent, "not found"))
+    present = [command for command in SLURM_COMMANDS if shutil.which(command)]
+    absent = [command for command in SLURM_COMMANDS if command not in present]
+    named = ((present, "found"), (absent, "not found"))
     detail = "; ".join(f"{', '.join(commands)} {state}" for commands, state in named if commands)
-    if {"sbatch", "squeue"} <= set(found):
+    if {"sbatch", "squeue"} <= set(present):
         problems = "; ".join(slurm_problems())
         return Finding("Slurm", Outcome.NOTE if problems else Outcome.OK, detail, problems)
     return Finding("Slurm", Outcome.NOTE, detail, "only `--profile slurm` needs it")

@@ -117,12 +117,12 @@ def table_names(text: str, tables: Mapping[str, Table]) -> list[str]:
     """
     names = []
     for word in text.replace(",", " ").split():
-        found = [name for name in (word, f"table{word}", f"table_{word}") if name in tables]
-        if not found:
+        matches = [name for name in (word, f"table{word}", f"table_{word}") if name in tables]
+        if not matches:
             raise ExperimentError(
                 f"--tables {word}: no such table; {did_you_mean(word, tables)}there are {', '.join(tables)}"
             )
-        names += found
+        names += matches
     return names
 
 
@@ -216,7 +216,7 @@ def _assumed(device: str, planning: Planning) -> Basis:
 
 def _finished(paths: StudyPaths) -> list[tuple[str, str, float]]:
     """Device, run and hours of one device, of each training that went through all of its epochs."""
-    found = []
+    trainings = []
     for path in sorted(paths.runs.glob("*/*/provenance.json")):
         content = read_json(path, Timed)
         hardware = content.get("hardware")
@@ -225,8 +225,8 @@ def _finished(paths: StudyPaths) -> list[tuple[str, str, float]]:
             continue
         gpus, names = hardware.get("gpus", 0), hardware.get("gpu_names") or [hardware.get("device")]
         device = names[0] if gpus else f"CPU ({hardware.get('cpu')})"
-        found.append((device, content["run"], content["seconds"] / 3600 * max(1, gpus)))
-    return found
+        trainings.append((device, content["run"], content["seconds"] / 3600 * max(1, gpus)))
+    return trainings
 
 
 def _rehearsed(
@@ -235,9 +235,13 @@ def _rehearsed(
     """Device, run and hours of each training at the rate of its rehearsal, on all images of the scale."""
     images = scale.drawing.train_images if scale.drawing else planning.data.train_images
     return [
-        (one.device, one.run, runs[one.run].epochs * images / one.images_per_second / 3600)
-        for one in all_rehearsed(paths)
-        if one.run in runs and one.images_per_second
+        (
+            rehearsed.device,
+            rehearsed.run,
+            runs[rehearsed.run].epochs * images / rehearsed.images_per_second / 3600,
+        )
+        for rehearsed in all_rehearsed(paths)
+        if rehearsed.run in runs and rehearsed.images_per_second
     ]
 
 
@@ -296,8 +300,8 @@ def _disk(
         f"checkpoints of {len(largest)} trainings at a time": 2 * _WEIGHT * _CHECKPOINTS * sum(largest),
         "detections, at most": _DETECTION * 100 * planning.data.val_images * len(trainings),
     }
-    found = {kind: size / _GIB for kind, size in bytes_of.items()}
-    return {**found, **{f"data: {name}": size for name, size in planning.data.gigabytes.items()}}
+    sizes = {kind: size / _GIB for kind, size in bytes_of.items()}
+    return {**sizes, **{f"data: {name}": size for name, size in planning.data.gigabytes.items()}}
 
 
 def _statements(scale: Scale, planning: Planning, basis: Basis | None) -> list[str]:
@@ -318,10 +322,10 @@ def _statements(scale: Scale, planning: Planning, basis: Basis | None) -> list[s
     ]
 
 
-def describe(found: Mapping[str, Any]) -> str:
+def describe(estimated: Mapping[str, Any]) -> str:
     """The result of `estimate` for people."""
-    study, claims = found["study"], found["claims"]
-    unit = "hours" if found["device"] and found["device"].startswith("CPU") else "GPU-hours"
+    study, claims = estimated["study"], estimated["claims"]
+    unit = "hours" if estimated["device"] and estimated["device"].startswith("CPU") else "GPU-hours"
     rows = [
         (group["backbone"], group["runs"], group["epochs"], _span(group["gpu_hours"]))
         for group in study["by_backbone"]
@@ -329,12 +333,12 @@ def describe(found: Mapping[str, Any]) -> str:
     total = ("all", len(study["runs"]), study["epochs"], _span(study["gpu_hours"]))
     table = aligned([("backbone", "runs", "epochs", unit), *rows, total], right=(1, 2, 3))
     lines = [
-        f"scale {found['scale']}, seeds {', '.join(map(str, found['seeds']))}, "
-        f"{found['device'] or 'any device'}"
+        f"scale {estimated['scale']}, seeds {', '.join(map(str, estimated['seeds']))}, "
+        f"{estimated['device'] or 'any device'}"
     ]
     lines += ["", table, ""]
     if study["days"]:
-        lines.append(f"{found['gpus']} at a time, one run on each: {_span(study['days'], 1)} days")
+        lines.append(f"{estimated['gpus']} at a time, one run on each: {_span(study['days'], 1)} days")
     lines += [f"disk, {kind}: {_gib(size)}" for kind, size in study["disk_gib"].items()]
     if study["disk_gib"]:
         lines.append(f"disk in all: {_gib(sum(study['disk_gib'].values()))}")
@@ -344,7 +348,7 @@ def describe(found: Mapping[str, Any]) -> str:
         f"{claims['epochs']:,} epochs, {_span(claims['gpu_hours'])} {unit}:",
         f"  runs={','.join(claims['runs'])}",
         "",
-        *found["basis"],
+        *estimated["basis"],
     ]
     return "\n".join(lines)
 

@@ -64,7 +64,7 @@ def show_progress(name: str | None = None, watch: bool = False, as_json: bool = 
     if as_json:
         statuses = study_status(plan)
         runs = [dict(zip(COLUMNS, _row(status), strict=True)) for status in statuses]
-        print(to_json({"runs": runs, "sum": summary(plan, statuses)}, indent=2, ensure_ascii=False))
+        print(to_json({"runs": runs, "sum": totals(plan, statuses)}, indent=2, ensure_ascii=False))
         return
     console = Console()
     plain = not console.is_terminal or bool(os.environ.get("NO_COLOR"))
@@ -72,7 +72,7 @@ def show_progress(name: str | None = None, watch: bool = False, as_json: bool = 
         _watch_plain(plan, watch) if plain else _watch(console, plan, watch)
 
 
-def summary(plan: Plan, statuses: Sequence[Status]) -> dict:
+def totals(plan: Plan, statuses: Sequence[Status]) -> dict:
     """The number of runs in each state, and an estimate of the seconds until all are trained.
 
     A running training reports its own time left. A training to come takes the mean time per epoch of those
@@ -134,9 +134,9 @@ def _cells(status: Status) -> list[str]:
 
 
 def _sum_line(plan: Plan, statuses: Sequence[Status]) -> str:
-    found = summary(plan, statuses)
-    counts = ", ".join(f"{count} {state}" for state, count in found["states"].items())
-    left = found["seconds_left"]
+    sums = totals(plan, statuses)
+    counts = ", ".join(f"{count} {state}" for state, count in sums["states"].items())
+    left = sums["seconds_left"]
     return f"{plan.name}: {counts}; " + ("time left unknown" if left is None else f"{_duration(left)} left")
 
 

@@ -43,11 +43,11 @@ def show_run(run_id: str, name: str | None = None, seed: int | None = None, as_j
     run = plan.all_runs[run_id]
     cells = cells_of(run_id, load_tables(runs=plan.all_runs))
     seeds = plan.seeds_of(run_id) if seed is None else [seed]
-    found = [_facts(read_status(plan, run_id, number), plan) for number in seeds]
+    facts = [_facts(read_status(plan, run_id, number), plan) for number in seeds]
     if as_json:
-        return to_json(found, indent=2, ensure_ascii=False)
+        return to_json(facts, indent=2, ensure_ascii=False)
     head = {"run": f"{run_id}: {run.title}", "cells": "; ".join(cells), "study": plan.name}
-    return "\n\n".join([_lines(head), *map(_lines, found)])
+    return "\n\n".join([_lines(head), *map(_lines, facts)])
 
 
 def _facts(status: Status, plan: Plan) -> dict:

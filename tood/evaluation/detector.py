@@ -116,14 +116,14 @@ def load_detectors(
         raise ExperimentError(
             f"--config: {len(configs)} for {len(checkpoints)} --checkpoint; give one for each, or one for all"
         )
-    found, plan = [], None
+    detectors, plan = [], None
     for run in runs:
         detector, plan = of_run(run, study, seed, device)
-        found.append(detector)
+        detectors.append(detector)
     one_for_all: list[str | None] = [configs[0] if configs else None]
     of_each = configs if len(configs) > 1 else one_for_all * len(checkpoints)
-    found += [of_file(*pair, device) for pair in zip(checkpoints, of_each, strict=True)]
-    return found, plan
+    detectors += [of_file(*pair, device) for pair in zip(checkpoints, of_each, strict=True)]
+    return detectors, plan
 
 
 def of_run(run: str, study: str | None, seed: int | None, device: str) -> tuple[Detector, Plan]:
@@ -181,8 +181,8 @@ def of_file(checkpoint: Path, config: str | None, device: str) -> Detector:
             model.load_state_dict(fitted(weights.state_dict, model, checkpoint, str(config)))
         else:
             categories = [{"name": name} for name in weights.classes]
-            model, found = built(settings, categories, weights.state_dict, checkpoint)
-            transforms = _own_transforms(found)
+            model, resolved = built(settings, categories, weights.state_dict, checkpoint)
+            transforms = _own_transforms(resolved)
     except ImportFailed as error:
         raise ExperimentError(str(error)) from error
     ids = category_ids(weights.classes)

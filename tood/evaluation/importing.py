@@ -142,9 +142,9 @@ def built(
         raise ImportFailed(
             f"{path}: its declared options make no model of {run}: {detail}; correct them"
         ) from error
-    found = fitted(state_dict, shapes, path, run)
+    weights = fitted(state_dict, shapes, path, run)
     model = build_model(config)
-    model.load_state_dict(found)
+    model.load_state_dict(weights)
     return model, config
 
 
@@ -162,31 +162,32 @@ def fitted(state_dict: Mapping[str, Tensor], model: nn.Module, path: Path, run: 
     """
     expected = model.state_dict()
     try:
-        found = ours(state_dict, expected)
+        renamed = ours(state_dict, expected)
     except ValueError as error:
         raise ImportFailed(f"{path}: is not of {run}: {error}") from error
     # Counters of training steps, which older files lack, `.half()` converts, and no output depends on
-    found |= {
+    renamed |= {
         name: torch.zeros_like(tensor, device="cpu")
         for name, tensor in expected.items()
-        if name.endswith("num_batches_tracked") and (name not in found or _kind(found[name]) != _kind(tensor))
+        if name.endswith("num_batches_tracked")
+        and (name not in renamed or _kind(renamed[name]) != _kind(tensor))
     }
-    both = [name for name in expected if name in found]
-    alike = [name for name in both if found[name].shape == expected[name].shape]
+    both = [name for name in expected if name in renamed]
+    alike = [name for name in both if renamed[name].shape == expected[name].shape]
     shapes = [
-        f"{name} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
+        f"{name} {tuple(renamed[name].shape)} instead of {tuple(expected[name].shape)}"
         for name in both
-        if found[name].shape != expected[name].shape
+        if renamed[name].shape != expected[name].shape
     ]
     kinds = [
-        f"{name} {found[name].dtype} instead of {expected[name].dtype}"
+        f"{name} {renamed[name].dtype} instead of {expected[name].dtype}"
         for name in alike
-        if _kind(found[name]) != _kind(expected[name])
+        if _kind(renamed[name]) != _kind(expected[name])
     ]
-    infinite = [name for name in alike if not torch.isfinite(found[name].to(expected[name].dtype)).all()]
+    infinite = [name for name in alike if not torch.isfinite(renamed[name].to(expected[name].dtype)).all()]
     problems = [
-        _some("lacks", [name for name in expected if name not in found]),
-        _some("has besides", [name for name in found if name not in expected]),
+        _some("lacks", [name for name in expected if name not in renamed]),
+        _some("has besides", [name for name in renamed if name not in expected]),
         _some("has in another shape", shapes),
         _some("has as numbers of another kind", kinds),
         _some("has values that are not finite in", infinite),
@@ -196,7 +197,7 @@ def fitted(state_dict: Mapping[str, Tensor], model: nn.Module, path: Path, run: 
             f"{path}: does not fit {run}: of {len(expected)} tensors it {said}. It is of another model; "
             "experiments/released.yaml names files that fit"
         )
-    return found
+    return renamed
 
 
 def _kind(tensor: Tensor) -> tuple[bool, bool]:

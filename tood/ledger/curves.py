@@ -39,9 +39,9 @@ def _means(entries: list[dict]) -> dict[str, float | None]:
     means: dict[str, float | None] = {"objects": objects}
     for name in _OF_OBJECTS:
         # Objects without positives have a number, 0, and no IoU.
-        found = [(entry[name], entry["objects"]) for entry in entries if entry[name] is not None]
-        weight = sum(count for _, count in found)
-        means[name] = sum(value * count for value, count in found) / weight if weight else None
+        weighted = [(entry[name], entry["objects"]) for entry in entries if entry[name] is not None]
+        weight = sum(count for _, count in weighted)
+        means[name] = sum(value * count for value, count in weighted) / weight if weight else None
     for name in entries[-1]:
         if name.startswith("loss"):
             losses = [entry[name] for entry in entries]

@@ -24,7 +24,7 @@ def _complete(digests: dict[str, str]) -> dict[str, str]:
     return digests
 
 
-class Split(BaseModel):
+class SplitDigests(BaseModel):
     """What of a split decides a result."""
 
     sha256: str
@@ -34,7 +34,7 @@ class Split(BaseModel):
 class Data(BaseModel):
     """Of a provenance: the dataset, its splits by their names, and what the check of it noted."""
 
-    __pydantic_extra__: dict[str, Split] = Field(init=False)
+    __pydantic_extra__: dict[str, SplitDigests] = Field(init=False)
     model_config = {"extra": "allow"}
     root: str | None = None
     notes: list[str] = []

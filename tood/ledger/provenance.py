@@ -65,8 +65,8 @@ def is_stale(provenance: Mapping, expected: Mapping[str, str]) -> list[str]:
         provenance: mapping with the result's `digests`; without them every digest differs.
         expected: digests of the result if it were made now.
     """
-    found = provenance.get("digests", {})
-    return [part for part in expected if found.get(part) != expected[part]]
+    digests = provenance.get("digests", {})
+    return [part for part in expected if digests.get(part) != expected[part]]
 
 
 def measured_digests(model: Path, evaluation: str) -> dict[str, str]:

@@ -66,16 +66,16 @@ def load_scores(study: str, runs: Mapping[str, Run], path: Path = SERVER_SCORES)
     Raises:
         ExperimentError: the file does not fit its schema, names an unknown run, or has two entries for a run.
     """
-    found: dict[str, ServerScores] = {}
+    scores: dict[str, ServerScores] = {}
     for entry in load_declared(_Scores, path).scores:
         if entry.run not in runs:
             raise ExperimentError(f"{path}: scores: {unknown_run(entry.run, runs)}")
         if entry.study != study:
             continue
-        if entry.run in found:
+        if entry.run in scores:
             raise ExperimentError(f"{path}: scores: {entry.run}: two entries of study {study!r}; keep one")
-        found[entry.run] = entry
-    return found
+        scores[entry.run] = entry
+    return scores
 
 
 def parse_summary(text: str) -> dict[str, float]:
@@ -90,19 +90,19 @@ def parse_summary(text: str) -> dict[str, float]:
     _, overall, after = text.rpartition(_OVERALL)
     lines = _LINE.findall(after)[: len(NAMES)] if overall else _LINE.findall(text)
     where = f"after {_OVERALL!r}" if overall else "and no 'overall performance'"
-    found = {
+    figures = {
         name: round(100 * float(value), 1)
         for (kind, iou, area, limit, value) in lines
         if (name := _name(kind, iou, area, limit)) is not None
     }
-    if len(lines) != len(NAMES) or list(found) != list(NAMES):
+    if len(lines) != len(NAMES) or list(figures) != list(NAMES):
         raise ExperimentError(
             f"the text has {len(lines)} lines of pycocotools' summary {where}, and needs the twelve for all "
             "categories in their order; paste the server's stdout.txt whole"
         )
-    if min(found.values()) < 0:
+    if min(figures.values()) < 0:
         raise ExperimentError(f"the text: {_WITHOUT_ANNOTATIONS}")
-    return found
+    return figures
 
 
 def _name(kind: str, iou: str, area: str, limit: str) -> str | None:

@@ -17,7 +17,7 @@ def analysed_runs(plan: Plan, tables: Mapping[str, Table]) -> list[str]:
 
 
 def recorded(
-    plan: Plan, tables: Mapping[str, Table], found: Iterable[Status] | None = None
+    plan: Plan, tables: Mapping[str, Table], statuses: Iterable[Status] | None = None
 ) -> dict[Training, Path]:
     """The trainings of the study for which a record stands, and the record of each.
 
@@ -26,7 +26,7 @@ def recorded(
     Args:
         plan: the study.
         tables: all that are declared.
-        found: result of `status_with_records`; None asks for it.
+        statuses: result of `status_with_records`; None asks for it.
 
     Raises:
         ExperimentError: a record is damaged.
@@ -35,7 +35,7 @@ def recorded(
         return {}
     analysed = analysed_runs(plan, tables)
     standing: dict[Training, Path] = {}
-    for status in status_with_records(plan) if found is None else found:
+    for status in status_with_records(plan) if statuses is None else statuses:
         wanted = {AP, *([ALIGNMENT] if status.run.id in analysed else [])}
         complete = status.state.finished and wanted <= set(status.results)
         if status.record and (complete or status.state == State.DIVERGED):

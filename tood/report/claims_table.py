@@ -67,7 +67,7 @@ def judge(claims: Iterable[Claim], metrics: pd.DataFrame, tables: Mapping[str, T
 def _judged(claim: Claim, values: Mapping[str, Mapping[int, float]]) -> Judgement:
     samples = [contrast(weights, values) for weights in claim.contrasts]
     if any(
-        set(found) == {-1} for found in values.values()
+        set(by_seed) == {-1} for by_seed in values.values()
     ):  # without a seed: of the model, not of a training
         return exactly([float(sample[0]) if len(sample) else math.nan for sample in samples])
     return all_within(samples, claim.within) if claim.within else all_positive(samples)

@@ -116,8 +116,8 @@ def measured_tables(results: Path, study: str, only: Collection[str] | None = No
     runs = load_runs()
     references, scores, metrics = load_references(runs), load_scores(study, runs), kept(results, study)
     tables = [table for name, table in load_tables(runs=runs).items() if only is None or name in only]
-    found = [_table(table, metrics, runs, references, scores) for table in tables if table.printed]
-    return [text for text in found if text]
+    texts = [_table(table, metrics, runs, references, scores) for table in tables if table.printed]
+    return [text for text in texts if text]
 
 
 def cost(results: Path, study: str) -> str:
@@ -150,8 +150,8 @@ def _code(run: str) -> str:
 
 def records_of(results: Path, study: str) -> list[Record]:
     """Every record of a study."""
-    found = (read_record(path) for path in sorted((results / study / "runs").glob("*/seed*.json")))
-    return [record for record in found if record]
+    records = (read_record(path) for path in sorted((results / study / "runs").glob("*/seed*.json")))
+    return [record for record in records if record]
 
 
 def _known(results: Path, metrics: pd.DataFrame) -> pd.DataFrame:

@@ -40,7 +40,7 @@ def write_results(plan: Plan, complexity: Path) -> None:
     for status in statuses:
         states.setdefault(status.run.id, []).append(status.state)
     about = [*plan.notes([status.training for status in statuses]), *of_data(statuses)]
-    urgent = {run: most_urgent(found) for run, found in states.items()}
+    urgent = {run: most_urgent(of_seeds) for run, of_seeds in states.items()}
     seeds = {run: plan.seeds_of(run) for run in plan.all_runs}
     references, scores = load_references(plan.all_runs), load_scores(plan.name, plan.all_runs)
     tables = load_tables(runs=plan.all_runs)
@@ -78,8 +78,8 @@ def with_origins(table: Table, statuses: Iterable[Status]) -> Table:
 
 def file_of(run: str, statuses: Iterable[Status]) -> str:
     """Name and sha256 of the released file that is the model of a run; empty if none is."""
-    found = [facts for status in statuses if status.run.id == run and (facts := _facts(status))]
-    return f"{found[0]['file']} {found[0]['sha256']}" if found else ""
+    files = [facts for status in statuses if status.run.id == run and (facts := _facts(status))]
+    return f"{files[0]['file']} {files[0]['sha256']}" if files else ""
 
 
 def without_file(table: Table, plan: Plan) -> list[str]:
@@ -110,14 +110,14 @@ def measured(statuses: Iterable[Status]) -> pd.DataFrame:
     """
     values = []
     for status in statuses:
-        found: list[tuple[Iterable[tuple[str, float]], list[str]]] = [
+        results: list[tuple[Iterable[tuple[str, float]], list[str]]] = [
             (result.metrics.items(), result.stale) for result in status.results.values()
         ]
         if status.report.get("state") == State.DONE:
-            found.append((positives(status.epochs), status.training_stale))
+            results.append((positives(status.epochs), status.training_stale))
         values += [
             (status.run.id, status.seed, metric, value, ", ".join(stale))
-            for metrics, stale in found
+            for metrics, stale in results
             for metric, value in metrics
         ]
     return pd.DataFrame(values, columns=COLUMNS)

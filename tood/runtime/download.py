@@ -68,9 +68,9 @@ class Source:
 
     def problem(self, md5: str, sha256: str) -> str | None:
         """What is wrong with a content of these checksums; None if it is the expected one."""
-        for name, found, wanted in (("md5", md5, self.md5), ("sha256", sha256, self.sha256)):
-            if not found.startswith(wanted.lower()):
-                return f"its {name} is {found[: max(len(wanted), 8)]}, expected {wanted}"
+        for name, own, wanted in (("md5", md5, self.md5), ("sha256", sha256, self.sha256)):
+            if not own.startswith(wanted.lower()):
+                return f"its {name} is {own[: max(len(wanted), 8)]}, expected {wanted}"
         return None
 
 
@@ -86,8 +86,8 @@ def checksums(path: Path) -> tuple[str, str]:
 
 def digest_in_name(name: str) -> str:
     """The start of the sha256 that a file's name ends in, as in `resnet50-0676ba61.pth`; empty if in none."""
-    found = re.search(r"-([0-9a-f]{8,64})\.\w+$", name)
-    return found.group(1) if found else ""
+    match = re.search(r"-([0-9a-f]{8,64})\.\w+$", name)
+    return match.group(1) if match else ""
 
 
 def origin_path(path: Path) -> Path:
@@ -282,11 +282,11 @@ def _length(sent: str | None) -> int | None:
 
 def _resumed(sent: str, done: int) -> int | None:
     """Bytes of the whole file by the Content-Range of a part; None if that is not the rest of the file."""
-    found = re.fullmatch(r"\s*bytes\s+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)\s*", sent)
-    if found is None:
+    match = re.fullmatch(r"\s*bytes\s+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)\s*", sent)
+    if match is None:
         return None
-    first, end = int(found[1]), int(found[2]) + 1
-    return end if first == done and found[3] in ("*", str(end)) else None
+    first, end = int(match[1]), int(match[2]) + 1
+    return end if first == done and match[3] in ("*", str(end)) else None
 
 
 def _write(response: http.client.HTTPResponse, part: Path, done: int, total: int | None) -> None:

@@ -51,7 +51,7 @@ class Claim(Declaration):
             return [self.contrast]
         if self.best:
             return [{self.best.run: 1, other: -1} for other in self.best.of]
-        return [{one: 1, other: -1} for one, other in combinations(self.alike or (), 2)]
+        return [{run: 1, other: -1} for run, other in combinations(self.alike or (), 2)]
 
     @property
     def runs(self) -> list[str]:

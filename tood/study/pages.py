@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tood.study.declarations import Declaration, ExperimentError, load_declared, load_tables
+from tood.study.declarations import Declaration, ExperimentError, load_declared, load_runs, load_tables
 from tood.study.paths import EXPERIMENTS
 from tood.study.scales import scale_names
 
@@ -73,6 +73,7 @@ class Pages(Declaration):
     readme: Readme
     results: list[ResultsPart]
     mini: Mini
+    detectors: dict[str, str]  # runs of Figures 1 and 4
     figures: dict[str, str]  # captions, in the order of the page
 
 
@@ -87,7 +88,12 @@ def load_pages(path: Path = PAGES) -> Pages:
     tables = [name for part in pages.results for name in part.tables or ()]
     tables += [*pages.mini.other_images.tables, pages.mini.best_anchors.table]
     scales = [*pages.readme.measured, *(part.scale for part in pages.results)]
-    for kind, names, known in (("table", tables, load_tables()), ("scale", scales, scale_names())):
+    runs = load_runs()
+    for kind, names, known in (
+        ("run", pages.detectors.values(), runs),
+        ("table", tables, load_tables(runs=runs)),
+        ("scale", scales, scale_names()),
+    ):
         if unknown := next((name for name in names if name not in known), None):
             raise ExperimentError(f"{path}: {unknown!r} is no {kind}; there are {', '.join(known)}")
     return pages

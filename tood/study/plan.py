@@ -27,7 +27,7 @@ from tood.study.jobs import (
 from tood.study.options import INCOMPARABLE, OF_TRAININGS, RESOURCES, check_data, parse_study
 from tood.study.paths import CONFIGS, SWEEPS
 from tood.study.pyramid import fitted_head, fitted_model
-from tood.study.released import RELEASED, Choice, ReleasedFile, choose_all
+from tood.study.released import RELEASED, ReleasedChoice, ReleasedFile, choose_all
 from tood.study.scales import (
     SCALES,
     BackboneChanges,
@@ -83,7 +83,7 @@ class Plan:
         self.runs: list[Run] = select_runs(self.study.runs or self.scale.runs, self.all_runs)
         self.seeds = tuple(dict.fromkeys(self.study.seeds or self.scale.seeds))
         self._seeds_of = {} if self.study.seeds else seeds_by_run(self.scale, self.all_runs)
-        self.choices: dict[str, Choice] = {}  # of released files, by run
+        self.choices: dict[str, ReleasedChoice] = {}  # of released files, by run
         if self.imports:
             self._choose_released()
         elif self.study.near or self.study.released:
@@ -157,8 +157,8 @@ class Plan:
 
     def resources(self, run_id: str) -> Resources:
         """What the training of a run asks for."""
-        asked = self._backbone(run_id).resources or self.scale.resources
-        return asked.model_copy(update=self.study.model_dump(include=RESOURCES, exclude_none=True))
+        resources = self._backbone(run_id).resources or self.scale.resources
+        return resources.model_copy(update=self.study.model_dump(include=RESOURCES, exclude_none=True))
 
     def seeds_of(self, run_id: str) -> tuple[int, ...]:
         """Seeds of a run."""

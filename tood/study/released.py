@@ -150,7 +150,7 @@ class _Files(Declaration):
     files: list[ReleasedFile]
 
 
-class Choice(NamedTuple):
+class ReleasedChoice(NamedTuple):
     """What a study takes for a run."""
 
     file: ReleasedFile | None
@@ -177,7 +177,7 @@ def load_released(path: Path = RELEASED, runs: Mapping[str, Run] | None = None) 
     return files
 
 
-def choose(run: str, files: Iterable[ReleasedFile], near: Collection[str] = ()) -> Choice:
+def choose(run: str, files: Iterable[ReleasedFile], near: Collection[str] = ()) -> ReleasedChoice:
     """The file that a study takes for a run: one put there as `RUN.pth`, else the first that can be had.
 
     Args:
@@ -187,7 +187,7 @@ def choose(run: str, files: Iterable[ReleasedFile], near: Collection[str] = ()) 
     """
     own = by_hand(run)
     if own.path.is_file():
-        return Choice(own, [])
+        return ReleasedChoice(own, [])
     candidates = [file for file in files if file.run == run]
     candidates.sort(key=lambda file: file.file not in near)
     remarks = []
@@ -198,10 +198,10 @@ def choose(run: str, files: Iterable[ReleasedFile], near: Collection[str] = ()) 
                 f"`--config near={file.file}` takes it"
             )
         elif file.path.is_file() or file.fetched:
-            return Choice(file, remarks)
+            return ReleasedChoice(file, remarks)
         else:
             remarks.append(f"{file.file} of {file.from_whom} is not in place: {file.by_hand}")
-    return Choice(None, remarks or ["no file was released for it"])
+    return ReleasedChoice(None, remarks or ["no file was released for it"])
 
 
 def by_hand(run: str) -> ReleasedFile:
@@ -211,7 +211,7 @@ def by_hand(run: str) -> ReleasedFile:
 
 def choose_all(
     runs: Iterable[Run], known: Mapping[str, Run], near: Collection[str], declaration: Path
-) -> dict[str, Choice]:
+) -> dict[str, ReleasedChoice]:
     """What a study takes for each of its runs.
 
     Args:
@@ -244,13 +244,13 @@ def zoo_address(file: str) -> str:
     Raises:
         ExperimentError: mmdet knows no file of that name.
     """
-    found = _zoo().get(file)
-    if found is None:
+    address = _zoo().get(file)
+    if address is None:
         raise ExperimentError(
             f"{RELEASED.name}: {file}: no metafile of the installed mmdet names it; correct its name, or "
             "declare it with origin `other` and an address"
         )
-    return found
+    return address
 
 
 @functools.cache

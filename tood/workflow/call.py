@@ -126,9 +126,9 @@ def require_device(device: str) -> None:
     if device != "cuda":
         return
     program = "from tood.runtime.device import choose_device; choose_device('cuda')"
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    if found.returncode:
-        raise ExperimentError(found.stderr.strip().splitlines()[-1])
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    if outcome.returncode:
+        raise ExperimentError(outcome.stderr.strip().splitlines()[-1])
 
 
 def _refuse(problem_of: Callable[[Path], str | None], plan: Plan) -> None:

@@ -132,8 +132,8 @@ def gpu_model(rule):
     """The model of GPU that the profile names for the jobs of a rule; None where it names none."""
     settings = workflow.resource_settings
     own = (settings.overwrite_resources or {}).get(rule) or {}
-    found = own.get("gpu_model") or (settings.default_resources or {}).get("gpu_model")
-    return getattr(found, "raw", found)
+    model = own.get("gpu_model") or (settings.default_resources or {}).get("gpu_model")
+    return getattr(model, "raw", model)
 
 
 def of_each(pattern, trainings):
@@ -143,7 +143,9 @@ def of_each(pattern, trainings):
 
 def records(trainings):
     """The records of trainings: those that stand for them, or those that this study makes."""
-    return [str(RECORDED.get(one) or PATHS.record(*one)) for one in trainings]
+    return [
+        str(RECORDED.get(training) or PATHS.record(*training)) for training in trainings
+    ]
 
 
 def reported(kind, name, path):
@@ -233,4 +235,4 @@ def after_failure():
 
 
 if workflow.is_main_process:
-    logger.info(study.summary(PLAN, RECORDED, WITH_RECORDS))
+    logger.info(study.describe_study(PLAN, RECORDED, WITH_RECORDS))
