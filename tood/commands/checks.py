@@ -113,9 +113,6 @@ def examine(data_root: Path | None = None, scale_name: str | None = None) -> lis
     Args:
         data_root: folder in the COCO layout, for the scales without synthetic data.
         scale_name: scale whose data is required; None checks the data of all scales and requires none.
-
-    Raises:
-        ExperimentError: the scale is unknown, or it takes no `data_root`.
     """
     findings = []
     for section, what, check in (

@@ -57,9 +57,6 @@ def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus
         Under `study`, the chosen runs, and under `claims`, those on which the paper's claims rest:
         `runs`, `not_yet` (those of them that cannot be trained yet), `epochs`, `by_backbone`, `gpu_hours`,
         `days` (both are ranges, or None) and `disk_gib`.
-
-    Raises:
-        ExperimentError: an unknown scale, table or GPU.
     """
     runs = load_runs()
     declared = load_tables(runs=runs)
@@ -110,11 +107,7 @@ def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus
 
 
 def table_names(text: str, tables: Mapping[str, Table]) -> list[str]:
-    """The names of tables such as "1,3,m" or "table1 table_m".
-
-    Raises:
-        ExperimentError: there is no such table.
-    """
+    """The names of tables such as "1,3,m" or "table1 table_m"."""
     names = []
     for word in text.replace(",", " ").split():
         matches = [name for name in (word, f"table{word}", f"table_{word}") if name in tables]

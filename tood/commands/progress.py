@@ -56,9 +56,6 @@ def show_progress(name: str | None = None, watch: bool = False, as_json: bool = 
         name: name of the study; None takes the study that was called last.
         watch: whether to repeat this until every state is final, or until Ctrl-C.
         as_json: whether to print one object instead, with `runs` and `sum`.
-
-    Raises:
-        ExperimentError: there is no such study.
     """
     plan = load_study(name)
     if as_json:

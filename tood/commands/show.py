@@ -33,9 +33,6 @@ def show_run(run_id: str, name: str | None = None, seed: int | None = None, as_j
         name: name of the study; None takes the study that was called last.
         seed: seed to show; None shows all seeds of the study.
         as_json: whether to return a list of objects, one per seed, instead of text.
-
-    Raises:
-        ExperimentError: there is no such run or study.
     """
     plan = load_study(name)
     if run_id not in plan.all_runs:

@@ -20,9 +20,6 @@ def by_epoch(path: Path) -> list[dict[str, float | None]]:
         One mapping per epoch: epoch (from 1), objects, positives and positive_iou (None where no object had
         any; batches weigh by their number of objects), and the mean of each loss (None where one was not
         finite). Empty without a file.
-
-    Raises:
-        DamagedFile: a line is not what a training wrote.
     """
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
     epochs: dict[int, list[dict]] = {}

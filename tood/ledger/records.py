@@ -82,9 +82,6 @@ def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
         files: of the run; those that there are not, such as Table 6 of other runs, are left out.
         manifest: of its data.
         path: written.
-
-    Raises:
-        DamagedFile: one of the files is damaged.
     """
     state, provenance = read_json(files.state, StateFile), read_json(files.provenance, Made)
     kept = {
@@ -115,11 +112,7 @@ def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
 
 
 def read_record(path: Path) -> Record | None:
-    """The record of that name; None if there is none.
-
-    Raises:
-        ExperimentError: it is not what was written.
-    """
+    """The record of that name; None if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         checksum = content.pop("checksum")

@@ -93,11 +93,7 @@ def file_of(paths: StudyPaths, run_id: str) -> Path:
 
 
 def read_rehearsed(path: Path) -> Rehearsed | None:
-    """What is known of a run; None if it was never rehearsed.
-
-    Raises:
-        DamagedFile: the file is not what a rehearsal wrote.
-    """
+    """What is known of a run; None if it was never rehearsed."""
     return Rehearsed(**read_json(path, Rehearsed)) if path.is_file() else None
 
 
@@ -119,8 +115,6 @@ def hours_of(measured: Rehearsed, epochs: int, iterations: int | None = None) ->
     """Hours of a training at the rate that was measured.
 
     Args:
-        measured: of the run.
-        epochs: of its schedule.
         iterations: after which the study stops it; None trains the whole schedule.
     """
     if not measured.images_per_second:

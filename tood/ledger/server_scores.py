@@ -60,11 +60,7 @@ def load_scores(study: str, runs: Mapping[str, Run], path: Path = SERVER_SCORES)
 
     Args:
         study: name; other models than this study's say nothing of it.
-        runs: all declared runs.
         path: file that holds the scores of all studies.
-
-    Raises:
-        ExperimentError: the file does not fit its schema, names an unknown run, or has two entries for a run.
     """
     scores: dict[str, ServerScores] = {}
     for entry in load_declared(_Scores, path).scores:
@@ -83,9 +79,6 @@ def parse_summary(text: str) -> dict[str, float]:
 
     The server prints twelve lines for each category and then for all. Those after the last
     "overall performance" count, or the only twelve lines that there are.
-
-    Raises:
-        ExperimentError: there are not twelve such lines, or they are -1.
     """
     _, overall, after = text.rpartition(_OVERALL)
     lines = _LINE.findall(after)[: len(NAMES)] if overall else _LINE.findall(text)
@@ -116,11 +109,7 @@ def _name(kind: str, iou: str, area: str, limit: str) -> str | None:
 
 
 def entry(text: str, run: str, study: str, seed: int, source: str, runs: Mapping[str, Run]) -> str:
-    """The lines to add to `experiments/server_scores.yaml`, from the server's text.
-
-    Raises:
-        ExperimentError: as `parse_summary`; the run is unknown.
-    """
+    """The lines to add to `experiments/server_scores.yaml`, from the server's text."""
     if run not in runs:
         raise ExperimentError(unknown_run(run, runs))
     scores = ServerScores(run=run, study=study, seed=seed, source=source, metrics=parse_summary(text))

@@ -24,12 +24,7 @@ def recorded(
     Those that were trained here, and those that the study is to train afresh, are not among them.
 
     Args:
-        plan: the study.
-        tables: all that are declared.
         statuses: result of `status_with_records`; None asks for it.
-
-    Raises:
-        ExperimentError: a record is damaged.
     """
     if plan.study.fresh:
         return {}

@@ -102,10 +102,6 @@ def load_study(name: str | None = None) -> Plan:
 
     Args:
         name: name of the study; None takes the study that was called last, or the scale `smoke`.
-
-    Raises:
-        ExperimentError: there is no such study.
-        DamagedFile: the study's file of options is damaged.
     """
     files = [path for name in ("*", f"{SWEEPS}/*") for path in Path().glob(str(StudyPaths(name).options))]
     called = {path.parent.relative_to(WORK).as_posix(): path for path in files}
@@ -161,15 +157,8 @@ def read_status(
     the study does not train it afresh; else the files; else the study's own record, as a stale one.
 
     Args:
-        plan: plan of the study.
-        run_id: id of a run.
-        seed: seed of its training.
         now: present time in Unix seconds, to compare heartbeats with; None asks the clock.
         expected: result of `expected_digests`; None asks for it.
-
-    Raises:
-        ExperimentError: a record is damaged.
-        DamagedFile: what the check of the data wrote is damaged.
     """
     now = time.time() if now is None else now
     expected = expected_digests(plan, run_id) if expected is None else expected

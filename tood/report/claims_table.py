@@ -31,7 +31,6 @@ def judge(claims: Iterable[Claim], metrics: pd.DataFrame, tables: Mapping[str, T
     Args:
         claims: with their tables among `tables`.
         metrics: as `tood.report.tables.build` takes it; stale values do not count.
-        tables: by name.
 
     Returns:
         One row per claim: id, claim, section, rests_on (rows of the table), metric, paper, ours, low, high,

@@ -21,7 +21,6 @@ def compare(table: Table, frame: pd.DataFrame, tolerance: Tolerance) -> pd.DataF
     """The frame of `tood.report.tables.build` with differences to the paper and verdicts.
 
     Args:
-        table: declaration of the table.
         frame: one row per row of the table.
         tolerance: metrics that it does not name are not compared.
 

@@ -95,7 +95,6 @@ def without_weights(
     """The figures that cannot be drawn by this call, and why or what it would take.
 
     Args:
-        plan: the study.
         sources: its figures, as `figures` gives them.
         records: trainings for which records stand.
         statuses: statuses that are known; others are read.
@@ -134,9 +133,6 @@ def up_to_date(picture: Path, plan: Plan, sources: Sources, known: Iterable[Stat
     Of a run that has a record alone the times say nothing: those of a clone are all of the same moment.
 
     Args:
-        picture: PNG.
-        plan: the study.
-        sources: of the figure.
         known: statuses that are known; others are read.
     """
     statuses = _statuses(plan, sources, known)

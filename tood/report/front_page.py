@@ -35,9 +35,6 @@ def rewrite(readme: Path, part: str) -> None:
     Args:
         readme: file with `BEGIN` and, after it, `END`, each once.
         part: the new text.
-
-    Raises:
-        ExperimentError: a marker is missing or occurs twice; the message names the file and the marker.
     """
     text = readme.read_bytes().decode()
     for marker in (BEGIN, END):
@@ -55,11 +52,7 @@ def rewrite(readme: Path, part: str) -> None:
 
 
 def headlines_part(results: Path) -> str:
-    """What README.md shows: how much was measured, how many claims hold, and the headlines among them.
-
-    Args:
-        results: folder with one folder per study, such as `results/mini`.
-    """
+    """What README.md shows: how much was measured, how many claims hold, and the headlines among them."""
     runs, page = load_runs(), load_pages().readme
     tables = load_tables(runs=runs)
     claims, known = load_claims(runs, tables), _known(results, kept(results, page.study))
@@ -82,7 +75,6 @@ def results_part(results: Path, shown: Iterable[ResultsPart] | None = None) -> s
     """What docs/results.md shows: per scale a description, what was trained, claims, tables.
 
     Args:
-        results: folder with one folder per study, such as `results/mini`.
         shown: the parts; None takes the declared ones.
     """
     runs = load_runs()
@@ -109,8 +101,6 @@ def measured_tables(results: Path, study: str, only: Collection[str] | None = No
     """The tables of which a study measured anything, in Markdown.
 
     Args:
-        results: folder with one folder per study.
-        study: its name.
         only: no others than these are shown.
     """
     runs = load_runs()

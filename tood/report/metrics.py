@@ -27,7 +27,6 @@ def write_results(plan: Plan, complexity: Path) -> None:
     """Write `metrics.csv`, `table6_readings.csv`, every table and that of the claims from what there is.
 
     Args:
-        plan: the study.
         complexity: CSV of all models; may be missing.
     """
     paths, statuses = StudyPaths(plan.name), known_status(plan)

@@ -16,11 +16,7 @@ from tood.study.paths import AP
 
 
 def mini_part(results: Path) -> str:
-    """The sweep, the orders, every table, the agreement of best anchors, and the other images.
-
-    Args:
-        results: folder with one folder per study.
-    """
+    """The sweep, the orders, every table, the agreement of best anchors, and the other images."""
     page = load_pages().mini
     other = page.other_images
     parts = [

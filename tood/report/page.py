@@ -65,8 +65,6 @@ def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] 
     """Write the page of a study from its tables and the files of its runs; nothing has to be complete.
 
     Args:
-        plan: the study.
-        figures: PNG.
         absent: why there is no figure of a name.
     """
     paths, statuses, tables = StudyPaths(plan.name), known_status(plan), load_tables(runs=plan.all_runs)

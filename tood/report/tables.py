@@ -72,9 +72,6 @@ def read_complexity(path: Path) -> pd.DataFrame:
 
     Returns:
         A frame with the columns `COLUMNS`.
-
-    Raises:
-        DamagedFile: the file is not what `tood complexity` writes.
     """
     if not path.is_file():
         return pd.DataFrame(columns=COLUMNS)
@@ -102,12 +99,10 @@ def build(
     """The measured values of a table beside the paper's and others.
 
     Args:
-        table: declaration of the table.
         metrics: measured values, with the columns run, seed, metric and value, and optionally `stale` (names
             of the digests that have changed since, empty if none). A value without a seed, such as parameters
             and FLOPs, belongs to the model and not to a training.
         states: state of each run.
-        runs: all declared runs.
         seeds: of each run, that the study wants.
         references: published values of each run.
         scores: of COCO's server for the study's runs, shown where the paper's values are of test-dev2017.

@@ -89,7 +89,6 @@ def read_json(path: Path, form: "type[BaseModel] | None" = None, hint: str = _RE
     """Read JSON.
 
     Args:
-        path: of the file.
         form: what the file must hold, with the types of its values; other keys are left alone. None takes
             any JSON.
         hint: what to do about a damaged file, for the message.
@@ -98,7 +97,6 @@ def read_json(path: Path, form: "type[BaseModel] | None" = None, hint: str = _RE
         the content as it is
 
     Raises:
-        DamagedFile: the file is not valid JSON, or does not have the form; the message names it.
         OSError: it cannot be read.
     """
     try:
@@ -118,9 +116,6 @@ def parse_line(path: Path, number: int, line: bytes, form: "type[BaseModel]") ->
         number: of the line, from 1.
         line: its content.
         form: as for `read_json`.
-
-    Raises:
-        DamagedFile: the line is not valid JSON, or does not have the form.
     """
     hint = f"delete {path.parent} and call the workflow again, which trains this run anew"
     try:

@@ -133,7 +133,6 @@ def claim(
     So a workflow that was killed can be called again while its trainer still runs.
 
     Args:
-        folder: of the run.
         wait: seconds to wait for another holder to end.
         stop: whether to give up waiting.
         say: takes a message that names the holder.

@@ -108,7 +108,6 @@ def silence(path: Path, updated: float, now: float, now_there: float | None = No
     a file from the future is taken for one that nobody writes any more.
 
     Args:
-        path: of the file.
         updated: time in it, Unix seconds by the clock of the host that wrote it.
         now: Unix seconds by the clock of this host.
         now_there: the same by the clock of the file system; None takes `now`.

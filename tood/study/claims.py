@@ -64,11 +64,7 @@ class _Claims(Declaration):
 
 
 def load_claims(runs: Mapping[str, Run], tables: Mapping[str, Table], path: Path = CLAIMS) -> list[Claim]:
-    """The claims, checked against runs and tables.
-
-    Raises:
-        ExperimentError: the file does not fit the schema, or names what there is not.
-    """
+    """The claims, checked against runs and tables."""
     claims = load_declared(_Claims, path).claims
     ids = [claim.id for claim in claims]
     for claim in claims:

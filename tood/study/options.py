@@ -111,9 +111,6 @@ def parse_options(words: Iterable[str]) -> dict[str, str | None]:
     """`KEY=VALUE` words of a command line, each value as it was typed; None for an empty one.
 
     Quotes around a value are no part of it, as for Snakemake.
-
-    Raises:
-        ExperimentError: a word has no `=`.
     """
     options = {}
     for word in words:
@@ -129,9 +126,6 @@ def parse_study(options: Mapping[str, Any]) -> Study:
 
     Args:
         options: as `tood.study.plan.Plan` takes them.
-
-    Raises:
-        ExperimentError: an unknown option, or a value that does not fit.
     """
     values = dict(options)
     for key in values:
@@ -194,11 +188,7 @@ def _typed(options: Mapping[str, Any], key: str) -> str:
 
 
 def check_data(study: Study, scale: Scale) -> None:
-    """That the data of a study are one thing, and its own.
-
-    Raises:
-        ExperimentError: they are not; the message names the options.
-    """
+    """That the data of a study are one thing, and its own."""
     for key in ("data_root", "train", "val", "test"):
         if _is_special(getattr(scale, key)):
             raise ExperimentError(f"scale {scale.name!r}: {key}: {_SPECIAL_HINT}")

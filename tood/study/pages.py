@@ -79,11 +79,7 @@ class Pages(Declaration):
 
 @functools.cache
 def load_pages(path: Path = PAGES) -> Pages:
-    """The declaration, checked against scales and tables.
-
-    Raises:
-        ExperimentError: it does not fit its schema, or names what there is not.
-    """
+    """The declaration, checked against scales and tables."""
     pages = load_declared(Pages, path)
     tables = [name for part in pages.results for name in part.tables or ()]
     tables += [*pages.mini.other_images.tables, pages.mini.best_anchors.table]

@@ -59,9 +59,6 @@ class Plan:
     Args:
         options: what the user passed with `--config`, by `tood.study.options.parse_options`, or from a file;
             `runs`, `seeds` and `near` may be one value, a list, or a comma-separated string.
-
-    Raises:
-        ExperimentError: an unknown option, scale or run, or a value that does not fit.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:

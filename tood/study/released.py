@@ -98,11 +98,7 @@ class ReleasedFile(Declaration):
         return f"put it at {self.path}"
 
     def source(self) -> Source:
-        """Where it is fetched from.
-
-        Raises:
-            ExperimentError: this mmdet does not know it.
-        """
+        """Where it is fetched from."""
         return Source(self.address or zoo_address(self.file), sha256=self.digest)
 
     def stated(self) -> str:
@@ -163,9 +159,6 @@ def load_released(path: Path = RELEASED, runs: Mapping[str, Run] | None = None) 
     Args:
         path: the declaration.
         runs: all runs; a file of any other is refused. None takes them as they are.
-
-    Raises:
-        ExperimentError: the declaration does not fit.
     """
     files: dict[str, ReleasedFile] = {}
     for entry in load_declared(_Files, path).files:
@@ -181,7 +174,6 @@ def choose(run: str, files: Iterable[ReleasedFile], near: Collection[str] = ()) 
     """The file that a study takes for a run: one put there as `RUN.pth`, else the first that can be had.
 
     Args:
-        run: id.
         files: all that are declared.
         near: names of near files that were asked for; they go before all others.
     """
@@ -219,9 +211,6 @@ def choose_all(
         known: all runs.
         near: as for `choose`.
         declaration: as for `load_released`.
-
-    Raises:
-        ExperimentError: the declaration does not fit, a name is of no near file, or no run has a file.
     """
     files = load_released(declaration, known)
     for name in near:
@@ -239,11 +228,7 @@ def choose_all(
 
 
 def zoo_address(file: str) -> str:
-    """Where mmdetection's zoo has a file, by the metafiles that mmdet brings along.
-
-    Raises:
-        ExperimentError: mmdet knows no file of that name.
-    """
+    """Where mmdetection's zoo has a file, by the metafiles that mmdet brings along."""
     address = _zoo().get(file)
     if address is None:
         raise ExperimentError(

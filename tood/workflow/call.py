@@ -38,11 +38,7 @@ def pass_on_code() -> None:
 
 
 def require_folders(plan: Plan) -> None:
-    """Before Snakemake looks into the study's folders.
-
-    Raises:
-        ExperimentError: something else has the name of one of them.
-    """
+    """Before Snakemake looks into the study's folders."""
     _refuse(blocked_problem, plan)
 
 
@@ -50,16 +46,12 @@ def begin(plan: Plan, preload: bool) -> StudyLock:
     """Stop before any job that cannot end well; say which study this is; preload what its jobs import.
 
     Args:
-        plan: the study.
         preload: jobs compute on this machine, as forks of one process.
 
     Returns:
         the lock of the study, to be kept while jobs run
 
     Raises:
-        ExperimentError: a folder cannot be written, the data is not what was checked, a file of
-            weights has a time in the future, or the package of a logger is not installed.
-        DamagedFile: what the check of the data wrote is damaged.
         Held: another call works on the study, or on its results from another clone.
     """
     _refuse(writable_problem, plan)
@@ -84,7 +76,6 @@ def begin_rehearsal(plan: Plan) -> StudyLock:
     """As `begin` for a call that only rehearses, and leaves no trace of its own in the study.
 
     Raises:
-        ExperimentError: the rehearsal's folder cannot be written.
         Held: another call rehearses the study.
     """
     folder = StudyPaths(plan.name).rehearsal
@@ -96,11 +87,7 @@ def begin_rehearsal(plan: Plan) -> StudyLock:
 
 
 def require_sizes(plan: Plan) -> None:
-    """That checked images are not too thin for the input sizes of this call, which the check may not know.
-
-    Raises:
-        ExperimentError: a resize would leave nothing of an image.
-    """
+    """That checked images are not too thin for the input sizes of this call, which the check may not know."""
     manifest = StudyPaths(plan.name).manifest
     if manifest.is_file() and (problem := vanishing_of(read_manifest(manifest), plan.input_sizes)):
         raise ExperimentError(problem)
@@ -118,11 +105,7 @@ def _require_times_of_weights(plan: Plan) -> None:
 
 
 def require_device(device: str) -> None:
-    """Ask torch whether this machine has the device, in another process, as torch takes seconds to import.
-
-    Raises:
-        ExperimentError: there is no GPU for "cuda".
-    """
+    """Ask torch whether this machine has the device, in another process, as torch takes seconds to import."""
     if device != "cuda":
         return
     program = "from tood.runtime.device import choose_device; choose_device('cuda')"

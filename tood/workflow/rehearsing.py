@@ -37,14 +37,10 @@ def rehearse_all(
     changed.
 
     Args:
-        plan: the study.
         threads: of the process that computes.
         program: that rehearses one run, the step `rehearse_run`.
         analysed: runs that are analysed, too.
         say: takes a line for each run.
-
-    Raises:
-        DataError: the dataset would break a training.
     """
     paths = StudyPaths(plan.name)
     manifest = take_sample(

@@ -60,12 +60,7 @@ def submissions(plan: Plan, tables: Mapping[str, Table], records: Collection[Tra
     They are of the runs that the call names, or without `runs` of those of Table 5.
 
     Args:
-        plan: the study.
-        tables: all that are declared.
         records: trainings for which records stand.
-
-    Raises:
-        ExperimentError: there are no test images, no such run, or no weights of one.
     """
     if plan.scale.test is None:
         raise ExperimentError(
@@ -93,11 +88,7 @@ def submissions(plan: Plan, tables: Mapping[str, Table], records: Collection[Tra
 
 
 def published(plan: Plan) -> str:
-    """Digest of the published values and of the server's scores that the study's tables show.
-
-    Raises:
-        ExperimentError: one of the two files is wrong.
-    """
+    """Digest of the published values and of the server's scores that the study's tables show."""
     references = load_references(plan.all_runs)
     scores = load_scores(plan.name, plan.all_runs)
     return digest(
@@ -151,7 +142,6 @@ def describe_study(
     """What the study is, and for which of its trainings records stand.
 
     Args:
-        plan: the study.
         records: result of `recorded`; None says nothing of them.
         statuses: result of `status_with_records`; None asks for it.
     """
