@@ -22,10 +22,7 @@ _WITHOUT_ANNOTATIONS = (
     "-1 is what pycocotools prints where there are no annotations, as in image_info files; that is no result"
 )
 # ` Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 0.467`
-_LINE = re.compile(
-    r"Average (Precision|Recall)\s+\(A[PR]\) @\[ IoU=([\d.:]+)\s*\| area=\s*(\w+)\s*"
-    r"\| maxDets=\s*(\d+)\s*\] = (-?[\d.]+)"
-)
+_LINE = re.compile(r"Average (?:Precision|Recall) .*\] = (-?[\d.]+)")
 _OVERALL = "overall performance"
 
 
@@ -81,31 +78,17 @@ def parse_summary(text: str) -> dict[str, float]:
     "overall performance" count, or the only twelve lines that there are.
     """
     _, overall, after = text.rpartition(_OVERALL)
-    lines = _LINE.findall(after)[: len(NAMES)] if overall else _LINE.findall(text)
-    where = f"after {_OVERALL!r}" if overall else "and no 'overall performance'"
-    figures = {
-        name: round(100 * float(value), 1)
-        for (kind, iou, area, limit, value) in lines
-        if (name := _name(kind, iou, area, limit)) is not None
-    }
-    if len(lines) != len(NAMES) or list(figures) != list(NAMES):
+    values = _LINE.findall(after)[: len(NAMES)] if overall else _LINE.findall(text)
+    if len(values) != len(NAMES):
+        where = f"after {_OVERALL!r}" if overall else "and no 'overall performance'"
         raise ExperimentError(
-            f"the text has {len(lines)} lines of pycocotools' summary {where}, and needs the twelve for all "
-            "categories in their order; paste the server's stdout.txt whole"
+            f"the text has {len(values)} lines of pycocotools' summary {where}, and needs the twelve for all "
+            "categories; paste the server's stdout.txt whole"
         )
-    if min(figures.values()) < 0:
+    figures = [round(100 * float(value), 1) for value in values]
+    if min(figures) < 0:
         raise ExperimentError(f"the text: {_WITHOUT_ANNOTATIONS}")
-    return figures
-
-
-def _name(kind: str, iou: str, area: str, limit: str) -> str | None:
-    """The short name of a line of the summary, such as AP50."""
-    short = {"Precision": "AP", "Recall": "AR"}[kind]
-    if area != "all":
-        return f"{short}{area[0].upper()}"
-    if short == "AR":
-        return f"AR{limit}"
-    return {"0.50:0.95": "AP", "0.50": "AP50", "0.75": "AP75"}.get(iou)
+    return dict(zip(NAMES, figures, strict=True))
 
 
 def entry(text: str, run: str, study: str, seed: int, source: str, runs: Mapping[str, Run]) -> str:
