@@ -148,7 +148,7 @@ def _measured_by_run(metrics: pd.DataFrame) -> dict[tuple[str, str], _Values]:
     outdated = metrics["stale"] != "" if "stale" in metrics else False
     groups = metrics.astype({"value": float}).assign(stale=outdated).groupby(["run", "metric"])
     return {
-        (run, metric): _Values(
+        (str(run), str(metric)): _Values(
             group["value"].mean(), group["value"].std(), frozenset(group["seed"]), bool(group["stale"].any())
         )
         for (run, metric), group in groups

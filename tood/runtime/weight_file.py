@@ -139,7 +139,7 @@ def _names(pickled: Any) -> Iterator[str]:
     """The modules' attributes that one pickle refers to, by the names of Python 3."""
     for instruction, argument, _ in pickletools.genops(pickled):
         if instruction.name == "GLOBAL":
-            module, name = argument.split(" ")
+            module, name = str(argument).split(" ")
             yield f"{IMPORT_MAPPING.get(module, module)}.{name}"
 
 
