@@ -38,7 +38,7 @@ def test_studies_that_vary_another_one_have_a_folder_together():
     with pytest.raises(ExperimentError, match="name=sweeps: is a folder of studies; write name=sweeps/NAME"):
         Plan({"name": "sweeps"})
     for name in ("sweeps/", "sweeps/a/b", "other/a", "/a", "sweeps/../a"):
-        with pytest.raises(ExperimentError, match="name: String should match pattern|name="):
+        with pytest.raises(ExperimentError, match="name="):
             Plan({"name": name})
 
 

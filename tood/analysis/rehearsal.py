@@ -5,7 +5,6 @@ This is the training and the evaluation of a study, on a few images. Nothing of 
 
 import contextlib
 import gc
-import logging
 import resource
 import time
 from collections.abc import Iterator
@@ -34,6 +33,7 @@ from tood.ledger.rehearsal import Attempt, Rehearsed, fastest
 from tood.runtime.device import allow_tf32, choose_device, describe
 from tood.runtime.failures import ExitCode, exit_code, reason
 from tood.runtime.files import atomic_path, write_json
+from tood.runtime.quiet import quiet
 from tood.runtime.text import single_line
 from tood.study.jobs import Execution, RehearsalJob
 from tood.study.paths import RunPaths
@@ -80,7 +80,7 @@ def tries_several(device: torch.device) -> bool:
 
 def _steps(job: RehearsalJob, execution: Execution, files: RunPaths, known: Rehearsed) -> Iterator[None]:
     """Fill in what is known, step by step."""
-    logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
+    quiet()
     torch.set_num_threads(execution.threads)
     device, training = choose_device(execution.device), job.training
     manifest = read_manifest(training.manifest)

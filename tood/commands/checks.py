@@ -9,7 +9,6 @@ import errno
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import tomllib
@@ -273,13 +272,11 @@ def _slurm() -> Finding:
 
 
 def _revision() -> Finding:
-    # Without tags `describe` returns the commit, and says whether tracked files differ.
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    except FileNotFoundError:
-        return Finding("revision", Outcome.NOTE, "unknown: git is not installed")
-    except subprocess.CalledProcessError as error:
-        return Finding("revision", Outcome.NOTE, f"unknown: {' '.join(error.stderr.split())}")
-    revision = result.stdout.strip()
-    return Finding("revision", Outcome.NOTE if revision.endswith("-dirty") else Outcome.OK, revision)
+    from tood.ledger.provenance import revision
+
+    known = revision()
+    if "unknown" in known:
+        return Finding("revision", Outcome.NOTE, f"unknown: {known['unknown']}")
+    if known["dirty"]:
+        return Finding("revision", Outcome.NOTE, f"{known['commit'][:12]}, and tracked files differ from it")
+    return Finding("revision", Outcome.OK, known["commit"][:12])

@@ -1,10 +1,8 @@
 """A detector for any image: a trained run, or a file of weights with the configuration that it is of."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -28,6 +26,7 @@ from tood.ledger.status import call_of, load_study
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.dense_prediction import DensePredictionMixin, select_detections
 from tood.runtime.device import choose_device, usable_gpus
+from tood.runtime.quiet import quiet
 from tood.study.declarations import ExperimentError, load_runs, select_runs, unknown_run
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
@@ -149,7 +148,8 @@ def of_run(run: str, study: str | None, seed: int | None, device: str) -> tuple[
         raise ExperimentError(f"--run {run}: {weights} is not there; this trains it:\n{call}")
     categories = read_manifest(paths.manifest)["categories"]
     config = resolve(plan.settings(run), categories, None)
-    model = _quietly(build_model, config)
+    quiet()
+    model = build_model(config)
     try:
         load_model(weights, model)
     except RuntimeError as error:
@@ -241,8 +241,3 @@ def _ready(
     if not isinstance(model.bbox_head, DensePredictionMixin):
         cfg["nms_pre_by"] = "pair"  # as mmdet's heads select what goes into NMS
     return Detector(name, model.to(chosen).eval(), list(classes), list(ids), transforms, cfg, chosen)
-
-
-def _quietly(build: Any, config: Config) -> SingleStageDetector:
-    logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
-    return build(config)

@@ -1,6 +1,5 @@
 """Weights that were released by others, as the model of a run: read, renamed, compared with it, written."""
 
-import logging
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ from tood.runtime.download import checksums
 from tood.runtime.failures import State
 from tood.runtime.files import atomic_path, read_json, write_json
 from tood.runtime.locks import claim
+from tood.runtime.quiet import quiet
 from tood.runtime.text import single_line
 from tood.study.declarations import ExperimentError, Run, load_runs, select_runs, unknown_run
 from tood.study.jobs import ImportJob
@@ -129,7 +129,7 @@ def built(
     Raises:
         ImportFailed: the weights do not fit, or the settings make no model.
     """
-    logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
+    quiet()
     run = settings["run"]["id"]
     try:
         config = resolve(settings, categories, None)

@@ -80,50 +80,43 @@ class Execution(Computing):
         return cls(**said | {"device": device, "threads": threads})
 
 
-class TrainingJob(Described):
-    """What decides the result of a training."""
+class OfRun(Described):
+    """What decides something of one run."""
 
     settings: Settings
+
+    @property
+    def run(self) -> str:
+        """Id of the run."""
+        return self.settings["run"]["id"]
+
+
+class TrainingJob(OfRun):
+    """What decides the result of a training."""
+
     seed: int
     manifest: Path  # of the checked dataset
     weights: Path | None = None  # that the backbone starts from; None: random ones
     code: str = ""  # digest of the code that trains
 
-    @property
-    def run(self) -> str:
-        """Id of the run."""
-        return self.settings["run"]["id"]
 
+class ImportJob(OfRun):
+    """What decides the weights of a run that is not trained; `released` of its settings names the file."""
 
-class ImportJob(Described):
-    """What decides the weights of a run that is not trained."""
-
-    settings: Settings  # `released` names the file
     seed: int
     manifest: Path  # of the checked dataset
     file: Path  # of the released weights
     code: str = ""  # digest of the code that reads them and of the model
 
-    @property
-    def run(self) -> str:
-        """Id of the run."""
-        return self.settings["run"]["id"]
 
+class MeasuringJob(OfRun):
+    """What decides a measurement on a trained run, whose settings are those of its training."""
 
-class MeasuringJob(Described):
-    """What decides a measurement on a trained run."""
-
-    settings: Settings  # as for its training
     model: Path  # its weights
     manifest: Path  # of the checked dataset
     images: Positive | None = None  # only the first validation images, this many; None: all
     batch_size: Positive = 1
     evaluation: str = ""  # digest of how AP is measured
-
-    @property
-    def run(self) -> str:
-        """Id of the run."""
-        return self.settings["run"]["id"]
 
 
 class AnalysisJob(MeasuringJob):

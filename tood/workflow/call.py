@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tood.data.manifest import read_manifest
 from tood.data.validation import changed_since_check
 from tood.ledger.status import save_study
 from tood.runtime import event_files
-from tood.runtime.locks import StudyLock, hold_study
+from tood.runtime.locks import hold_study
 from tood.runtime.preloaded import start_server
 from tood.study.declarations import ExperimentError
 from tood.study.paths import REPOSITORY, StudyPaths
@@ -42,7 +43,7 @@ def require_folders(plan: Plan) -> None:
     _refuse(blocked_problem, plan)
 
 
-def begin(plan: Plan, preload: bool) -> StudyLock:
+def begin(plan: Plan, preload: bool) -> ExitStack:
     """Stop before any job that cannot end well; say which study this is; preload what its jobs import.
 
     Args:
@@ -65,14 +66,14 @@ def begin(plan: Plan, preload: bool) -> StudyLock:
         )
     _require_times_of_weights(plan)
     lock = hold_study(paths.work, paths.results)
-    atexit.register(lock.release)
+    atexit.register(lock.close)
     save_study(plan)
     if preload:
         start_server(_MODULES)
     return lock
 
 
-def begin_rehearsal(plan: Plan) -> StudyLock:
+def begin_rehearsal(plan: Plan) -> ExitStack:
     """As `begin` for a call that only rehearses, and leaves no trace of its own in the study.
 
     Raises:
@@ -82,7 +83,7 @@ def begin_rehearsal(plan: Plan) -> StudyLock:
     if problem := writable_problem(folder):
         raise ExperimentError(problem)
     lock = hold_study(folder)
-    atexit.register(lock.release)
+    atexit.register(lock.close)
     return lock
 
 

@@ -1,7 +1,6 @@
 """The positives of several schemes on one image, side by side."""
 
 import functools
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from matplotlib.patches import Rectangle
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 
+from tood.data.annotations import read_image_list
 from tood.data.images import ImageError
 from tood.data.loading import build_dataset
 from tood.data.manifest import read_manifest
@@ -161,9 +161,11 @@ class _Entry:
 
 @functools.cache  # of a large dataset they take long to read, and each scheme asks
 def _entries(root: Path, split: Split) -> list[_Entry]:
-    content = json.loads((root / split.annotations).read_text(encoding="utf-8"))
-    images = [(str(image["id"]), image["file_name"]) for image in content["images"]]
-    return [_Entry(split, id_, name, os.path.join(root, split.images, name)) for id_, name in images]
+    images, _ = read_image_list(root / split.annotations, root / split.images)
+    return [
+        _Entry(split, str(number), image.name, os.path.join(root, split.images, image.name))
+        for number, image in images.items()
+    ]
 
 
 def _meant(image: str, root: Path, entries: list[_Entry]) -> list[_Entry]:
