@@ -84,9 +84,10 @@ def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
         path: written.
     """
     state, provenance = read_json(files.state, StateFile), read_json(files.provenance, Made)
+    data = {name: value for name, value in provenance["data"].items() if name != "root"}
     kept = {
         files.state.name: _only(state, _STATE),
-        files.provenance.name: _only(provenance, _PROVENANCE) | {"data": _without_root(provenance["data"])},
+        files.provenance.name: _only(provenance, _PROVENANCE) | {"data": data},
     }
     measured = state["state"] != State.DIVERGED  # else what is there is of other weights
     for file, form in (
@@ -163,10 +164,6 @@ def same_annotations(record: Record, root: Path, splits: Mapping[str, Any], need
 
 def _only(content: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     return {key: content[key] for key in keys if content.get(key) is not None}
-
-
-def _without_root(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in data.items() if name != "root"}
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

@@ -170,9 +170,8 @@ def describe(plan: Plan, rows: Sequence[RehearsalRow]) -> str:
         lines += [_basis(good), ""]
         if any(row.measured.weights == "random" for row in good):
             lines.append("Backbones had random weights where theirs are not there; this changes no time.")
-        lines += [
-            f"All {len(good)}: {_hours(_all_hours(good))} hours of this device, evaluation not included."
-        ]
+        hours = sum(row.device_hours or 0 for row in good)
+        lines.append(f"All {len(good)}: {_hours(hours)} hours of this device, evaluation not included.")
         lines += _calls(plan, good)
     if failed := [row.measured for row in rows if row.measured.failed]:
         lines += ["", f"{len(failed)} of {len(rows)} runs failed:"]
@@ -189,10 +188,6 @@ def _basis(rows: Sequence[RehearsalRow]) -> str:
         f"On {measured.device}, threads {measured.threads}, iterations of each run {many}. Memory is that of "
         f"{kind}{f', of which there are {_gib(measured.memory_mb)} GiB' if measured.memory_mb else ''}."
     )
-
-
-def _all_hours(rows: Iterable[RehearsalRow]) -> float:
-    return sum(row.device_hours or 0 for row in rows)
 
 
 def _calls(plan: Plan, rows: Sequence[RehearsalRow]) -> list[str]:
@@ -215,26 +210,27 @@ def _calls(plan: Plan, rows: Sequence[RehearsalRow]) -> list[str]:
 
 def write_table(path: Path, rows: Sequence[RehearsalRow]) -> None:
     """The table as CSV: what was measured, hours and settings, with all their digits."""
-    columns = {
-        "run": lambda row: row.measured.run,
-        "device": lambda row: row.measured.device,
-        "peak_memory_mb": lambda row: " ".join(
-            f"{attempt.micro_batch}:{'out' if attempt.failed else round(attempt.peak_memory_mb or 0)}"
-            for attempt in row.measured.attempts
-        ),
-        "micro_batch": lambda row: row.measured.micro_batch,
-        "workers": lambda row: row.workers,
-        "images_per_second": lambda row: row.measured.images_per_second,
-        "epochs": lambda row: row.epochs,
-        "hours": lambda row: row.hours,
-        "seeds": lambda row: row.seeds,
-        "all_hours": lambda row: row.device_hours,
-        "failed": lambda row: row.measured.failed,
-    }
+    table = [
+        {
+            "run": row.measured.run,
+            "device": row.measured.device,
+            "peak_memory_mb": " ".join(
+                f"{attempt.micro_batch}:{'out' if attempt.failed else round(attempt.peak_memory_mb or 0)}"
+                for attempt in row.measured.attempts
+            ),
+            "micro_batch": row.measured.micro_batch,
+            "workers": row.workers,
+            "images_per_second": row.measured.images_per_second,
+            **{name: getattr(row, name) for name in ("epochs", "hours", "seeds")},
+            "all_hours": row.device_hours,
+            "failed": row.measured.failed,
+        }
+        for row in rows
+    ]
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows([value(row) for value in columns.values()] for row in rows)
+        writer = csv.DictWriter(file, list(table[0]) if table else [])
+        writer.writeheader()
+        writer.writerows(table)
 
 
 def _text(value: Any, layout: str) -> str:

@@ -96,7 +96,8 @@ def write_claims(
     frame = judge(claims, metrics, tables)
     write_text(directory / f"{NAME}.csv", frame.to_csv(index=False, float_format="%.8g"))
     body = _body(claims, frame, tables)
-    below = [_INTERVALS, *_margins(claims), *notes]
+    margins = [f"{claim.claim}: {claim.why}" for claim in claims if claim.why]
+    below = [_INTERVALS, *margins, *notes]
     write_text(directory / f"{NAME}.md", _markdown(body, below))
     cells = [list(map(latex, cells)) for cells in body]
     write_text(
@@ -164,7 +165,3 @@ def _cells(row: Mapping, spec: str) -> list[str]:
         seeds,
         row["section"],
     ]
-
-
-def _margins(claims: Iterable[Claim]) -> list[str]:
-    return [f"{claim.claim}: {claim.why}" for claim in claims if claim.why]

@@ -42,6 +42,11 @@ def write_results(plan: Plan, complexity: Path) -> None:
     urgent = {run: most_urgent(of_seeds) for run, of_seeds in states.items()}
     seeds = {run: plan.seeds_of(run) for run in plan.all_runs}
     references, scores = load_references(plan.all_runs), load_scores(plan.name, plan.all_runs)
+    released = {
+        status.run.id: status.provenance["released"]
+        for status in statuses
+        if status.report.get("state") == State.RELEASED and status.provenance.get("released")
+    }
     tables = load_tables(runs=plan.all_runs)
     for table in tables.values():
         frame = build(table, metrics, urgent, plan.all_runs, seeds, references, scores)
@@ -51,8 +56,15 @@ def write_results(plan: Plan, complexity: Path) -> None:
             if any(f"{metric}_difference" in frame for metric in table.metrics):
                 notes.append(plan.tolerance.described)
         if plan.imports:
-            frame["released"] = [file_of(row.run, statuses) for row in table.rows]
-            table, notes = with_origins(table, statuses), [*notes, *without_file(table, plan)]
+            files = (released.get(row.run) for row in table.rows)
+            frame["released"] = [f"{file['file']} {file['sha256']}" if file else "" for file in files]
+            choices = {row.run: plan.choices.get(row.run) for row in table.rows}
+            notes += [
+                f"{run}: {' '.join(choice.remarks)}"
+                for run, choice in choices.items()
+                if choice and not choice.file
+            ]
+            table = with_origins(table, released)
         write(table, frame, paths.tables, notes)
     claims = load_claims(plan.all_runs, tables)
     of_claims = remarks([run for claim in claims for run in claim.runs], statuses)
@@ -65,40 +77,20 @@ def of_data(statuses: Iterable[Status]) -> list[str]:
     return list(dict.fromkeys(f"Data: {note}" for notes in said for note in notes))
 
 
-def with_origins(table: Table, statuses: Iterable[Status]) -> Table:
+def with_origins(table: Table, released: Mapping[str, Mapping]) -> Table:
     """The table with a footnote at each row of released weights: their file, its hash, and what is stated."""
-    origins = {status.run.id: _origin(facts) for status in statuses if (facts := _facts(status))}
-    rows = [
-        row.model_copy(update={"footnote": " ".join(filter(None, (row.footnote, origins.get(row.run))))})
-        for row in table.rows
-    ]
+    rows = []
+    for row in table.rows:
+        texts = [row.footnote]
+        if facts := released.get(row.run):
+            declared = {key: facts[key] for key in facts if key in ReleasedFile.model_fields}
+            file = ReleasedFile(**declared)
+            texts.append(
+                f"Released, not trained here: {file.file} of {file.from_whom}, sha256 {facts['sha256']}."
+            )
+            texts.append(file.stated())
+        rows.append(row.model_copy(update={"footnote": " ".join(filter(None, texts))}))
     return table.model_copy(update={"rows": rows})
-
-
-def file_of(run: str, statuses: Iterable[Status]) -> str:
-    """Name and sha256 of the released file that is the model of a run; empty if none is."""
-    files = [facts for status in statuses if status.run.id == run and (facts := _facts(status))]
-    return f"{files[0]['file']} {files[0]['sha256']}" if files else ""
-
-
-def without_file(table: Table, plan: Plan) -> list[str]:
-    """Why runs of this table have no released weights; one line each."""
-    choices = {row.run: plan.choices.get(row.run) for row in table.rows}
-    return [
-        f"{run}: {' '.join(choice.remarks)}" for run, choice in choices.items() if choice and not choice.file
-    ]
-
-
-def _facts(status: Status) -> Mapping | None:
-    """What is known of the released file that is the model of a run; None if none is."""
-    return status.provenance.get("released") if status.report.get("state") == State.RELEASED else None
-
-
-def _origin(facts: Mapping) -> str:
-    """Where released weights come from, as a footnote."""
-    released = ReleasedFile(**{key: facts[key] for key in facts if key in ReleasedFile.model_fields})
-    text = f"Released, not trained here: {released.file} of {released.from_whom}, sha256 {facts['sha256']}."
-    return " ".join(filter(None, (text, released.stated())))
 
 
 def measured(statuses: Iterable[Status]) -> pd.DataFrame:
