@@ -185,10 +185,7 @@ def revision() -> dict:
 def _why_unknown(said: str) -> str:
     """One line on why git gave no commit."""
     for part, reason in (
-        (
-            "not a git repository",
-            "the suite's folder is not a git repository, such as an unpacked archive",
-        ),
+        ("not a git repository", "the suite's folder is not a git repository, such as an unpacked archive"),
         (
             "dubious ownership",
             "the suite's folder belongs to another user, so git refuses to read it; allow it by "

@@ -10,14 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tood.study.declarations import (
-    Declaration,
-    ExperimentError,
-    ImageSet,
-    Run,
-    load_declared,
-    unknown_run,
-)
+from tood.study.declarations import Declaration, ExperimentError, ImageSet, Run, load_declared, unknown_run
 from tood.study.paths import EXPERIMENTS
 
 REFERENCES = EXPERIMENTS / "references.yaml"

@@ -87,10 +87,7 @@ def figure1_job(plan: Plan, sources: Sources) -> Figure1Job:
 
 
 def without_weights(
-    plan: Plan,
-    sources: Mapping[str, Sources],
-    records: Collection[Training],
-    statuses: Iterable[Status] = (),
+    plan: Plan, sources: Mapping[str, Sources], records: Collection[Training], statuses: Iterable[Status] = ()
 ) -> dict[str, str]:
     """The figures that cannot be drawn by this call, and why or what it would take.
 

@@ -12,18 +12,8 @@ from typing import Any, NamedTuple
 
 from tood.data.synthetic import DrawingSpec
 from tood.data.validation import Split
-from tood.study.declarations import (
-    ExperimentError,
-    Run,
-    load_runs,
-    select_runs,
-)
-from tood.study.jobs import (
-    DEFAULT_PRECISION,
-    Device,
-    Execution,
-    Resources,
-)
+from tood.study.declarations import ExperimentError, Run, load_runs, select_runs
+from tood.study.jobs import DEFAULT_PRECISION, Device, Execution, Resources
 from tood.study.options import INCOMPARABLE, OF_TRAININGS, RESOURCES, check_data, parse_study
 from tood.study.paths import CONFIGS, SWEEPS
 from tood.study.pyramid import fitted_head, fitted_model

@@ -8,14 +8,7 @@ from signal import SIGKILL
 
 from tood.data.sample import EVALUATED, TYPICAL, take_sample
 from tood.ledger.provenance import digest
-from tood.ledger.rehearsal import (
-    RehearsalRow,
-    Rehearsed,
-    file_of,
-    in_a_line,
-    read_rehearsed,
-    row_of,
-)
+from tood.ledger.rehearsal import RehearsalRow, Rehearsed, file_of, in_a_line, read_rehearsed, row_of
 from tood.ledger.study_jobs import analysis_job, training_job
 from tood.runtime.failures import KILLED
 from tood.runtime.files import DamagedFile, write_json

@@ -13,10 +13,7 @@ from tood.data.validation import Split, annotation_digests
 from tood.ledger.provenance import digest
 from tood.ledger.references import load_references
 from tood.ledger.server_scores import load_scores
-from tood.ledger.status import (
-    Status,
-    status_with_records,
-)
+from tood.ledger.status import Status, status_with_records
 from tood.runtime.failures import State
 from tood.study.coco import load_archives
 from tood.study.declarations import ExperimentError, Table
@@ -135,9 +132,7 @@ def content_of_test_images(plan: Plan) -> str:
 
 
 def describe_study(
-    plan: Plan,
-    records: Mapping[Training, Path] | None = None,
-    statuses: Iterable[Status] | None = None,
+    plan: Plan, records: Mapping[Training, Path] | None = None, statuses: Iterable[Status] | None = None
 ) -> str:
     """What the study is, and for which of its trainings records stand.
 
