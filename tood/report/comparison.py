@@ -1,6 +1,5 @@
 """Our values against the paper's, cell by cell, at a scale where they can be equal."""
 
-from collections.abc import Mapping
 from enum import StrEnum
 
 import pandas as pd
@@ -36,8 +35,10 @@ def compare(table: Table, frame: pd.DataFrame, tolerance: Tolerance) -> pd.DataF
         if metric not in table.metrics:
             continue
         ours = [
-            _ours(values, metric, row.paper_set or table.paper_set)
-            for row, values in zip(table.rows, frame.to_dict("records"), strict=True)
+            values.get(metric if images == "val2017" else f"{metric}_test_dev", float("nan"))
+            if values["status"] in (RowStatus.DONE, RowStatus.RELEASED)
+            else float("nan")
+            for images, values in zip(frame["paper_set"], frame.to_dict("records"), strict=True)
         ]
         difference = pd.Series(ours, index=frame.index, dtype=float) - frame[f"{metric}_paper"]
         if difference.isna().all():
@@ -50,9 +51,3 @@ def compare(table: Table, frame: pd.DataFrame, tolerance: Tolerance) -> pd.DataF
         compared.insert(place + 1, f"{metric}_difference", difference)
         compared.insert(place + 2, f"{metric}_verdict", verdict)
     return compared
-
-
-def _ours(values: Mapping, metric: str, images: str) -> float:
-    if values["status"] not in (RowStatus.DONE, RowStatus.RELEASED):
-        return float("nan")
-    return values[metric] if images == "val2017" else values.get(f"{metric}_test_dev", float("nan"))

@@ -81,7 +81,8 @@ def all_positive(samples: Sequence[np.ndarray]) -> Judgement:
     """Whether every contrast is above 0; the effect is the lowest one's."""
     intervals = [interval(sample, len(samples)) for sample in samples]
     verdicts = [_one(each, each.low > 0, each.high < 0) for each in intervals]
-    return Judgement(min(intervals, key=_by_mean), _together(verdicts))
+    lowest = min(intervals, key=lambda each: -math.inf if each.seeds == 0 else each.mean)
+    return Judgement(lowest, _together(verdicts))
 
 
 def all_within(samples: Sequence[np.ndarray], margin: float) -> Judgement:
@@ -101,10 +102,6 @@ def exactly(values: Sequence[float]) -> Judgement:
         return Judgement(Interval(math.nan, math.nan, math.nan, 0), Verdict.PENDING)
     least = min(values)
     return Judgement(Interval(least, least, least, 0), Verdict.HOLDS if least > 0 else Verdict.CONTRADICTED)
-
-
-def _by_mean(interval: Interval) -> float:
-    return -math.inf if interval.seeds == 0 else interval.mean
 
 
 def _one(interval: Interval, holds: bool, contradicted: bool) -> Verdict:

@@ -6,9 +6,9 @@ How it is computed is a `resource`: a change of it does not. A new option is one
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tood.data.validation import Split
 from tood.study.declarations import Declaration
@@ -20,13 +20,6 @@ Precision = Literal["float32", "tf32", "bf16"]
 DEFAULT_PRECISION: Precision = "float32"
 Logger = Literal["tensorboard"]  # what is written of a training beside its JSON lines
 Positive = Annotated[int, Field(gt=0)]
-
-RENAMED = {"images_per_gpu": "micro_batch"}  # options that had another name
-
-
-def renamed(key: str) -> str:
-    """What to say of an option that had this name; empty if none had."""
-    return f"{key} is called {RENAMED[key]} now; write {RENAMED[key]}" if key in RENAMED else ""
 
 
 class Described(Declaration):
@@ -54,14 +47,6 @@ class Resources(Computing):
     nodes: Positive = 1
     mem_mb: Positive = 2000  # of each process
     runtime: Positive = 60  # minutes
-
-    @model_validator(mode="before")
-    @classmethod
-    def _named_as_now(cls, values: Any) -> Any:
-        for key in values if isinstance(values, dict) else ():
-            if message := renamed(key):
-                raise ValueError(message)
-        return values
 
 
 class Execution(Computing):

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from tood.data.validation import Split
 from tood.runtime.text import did_you_mean
 from tood.study.declarations import Declaration, ExperimentError
-from tood.study.jobs import Device, Logger, Precision, Resources, renamed
+from tood.study.jobs import Device, Logger, Precision, Resources
 from tood.study.paths import SWEEPS
 from tood.study.pyramid import LARGEST, SMALLEST
 from tood.study.scales import Scale
@@ -130,8 +130,6 @@ def parse_study(options: Mapping[str, Any]) -> Study:
     values = dict(options)
     for key in values:
         if key not in Study.model_fields:
-            if message := renamed(key):
-                raise ExperimentError(f"{_typed(options, key)}: {message}")
             raise ExperimentError(
                 f"--config {key}: unknown option; {did_you_mean(str(key), Study.model_fields)}"
                 f"there are {', '.join(Study.model_fields)}"
