@@ -13,7 +13,7 @@ from tood.cli import _parser
 from tood.study.declarations import load_runs
 from tood.study.options import INCOMPARABLE, Study, parse_options
 from tood.study.plan import Plan
-from tood.workflow.stages import summary
+from tood.workflow.stages import describe_study
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
@@ -85,7 +85,7 @@ def test_examples_in_the_readme_run_and_print_what_it_says():
 def test_numbers_of_runs():
     text = README.read_text()
     assert f"The paper's {len(load_runs())} runs: Tables 1 to 6" in text
-    assert summary(Plan({})) in text
+    assert describe_study(Plan({})) in text
 
 
 def test_the_paper_is_cited_as_in_the_citation_file():

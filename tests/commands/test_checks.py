@@ -374,6 +374,7 @@ def test_slurm_that_would_be_waited_for_in_vain(slurm, age, said):
 
 def test_no_git_revision(repository, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(repository.parent))
+    monkeypatch.setattr("tood.ledger.provenance.REPOSITORY", repository)
     assert doctor._revision().detail.startswith("unknown: ")
     monkeypatch.setenv("PATH", "")
     assert doctor._revision().detail == "unknown: git is not installed"

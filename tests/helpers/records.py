@@ -51,6 +51,7 @@ def finish(plan: Plan, run: str, seed: int, state: str = "done", epochs: int = 1
     )
     data = {"root": str(root), **MANIFEST["splits"]}
     made = {"run": run, "seed": seed, "digests": digests, "host": "here", "config": {"a": 1}, "data": data}
+    made["settings"] = plan.settings(run)
     write_json(
         paths.provenance,
         made | {"seconds": 2.5, "hardware": {"device": "cpu", "cpu": "a CPU", "gpus": 0, "gpu_names": []}},

@@ -154,7 +154,7 @@ def test_the_summary_says_so(folder):
     plan = Plan(STUDY)
     finish_all(plan)
     elsewhere()
-    said = workflow.summary(plan, recorded(plan, TABLES))
+    said = workflow.describe_study(plan, recorded(plan, TABLES))
     assert "6 of 6 trainings are taken from the records in results/mini/runs; fresh=true trains" in said
     assert "stale" not in said
 
@@ -171,7 +171,7 @@ def test_one_with_other_digests_is_stale_and_never_used_silently(folder, part):
     assert (found.state, found.stale) == ("stale", [part])
     standing = recorded(plan, TABLES)
     assert set(standing) == set(plan.trainings) - {("tood_af", 0)}
-    assert f"1 records are stale: made with other {part} than now" in workflow.summary(plan, standing)
+    assert f"1 records are stale: made with other {part} than now" in workflow.describe_study(plan, standing)
     write_results(plan, Path("none.csv"))
     table = Path("results/mini/tables/table3.md").read_text()
     assert "(stale)" in table

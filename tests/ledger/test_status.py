@@ -254,6 +254,8 @@ def test_a_study_is_found_again_as_it_was_called(workspace, monkeypatch):
     for found in (load_study(), load_study("mine")):
         assert found.study == called.study
         assert found.settings("tood_af") == called.settings("tood_af")
+    save_study(Plan({"scale": "mini", "name": "sweeps/mini_lr0.02", "lr": 0.02}))
+    assert load_study("sweeps/mini_lr0.02").study.lr == 0.02
     assert load_study("mini").scale.name == "mini"
     with pytest.raises(ExperimentError, match=r"did you mean mine.* there are mine, mini, paper, smoke"):
         load_study("min_e")

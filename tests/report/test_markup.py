@@ -80,7 +80,7 @@ def test_tables_of_the_report_take_no_markup_from_notes_rows_and_titles(tmp_path
     table = table.model_copy(update={"rows": [changed, *table.rows[1:]], "caption": text, "title": text})
     write(table, build(table, no_values(), {}, runs), tmp_path, [text])
     shown = section(tmp_path / "table3.md", table, [])
-    for part, times in ((shown.caption, 2), (shown.table, len(row.key)), (shown.remarks, 2)):
+    for part, times in ((shown["caption"], 2), (shown["table"], len(row.key)), (shown["remarks"], 2)):
         read = Reader(str(part))
         allowed = {"p", "strong", "table", "thead", "tbody", "tr", "th", "td", "sup"}
         assert {tag for tag, _ in read.elements} <= allowed

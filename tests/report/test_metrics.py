@@ -10,6 +10,7 @@ from helpers.losses import LOSSES, write_losses
 from tood.ledger.curves import by_epoch
 from tood.ledger.status import Result, Status
 from tood.report.metrics import measured, positives, readings, remarks
+from tood.runtime.failures import State
 from tood.study.declarations import Run, load_runs, load_tables
 
 RUNS = load_runs()
@@ -17,7 +18,7 @@ RUNS = load_runs()
 
 def status(folder: Path, run: str | Run = "tood_af", **fields) -> Status:
     declared = RUNS[run] if isinstance(run, str) else run
-    return replace(Status(run=declared, seed=3, folder=folder, state="done"), **fields)
+    return replace(Status(run=declared, seed=3, folder=folder, state=State.DONE), **fields)
 
 
 def test_losses_and_positives_by_epoch(tmp_path):
@@ -90,10 +91,10 @@ def test_readings_are_those_of_runs_that_are_up_to_date(tmp_path):
 def test_remarks_name_what_stopped_and_what_is_stale_of_the_tables_own_runs(tmp_path):
     own = [row.run for row in load_tables()["table3"].rows]
     statuses = [
-        status(tmp_path, own[0], state="diverged", reason="the loss is nan"),
+        status(tmp_path, own[0], state=State.DIVERGED, reason="the loss is nan"),
         status(tmp_path, own[1], training_stale=["code"]),
         replace(status(tmp_path, own[1], training_stale=["code", "data"]), seed=4),
-        status(tmp_path, "tal", state="failed", reason="of another table"),
+        status(tmp_path, "tal", state=State.FAILED, reason="of another table"),
     ]
     assert "tal" not in own
     stopped, stale = remarks(own, statuses)

@@ -19,7 +19,7 @@ def results(tmp_path, monkeypatch):
 
 def test_each_training_of_the_sweep_is_a_row(results):
     for lr, times in ((0.08, 1), (0.02, 1), (0.02, 2)):
-        name = f"mini_lr{lr}_x{times}"
+        name = f"sweeps/mini_lr{lr}_schedule{times}"
         plan = Plan({"scale": "mini", "name": name, "lr": lr, "schedule": times, "runs": "atss_af"})
         finish(plan, "atss_af", 0, epochs=12 * times)
     rows = [line for line in sweep(results).splitlines() if line.startswith("| atss_af")]
@@ -41,7 +41,7 @@ def test_how_well_best_anchors_agree(results):
 def test_what_other_code_gave_is_marked(results):
     finish(Plan({"scale": "mini"}), "atss_af", 1, code="old")
     assert "| Parallel head + ATSS (stale) | 2 |" in agreement(results, "mini")
-    plan = Plan({"scale": "mini", "name": "mini_lr0.02_x1", "lr": 0.02, "runs": "atss_af"})
+    plan = Plan({"scale": "mini", "name": "sweeps/mini_lr0.02", "lr": 0.02, "runs": "atss_af"})
     finish(plan, "atss_af", 0, code="old")
     assert "| atss_af | 0 | 0.02 | 12 | 40.0 (stale) | 39.0 (stale) |" in sweep(results)
 
@@ -66,7 +66,7 @@ def test_cost_is_that_of_the_records(results):
 
 def test_the_study_on_other_images_is_shown_where_there_is_one(results):
     assert "On other images" not in mini_part(results)
-    finish(Plan({"scale": "mini", "name": "mini_data1", "data_seed": 1}), "atss_af", 0)
+    finish(Plan({"scale": "mini", "name": "sweeps/mini_data_seed1", "data_seed": 1}), "atss_af", 0)
     part = mini_part(results)
     assert part.count("**Best anchors.**") == 2
     assert "### On other images" in part
@@ -74,11 +74,11 @@ def test_the_study_on_other_images_is_shown_where_there_is_one(results):
 
 def test_effects_stand_beside_those_on_other_images(results):
     """By hand: the differences 8, 9, 10 have the interval 9 -+ 4.303 / sqrt(3)."""
-    for study, effects in (("mini", (8, 9, 10)), ("mini_data1", (1, -1))):
+    for study, effects in (("mini", (8, 9, 10)), ("sweeps/mini_data_seed1", (1, -1))):
         rows = [f"tood_af,{seed},AP,{40 + effect}," for seed, effect in enumerate(effects)]
         rows += [f"atss_af,{seed},AP,40," for seed in range(len(effects))]
         rows += ["tal,0,AP,50,"]  # of one seed: no claim that rests on it is shown
-        (results / study).mkdir(exist_ok=True)
+        (results / study).mkdir(parents=True, exist_ok=True)
         (results / study / "metrics.csv").write_text("\n".join(["run,seed,metric,value,stale", *rows]) + "\n")
     (row,) = [line for line in on_both(results).splitlines() if line.endswith(("holds |", "shown |"))]
     claim, metric, ours, seeds, verdict, elsewhere, *others = row.strip("| ").split(" | ")

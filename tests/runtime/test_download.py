@@ -320,7 +320,7 @@ def test_cut_off_where_the_server_says_no_length(server, tmp_path):
 
 @pytest.mark.parametrize(
     "sent",
-    ["", "bytes", "bytes 0-9/10", "bytes 1000-x/y", "bytes 999-2/3", "bytes 1000--5/-5", "octets 1000-9/10"],
+    ["", "bytes", "bytes 0-9/10", "bytes 999-2/3", "octets 1000-9/10"],
 )
 def test_another_part_than_the_one_that_was_asked_for_is_not_taken(server, tmp_path, sent):
     part_of(tmp_path / "a.pth").write_bytes(CONTENT[:1000])

@@ -49,16 +49,16 @@ def test_a_study_is_held_by_one_process_and_freed_by_its_end(tmp_path, other):
     assert (tmp_path / "lock.json").exists()  # what it left
     lock = hold_study(tmp_path)
     assert json.loads((tmp_path / "lock.json").read_text())["pid"] == os.getpid()
-    lock.release()
+    lock.close()
     assert not (tmp_path / "lock.json").exists()
-    hold_study(tmp_path).release()
+    hold_study(tmp_path).close()
 
 
 def test_a_study_has_no_heartbeat_that_a_dead_holder_elsewhere_could_be_judged_by(tmp_path):
     (tmp_path / "lock.json").write_text(json.dumps({"pid": 7, "host": "elsewhere", "since": 4e9}))
     lock = hold_study(tmp_path)
     assert json.loads((tmp_path / "lock.json").read_text())["pid"] == os.getpid()
-    lock.release()
+    lock.close()
 
 
 def test_a_holder_elsewhere_is_judged_by_its_heartbeat(tmp_path):
@@ -149,9 +149,9 @@ def test_two_clones_that_share_their_results_are_kept_apart(tmp_path):
     with pytest.raises(Held, match=rf"b/results/x: process {os.getpid()} on .* works on this study"):
         hold_study(tmp_path / "b/work/x", tmp_path / "b/results/x")
     assert not is_held(tmp_path / "b/work/x")  # given back
-    hold_study(tmp_path / "b/work/y", tmp_path / "b/results/y").release()
-    first.release()
-    hold_study(tmp_path / "b/work/x", tmp_path / "b/results/x").release()
+    hold_study(tmp_path / "b/work/y", tmp_path / "b/results/y").close()
+    first.close()
+    hold_study(tmp_path / "b/work/x", tmp_path / "b/results/x").close()
     assert [path.name for path in (shared / "x").iterdir()] == ["metrics.csv"]
 
 

@@ -8,12 +8,9 @@ from pydantic import ValidationError
 from tood.ledger.code_digest import training_code
 from tood.ledger.provenance import evaluation_digest
 from tood.ledger.study_jobs import analysis_job, figure_job, measuring_job, training_job
-from tood.study.declarations import ExperimentError
 from tood.study.jobs import Computing, Execution, Figure1Job, MeasuringJob, Resources, TrainingJob
-from tood.study.options import Study
 from tood.study.paths import ALIGNMENT, AP, StudyPaths
 from tood.study.plan import Plan
-from tood.study.scales import SCALES
 
 PAPER = Plan({"scale": "paper", "runs": "tood_af,atss_af", "val_images": 6, "name": "x"})
 
@@ -99,27 +96,3 @@ def test_every_option_of_computing_can_stand_in_a_scale_and_reaches_the_job():
     assert set(values) == set(Computing.model_fields)
     execution = Execution.of(Resources(**values), "cpu", threads=5)
     assert execution.model_dump(include=set(values)) == values
-
-
-# The earlier name of an option
-
-
-def test_the_earlier_name_of_the_micro_batch_is_refused_in_a_call():
-    assert "images_per_gpu" not in Study.model_fields
-    with pytest.raises(
-        ExperimentError, match=r"^--config images_per_gpu=4: .* called micro_batch now"
-    ) as error:
-        Plan({"images_per_gpu": 4})
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("place", ["resources", "evaluation", "backbones"])
-def test_the_earlier_name_of_the_micro_batch_is_refused_in_a_scale(monkeypatch, tmp_path, place):
-    entry = "{images_per_gpu: 4}" if place != "backbones" else "{ResNet-50: {resources: {images_per_gpu: 4}}}"
-    (tmp_path / "mine.yaml").write_text(f"extends: smoke\n{place}: {entry}\n")
-    (tmp_path / "smoke.yaml").write_text((SCALES / "smoke.yaml").read_text())
-    monkeypatch.setattr("tood.study.scales.SCALES", tmp_path)
-    monkeypatch.setattr("tood.study.scales.EXPERIMENTS", tmp_path / "experiments")
-    with pytest.raises(ExperimentError, match=rf"mine\.yaml: {place}:.* called micro_batch now") as caught:
-        Plan({"scale": "mine"})
-    assert "\n" not in str(caught.value)

@@ -7,6 +7,7 @@ import pytest
 from tood.data.validation import Split
 from tood.study.declarations import ExperimentError
 from tood.study.options import Study, check_data, parse_options, parse_study
+from tood.study.plan import Plan
 from tood.study.scales import load_scale
 
 LOCAL = {"scale": "smoke", "data_root": "data", "name": "x"}
@@ -30,6 +31,15 @@ WORDS = [
 def test_every_word_is_a_name_of_its_own():
     names = [parse_study(parse_options([f"name={word}"])).name for word in WORDS]
     assert names == WORDS
+
+
+def test_studies_that_vary_another_one_have_a_folder_together():
+    assert Plan({"name": "sweeps/mini_lr0.02"}).name == "sweeps/mini_lr0.02"
+    with pytest.raises(ExperimentError, match="name=sweeps: is a folder of studies; write name=sweeps/NAME"):
+        Plan({"name": "sweeps"})
+    for name in ("sweeps/", "sweeps/a/b", "other/a", "/a", "sweeps/../a"):
+        with pytest.raises(ExperimentError, match="name="):
+            Plan({"name": name})
 
 
 @pytest.mark.parametrize("key", ["data_root", "released"])

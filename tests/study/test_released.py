@@ -20,7 +20,7 @@ from tood.study.declarations import ExperimentError, load_runs, load_tables
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
 from tood.study.released import RELEASED, ReleasedFile, choose, load_released, zoo_address
-from tood.workflow.stages import summary
+from tood.workflow.stages import describe_study
 
 FILES = load_released(runs=load_runs())
 ZOO = [file for file in FILES.values() if file.origin == "mmdet"]
@@ -187,7 +187,7 @@ def test_a_study_of_released_weights():
     assert list(plan.splits) == ["val"]
     assert plan.initial_weights("tood_af") is None
     assert set(figures(plan, load_tables())) == {"figure1", "figure4", *VIEWS}
-    told = summary(plan)
+    told = describe_study(plan)
     assert AUTHORS.drive in told
     assert "nothing is trained" in told
 

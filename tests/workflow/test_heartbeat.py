@@ -8,10 +8,11 @@ import pytest
 
 from tood.runtime.files import write_json
 from tood.runtime.run_state import HEARTBEAT_TIMEOUT
+from tood.study.plan import Training
 from tood.workflow.heartbeat import UNNOTICED_SECONDS, missed_ends, read_states, watch
 
 SINCE, NOW = 1_000_000.0, 1_100_000.0
-TOOD = ("tood_af", "0")
+TOOD = Training("tood_af", 0)
 
 
 def state(silence: float, name: str = "running") -> dict:
@@ -42,7 +43,7 @@ def test_an_end_that_the_scheduler_keeps_to_itself():
     [
         (state(HEARTBEAT_TIMEOUT - 1), [TOOD], SINCE),
         (state(UNNOTICED_SECONDS - 1, "done"), [TOOD], SINCE),
-        (state(HEARTBEAT_TIMEOUT + 1), [("tood_af", "1"), ("atss_af", "0")], SINCE),
+        (state(HEARTBEAT_TIMEOUT + 1), [("tood_af", 1), ("atss_af", 0)], SINCE),
         (state(HEARTBEAT_TIMEOUT + 1), [TOOD], NOW - HEARTBEAT_TIMEOUT),  # of an earlier call; queued in this
         (state(UNNOTICED_SECONDS + 1, "failed"), [TOOD], SINCE),  # queued again
         ({"state": "running"}, [TOOD], SINCE),

@@ -15,7 +15,7 @@ from tood.ledger.study_jobs import submission_job
 from tood.report import figures as figure_sources
 from tood.report.everything import render_what_is_there
 from tood.report.figures import VIEWS, figure1_job, figures, up_to_date, without_weights
-from tood.runtime.failures import Held
+from tood.runtime.failures import Held, State
 from tood.runtime.files import write_json
 from tood.study.declarations import ExperimentError, load_tables
 from tood.study.jobs import Resources
@@ -127,7 +127,7 @@ def test_analysed_runs_are_those_of_table_6():
 
 
 def test_the_summary_counts_trainings_and_epochs():
-    said = workflow.summary(PAIR)
+    said = workflow.describe_study(PAIR)
     assert said == ("smoke: 2 runs x seeds [4, 5] = 4 trainings, 48 epochs.")
 
 
@@ -257,7 +257,7 @@ def test_a_figure_is_up_to_date_while_its_runs_are_done_and_older(empty, monkeyp
 
     def read_status(plan, run, seed):
         folder = StudyPaths("smoke").run(run, seed).folder
-        return Status(run=plan.all_runs[run], seed=seed, folder=folder, state=states[run])
+        return Status(run=plan.all_runs[run], seed=seed, folder=folder, state=State(states[run]))
 
     monkeypatch.setattr(figure_sources, "read_status", read_status)
     sources, picture = figures(PAIR, TABLES)["figure1"], Path("figure1.png")

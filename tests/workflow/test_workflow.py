@@ -28,9 +28,9 @@ from pycocotools.cocoeval import COCOeval
 from tood.analysis.figures.positive_curves import draw as draw_positives
 from tood.ledger.records import write_record
 from tood.report.figures import VIEWS
-from tood.report.page import CAPTIONS
 from tood.runtime.locks import hold_study
 from tood.study.declarations import load_runs, load_tables
+from tood.study.pages import load_pages
 from tood.study.paths import RunPaths
 from tood.study.scales import load_scale
 
@@ -308,10 +308,8 @@ def test_report_holds_every_table_and_every_figure(study):
                     assert row[column] == format(record[metric], spec)
     for figure in ("figure1", "figure4", *VIEWS, "positives"):
         content = (study.path / f"results/tiny/figures/{figure}.png").read_bytes()
-        assert (
-            f'alt="{CAPTIONS[figure]}" src="data:image/png;base64,{base64.b64encode(content).decode()}"'
-            in page
-        )
+        encoded = base64.b64encode(content).decode()
+        assert f'alt="{load_pages().figures[figure]}" src="data:image/png;base64,{encoded}"' in page
     for run in TRAINED:
         assert f'<details id="run-{run}">' in page
         assert f'<a href="#run-{run}">' in page
@@ -500,5 +498,5 @@ def test_two_calls_on_one_study(workspace):
     assert f"process {os.getpid()} on" in refused.stdout
     assert "works on this study" in refused.stdout
     assert not (workspace.path / "work/tiny/manifest.json").exists()
-    lock.release()
+    lock.close()
     assert workspace.run("snakemake", "work/tiny/manifest.json", *call).returncode == 0

@@ -112,7 +112,7 @@ def missing_glyphs(classes: Iterable[str]) -> str:
     )
 
 
-def draw(pixels: np.ndarray, found: InstanceData, classes: Sequence[str]) -> Image.Image:
+def draw(pixels: np.ndarray, detections: InstanceData, classes: Sequence[str]) -> Image.Image:
     """An image with boxes in the colour of their class, named with their score; the best are on top.
 
     A small image is enlarged by a whole number, so that names do not hide it. An image that is too large for
@@ -120,7 +120,7 @@ def draw(pixels: np.ndarray, found: InstanceData, classes: Sequence[str]) -> Ima
 
     Args:
         pixels: [H, W, 3] uint8 BGR.
-        found: `bboxes` [K, 4] in pixels, `scores` [K], `labels` [K].
+        detections: `bboxes` [K, 4] in pixels, `scores` [K], `labels` [K].
         classes: names of the labels.
     """
     shorter, longer = sorted(pixels.shape[:2])
@@ -134,13 +134,13 @@ def draw(pixels: np.ndarray, found: InstanceData, classes: Sequence[str]) -> Ima
     canvas = ImageDraw.Draw(picture)
     size = max(min(pixels.shape[:2]) / 32, 10)  # pixels
     font, line = ImageFont.truetype(FONT, size), max(round(size / 7), 1)
-    for index in found.scores.argsort().tolist():
-        label = int(found.labels[index])
-        x1, y1, x2, y2 = (found.bboxes[index] * factor).tolist()
+    for index in detections.scores.argsort().tolist():
+        label = int(detections.labels[index])
+        x1, y1, x2, y2 = (detections.bboxes[index] * factor).tolist()
         colour = class_colour(label)
         canvas.rectangle((x1, y1, x2, y2), outline=colour, width=line)
         name = classes[label].encode(errors="replace").decode()  # a single surrogate has no glyph
-        text = f"{name} {float(found.scores[index]):.2f}"
+        text = f"{name} {float(detections.scores[index]):.2f}"
         left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
         width, height = right - left + 2 * line, bottom - top + 2 * line
         # Above the box if there is room, and not beyond the right side

@@ -64,7 +64,7 @@ def of_runs() -> Iterator[tuple[str, Padding]]:
 
 def write_padding(output: Path = PADDING) -> pd.DataFrame:
     """Write the padding of every run as CSV, and return it."""
-    table = pd.DataFrame([{"run": run, **found._asdict()} for run, found in of_runs()])
+    table = pd.DataFrame([{"run": run, **padding._asdict()} for run, padding in of_runs()])
     write_text(output, table.to_csv(index=False, float_format="%.4f"))
     return table
 

@@ -5,7 +5,6 @@ It trains and evaluates as a study does, on a few images. Nothing of it is a res
 
 import contextlib
 import gc
-import logging
 import resource
 import time
 from collections.abc import Iterator
@@ -36,6 +35,7 @@ from tood.ledger.rehearsal import Attempt, Rehearsed, fastest
 from tood.runtime.device import allow_tf32, choose_device, describe
 from tood.runtime.failures import ExitCode, exit_code, reason
 from tood.runtime.files import atomic_path, write_json
+from tood.runtime.quiet import quiet
 from tood.runtime.text import single_line
 from tood.study.jobs import Computing, Execution, RehearsalJob
 from tood.study.paths import RunPaths
@@ -82,7 +82,7 @@ def tries_several(device: torch.device) -> bool:
 
 def _steps(job: RehearsalJob, execution: Execution, files: RunPaths, known: Rehearsed) -> Iterator[None]:
     """Fill in the results, step by step."""
-    logging.disable(logging.INFO)  # mmengine would log how each single parameter was initialised
+    quiet()
     torch.set_num_threads(execution.threads)
     device, training = choose_device(execution.device), job.training
     manifest = read_manifest(training.manifest)

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from tood.commands.detectors import quiet, silent
 from tood.commands.options import add_config, require_format
+from tood.runtime.quiet import silence, silent
 from tood.study.options import parse_options
 from tood.study.plan import Plan
 
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     """Draw the positives, and print how many they are."""
     require_format(options)
     plan = Plan({**parse_options(options.config), "runs": options.schemes})
-    quiet()
+    silence()
     from tood.analysis.figures.assignment import assign, draw
     from tood.analysis.figures.files import save
 

@@ -9,7 +9,6 @@ import errno
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import tomllib
@@ -17,13 +16,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from tood.commands import compute_checks
-from tood.commands.findings import Finding
+from tood.commands.findings import Finding, Outcome
 from tood.study.paths import REPOSITORY
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def environment_problem() -> str | None:
 
     Nothing heavy is imported, so this is cheap. `examine` checks that the compiled packages also load.
     """
-    faults = [finding for finding in _environment() if finding.state == "missing"]
+    faults = [finding for finding in _environment() if finding.state == Outcome.MISSING]
     if not faults:
         return None
     problems = "; ".join(f"{fault.what}: {fault.detail}" for fault in faults)
@@ -113,9 +112,6 @@ def examine(data_root: Path | None = None, scale_name: str | None = None) -> lis
     Args:
         data_root: folder in the COCO layout, for the scales without synthetic data.
         scale_name: scale whose data is required; None checks the data of all scales and requires none.
-
-    Raises:
-        ExperimentError: the scale is unknown, or it takes no `data_root`.
     """
     findings = []
     for section, what, check in (
@@ -131,7 +127,9 @@ def examine(data_root: Path | None = None, scale_name: str | None = None) -> lis
                 findings.append(replace(finding, section=section))
         except (ImportError, OSError, RuntimeError) as error:
             problem = f"cannot be examined: {error}"
-            findings.append(Finding(what, "missing", problem, _ENV_HINT, required=True, section=section))
+            findings.append(
+                Finding(what, Outcome.MISSING, problem, _ENV_HINT, required=True, section=section)
+            )
     return findings
 
 
@@ -149,11 +147,11 @@ def _environment() -> Iterator[Finding]:
 
 def _version(name: str, installed: str | None, wanted: SpecifierSet) -> Finding:
     if installed and wanted.contains(installed, prereleases=True):
-        return Finding(name, "ok", installed, required=True)
+        return Finding(name, Outcome.OK, installed, required=True)
     problem = f"{installed} is installed" if installed else "not installed"
     if wanted:
         problem += f", {wanted} is needed"
-    return Finding(name, "missing", problem, _ENV_HINT, required=True)
+    return Finding(name, Outcome.MISSING, problem, _ENV_HINT, required=True)
 
 
 def _data(data_root: Path | None, scale_name: str | None) -> Iterator[Finding]:
@@ -173,15 +171,15 @@ def _data(data_root: Path | None, scale_name: str | None) -> Iterator[Finding]:
             required = bool(scale_name or data_root)
             yield _dataset(what, folder, data_root or root, scale, required)
         elif (REPOSITORY / root / SPEC_FILE).is_file():
-            yield Finding(what, "ok", f"{root}, generated")
+            yield Finding(what, Outcome.OK, f"{root}, generated")
         else:
-            yield Finding(what, "note", f"{root}: not there yet, drawn on the first run")
+            yield Finding(what, Outcome.NOTE, f"{root}: not there yet, drawn on the first run")
     if needing := ", ".join(scale.name for scale in scales if scale.weights == "imagenet"):
         if (REPOSITORY / WEIGHTS).is_file():
-            yield Finding(f"weights for {needing}", "ok", str(WEIGHTS))
+            yield Finding(f"weights for {needing}", Outcome.OK, str(WEIGHTS))
         else:
             hint = "the workflow fetches it; if it cannot, put torchvision's ImageNet ResNet-50 there by hand"
-            yield Finding(f"weights for {needing}", "note", f"{WEIGHTS}: not there yet", hint)
+            yield Finding(f"weights for {needing}", Outcome.NOTE, f"{WEIGHTS}: not there yet", hint)
 
 
 def _dataset(what: str, folder: Path, shown: Path, scale: "Scale", required: bool) -> Finding:
@@ -190,10 +188,10 @@ def _dataset(what: str, folder: Path, shown: Path, scale: "Scale", required: boo
     # os.path.exists treats an unreadable path as absent, where Path.exists raises.
     absent = [name for name in expected if not os.path.exists(folder / name)]
     if not absent:
-        return Finding(what, "ok", str(shown), required=required)
+        return Finding(what, Outcome.OK, str(shown), required=required)
     problem = f"{shown} has no {', '.join(absent)}" if folder.is_dir() else f"no folder {shown}"
     hint = f"pass `--config scale={scale.name} data_root=PATH`, PATH holding {', '.join(expected)}"
-    return Finding(what, "missing", problem, hint, required)
+    return Finding(what, Outcome.MISSING, problem, hint, required)
 
 
 def _machine() -> Iterator[Finding]:
@@ -201,16 +199,16 @@ def _machine() -> Iterator[Finding]:
 
     # A container or a Slurm job may use only some of the cores; Linux alone says how many.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()
-    yield Finding("CPU", "ok", f"{cores} cores")
+    yield Finding("CPU", Outcome.OK, f"{cores} cores")
     memory = psutil.virtual_memory()
     amounts = f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} available"
-    yield Finding("memory", "ok", amounts)
+    yield Finding("memory", Outcome.OK, amounts)
     free = shutil.disk_usage(REPOSITORY).free / 1e9
     if free >= LEAST_FREE_GB:
-        yield Finding("disk", "ok", f"{free:.0f} GB free at the repository")
+        yield Finding("disk", Outcome.OK, f"{free:.0f} GB free at the repository")
     else:
         hint = f"checkpoints of a large study take more than {LEAST_FREE_GB} GB; link work/ to another disk"
-        yield Finding("disk", "note", f"{free:.0f} GB free at the repository", hint)
+        yield Finding("disk", Outcome.NOTE, f"{free:.0f} GB free at the repository", hint)
     yield from _user_folders()
     yield _slurm()
     yield _revision()
@@ -237,7 +235,7 @@ def _shared_memory() -> Iterator[Finding]:
     hint = (
         "" if enough else "enlarge it (docker run --shm-size=8g), or set workers: 0 in the scale's resources"
     )
-    yield Finding("shared memory", "ok" if enough else "note", detail, hint)
+    yield Finding("shared memory", Outcome.OK if enough else Outcome.NOTE, detail, hint)
 
 
 def _user_folders() -> Iterator[Finding]:
@@ -255,32 +253,30 @@ def _user_folders() -> Iterator[Finding]:
         if problem is None and folder.startswith("~"):
             problem = "this user has no home folder"
         if problem is None:
-            yield Finding(what, "ok", folder)
+            yield Finding(what, Outcome.OK, folder)
         else:
-            state: Literal["missing", "note"] = "missing" if required else "note"
+            state = Outcome.MISSING if required else Outcome.NOTE
             hint = f"name a folder that is: export {variable}=/tmp/{what}-$(id -u)"
             yield Finding(what, state, problem, hint, required)
 
 
 def _slurm() -> Finding:
-    found = [command for command in SLURM_COMMANDS if shutil.which(command)]
-    absent = [command for command in SLURM_COMMANDS if command not in found]
-    named = ((found, "found"), (absent, "not found"))
+    present = [command for command in SLURM_COMMANDS if shutil.which(command)]
+    absent = [command for command in SLURM_COMMANDS if command not in present]
+    named = ((present, "found"), (absent, "not found"))
     detail = "; ".join(f"{', '.join(commands)} {state}" for commands, state in named if commands)
-    if {"sbatch", "squeue"} <= set(found):
+    if {"sbatch", "squeue"} <= set(present):
         problems = "; ".join(slurm_problems())
-        return Finding("Slurm", "note" if problems else "ok", detail, problems)
-    return Finding("Slurm", "note", detail, "only `--profile slurm` needs it")
+        return Finding("Slurm", Outcome.NOTE if problems else Outcome.OK, detail, problems)
+    return Finding("Slurm", Outcome.NOTE, detail, "only `--profile slurm` needs it")
 
 
 def _revision() -> Finding:
-    # Without tags `describe` returns the commit, and says whether tracked files differ.
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    except FileNotFoundError:
-        return Finding("revision", "note", "unknown: git is not installed")
-    except subprocess.CalledProcessError as error:
-        return Finding("revision", "note", f"unknown: {' '.join(error.stderr.split())}")
-    revision = result.stdout.strip()
-    return Finding("revision", "note" if revision.endswith("-dirty") else "ok", revision)
+    from tood.ledger.provenance import revision
+
+    known = revision()
+    if "unknown" in known:
+        return Finding("revision", Outcome.NOTE, f"unknown: {known['unknown']}")
+    if known["dirty"]:
+        return Finding("revision", Outcome.NOTE, f"{known['commit'][:12]}, and tracked files differ from it")
+    return Finding("revision", Outcome.OK, known["commit"][:12])

@@ -2,10 +2,10 @@
 
 import argparse
 import csv
-import warnings
 from pathlib import Path
 
 from tood.runtime.files import atomic_path
+from tood.runtime.quiet import silence
 from tood.runtime.text import aligned
 
 
@@ -17,7 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the counts, and print them."""
-    warnings.simplefilter("ignore")  # warnings of the libraries about themselves
+    silence()
     from tood.analysis.complexity import Complexity, of_runs
 
     default = "complexity.csv" if options.convention == "paper" else f"complexity_{options.convention}.csv"

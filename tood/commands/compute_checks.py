@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from types import ModuleType
 
-from tood.commands.findings import Finding
+from tood.commands.findings import Finding, Outcome
 from tood.runtime.mmcv_operators import EXTENSION, UncompiledOperators
 
 # NVIDIA's first driver for Linux on which all of a major version of CUDA runs (CUDA's release notes)
@@ -20,10 +20,12 @@ def mmcv_operators() -> Iterator[Finding]:
         operators = importlib.import_module(EXTENSION)
     except ImportError as error:
         hint = "remove that file, as none is needed, or compile them for the torch that is installed"
-        yield Finding("mmcv operators", "missing", f"cannot be loaded: {error}", hint, required=True)
+        yield Finding("mmcv operators", Outcome.MISSING, f"cannot be loaded: {error}", hint, required=True)
         return
     compiled = not isinstance(operators, UncompiledOperators)
-    yield Finding("mmcv operators", "ok", f"{'compiled' if compiled else 'not compiled'}; none is called")
+    yield Finding(
+        "mmcv operators", Outcome.OK, f"{'compiled' if compiled else 'not compiled'}; none is called"
+    )
 
 
 def torch_and_gpus() -> Iterator[Finding]:
@@ -34,7 +36,7 @@ def torch_and_gpus() -> Iterator[Finding]:
     from tood.runtime.device import OLDER_BUILD, gpu_problem
 
     cuda = torch.version.cuda
-    yield Finding("torch", "ok", f"built for CUDA {cuda}" if cuda else "built for the CPU only")
+    yield Finding("torch", Outcome.OK, f"built for CUDA {cuda}" if cuda else "built for the CPU only")
     if not torch.cuda.is_available():
         yield _no_gpu(cuda)
         return
@@ -42,7 +44,7 @@ def torch_and_gpus() -> Iterator[Finding]:
         properties = torch.cuda.get_device_properties(index)
         what, detail = f"GPU {index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
         if problem := gpu_problem(index):
-            yield Finding(what, "missing", f"not used: {problem}", OLDER_BUILD)
+            yield Finding(what, Outcome.MISSING, f"not used: {problem}", OLDER_BUILD)
             continue
         try:
             kept = nms(*_overlapping(torch, f"cuda:{index}"), 0.5).tolist()
@@ -50,11 +52,11 @@ def torch_and_gpus() -> Iterator[Finding]:
         except RuntimeError as error:
             fault = str(error).partition("\n")[0]
         if fault is None:
-            yield Finding(what, "ok", f"{detail}; torchvision's nms works on it")
+            yield Finding(what, Outcome.OK, f"{detail}; torchvision's nms works on it")
         else:
             hint = f"use {_driver(cuda)}, or `--config device=cpu` to leave the GPU alone"
             problem = f"{detail}; torchvision's nms fails on it: {fault}"
-            yield Finding(what, "missing", problem, hint, required=True)
+            yield Finding(what, Outcome.MISSING, problem, hint, required=True)
 
 
 def _no_gpu(cuda: str | None) -> Finding:
@@ -70,7 +72,7 @@ def _no_gpu(cuda: str | None) -> Finding:
             f"; if this machine has one, `nvidia-smi` must show {_driver(cuda)}; for older drivers, down to "
         )
         hint += f"{LEAST_DRIVERS['12']}, and older GPUs {OLDER_BUILD}"
-    return Finding("GPU", "note", f"none; {on_cpu} run on the CPU, {on_gpu} needs a GPU", hint)
+    return Finding("GPU", Outcome.NOTE, f"none; {on_cpu} run on the CPU, {on_gpu} needs a GPU", hint)
 
 
 def _driver(cuda: str | None) -> str:

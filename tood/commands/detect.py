@@ -4,9 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from tood.commands.detectors import add_detectors, quiet, silent
+from tood.commands.detectors import add_detectors
 from tood.commands.options import add_study
 from tood.runtime.failures import InputError
+from tood.runtime.quiet import silence, silent
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output {options.output}: no such folder can be made ({error})") from error
-    quiet()
+    silence()
     with silent():
         from tood.analysis.detections import detect_images, missing_glyphs
         from tood.evaluation.detector import load_detectors

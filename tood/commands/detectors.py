@@ -1,10 +1,6 @@
-"""What commands that run detectors share: the options that name them, and silence about the rest."""
+"""Options of the commands that run detectors."""
 
 import argparse
-import contextlib
-import io
-import logging
-import warnings
 from pathlib import Path
 
 
@@ -28,14 +24,3 @@ def add_detectors(command: argparse.ArgumentParser, several: bool) -> None:
     )
     command.add_argument("--seed", type=int, metavar="K", help="of the run; default: the study's first")
     command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-
-
-def quiet() -> None:
-    """Leave out what libraries say of themselves."""
-    logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
-    warnings.simplefilter("ignore")
-
-
-def silent() -> contextlib.redirect_stdout:
-    """Leave out what libraries print."""
-    return contextlib.redirect_stdout(io.StringIO())  # mmdet and pycocotools print what they read

@@ -19,11 +19,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print what was found; 1 where something required is missing."""
-    found = checks.examine(options.data_root, options.scale)
+    results = checks.examine(options.data_root, options.scale)
     if options.json:
         from tood.runtime.files import to_json  # needs pydantic, whose lack is a finding
 
-        print(to_json([asdict(finding) for finding in found], indent=2, ensure_ascii=False))
+        print(to_json([asdict(finding) for finding in results], indent=2, ensure_ascii=False))
     else:
-        findings.show(found)
-    return int(findings.lacks_required(found))
+        findings.show(results)
+    return int(findings.lacks_required(results))

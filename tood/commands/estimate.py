@@ -10,19 +10,14 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tood.ledger.forms import Timed
 from tood.ledger.rehearsal import all_rehearsed
 from tood.runtime.files import read_json
 from tood.runtime.text import aligned, did_you_mean
 from tood.study.claims import Claim, load_claims
-from tood.study.declarations import (
-    ExperimentError,
-    Run,
-    Table,
-    load_runs,
-    load_tables,
-    select_runs,
-)
+from tood.study.declarations import ExperimentError, Run, Table, load_runs, load_tables, select_runs
 from tood.study.paths import PADDING, StudyPaths
 from tood.study.planning import Planning, Span, load_planning, relative_pixels
 from tood.study.scales import Scale, load_scale, seeds_by_run
@@ -43,6 +38,12 @@ class Basis(NamedTuple):
     statement: str
 
 
+class _Took(NamedTuple):
+    device: str
+    run: str
+    hours: float  # of one device
+
+
 def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus: int = 1) -> dict[str, Any]:
     """The cost of runs at a scale, with all of its seeds; JSON-ready.
 
@@ -55,11 +56,7 @@ def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus
     Returns:
         `scale`, `seeds`, `gpus`, `device`, `measured` (run ids whose own time is known), `basis` (sentences).
         Under `study`, the chosen runs, and under `claims`, those on which the paper's claims rest:
-        `runs`, `not_yet` (those of them that cannot be trained yet), `epochs`, `by_backbone`, `gpu_hours`,
-        `days` (both are ranges, or None) and `disk_gib`.
-
-    Raises:
-        ExperimentError: an unknown scale, table or GPU.
+        `runs`, `epochs`, `by_backbone`, `gpu_hours`, `days` (both are ranges, or None) and `disk_gib`.
     """
     runs = load_runs()
     declared = load_tables(runs=runs)
@@ -70,39 +67,42 @@ def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus
     if tables is not None:
         names = runs_of(table_names(tables, declared), declared)
     else:
-        names = [run.id for run in select_runs(size.runs, runs)] if size.runs else list(runs)
+        names = [run.id for run in select_runs(size.runs, runs)]
 
-    def cost(some: Iterable[str]) -> dict[str, Any]:
+    def cost(some: Sequence[str]) -> dict[str, Any]:
         chosen = [runs[name] for name in some]
-        hours = [
-            None if basis is None else _hours(run, size, planning, basis, seeds[run.id]) for run in chosen
-        ]
-        total, groups = _sum(hours), []
-        for backbone in dict.fromkeys(run.backbone for run in chosen):
-            of_it = [index for index, run in enumerate(chosen) if run.backbone == backbone]
-            groups.append(
-                {
-                    "backbone": backbone,
-                    "runs": len(of_it),
-                    "epochs": sum(chosen[i].epochs * seeds[chosen[i].id] for i in of_it),
-                    "gpu_hours": _sum([hours[index] for index in of_it]),
-                }
-            )
+        number = np.array([seeds[name] for name in some])  # [R]
+        epochs = number * [run.epochs for run in chosen]  # [R]
+        hours = None  # [R, 2]
+        if basis:
+            hours = number[:, None] * [_hours(run, size, planning, basis) for run in chosen]
+        backbones = np.array([run.backbone for run in chosen])
         return {
-            "runs": [run.id for run in chosen],
-            "epochs": sum(run.epochs * seeds[run.id] for run in chosen),
-            "by_backbone": groups,
-            "gpu_hours": total,
-            "days": _days(total, hours, gpus, [seeds[run.id] for run in chosen]),
-            "disk_gib": _disk(chosen, size, planning, gpus, seeds),
+            "runs": list(some),
+            "epochs": int(epochs.sum()),
+            "by_backbone": [
+                {
+                    "backbone": name,
+                    "runs": int((backbones == name).sum()),
+                    "epochs": int(epochs[backbones == name].sum()),
+                    "gpu_hours": None if hours is None else _span(hours[backbones == name].sum(0)),
+                }
+                for name in dict.fromkeys(backbones.tolist())
+            ],
+            "gpu_hours": None if hours is None else _span(hours.sum(0)),
+            # One training stays on one GPU, so it takes no less than the longest.
+            "days": None
+            if hours is None
+            else _span(np.maximum(hours.sum(0) / gpus, (hours / number[:, None]).max(0)) / 24),
+            "disk_gib": _disk(chosen, size, planning, gpus, number),
         }
 
     return {
         "scale": scale,
         "seeds": list(size.seeds),
         "gpus": gpus,
-        "device": None if basis is None else basis.device,
-        "measured": [] if basis is None else list(basis.measured),
+        "device": basis and basis.device,
+        "measured": list(basis.measured) if basis else [],
         "basis": _statements(size, planning, basis),
         "study": cost(names),
         "claims": cost(claimed(load_claims(runs, declared))),
@@ -110,19 +110,15 @@ def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus
 
 
 def table_names(text: str, tables: Mapping[str, Table]) -> list[str]:
-    """The names of tables such as "1,3,m" or "table1 table_m".
-
-    Raises:
-        ExperimentError: there is no such table.
-    """
+    """The names of tables such as "1,3,m" or "table1 table_m"."""
     names = []
     for word in text.replace(",", " ").split():
-        found = [name for name in (word, f"table{word}", f"table_{word}") if name in tables]
-        if not found:
+        matches = [name for name in (word, f"table{word}", f"table_{word}") if name in tables]
+        if not matches:
             raise ExperimentError(
                 f"--tables {word}: no such table; {did_you_mean(word, tables)}there are {', '.join(tables)}"
             )
-        names += found
+        names += matches
     return names
 
 
@@ -139,59 +135,62 @@ def claimed(claims: Iterable[Claim]) -> list[str]:
 def _basis(scale: Scale, planning: Planning, runs: Mapping[str, Run], gpu: str | None) -> Basis | None:
     """What finished trainings took, or what is assumed; None where nothing is known."""
     paths = StudyPaths(scale.name)
-    sources = {"finished": _finished(paths), "rehearsed": _rehearsed(paths, scale, planning, runs)}
-    devices = [device for took in sources.values() for device, _, _ in took]
-    if gpu is not None:
-        devices = [device for device in devices if gpu.casefold() in device.casefold()]
-    if devices:
-        finished = [device for device, _, _ in sources["finished"] if device in devices]
-        device = statistics.mode(finished or devices)
-        means: dict[str, float] = {}
-        for took in reversed(sources.values()):  # what finished counts more
-            means |= _means(took, device, runs)
-        costs = {run: _time(runs[run], scale, planning) for run in means}
-        epoch = (
-            min(spent / runs[run].epochs / costs[run][1] for run, spent in means.items()),
-            max(spent / runs[run].epochs / costs[run][0] for run, spent in means.items()),
-        )
-        numbers = {source: len(_means(took, device, runs)) for source, took in sources.items()}
-        return Basis(device, epoch, means, _measured(device, numbers, paths))
+    images = scale.drawing.train_images if scale.drawing else planning.data.train_images
+    finished = [took for took in _finished(paths) if _is_of(took.device, gpu)]
+    rehearsed = [
+        _Took(run.device, run.run, runs[run.run].epochs * images / run.images_per_second / 3600)
+        for run in all_rehearsed(paths)
+        if run.run in runs and run.images_per_second and _is_of(run.device, gpu)
+    ]
+    if took := finished or rehearsed:
+        device = statistics.mode(each.device for each in took)
+        of_finished, of_rehearsed = (_means(each, device, runs) for each in (finished, rehearsed))
+        means = of_rehearsed | of_finished  # what finished counts more
+        per_epoch = [
+            spent / runs[run].epochs / np.array(_time(runs[run], scale, planning))
+            for run, spent in means.items()
+        ]
+        epoch = min(each[1] for each in per_epoch), max(each[0] for each in per_epoch)
+        return Basis(device, epoch, means, _measured(device, len(of_finished), len(of_rehearsed), paths))
     known = planning.gpus.gigabytes_per_second
-    if gpu is not None and (matching := [name for name in known if name.casefold() == gpu.casefold()]):
-        device = matching[0]
-    elif gpu is None:
-        device = planning.gpus.assumed
-    else:
+    device = next(
+        (name for name in known if name.casefold() == (gpu or planning.gpus.assumed).casefold()), ""
+    )
+    if not device:
         raise ExperimentError(
             f"--gpu {gpu}: nothing was measured on it here, and no assumption is made for it; "
-            f"{did_you_mean(gpu, known)}there are {', '.join(known)}"
+            f"{did_you_mean(str(gpu), known)}there are {', '.join(known)}"
         )
     return None if scale.drawing else _assumed(device, planning)
 
 
-def _means(took: Iterable[tuple[str, str, float]], device: str, runs: Mapping[str, Run]) -> dict[str, float]:
+def _is_of(device: str, gpu: str | None) -> bool:
+    return gpu is None or gpu.casefold() in device.casefold()
+
+
+def _means(took: Iterable[_Took], device: str, runs: Mapping[str, Run]) -> dict[str, float]:
     """Mean hours of the runs that took them on a device."""
     hours: dict[str, list[float]] = {}
-    for where, run, spent in took:
-        if where == device and run in runs:
-            hours.setdefault(run, []).append(spent)
+    for each in took:
+        if each.device == device and each.run in runs:
+            hours.setdefault(each.run, []).append(each.hours)
     return {run: statistics.mean(spent) for run, spent in hours.items()}
 
 
-def _measured(device: str, numbers: Mapping[str, int], paths: StudyPaths) -> str:
+def _measured(device: str, finished: int, rehearsed: int, paths: StudyPaths) -> str:
     """What was measured on a device, in sentences."""
-    said = []
-    if number := numbers["finished"]:
-        said.append(
-            f"Measured: trainings of {number} runs that finished on {device}, from their provenance.json "
+    sentences = []
+    if finished:
+        sentences.append(
+            f"Measured: trainings of {finished} runs that finished on {device}, from their provenance.json "
             f"in {paths.runs}."
         )
-    if number := numbers["rehearsed"]:
-        said.append(
-            f"Rehearsed: a few iterations of {number} runs on {device}, from {paths.rehearsal}"
-            + ("; a run that finished counts by its own time." if said else ".")
+    if rehearsed:
+        also = "; a run that finished counts by its own time" if finished else ""
+        sentences.append(
+            f"Rehearsed: a few iterations of {rehearsed} runs on {device}, from {paths.rehearsal}{also}."
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def _assumed(device: str, planning: Planning) -> Basis:
@@ -214,9 +213,9 @@ def _assumed(device: str, planning: Planning) -> Basis:
     return Basis(device, (images / fastest / 3600, images / slowest / 3600), {}, statement)
 
 
-def _finished(paths: StudyPaths) -> list[tuple[str, str, float]]:
+def _finished(paths: StudyPaths) -> list[_Took]:
     """Device, run and hours of one device, of each training that went through all of its epochs."""
-    found = []
+    trainings = []
     for path in sorted(paths.runs.glob("*/*/provenance.json")):
         content = read_json(path, Timed)
         hardware = content.get("hardware")
@@ -225,20 +224,8 @@ def _finished(paths: StudyPaths) -> list[tuple[str, str, float]]:
             continue
         gpus, names = hardware.get("gpus", 0), hardware.get("gpu_names") or [hardware.get("device")]
         device = names[0] if gpus else f"CPU ({hardware.get('cpu')})"
-        found.append((device, content["run"], content["seconds"] / 3600 * max(1, gpus)))
-    return found
-
-
-def _rehearsed(
-    paths: StudyPaths, scale: Scale, planning: Planning, runs: Mapping[str, Run]
-) -> list[tuple[str, str, float]]:
-    """Device, run and hours of each training at the rate of its rehearsal, on all images of the scale."""
-    images = scale.drawing.train_images if scale.drawing else planning.data.train_images
-    return [
-        (one.device, one.run, runs[one.run].epochs * images / one.images_per_second / 3600)
-        for one in all_rehearsed(paths)
-        if one.run in runs and one.images_per_second
-    ]
+        trainings.append(_Took(device, content["run"], content["seconds"] / 3600 * max(1, gpus)))
+    return trainings
 
 
 def _time(run: Run, scale: Scale, planning: Planning) -> Span:
@@ -252,52 +239,37 @@ def _time(run: Run, scale: Scale, planning: Planning) -> Span:
     return low * pixels, high * pixels
 
 
-def _hours(run: Run, scale: Scale, planning: Planning, basis: Basis, seeds: int) -> Span:
-    """Hours of one device for all seeds of a run."""
+def _hours(run: Run, scale: Scale, planning: Planning, basis: Basis) -> Span:
+    """Hours of one device for one seed of a run."""
     if run.id in basis.measured:
-        return (basis.measured[run.id] * seeds,) * 2
-    cost = _time(run, scale, planning)
-    return tuple(run.epochs * seeds * side * part for side, part in zip(basis.epoch, cost, strict=True))  # type: ignore[return-value]
+        return (basis.measured[run.id],) * 2
+    return _span(run.epochs * np.array(basis.epoch) * _time(run, scale, planning))
 
 
-def _sum(hours: Sequence[Span | None]) -> Span | None:
-    known = [span for span in hours if span is not None]
-    if not known or len(known) < len(hours):
-        return None
-    return sum(span[0] for span in known), sum(span[1] for span in known)
-
-
-def _days(total: Span | None, hours: Sequence[Span | None], gpus: int, seeds: Sequence[int]) -> Span | None:
-    """Days on this many GPUs; one training stays on one GPU, so it takes no less than the longest."""
-    if total is None:
-        return None
-    longest = [
-        max(span[side] / number for span, number in zip(hours, seeds, strict=True) if span) for side in (0, 1)
-    ]
-    return max(total[0] / gpus, longest[0]) / 24, max(total[1] / gpus, longest[1]) / 24
+def _span(ends: np.ndarray) -> Span:
+    return float(ends[0]), float(ends[1])
 
 
 def _disk(
-    runs: Sequence[Run], scale: Scale, planning: Planning, gpus: int, seeds: Mapping[str, int]
+    runs: Sequence[Run], scale: Scale, planning: Planning, gpus: int, seeds: np.ndarray
 ) -> dict[str, float]:
     """GiB by kind; empty where models and data are so small that it does not matter."""
     if scale.drawing:
         return {}
-    parameters = [planning.backbones[run.backbone].parameters_m * 1e6 for run in runs]
+    parameters = np.array([planning.backbones[run.backbone].parameters_m * 1e6 for run in runs])
     largest = sorted(parameters, reverse=True)[:gpus]
-    trainings = [size for run, size in zip(runs, parameters, strict=True) for _ in range(seeds[run.id])]
     initial = {
-        (run.weights, run.backbone.removesuffix("-DCN")): planning.backbones[run.backbone].parameters_m * 1e6
-        for run in runs
+        (run.weights, run.backbone.removesuffix("-DCN")): size
+        for run, size in zip(runs, parameters, strict=True)
     }
     bytes_of = {
-        "weights of trained runs": _FINAL * _WEIGHT * sum(trainings),
+        "weights of trained runs": _FINAL * _WEIGHT * (parameters * seeds).sum(),
         "initial weights of backbones, at most": _WEIGHT * sum(initial.values()),
         f"checkpoints of {len(largest)} trainings at a time": 2 * _WEIGHT * _CHECKPOINTS * sum(largest),
-        "detections, at most": _DETECTION * 100 * planning.data.val_images * len(trainings),
+        "detections, at most": _DETECTION * 100 * planning.data.val_images * seeds.sum(),
     }
-    found = {kind: size / _GIB for kind, size in bytes_of.items()}
-    return {**found, **{f"data: {name}": size for name, size in planning.data.gigabytes.items()}}
+    sizes = {kind: float(size / _GIB) for kind, size in bytes_of.items()}
+    return sizes | {f"data: {name}": size for name, size in planning.data.gigabytes.items()}
 
 
 def _statements(scale: Scale, planning: Planning, basis: Basis | None) -> list[str]:
@@ -318,44 +290,40 @@ def _statements(scale: Scale, planning: Planning, basis: Basis | None) -> list[s
     ]
 
 
-def describe(found: Mapping[str, Any]) -> str:
+def describe(estimated: Mapping[str, Any]) -> str:
     """The result of `estimate` for people."""
-    study, claims = found["study"], found["claims"]
-    unit = "hours" if found["device"] and found["device"].startswith("CPU") else "GPU-hours"
+    study, claims = estimated["study"], estimated["claims"]
+    unit = "hours" if estimated["device"] and estimated["device"].startswith("CPU") else "GPU-hours"
     rows = [
-        (group["backbone"], group["runs"], group["epochs"], _span(group["gpu_hours"]))
+        (group["backbone"], group["runs"], group["epochs"], _range(group["gpu_hours"]))
         for group in study["by_backbone"]
     ]
-    total = ("all", len(study["runs"]), study["epochs"], _span(study["gpu_hours"]))
+    total = ("all", len(study["runs"]), study["epochs"], _range(study["gpu_hours"]))
     table = aligned([("backbone", "runs", "epochs", unit), *rows, total], right=(1, 2, 3))
     lines = [
-        f"scale {found['scale']}, seeds {', '.join(map(str, found['seeds']))}, "
-        f"{found['device'] or 'any device'}"
+        f"scale {estimated['scale']}, seeds {', '.join(map(str, estimated['seeds']))}, "
+        f"{estimated['device'] or 'any device'}",
+        *("", table, ""),
     ]
-    lines += ["", table, ""]
     if study["days"]:
-        lines.append(f"{found['gpus']} at a time, one run on each: {_span(study['days'], 1)} days")
-    lines += [f"disk, {kind}: {_gib(size)}" for kind, size in study["disk_gib"].items()]
+        lines.append(f"{estimated['gpus']} at a time, one run on each: {_range(study['days'], 1)} days")
+    lines += [f"disk, {kind}: {size:,.1f} GiB" for kind, size in study["disk_gib"].items()]
     if study["disk_gib"]:
-        lines.append(f"disk in all: {_gib(sum(study['disk_gib'].values()))}")
+        lines.append(f"disk in all: {sum(study['disk_gib'].values()):,.1f} GiB")
     lines += [
         "",
         f"The runs on which the paper's own claims rest: {len(claims['runs'])} runs, "
-        f"{claims['epochs']:,} epochs, {_span(claims['gpu_hours'])} {unit}:",
+        f"{claims['epochs']:,} epochs, {_range(claims['gpu_hours'])} {unit}:",
         f"  runs={','.join(claims['runs'])}",
         "",
-        *found["basis"],
+        *estimated["basis"],
     ]
     return "\n".join(lines)
 
 
-def _span(span: Span | None, digits: int = 0) -> str:
+def _range(span: Span | None, digits: int = 0) -> str:
     """A range such as 1,460–1,690; one number where its ends are the same."""
     if span is None:
         return "unknown"
     low, high = (f"{side:,.{digits}f}" if side >= 10 or digits else f"{side:.2g}" for side in span)
     return low if low == high else f"{low}–{high}"
-
-
-def _gib(size: float) -> str:
-    return f"{size:,.1f} GiB"

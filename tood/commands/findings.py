@@ -2,12 +2,21 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import groupby
-from typing import Literal
 
 from tood.runtime.text import aligned
 
-_STYLES = {"ok": "green", "missing": "bold red", "note": "yellow"}
+
+class Outcome(StrEnum):
+    """Of one check."""
+
+    OK = "ok"
+    NOTE = "note"
+    MISSING = "missing"
+
+
+_STYLES = {Outcome.OK: "green", Outcome.MISSING: "bold red", Outcome.NOTE: "yellow"}
 
 
 @dataclass(frozen=True)
@@ -15,7 +24,7 @@ class Finding:
     """The result of one check."""
 
     what: str
-    state: Literal["ok", "missing", "note"]
+    state: Outcome
     detail: str
     hint: str = ""
     required: bool = False
@@ -24,7 +33,7 @@ class Finding:
 
 def lacks_required(findings: Iterable[Finding]) -> bool:
     """Whether something that the study requires is missing."""
-    return any(finding.required and finding.state == "missing" for finding in findings)
+    return any(finding.required and finding.state == Outcome.MISSING for finding in findings)
 
 
 def show(findings: Sequence[Finding]) -> None:

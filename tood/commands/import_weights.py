@@ -1,10 +1,10 @@
 """`tood import`: a file of released weights as the model of a run."""
 
 import argparse
-import warnings
 from pathlib import Path
 
 from tood.commands.options import add_config
+from tood.runtime.quiet import silence
 from tood.study.options import parse_options
 
 
@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Take the file, and print what was done."""
     given = parse_options(options.config)
-    warnings.simplefilter("ignore")  # warnings of the libraries about themselves
+    silence()
     from tood.evaluation.importing import import_file
 
     print(import_file(options.file, options.run, given, options.near))

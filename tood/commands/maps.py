@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from tood.commands.detectors import add_detectors, quiet, silent
+from tood.commands.detectors import add_detectors
 from tood.commands.options import add_study, require_format
 from tood.runtime.failures import InputError
+from tood.runtime.quiet import silence, silent
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Draw the maps, and print where each detector is best."""
     require_format(options)
-    quiet()
+    silence()
     import matplotlib as mpl
 
     if options.colors not in mpl.colormaps:

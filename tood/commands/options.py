@@ -31,10 +31,6 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def require_format(options: argparse.Namespace) -> None:
-    """That a figure can be written in the format that the suffix of `output` says.
-
-    Raises:
-        InputError: it cannot.
-    """
+    """That a figure can be written in the format that the suffix of `output` says."""
     if options.output.suffix not in FORMATS:
         raise InputError(f"--output {options.output}: must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")

@@ -14,7 +14,8 @@ from rich.live import Live
 from rich.table import Table
 
 from tood.commands.options import add_study
-from tood.ledger.status import STATES, Status, load_study, study_status
+from tood.ledger.status import Status, load_study, study_status
+from tood.runtime.failures import State
 from tood.runtime.files import to_json
 from tood.runtime.text import aligned
 from tood.study.paths import AP
@@ -24,8 +25,14 @@ SECONDS_BETWEEN_UPDATES = 3.0
 SECONDS_BETWEEN_LINES = 60.0  # in a log
 COLUMNS = ("run", "seed", "state", "epoch", "iteration", "images/s", "left", "AP", "device", "attempt")
 # A terminal may show the first rows only, so running ones come first.
-_FIRST = ("running", *(state for state in STATES if state != "running"))
-_STYLES = {"running": "cyan", "done": "green", "released": "green", "pending": "dim", "stale": "yellow"}
+_FIRST = (State.RUNNING, *(state for state in State if state != State.RUNNING))
+_STYLES = {
+    State.RUNNING: "cyan",
+    State.DONE: "green",
+    State.RELEASED: "green",
+    State.PENDING: "dim",
+    State.STALE: "yellow",
+}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -49,15 +56,12 @@ def show_progress(name: str | None = None, watch: bool = False, as_json: bool = 
         name: name of the study; None takes the study that was called last.
         watch: whether to repeat this until every state is final, or until Ctrl-C.
         as_json: whether to print one object instead, with `runs` and `sum`.
-
-    Raises:
-        ExperimentError: there is no such study.
     """
     plan = load_study(name)
     if as_json:
         statuses = study_status(plan)
         runs = [dict(zip(COLUMNS, _row(status), strict=True)) for status in statuses]
-        print(to_json({"runs": runs, "sum": summary(plan, statuses)}, indent=2, ensure_ascii=False))
+        print(to_json({"runs": runs, "sum": totals(plan, statuses)}, indent=2, ensure_ascii=False))
         return
     console = Console()
     plain = not console.is_terminal or bool(os.environ.get("NO_COLOR"))
@@ -65,7 +69,7 @@ def show_progress(name: str | None = None, watch: bool = False, as_json: bool = 
         _watch_plain(plan, watch) if plain else _watch(console, plan, watch)
 
 
-def summary(plan: Plan, statuses: Sequence[Status]) -> dict:
+def totals(plan: Plan, statuses: Sequence[Status]) -> dict:
     """The number of runs in each state, and an estimate of the seconds until all are trained.
 
     A running training reports its own time left. A training to come takes the mean time per epoch of those
@@ -76,7 +80,7 @@ def summary(plan: Plan, statuses: Sequence[Status]) -> dict:
     per_epoch, left, coming = [], 0.0, 0
     for status in statuses:
         report, epochs = status.report, status.run.epochs
-        if status.state == "running" and report.get("seconds_left") is not None:
+        if status.state == State.RUNNING and report.get("seconds_left") is not None:
             iterations, done = report.get("iterations") or 0, report.get("iteration") or 0
             left += report["seconds_left"]
             if iterations > done:
@@ -86,15 +90,15 @@ def summary(plan: Plan, statuses: Sequence[Status]) -> dict:
             per_epoch.append(report["seconds"] / epochs)
         if plan.imports:
             continue  # an import takes seconds
-        if status.state in ("pending", "running", "interrupted") or status.training_stale:
+        if status.state in (State.PENDING, State.RUNNING, State.INTERRUPTED) or status.training_stale:
             coming += epochs
     known = per_epoch or not coming
     if known and coming:
         left += coming * mean(per_epoch)
-    seconds = left / max(counts["running"], 1) if known else None
+    seconds = left / max(counts[State.RUNNING], 1) if known else None
     return {
         "study": plan.name,
-        "states": {state: counts[state] for state in STATES if counts[state]},
+        "states": {state: counts[state] for state in State if counts[state]},
         "seconds_left": seconds,
     }
 
@@ -106,7 +110,7 @@ def _row(status: Status) -> tuple:
         f"{report[done]}/{report.get(total)}" if report.get(done) is not None else None
         for done, total in (("epoch", "epochs"), ("iteration", "iterations"))
     )
-    running = status.state == "running"
+    running = status.state == State.RUNNING
     return (
         *(status.run.id, status.seed, status.state, epoch, iteration),
         *(report.get("images_per_second"), report.get("seconds_left") if running else None),
@@ -127,9 +131,9 @@ def _cells(status: Status) -> list[str]:
 
 
 def _sum_line(plan: Plan, statuses: Sequence[Status]) -> str:
-    found = summary(plan, statuses)
-    counts = ", ".join(f"{count} {state}" for state, count in found["states"].items())
-    left = found["seconds_left"]
+    sums = totals(plan, statuses)
+    counts = ", ".join(f"{count} {state}" for state, count in sums["states"].items())
+    left = sums["seconds_left"]
     return f"{plan.name}: {counts}; " + ("time left unknown" if left is None else f"{_duration(left)} left")
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from tood.commands.options import add_json, add_study
 from tood.ledger.status import Status, call_of, load_study, moment, read_status
+from tood.runtime.failures import State
 from tood.runtime.files import finite, to_json
 from tood.study.declarations import ExperimentError, cells_of, load_tables, unknown_run
 from tood.study.plan import Plan
@@ -32,9 +33,6 @@ def show_run(run_id: str, name: str | None = None, seed: int | None = None, as_j
         name: name of the study; None takes the study that was called last.
         seed: seed to show; None shows all seeds of the study.
         as_json: whether to return a list of objects, one per seed, instead of text.
-
-    Raises:
-        ExperimentError: there is no such run or study.
     """
     plan = load_study(name)
     if run_id not in plan.all_runs:
@@ -42,11 +40,11 @@ def show_run(run_id: str, name: str | None = None, seed: int | None = None, as_j
     run = plan.all_runs[run_id]
     cells = cells_of(run_id, load_tables(runs=plan.all_runs))
     seeds = plan.seeds_of(run_id) if seed is None else [seed]
-    found = [_facts(read_status(plan, run_id, number), plan) for number in seeds]
+    facts = [_facts(read_status(plan, run_id, number), plan) for number in seeds]
     if as_json:
-        return to_json(found, indent=2, ensure_ascii=False)
+        return to_json(facts, indent=2, ensure_ascii=False)
     head = {"run": f"{run_id}: {run.title}", "cells": "; ".join(cells), "study": plan.name}
-    return "\n\n".join([_lines(head), *map(_lines, found)])
+    return "\n\n".join([_lines(head), *map(_lines, facts)])
 
 
 def _facts(status: Status, plan: Plan) -> dict:
@@ -60,7 +58,7 @@ def _facts(status: Status, plan: Plan) -> dict:
     choice = plan.choices.get(status.run.id)
     if choice and not choice.file:
         facts["released"] = "; ".join(choice.remarks)
-    elif status.state == "pending" and not status.results:
+    elif status.state == State.PENDING and not status.results:
         call = call_of(plan, runs=status.run.id, seeds=status.seed)
         facts["imported by" if plan.imports else "trained by"] = call
     if status.report:

@@ -274,8 +274,10 @@ def _left_out(
     COCO itself has annotations that the loader leaves out. A crowd region is no object, and a prediction in
     it is no error.
     """
-    counts = Counter(_why_not(one, images[one["image_id"]], smallest) for one in annotations)
-    annotated = {one["image_id"] for one in annotations}
+    counts = Counter(
+        _why_not(annotation, images[annotation["image_id"]], smallest) for annotation in annotations
+    )
+    annotated = {annotation["image_id"] for annotation in annotations}
     large = [number for number, image in images.items() if min(image.width, image.height) >= smallest]
     return {
         "annotations": {reason: counts[reason] for reason in _REASONS},

@@ -189,12 +189,12 @@ def _may_turn(content: bytes, path: Path | str) -> bool:
     Raises:
         ImageError: it has no end.
     """
-    position, found, texts = 8, False, (b"XML:com.adobe.xmp", _OLD_EXIF.encode())
+    position, turned, texts = 8, False, (b"XML:com.adobe.xmp", _OLD_EXIF.encode())
     while position + 12 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, position)
         if kind == b"IEND":
-            return found
-        found = found or kind == b"eXIf" or content.startswith(texts, position + 8)
+            return turned
+        turned = turned or kind == b"eXIf" or content.startswith(texts, position + 8)
         position += length + 12  # and the chunk's length, name and checksum
     raise _error(path, f"truncated, its end is missing after {len(content)} bytes", SOURCE_HINT)
 

@@ -215,13 +215,14 @@ def batches_from(
         LoaderError: see `batches_of`.
     """
     first, skip = divmod(iteration, math.ceil(len(dataset) / batch_size))
-    loading: deque[tuple[int, list[list[int]]]] = deque()  # epoch and replicas of the next batches
+    # Epoch and replicas of batches that are being loaded
+    pending: deque[tuple[int, list[list[int]]]] = deque()
 
     def images() -> Iterator[list[tuple[int, int]]]:
         """Epoch and index of the images of this process's part, batch by batch."""
         for epoch in range(first, epochs):
             for batch in epoch_order(dataset, batch_size, replica, seed, epoch)[skip * (epoch == first) :]:
-                loading.append((epoch, batch))
+                pending.append((epoch, batch))
                 yield [(epoch, index) for index in chain.from_iterable(local_batch(batch) or batch[:1])]
 
     loader = make_loader(
@@ -237,7 +238,7 @@ def batches_from(
             if replicas is None:  # stopped, perhaps before any was requested
                 yield epoch, None
                 continue
-            epoch, batch = loading.popleft()
+            epoch, batch = pending.popleft()
             yield epoch, LocalBatch(replicas, len(batch), bool(local_batch(batch)))
 
 

@@ -13,7 +13,7 @@ class _Category(BaseModel):
     name: str
 
 
-class _Split(BaseModel):
+class _CheckedSplit(BaseModel):
     annotation_file: str
     image_folder: str
     images: int
@@ -29,7 +29,7 @@ class _Seen(BaseModel):
 class _Manifest(BaseModel):
     root: str
     categories: list[_Category]
-    splits: dict[str, _Split]
+    splits: dict[str, _CheckedSplit]
     # An older check did not write these.
     thinnest: dict[str, Annotated[list[str | int], Field(min_length=3, max_length=3)]] = {}
     notes: list[str] = []

@@ -68,8 +68,8 @@ def take_sample(
     _write(folder / TYPICAL.annotations, content, drawn)
     _write(folder / LARGEST.annotations, content, sorted(usable, key=memory, reverse=True)[:largest])
     content = json.loads((root / val.annotations).read_bytes())
-    found = {annotation["image_id"] for annotation in content["annotations"] if not annotation["iscrowd"]}
-    first = [image for image in content["images"] if image["id"] in found][:evaluated]
+    annotated = {annotation["image_id"] for annotation in content["annotations"] if not annotation["iscrowd"]}
+    first = [image for image in content["images"] if image["id"] in annotated][:evaluated]
     _write(folder / EVALUATED.annotations, content, first)
     for split, link in ((train, TYPICAL.images), (val, EVALUATED.images)):
         (folder / link).unlink(missing_ok=True)
@@ -81,5 +81,5 @@ def take_sample(
 
 def _write(path: Path, content: dict, images: list[dict]) -> None:
     ids = {image["id"] for image in images}
-    annotations = [one for one in content["annotations"] if one["image_id"] in ids]
+    annotations = [annotation for annotation in content["annotations"] if annotation["image_id"] in ids]
     write_json(path, content | {"images": images, "annotations": annotations})

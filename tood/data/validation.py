@@ -73,32 +73,17 @@ def check_dataset(
         for name, split in splits.items()
     }
     categories, notes = _match_categories(root, splits, listings, expected_categories)
-
-    marks = {}
     for name, split in splits.items():
         _check_presence(root / split.annotations, root / split.images, listings[name].files)
-        # Before images are decoded, so that a change in the meantime is found later.
-        marks[name] = marks_of(root / split.images, (file.name for file in listings[name].files))
-    thin = {
-        name: thinnest(
-            Sized(str(root / split.images / file.name), file.width, file.height)
-            for file in listings[name].files
-        )
+    # Before images are decoded, so that a change in the meantime is found later.
+    marks = {
+        name: marks_of(root / split.images, (file.name for file in listings[name].files))
         for name, split in splits.items()
     }
+    thin = {name: _thinnest(root / split.images, listings[name].files) for name, split in splits.items()}
     if problem := vanishing_of({"thinnest": thin}, sizes):
         raise DataError(problem)
-    total, done, digests = sum(len(listing.files) for listing in listings.values()), 0, {}
-    contents: dict[str, set[str]] = {}
-    for name, split in splits.items():
-        annotations, folder, found = root / split.annotations, root / split.images, []
-        for file, content in _decode(annotations, folder, listings[name].files):
-            found.append((file.name, content))
-            done += 1
-            if progress:
-                progress(done, total)
-        contents[name] = {content for _, content in found}
-        digests[name] = hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest()
+    contents = _contents(root, splits, listings, progress)
     left_out = said_of_left_out(listings["train"]) if train else ""
     return {
         "categories": categories,
@@ -108,7 +93,7 @@ def check_dataset(
                 "annotation_file": split.annotations,
                 "image_folder": split.images,
                 **listings[name].summary,
-                "image_digest": digests[name],
+                "image_digest": hashlib.sha256(json.dumps(sorted(contents[name])).encode()).hexdigest(),
             }
             for name, split in splits.items()
         },
@@ -119,6 +104,29 @@ def check_dataset(
             "images": marks,
         },
     }
+
+
+def _thinnest(folder: Path, files: Iterable[ImageFile]) -> Sized:
+    """The image of a folder with the most unequal sides."""
+    return thinnest(Sized(str(folder / file.name), file.width, file.height) for file in files)
+
+
+def _contents(
+    root: Path,
+    splits: Mapping[str, Split],
+    listings: Mapping[str, Listing],
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, list[tuple[str, str]]]:
+    """Name and SHA-256 of every image file by split, each after it was decoded."""
+    total, done = sum(len(listing.files) for listing in listings.values()), 0
+    contents: dict[str, list[tuple[str, str]]] = {name: [] for name in splits}
+    for name, split in splits.items():
+        for file, content in _decode(root / split.annotations, root / split.images, listings[name].files):
+            contents[name].append((file.name, content))
+            done += 1
+            if progress:
+                progress(done, total)
+    return contents
 
 
 def require_files(root: Path, splits: Iterable[Split]) -> None:
@@ -134,12 +142,13 @@ def require_files(root: Path, splits: Iterable[Split]) -> None:
             raise _error(root / split.annotations, "annotations", "no such file under data_root", LAYOUT_HINT)
 
 
-def _shared_images(contents: Mapping[str, set[str]]) -> str:
+def _shared_images(contents: Mapping[str, Iterable[tuple[str, str]]]) -> str:
     """A sentence on images that both splits have; empty if there are none, or one split."""
-    shared = len(set.intersection(*contents.values())) if len(contents) > 1 else 0
+    digests = {name: {digest for _, digest in files} for name, files in contents.items()}
+    shared = len(set.intersection(*digests.values())) if len(digests) > 1 else 0
     if not shared:
         return ""
-    return f"{shared:,} of {len(contents['val']):,} validation images are training images too."
+    return f"{shared:,} of {len(digests['val']):,} validation images are training images too."
 
 
 def changed_since_check(manifest: Path, now: Path | None = None) -> Path | None:
@@ -231,7 +240,9 @@ def _match_categories(
     categories = [{"id": ids[name], "name": name} for name in names]
     if first == val:
         return categories, []
-    other = [f"{one['name']} is {one['id']} and {ids[one['name']]}" for one in first if one not in val]
+    other = [
+        f"{entry['name']} is {entry['id']} and {ids[entry['name']]}" for entry in first if entry not in val
+    ]
     how = f"other ids ({', '.join(other[:3])}{', ...' * (len(other) > 3)})" if other else "another order"
     return categories, [
         f"{splits['train'].annotations} and {splits['val'].annotations} list the same classes with {how}: "
@@ -239,11 +250,11 @@ def _match_categories(
     ]
 
 
-def _difference(expected: Sequence[str], found: Sequence[str]) -> str:
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected]
+def _difference(expected: Sequence[str], names: Sequence[str]) -> str:
+    missing = [name for name in expected if name not in names]
+    unexpected = [name for name in names if name not in expected]
     if not missing and not unexpected:
-        return f"the same in another order, {list(found)} instead of {list(expected)}"
+        return f"the same in another order, {list(names)} instead of {list(expected)}"
     return f"missing {missing}, unexpected {unexpected}"
 
 

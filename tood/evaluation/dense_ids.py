@@ -36,7 +36,9 @@ def renumbered(truth: dict, detections: Sequence[dict], image_ids: Iterable[int]
         for number, entry in enumerate(annotated, 1)
     ]
     results = [
-        place(found) | {"score": found["score"]} for found in detections if found["image_id"] in images
+        place(detection) | {"score": detection["score"]}
+        for detection in detections
+        if detection["image_id"] in images
     ]
     tables = {"images": images, "categories": categories}
     listed = {name: [{"id": number} for number in ids.values()] for name, ids in tables.items()}
@@ -45,7 +47,7 @@ def renumbered(truth: dict, detections: Sequence[dict], image_ids: Iterable[int]
 
 def _numbers(ids: Iterable[int]) -> dict[int, int]:
     """The place of each id in their order, from 1."""
-    return {one: number for number, one in enumerate(sorted(ids), 1)}
+    return {id_: number for number, id_ in enumerate(sorted(ids), 1)}
 
 
 def require_known(truth: dict, detections: Sequence[dict]) -> None:
@@ -59,5 +61,5 @@ def require_known(truth: dict, detections: Sequence[dict]) -> None:
         ValueError: a detection is on an image, or of a category, that the annotations do not list.
     """
     for key, table in (("image_id", "images"), ("category_id", "categories")):
-        if unknown := {found[key] for found in detections} - {entry["id"] for entry in truth[table]}:
+        if unknown := {detection[key] for detection in detections} - {entry["id"] for entry in truth[table]}:
             raise ValueError(f"detections with {key} {sorted(unknown)[:5]} not among the {table}")

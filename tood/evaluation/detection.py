@@ -41,8 +41,10 @@ class Prediction:
 
     def detections(self) -> InstanceData:
         """The boxes after NMS: `bboxes` [K, 4] in original pixels, `scores` [K], `labels` [K]."""
-        (found,) = self.head.predict_by_feat(*self.outs, batch_img_metas=[self.sample.metainfo], rescale=True)
-        return found
+        (instances,) = self.head.predict_by_feat(
+            *self.outs, batch_img_metas=[self.sample.metainfo], rescale=True
+        )
+        return instances
 
     def levels(self) -> list[DenseLevel]:
         """Every anchor, before any selection."""
@@ -109,29 +111,29 @@ def detect(
         observe: receives the dense predictions of each image in the same pass, in the order of `predictions`.
         options: as `predictions`.
     """
-    found: dict[int, tuple[int, list[dict]]] = {}  # id and detections of an image, by its index
+    by_index: dict[int, tuple[int, list[dict]]] = {}  # id and detections of an image, by its index
     for prediction in predictions(model, dataset, **options):
         sample = prediction.sample
         results = coco_results(sample.img_id, prediction.detections(), dataset.cat_ids)
-        found[prediction.index] = sample.img_id, results
+        by_index[prediction.index] = sample.img_id, results
         if observe:
             observe(sample, prediction.levels())
-    images = [found[index] for index in sorted(found)]
+    images = [by_index[index] for index in sorted(by_index)]
     return list(chain.from_iterable(results for _, results in images)), [image_id for image_id, _ in images]
 
 
-def coco_results(image_id: int, found: InstanceData, category_ids: Sequence[int]) -> list[dict]:
+def coco_results(image_id: int, instances: InstanceData, category_ids: Sequence[int]) -> list[dict]:
     """Detections of one image in COCO's format for results.
 
     Args:
         image_id: of the image.
-        found: `bboxes` [K, 4] as (x1, y1, x2, y2) in original pixels, `scores` [K], `labels` [K].
+        instances: `bboxes` [K, 4] as (x1, y1, x2, y2) in original pixels, `scores` [K], `labels` [K].
         category_ids: of each label.
     """
-    columns = (found.bboxes, found.scores[:, None], found.labels[:, None])
+    columns = (instances.bboxes, instances.scores[:, None], instances.labels[:, None])
     # One copy from the device, in a type that holds labels too
     rows = torch.cat([column.double() for column in columns], 1).cpu()  # [K, 6]
-    corners = rows[:, :4].to(found.bboxes.dtype)
+    corners = rows[:, :4].to(instances.bboxes.dtype)
     boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)  # [K, 4] (x, y, w, h)
     return [
         {"image_id": image_id, "category_id": category_ids[int(label)], "bbox": box, "score": score}
@@ -145,10 +147,10 @@ def coco_evaluation(annotations: Path, detections: list[dict], image_ids: list[i
     It uses faster-coco-eval, which gives the values of pycocotools, up to rounding, several times faster. Its
     ids are those of `renumbered`.
     """
-    truth, found = renumbered(read_json(annotations), detections, image_ids)
+    truth, renumbered_results = renumbered(read_json(annotations), detections, image_ids)
     with contextlib.redirect_stdout(io.StringIO()):
         known = COCO(truth)
-        evaluation = COCOeval_faster(known, known.loadRes(found), "bbox")
+        evaluation = COCOeval_faster(known, known.loadRes(renumbered_results), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation

@@ -1,10 +1,8 @@
 """A detector for any image: a trained run, or a file of weights with its configuration."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -28,6 +26,7 @@ from tood.ledger.status import call_of, load_study
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.dense_prediction import DensePredictionMixin, select_detections
 from tood.runtime.device import choose_device, usable_gpus
+from tood.runtime.quiet import quiet
 from tood.study.declarations import ExperimentError, load_runs, select_runs, unknown_run
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
@@ -116,14 +115,14 @@ def load_detectors(
         raise ExperimentError(
             f"--config: {len(configs)} for {len(checkpoints)} --checkpoint; give one for each, or one for all"
         )
-    found, plan = [], None
+    detectors, plan = [], None
     for run in runs:
         detector, plan = of_run(run, study, seed, device)
-        found.append(detector)
+        detectors.append(detector)
     one_for_all: list[str | None] = [configs[0] if configs else None]
     of_each = configs if len(configs) > 1 else one_for_all * len(checkpoints)
-    found += [of_file(*pair, device) for pair in zip(checkpoints, of_each, strict=True)]
-    return found, plan
+    detectors += [of_file(*pair, device) for pair in zip(checkpoints, of_each, strict=True)]
+    return detectors, plan
 
 
 def of_run(run: str, study: str | None, seed: int | None, device: str) -> tuple[Detector, Plan]:
@@ -149,7 +148,8 @@ def of_run(run: str, study: str | None, seed: int | None, device: str) -> tuple[
         raise ExperimentError(f"--run {run}: {weights} is not there; this trains it:\n{call}")
     categories = read_manifest(paths.manifest)["categories"]
     config = resolve(plan.settings(run), categories, None)
-    model = _quietly(build_model, config)
+    quiet()
+    model = build_model(config)
     try:
         load_model(weights, model)
     except RuntimeError as error:
@@ -181,8 +181,8 @@ def of_file(checkpoint: Path, config: str | None, device: str) -> Detector:
             model.load_state_dict(fitted(weights.state_dict, model, checkpoint, str(config)))
         else:
             categories = [{"name": name} for name in weights.classes]
-            model, found = built(settings, categories, weights.state_dict, checkpoint)
-            transforms = _own_transforms(found)
+            model, resolved = built(settings, categories, weights.state_dict, checkpoint)
+            transforms = _own_transforms(resolved)
     except ImportFailed as error:
         raise ExperimentError(str(error)) from error
     ids = category_ids(weights.classes)
@@ -241,8 +241,3 @@ def _ready(
     if not isinstance(model.bbox_head, DensePredictionMixin):
         cfg["nms_pre_by"] = "pair"  # mmdet's own selection before NMS
     return Detector(name, model.to(chosen).eval(), list(classes), list(ids), transforms, cfg, chosen)
-
-
-def _quietly(build: Any, config: Config) -> SingleStageDetector:
-    logging.disable(logging.INFO)  # mmengine would log how each single parameter was initialised
-    return build(config)

@@ -1,6 +1,5 @@
 """Reads weights that others released, renames them, compares them with a run's model, and writes them."""
 
-import logging
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,8 +21,10 @@ from tood.ledger.provenance import describe_import
 from tood.ledger.status import call_of, save_study
 from tood.ledger.study_jobs import import_job
 from tood.runtime.download import checksums
+from tood.runtime.failures import State
 from tood.runtime.files import atomic_path, read_json, write_json
 from tood.runtime.locks import claim
+from tood.runtime.quiet import quiet
 from tood.runtime.text import single_line
 from tood.study.declarations import ExperimentError, Run, load_runs, select_runs, unknown_run
 from tood.study.jobs import ImportJob
@@ -54,14 +55,14 @@ def run_import(job: ImportJob, released: ReleasedFile, folder: Path, output: Pat
             content, provenance = _imported(job, released)
         except ImportFailed as error:
             write_json(
-                paths.state, {"state": "failed", "reason": str(error), "updated": time.time(), **state}
+                paths.state, {"state": State.FAILED, "reason": str(error), "updated": time.time(), **state}
             )
             raise
         with atomic_path(output) as temporary:
             torch.save(content, temporary)
         write_json(paths.provenance, provenance)
         sha256 = provenance["released"]["sha256"]
-        write_json(paths.state, {"state": "released", "updated": time.time(), "sha256": sha256, **state})
+        write_json(paths.state, {"state": State.RELEASED, "updated": time.time(), "sha256": sha256, **state})
 
 
 def _imported(job: ImportJob, released: ReleasedFile) -> tuple[dict, dict]:
@@ -128,7 +129,7 @@ def built(
     Raises:
         ImportFailed: the weights do not fit, or no model can be built from the settings.
     """
-    logging.disable(logging.INFO)  # mmengine would log how each single parameter was initialised
+    quiet()
     run = settings["run"]["id"]
     try:
         config = resolve(settings, categories, None)
@@ -141,9 +142,9 @@ def built(
         raise ImportFailed(
             f"{path}: its declared options make no model of {run}: {detail}; correct them"
         ) from error
-    found = fitted(state_dict, shapes, path, run)
+    weights = fitted(state_dict, shapes, path, run)
     model = build_model(config)
-    model.load_state_dict(found)
+    model.load_state_dict(weights)
     return model, config
 
 
@@ -161,31 +162,32 @@ def fitted(state_dict: Mapping[str, Tensor], model: nn.Module, path: Path, run: 
     """
     expected = model.state_dict()
     try:
-        found = ours(state_dict, expected)
+        renamed = ours(state_dict, expected)
     except ValueError as error:
         raise ImportFailed(f"{path}: is not of {run}: {error}") from error
     # Counters of training steps: older files lack them, `.half()` converts them, no output depends on them
-    found |= {
+    renamed |= {
         name: torch.zeros_like(tensor, device="cpu")
         for name, tensor in expected.items()
-        if name.endswith("num_batches_tracked") and (name not in found or _kind(found[name]) != _kind(tensor))
+        if name.endswith("num_batches_tracked")
+        and (name not in renamed or _kind(renamed[name]) != _kind(tensor))
     }
-    both = [name for name in expected if name in found]
-    alike = [name for name in both if found[name].shape == expected[name].shape]
+    both = [name for name in expected if name in renamed]
+    alike = [name for name in both if renamed[name].shape == expected[name].shape]
     shapes = [
-        f"{name} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
+        f"{name} {tuple(renamed[name].shape)} instead of {tuple(expected[name].shape)}"
         for name in both
-        if found[name].shape != expected[name].shape
+        if renamed[name].shape != expected[name].shape
     ]
     kinds = [
-        f"{name} {found[name].dtype} instead of {expected[name].dtype}"
+        f"{name} {renamed[name].dtype} instead of {expected[name].dtype}"
         for name in alike
-        if _kind(found[name]) != _kind(expected[name])
+        if _kind(renamed[name]) != _kind(expected[name])
     ]
-    infinite = [name for name in alike if not torch.isfinite(found[name].to(expected[name].dtype)).all()]
+    infinite = [name for name in alike if not torch.isfinite(renamed[name].to(expected[name].dtype)).all()]
     problems = [
-        _some("lacks", [name for name in expected if name not in found]),
-        _some("has in addition", [name for name in found if name not in expected]),
+        _some("lacks", [name for name in expected if name not in renamed]),
+        _some("has in addition", [name for name in renamed if name not in expected]),
         _some("has in another shape", shapes),
         _some("has in another type of number", kinds),
         _some("has values that are not finite in", infinite),
@@ -195,7 +197,7 @@ def fitted(state_dict: Mapping[str, Tensor], model: nn.Module, path: Path, run: 
             f"{path}: does not fit {run}: of {len(expected)} tensors it {said}. It belongs to another "
             "model; experiments/released.yaml names files that fit"
         )
-    return found
+    return renamed
 
 
 def _kind(tensor: Tensor) -> tuple[bool, bool]:

@@ -4,7 +4,6 @@ Such a file is a program. The user names it, and it is executed. As everywhere, 
 built from it.
 """
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tood.engine.config import build_model
 from tood.engine.registered import IMAGE_STEPS, MODEL_PARTS, require_registered
 from tood.evaluation.mmdet_levels import reader_problem
 from tood.models.common.dense_prediction import DensePredictionMixin
+from tood.runtime.quiet import quiet
 from tood.study.declarations import ExperimentError, load_runs, unknown_run
 
 ZOO = Path(mmdet.__file__).parent / ".mim" / "configs"
@@ -39,7 +39,7 @@ def of_mmdet(given: str) -> tuple[SingleStageDetector, list[dict]]:
             f"--config {given}: is no file, no file in mmdet's folder of configurations, such as "
             f"atss/atss_r50_fpn_1x_coco.py, and no run; {unknown_run(given, load_runs())}"
         )
-    logging.disable(logging.INFO)  # mmengine would log how each single parameter was initialised
+    quiet()
     try:
         register_all_modules(init_default_scope=True)
         config = Config.fromfile(path)

@@ -62,12 +62,14 @@ def dense_levels(head: BaseDenseHead, outs: tuple[list[Tensor], ...], meta: dict
     if len(maps) == 2:
         maps.append([None] * len(grids))
     with patch.dict(decode.__globals__, {_FILTER: keep_all}):
-        found = head._predict_by_feat_single(*maps[:3], priors, meta, ConfigDict(cfg), False, with_nms=False)
+        predicted = head._predict_by_feat_single(
+            *maps[:3], priors, meta, ConfigDict(cfg), False, with_nms=False
+        )
     sizes = [len(prior) for prior in priors]
-    if [len(scores) for scores in kept] != sizes or len(found.bboxes) != sum(sizes):
+    if [len(scores) for scores in kept] != sizes or len(predicted.bboxes) != sum(sizes):
         raise ExperimentError(f"{type(head).__name__}: does not predict one box for each of its anchors")
-    boxes = get_box_tensor(found.bboxes).split(sizes)
-    factors = found.scores.split(sizes)  # 1 if the head has none
+    boxes = get_box_tensor(predicted.bboxes).split(sizes)
+    factors = predicted.scores.split(sizes)  # 1 if the head has none
     return [
         DenseLevel(scores, scores * factor[:, None], box, _centres(prior), grid, int(stride[0]))
         for scores, factor, box, prior, grid, stride in zip(

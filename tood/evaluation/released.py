@@ -75,8 +75,8 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state_dict.items():
         prefix, inner = (_PREFIX, name[len(_PREFIX) :]) if name.startswith(_PREFIX) else ("", name)
         for pattern, replacement in _RENAMES:
-            ours, found = re.subn(f"^{pattern}", replacement, inner)
-            if found:
+            ours, count = re.subn(f"^{pattern}", replacement, inner)
+            if count:
                 inner = ours
                 break
         renamed += inner.startswith("predictor.")

@@ -65,7 +65,7 @@ def read_image_info(path: Path, folder: Path = Path("images")) -> ImageInfo:
 
 def rounded(detections: Iterable[dict]) -> list[dict]:
     """Detections with boxes rounded to a tenth of a pixel; scores stay, because they decide the order."""
-    return [found | {"bbox": [round(side, 1) for side in found["bbox"]]} for found in detections]
+    return [detection | {"bbox": [round(side, 1) for side in detection["bbox"]]} for detection in detections]
 
 
 def validate(detections: Sequence[Any], info: ImageInfo, file: Path) -> None:
@@ -81,10 +81,10 @@ def validate(detections: Sequence[Any], info: ImageInfo, file: Path) -> None:
             or more than `MOST_PER_IMAGE` on one image.
     """
     categories = {category["id"] for category in info.categories}
-    for number, found in enumerate(detections):
-        if problem := _problem(found, info, categories):
+    for number, detection in enumerate(detections):
+        if problem := _problem(detection, info, categories):
             raise SubmissionError(f"{file}: detection {number}: {problem}")
-    counts = Counter(found["image_id"] for found in detections)
+    counts = Counter(detection["image_id"] for detection in detections)
     image, most = max(counts.items(), key=lambda item: item[1], default=(0, 0))
     if most > MOST_PER_IMAGE:
         raise SubmissionError(
@@ -93,12 +93,12 @@ def validate(detections: Sequence[Any], info: ImageInfo, file: Path) -> None:
         )
 
 
-def _problem(found: Any, info: ImageInfo, categories: set[int]) -> str | None:
+def _problem(detection: Any, info: ImageInfo, categories: set[int]) -> str | None:
     """The problem of one detection, and a hint; None if there is none."""
-    if not isinstance(found, dict) or set(found) != _KEYS:
-        keys = sorted(found) if isinstance(found, dict) else type(found).__name__
+    if not isinstance(detection, dict) or set(detection) != _KEYS:
+        keys = sorted(detection) if isinstance(detection, dict) else type(detection).__name__
         return f"has {keys}; it must have exactly {', '.join(sorted(_KEYS))}"
-    image, category, bbox, score = (found[key] for key in ("image_id", "category_id", "bbox", "score"))
+    image, category, bbox, score = (detection[key] for key in ("image_id", "category_id", "bbox", "score"))
     if type(image) is not int or image not in info.sizes:
         return f"image_id {image!r} is not in {info.path.name}; detect on the images of that file"
     if type(category) is not int or category not in categories:
@@ -181,7 +181,7 @@ def check(path: Path, images: Path) -> str:
     """
     info, detections = read_image_info(images), read(path)
     validate(detections, info, path)
-    seen = len({found["image_id"] for found in detections})
+    seen = len({detection["image_id"] for detection in detections})
     return (
         f"{path}: {len(detections)} detections on {seen} of the {len(info.sizes)} images of {images.name}; "
         "image ids, category ids, boxes, scores and numbers per image fit"

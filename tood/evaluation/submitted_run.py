@@ -31,7 +31,7 @@ def write_submission(job: SubmissionJob, execution: Execution, output: Path) -> 
     info = read_image_info(root / job.test.annotations, root / job.test.images)
     _fits(info, manifest["categories"], root / job.test.images)
     trained = load_trained(job, execution, job.test)
-    found, _ = detect(
+    detections, _ = detect(
         trained.model,
         trained.dataset,
         device=trained.device,
@@ -39,7 +39,7 @@ def write_submission(job: SubmissionJob, execution: Execution, output: Path) -> 
         batch_size=job.batch_size,
         workers=execution.workers,
     )
-    return write(output, found, info)
+    return write(output, detections, info)
 
 
 def _fits(info: ImageInfo, categories: list[dict], folder: Path) -> None:
@@ -48,7 +48,7 @@ def _fits(info: ImageInfo, categories: list[dict], folder: Path) -> None:
     Raises:
         SubmissionError: it does not fit, or they do not exist.
     """
-    names, trained = ({one["name"] for one in those} for those in (info.categories, categories))
+    names, trained = ({category["name"] for category in those} for those in (info.categories, categories))
     if names != trained:
         raise SubmissionError(
             f"{info.path}: categories: not those that the run was trained on "

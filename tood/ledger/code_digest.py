@@ -74,17 +74,17 @@ def import_closure(names: Iterable[str], rooms: Collection[str]) -> list[Path]:
         Sorted. The `__init__` of a package does not count: it holds imports alone.
     """
     registered = _registered()
-    found: set[Path] = set()
+    files: set[Path] = set()
     seen: set[str] = set()
     waiting = {name for name in names if name.startswith(OWN)}
     while waiting:
         seen.add(word := waiting.pop())
         path = registered.get(word) or _module_file(word)
-        if path is None or path in found or path.relative_to(PACKAGE).parts[0] not in rooms:
+        if path is None or path in files or path.relative_to(PACKAGE).parts[0] not in rooms:
             continue
-        found.add(path)
+        files.add(path)
         waiting |= read_source(path).own_words - seen
-    return sorted(found)
+    return sorted(files)
 
 
 def code_digest(paths: Iterable[Path]) -> str:

@@ -20,9 +20,6 @@ def by_epoch(path: Path) -> list[dict[str, float | None]]:
         One mapping per epoch: epoch (from 1), objects, positives and positive_iou (None where no object had
         any; batches weigh by their number of objects), and the mean of each loss (None where one was not
         finite). Empty without a file.
-
-    Raises:
-        DamagedFile: a line is not what a training wrote.
     """
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
     epochs: dict[int, list[dict]] = {}
@@ -39,9 +36,9 @@ def _means(entries: list[dict]) -> dict[str, float | None]:
     means: dict[str, float | None] = {"objects": objects}
     for name in _OF_OBJECTS:
         # Objects without positives have a number, 0, and no IoU.
-        found = [(entry[name], entry["objects"]) for entry in entries if entry[name] is not None]
-        weight = sum(count for _, count in found)
-        means[name] = sum(value * count for value, count in found) / weight if weight else None
+        weighted = [(entry[name], entry["objects"]) for entry in entries if entry[name] is not None]
+        weight = sum(count for _, count in weighted)
+        means[name] = sum(value * count for value, count in weighted) / weight if weight else None
     for name in entries[-1]:
         if name.startswith("loss"):
             losses = [entry[name] for entry in entries]

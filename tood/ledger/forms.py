@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, Field, RootModel, model_validator
 
-from tood.runtime.run_state import State
+from tood.runtime.run_state import StateFile
 
 Metrics = dict[str, float | None]  # by their names; None or NaN where a metric is not defined
 _Count = Annotated[int, Field(ge=0)]
@@ -24,7 +24,7 @@ def _complete(digests: dict[str, str]) -> dict[str, str]:
     return digests
 
 
-class Split(BaseModel):
+class SplitDigests(BaseModel):
     """What of a split decides a result."""
 
     sha256: str
@@ -34,7 +34,7 @@ class Split(BaseModel):
 class Data(BaseModel):
     """Of a provenance: the dataset, its splits by their names, and what the check of it noted."""
 
-    __pydantic_extra__: dict[str, Split] = Field(init=False)
+    __pydantic_extra__: dict[str, SplitDigests] = Field(init=False)
     model_config = {"extra": "allow"}
     root: str | None = None
     notes: list[str] = []
@@ -125,7 +125,7 @@ class Entry(BaseModel):
 class Files(BaseModel):
     """Of a record: what stands for the files of the run's folder."""
 
-    state: Annotated[State, Field(alias="state.json")]
+    state: Annotated[StateFile, Field(alias="state.json")]
     provenance: Annotated[Made, Field(alias="provenance.json")]
     ap: Annotated[Measurement | None, Field(alias="ap.json")] = None
     alignment: Annotated[Measurement | None, Field(alias="alignment.json")] = None

@@ -65,8 +65,8 @@ def is_stale(provenance: Mapping, expected: Mapping[str, str]) -> list[str]:
         provenance: mapping with the result's `digests`; without them every digest differs.
         expected: digests of the result if it were made now.
     """
-    found = provenance.get("digests", {})
-    return [part for part in expected if found.get(part) != expected[part]]
+    digests = provenance.get("digests", {})
+    return [part for part in expected if digests.get(part) != expected[part]]
 
 
 def measured_digests(model: Path, evaluation: str) -> dict[str, str]:
@@ -185,10 +185,7 @@ def revision() -> dict:
 def _why_unknown(said: str) -> str:
     """One line on why git gave no commit."""
     for part, reason in (
-        (
-            "not a git repository",
-            "the suite's folder is not a git repository, such as an unpacked archive",
-        ),
+        ("not a git repository", "the suite's folder is not a git repository, such as an unpacked archive"),
         (
             "dubious ownership",
             "the suite's folder belongs to another user, so git refuses to read it; allow it by "

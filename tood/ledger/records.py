@@ -18,9 +18,9 @@ from tood.ledger.code_digest import code_digest
 from tood.ledger.curves import by_epoch
 from tood.ledger.forms import Content, Made, Measurement, Readings
 from tood.ledger.provenance import digest
-from tood.runtime.failures import STATE_OF, ExitCode
+from tood.runtime.failures import State
 from tood.runtime.files import finite, misfit, read_json, write_json
-from tood.runtime.run_state import State
+from tood.runtime.run_state import StateFile
 from tood.study.declarations import ExperimentError
 from tood.study.paths import PACKAGE, RunPaths
 
@@ -82,16 +82,14 @@ def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
         files: of the run; those that there are not, such as Table 6 of other runs, are left out.
         manifest: of its data.
         path: written.
-
-    Raises:
-        DamagedFile: one of the files is damaged.
     """
-    state, provenance = read_json(files.state, State), read_json(files.provenance, Made)
+    state, provenance = read_json(files.state, StateFile), read_json(files.provenance, Made)
+    data = {name: value for name, value in provenance["data"].items() if name != "root"}
     kept = {
         files.state.name: _only(state, _STATE),
-        files.provenance.name: _only(provenance, _PROVENANCE) | {"data": _without_root(provenance["data"])},
+        files.provenance.name: _only(provenance, _PROVENANCE) | {"data": data},
     }
-    measured = state["state"] != STATE_OF[ExitCode.DIVERGED]  # else what is there is of other weights
+    measured = state["state"] != State.DIVERGED  # else what is there is of other weights
     for file, form in (
         (files.ap, Measurement),
         (files.alignment, Measurement),
@@ -115,11 +113,7 @@ def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
 
 
 def read_record(path: Path) -> Record | None:
-    """The record of that name; None if there is none.
-
-    Raises:
-        ExperimentError: it is not what was written.
-    """
+    """The record of that name; None if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         checksum = content.pop("checksum")
@@ -170,10 +164,6 @@ def same_annotations(record: Record, root: Path, splits: Mapping[str, Any], need
 
 def _only(content: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     return {key: content[key] for key in keys if content.get(key) is not None}
-
-
-def _without_root(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in data.items() if name != "root"}
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

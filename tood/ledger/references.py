@@ -10,14 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tood.study.declarations import (
-    Declaration,
-    ExperimentError,
-    ImageSet,
-    Run,
-    load_declared,
-    unknown_run,
-)
+from tood.study.declarations import Declaration, ExperimentError, ImageSet, Run, load_declared, unknown_run
 from tood.study.paths import EXPERIMENTS
 
 REFERENCES = EXPERIMENTS / "references.yaml"
@@ -45,12 +38,7 @@ class _References(Declaration):
 
 
 def load_references(runs: Mapping[str, Run], path: Path = REFERENCES) -> dict[str, list[Reference]]:
-    """The published values by run id, those to be preferred first.
-
-    Raises:
-        ExperimentError: the file does not fit its schema, names an unknown run, or has two entries of a run
-            for the same set and source.
-    """
+    """The published values by run id, those to be preferred first."""
     declared = load_declared(_References, path).references
     for name, entries in declared.items():
         if name not in runs:

@@ -59,7 +59,7 @@ class Rehearsed(BaseModel):
     evaluation_seconds: float | None = None  # the start of the model included
 
 
-class Row(NamedTuple):
+class RehearsalRow(NamedTuple):
     """What the table says of a run."""
 
     measured: Rehearsed
@@ -82,8 +82,8 @@ class Row(NamedTuple):
     def memory(self) -> str:
         """Peak memory in GiB by `micro_batch`, such as `1: 3.1, 2: 4.2, 4: out`."""
         return ", ".join(
-            f"{one.micro_batch}: " + ("out" if one.failed else _gib(one.peak_memory_mb))
-            for one in self.measured.attempts
+            f"{attempt.micro_batch}: " + ("out" if attempt.failed else _gib(attempt.peak_memory_mb))
+            for attempt in self.measured.attempts
         )
 
 
@@ -93,34 +93,28 @@ def file_of(paths: StudyPaths, run_id: str) -> Path:
 
 
 def read_rehearsed(path: Path) -> Rehearsed | None:
-    """What is known of a run; None if it was never rehearsed.
-
-    Raises:
-        DamagedFile: the file is not what a rehearsal wrote.
-    """
+    """What is known of a run; None if it was never rehearsed."""
     return Rehearsed(**read_json(path, Rehearsed)) if path.is_file() else None
 
 
 def all_rehearsed(paths: StudyPaths) -> list[Rehearsed]:
     """What rehearsals of a study have measured to the end."""
     files = sorted(paths.rehearsal.glob(f"runs/*/{_NAME}"))
-    found = [one for path in files if (one := read_rehearsed(path))]
-    return [one for one in found if one.images_per_second and not one.failed]
+    rehearsed = [run for path in files if (run := read_rehearsed(path))]
+    return [run for run in rehearsed if run.images_per_second and not run.failed]
 
 
 def fastest(attempts: Iterable[Attempt]) -> Attempt | None:
     """The attempt to go on with: of those that are as fast as the fastest, that with the least memory."""
-    fitting = [one for one in attempts if not one.failed and one.images_per_second]
-    best = max((one.images_per_second or 0 for one in fitting), default=0)
-    return next((one for one in fitting if (one.images_per_second or 0) >= SLOWER * best), None)
+    fitting = [attempt for attempt in attempts if not attempt.failed and attempt.images_per_second]
+    best = max((attempt.images_per_second or 0 for attempt in fitting), default=0)
+    return next((attempt for attempt in fitting if (attempt.images_per_second or 0) >= SLOWER * best), None)
 
 
 def hours_of(measured: Rehearsed, epochs: int, iterations: int | None = None) -> float | None:
     """Hours of a training at the rate that was measured.
 
     Args:
-        measured: of the run.
-        epochs: of its schedule.
         iterations: after which the study stops it; None trains the whole schedule.
     """
     if not measured.images_per_second:
@@ -131,11 +125,11 @@ def hours_of(measured: Rehearsed, epochs: int, iterations: int | None = None) ->
     return images / measured.images_per_second / 3600
 
 
-def row_of(plan: Plan, measured: Rehearsed) -> Row:
+def row_of(plan: Plan, measured: Rehearsed) -> RehearsalRow:
     """The row of a run of the study."""
     epochs = plan.schedule(measured.run)[0]
     hours = None if measured.failed else hours_of(measured, epochs, plan.study.iterations)
-    return Row(measured, epochs, len(plan.seeds_of(measured.run)), hours)
+    return RehearsalRow(measured, epochs, len(plan.seeds_of(measured.run)), hours)
 
 
 HEADER = (
@@ -144,16 +138,16 @@ HEADER = (
 )
 
 
-def cells_of(row: Row) -> tuple[str, ...]:
+def cells_of(row: RehearsalRow) -> tuple[str, ...]:
     """The row as text, column by column of `HEADER`."""
-    one = row.measured
-    out = [str(attempt.micro_batch) for attempt in one.attempts if attempt.failed]
-    result = one.failed or (f"micro_batch={out[0]} does not fit" if out else "ok")
+    measured = row.measured
+    out = [str(attempt.micro_batch) for attempt in measured.attempts if attempt.failed]
+    result = measured.failed or (f"micro_batch={out[0]} does not fit" if out else "ok")
     return (
-        one.run,
+        measured.run,
         row.memory,
-        *(_text(value, "d") for value in (one.micro_batch, row.workers)),
-        _text(one.images_per_second, ".3g"),
+        *(_text(value, "d") for value in (measured.micro_batch, row.workers)),
+        _text(measured.images_per_second, ".3g"),
         _hours(row.hours),
         str(row.seeds),
         _hours(row.device_hours),
@@ -161,14 +155,14 @@ def cells_of(row: Row) -> tuple[str, ...]:
     )
 
 
-def in_a_line(row: Row) -> str:
+def in_a_line(row: RehearsalRow) -> str:
     """The row alone, while others are still measured."""
     cells = dict(zip(HEADER, cells_of(row), strict=True))
     measured = f"{cells['images/s']} images/s, GiB by micro_batch {row.memory}, " if row.memory else ""
     return f"{row.measured.run}: {measured}{cells['result']}"
 
 
-def describe(plan: Plan, rows: Sequence[Row]) -> str:
+def describe(plan: Plan, rows: Sequence[RehearsalRow]) -> str:
     """The table for people, what it rests on, and what to type."""
     lines = [aligned([HEADER, *map(cells_of, rows)], right=range(2, 8)), ""]
     good = [row for row in rows if row.hours is not None]
@@ -176,32 +170,27 @@ def describe(plan: Plan, rows: Sequence[Row]) -> str:
         lines += [_basis(good), ""]
         if any(row.measured.weights == "random" for row in good):
             lines.append("Backbones had random weights where theirs are not there; this changes no time.")
-        lines += [
-            f"All {len(good)}: {_hours(_all_hours(good))} hours of this device, evaluation not included."
-        ]
+        hours = sum(row.device_hours or 0 for row in good)
+        lines.append(f"All {len(good)}: {_hours(hours)} hours of this device, evaluation not included.")
         lines += _calls(plan, good)
     if failed := [row.measured for row in rows if row.measured.failed]:
         lines += ["", f"{len(failed)} of {len(rows)} runs failed:"]
-        lines += [f"  {one.run}: {one.failed}" for one in failed]
+        lines += [f"  {run.run}: {run.failed}" for run in failed]
     return "\n".join(lines)
 
 
-def _basis(rows: Sequence[Row]) -> str:
-    one = rows[0].measured
+def _basis(rows: Sequence[RehearsalRow]) -> str:
+    measured = rows[0].measured
     tried = sorted({row.measured.iterations for row in rows})
-    kind = "tensors on the GPU" if one.on_gpu else "the whole process"
+    kind = "tensors on the GPU" if measured.on_gpu else "the whole process"
     many = f"{tried[0]}" if len(tried) == 1 else f"{tried[0]} to {tried[-1]}"
     return (
-        f"On {one.device}, threads {one.threads}, iterations of each run {many}. Memory is that of {kind}"
-        f"{f', of which there are {_gib(one.memory_mb)} GiB' if one.memory_mb else ''}."
+        f"On {measured.device}, threads {measured.threads}, iterations of each run {many}. Memory is that of "
+        f"{kind}{f', of which there are {_gib(measured.memory_mb)} GiB' if measured.memory_mb else ''}."
     )
 
 
-def _all_hours(rows: Iterable[Row]) -> float:
-    return sum(row.device_hours or 0 for row in rows)
-
-
-def _calls(plan: Plan, rows: Sequence[Row]) -> list[str]:
+def _calls(plan: Plan, rows: Sequence[RehearsalRow]) -> list[str]:
     """What to type: runs with the same `micro_batch` in one call each, on one GPU for each run."""
     options = plan.study.model_dump(mode="json", exclude_none=True, exclude={"runs", "micro_batch", "gpus"})
     groups: dict[int | None, list[str]] = {}
@@ -219,28 +208,29 @@ def _calls(plan: Plan, rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def write_table(path: Path, rows: Sequence[Row]) -> None:
+def write_table(path: Path, rows: Sequence[RehearsalRow]) -> None:
     """The table as CSV: what was measured, hours and settings, with all their digits."""
-    columns = {
-        "run": lambda row: row.measured.run,
-        "device": lambda row: row.measured.device,
-        "peak_memory_mb": lambda row: " ".join(
-            f"{one.micro_batch}:{'out' if one.failed else round(one.peak_memory_mb or 0)}"
-            for one in row.measured.attempts
-        ),
-        "micro_batch": lambda row: row.measured.micro_batch,
-        "workers": lambda row: row.workers,
-        "images_per_second": lambda row: row.measured.images_per_second,
-        "epochs": lambda row: row.epochs,
-        "hours": lambda row: row.hours,
-        "seeds": lambda row: row.seeds,
-        "all_hours": lambda row: row.device_hours,
-        "failed": lambda row: row.measured.failed,
-    }
+    table = [
+        {
+            "run": row.measured.run,
+            "device": row.measured.device,
+            "peak_memory_mb": " ".join(
+                f"{attempt.micro_batch}:{'out' if attempt.failed else round(attempt.peak_memory_mb or 0)}"
+                for attempt in row.measured.attempts
+            ),
+            "micro_batch": row.measured.micro_batch,
+            "workers": row.workers,
+            "images_per_second": row.measured.images_per_second,
+            **{name: getattr(row, name) for name in ("epochs", "hours", "seeds")},
+            "all_hours": row.device_hours,
+            "failed": row.measured.failed,
+        }
+        for row in rows
+    ]
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows([value(row) for value in columns.values()] for row in rows)
+        writer = csv.DictWriter(file, list(table[0]) if table else [])
+        writer.writeheader()
+        writer.writerows(table)
 
 
 def _text(value: Any, layout: str) -> str:

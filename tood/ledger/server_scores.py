@@ -22,10 +22,7 @@ _WITHOUT_ANNOTATIONS = (
     "-1 is what pycocotools prints where there are no annotations, as in image_info files; that is no result"
 )
 # ` Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 0.467`
-_LINE = re.compile(
-    r"Average (Precision|Recall)\s+\(A[PR]\) @\[ IoU=([\d.:]+)\s*\| area=\s*(\w+)\s*"
-    r"\| maxDets=\s*(\d+)\s*\] = (-?[\d.]+)"
-)
+_LINE = re.compile(r"Average (?:Precision|Recall) .*\] = (-?[\d.]+)")
 _OVERALL = "overall performance"
 
 
@@ -60,22 +57,18 @@ def load_scores(study: str, runs: Mapping[str, Run], path: Path = SERVER_SCORES)
 
     Args:
         study: name; other models than this study's say nothing of it.
-        runs: all declared runs.
         path: file that holds the scores of all studies.
-
-    Raises:
-        ExperimentError: the file does not fit its schema, names an unknown run, or has two entries for a run.
     """
-    found: dict[str, ServerScores] = {}
+    scores: dict[str, ServerScores] = {}
     for entry in load_declared(_Scores, path).scores:
         if entry.run not in runs:
             raise ExperimentError(f"{path}: scores: {unknown_run(entry.run, runs)}")
         if entry.study != study:
             continue
-        if entry.run in found:
+        if entry.run in scores:
             raise ExperimentError(f"{path}: scores: {entry.run}: two entries of study {study!r}; keep one")
-        found[entry.run] = entry
-    return found
+        scores[entry.run] = entry
+    return scores
 
 
 def parse_summary(text: str) -> dict[str, float]:
@@ -83,44 +76,23 @@ def parse_summary(text: str) -> dict[str, float]:
 
     The server prints twelve lines for each category and then for all. Those after the last
     "overall performance" count, or the only twelve lines that there are.
-
-    Raises:
-        ExperimentError: there are not twelve such lines, or they are -1.
     """
     _, overall, after = text.rpartition(_OVERALL)
-    lines = _LINE.findall(after)[: len(NAMES)] if overall else _LINE.findall(text)
-    where = f"after {_OVERALL!r}" if overall else "and no 'overall performance'"
-    found = {
-        name: round(100 * float(value), 1)
-        for (kind, iou, area, limit, value) in lines
-        if (name := _name(kind, iou, area, limit)) is not None
-    }
-    if len(lines) != len(NAMES) or list(found) != list(NAMES):
+    values = _LINE.findall(after)[: len(NAMES)] if overall else _LINE.findall(text)
+    if len(values) != len(NAMES):
+        where = f"after {_OVERALL!r}" if overall else "and no 'overall performance'"
         raise ExperimentError(
-            f"the text has {len(lines)} lines of pycocotools' summary {where}, and needs the twelve for all "
-            "categories in their order; paste the server's stdout.txt whole"
+            f"the text has {len(values)} lines of pycocotools' summary {where}, and needs the twelve for all "
+            "categories; paste the server's stdout.txt whole"
         )
-    if min(found.values()) < 0:
+    figures = [round(100 * float(value), 1) for value in values]
+    if min(figures) < 0:
         raise ExperimentError(f"the text: {_WITHOUT_ANNOTATIONS}")
-    return found
-
-
-def _name(kind: str, iou: str, area: str, limit: str) -> str | None:
-    """The short name of a line of the summary, such as AP50."""
-    short = {"Precision": "AP", "Recall": "AR"}[kind]
-    if area != "all":
-        return f"{short}{area[0].upper()}"
-    if short == "AR":
-        return f"AR{limit}"
-    return {"0.50:0.95": "AP", "0.50": "AP50", "0.75": "AP75"}.get(iou)
+    return dict(zip(NAMES, figures, strict=True))
 
 
 def entry(text: str, run: str, study: str, seed: int, source: str, runs: Mapping[str, Run]) -> str:
-    """The lines to add to `experiments/server_scores.yaml`, from the server's text.
-
-    Raises:
-        ExperimentError: as `parse_summary`; the run is unknown.
-    """
+    """The lines to add to `experiments/server_scores.yaml`, from the server's text."""
     if run not in runs:
         raise ExperimentError(unknown_run(run, runs))
     scores = ServerScores(run=run, study=study, seed=seed, source=source, metrics=parse_summary(text))

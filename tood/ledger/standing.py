@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tood.ledger.status import FINISHED, Status, status_with_records
-from tood.runtime.failures import STATE_OF, ExitCode
+from tood.ledger.status import Status, status_with_records
+from tood.runtime.failures import State
 from tood.study.declarations import Table
 from tood.study.paths import ALIGNMENT, AP
 from tood.study.plan import Plan, Training
@@ -17,27 +17,22 @@ def analysed_runs(plan: Plan, tables: Mapping[str, Table]) -> list[str]:
 
 
 def recorded(
-    plan: Plan, tables: Mapping[str, Table], found: Iterable[Status] | None = None
+    plan: Plan, tables: Mapping[str, Table], statuses: Iterable[Status] | None = None
 ) -> dict[Training, Path]:
     """The trainings of the study for which a record stands, and the record of each.
 
     Those that were trained here, and those that the study is to train afresh, are not among them.
 
     Args:
-        plan: the study.
-        tables: all that are declared.
-        found: result of `status_with_records`; None asks for it.
-
-    Raises:
-        ExperimentError: a record is damaged.
+        statuses: result of `status_with_records`; None asks for it.
     """
     if plan.study.fresh:
         return {}
     analysed = analysed_runs(plan, tables)
     standing: dict[Training, Path] = {}
-    for status in status_with_records(plan) if found is None else found:
+    for status in status_with_records(plan) if statuses is None else statuses:
         wanted = {AP, *([ALIGNMENT] if status.run.id in analysed else [])}
-        complete = status.state in FINISHED and wanted <= set(status.results)
-        if status.record and (complete or status.state == STATE_OF[ExitCode.DIVERGED]):
-            standing[status.run.id, status.seed] = status.record.path
+        complete = status.state.finished and wanted <= set(status.results)
+        if status.record and (complete or status.state == State.DIVERGED):
+            standing[status.training] = status.record.path
     return standing

@@ -1,6 +1,6 @@
 """The states of a study's runs, read from their files or records; nothing here disturbs a run.
 
-A run's state is one of STATES. Most states are in `state.json`. A run is `stale` if its digests differ from
+Most states are in `state.json`. A run is `stale` if its digests differ from
 those that the plan expects. A run that is running has failed if no process holds its lock, for one of this
 host, or if it has no heartbeat. A run that was not trained here has the state in its record, if it has one.
 """
@@ -22,20 +22,16 @@ from tood.ledger.forms import Measurement, Options, Provenance, Readings
 from tood.ledger.provenance import data_digest, digest, evaluation_digest, is_stale
 from tood.ledger.records import Record, drawn_by, read_record, same_annotations
 from tood.ledger.study_jobs import deciding_code
-from tood.runtime.failures import KILLED
+from tood.runtime.failures import KILLED, State
 from tood.runtime.files import DamagedFile, read_json, write_json
 from tood.runtime.locks import is_held
-from tood.runtime.run_state import HEARTBEAT_TIMEOUT, State, read_state, silence
+from tood.runtime.run_state import HEARTBEAT_TIMEOUT, StateFile, read_state, silence
 from tood.runtime.text import did_you_mean, single_line
 from tood.study.declarations import ExperimentError, Run
-from tood.study.paths import ALIGNMENT, AP, RunPaths, StudyPaths
+from tood.study.paths import ALIGNMENT, AP, SWEEPS, WORK, RunPaths, StudyPaths
 from tood.study.plan import Plan, Training
 from tood.study.scales import scale_names
 
-# A run of several seeds has the first of their states in this order, which needs attention most.
-STATES = ("failed", "oom", "diverged", "interrupted", "running", "stale", "pending", "done", "released")
-FINISHED = ("done", "released")  # trained here; trained by others
-STOPPED = ("failed", "oom", "diverged", "interrupted")
 MEASUREMENTS = (AP, ALIGNMENT)
 UNCHECKED = "unchecked"  # in place of the digest of data
 
@@ -55,7 +51,7 @@ class Status:
     run: Run
     seed: int
     folder: Path
-    state: str  # one of STATES
+    state: State
     reason: str = ""  # one line: why the run stopped or is stale, with a hint
     report: dict = field(default_factory=dict)  # content of state.json
     provenance: dict = field(default_factory=dict)
@@ -65,6 +61,11 @@ class Status:
         default_factory=list
     )  # names of the digests of the training that differ
     record: Record | None = None  # that all of this is from; None: from the files in the folder
+
+    @property
+    def training(self) -> Training:
+        """Of which run and seed it is."""
+        return Training(self.run.id, self.seed)
 
     @property
     def stale(self) -> list[str]:
@@ -86,7 +87,9 @@ class Status:
     @property
     def settled(self) -> bool:
         """Whether the state stays as it is until the workflow is called again."""
-        return self.state in ("failed", "oom", "diverged") or (self.state in FINISHED and bool(self.results))
+        if self.state.finished:
+            return bool(self.results)
+        return self.state.stopped and self.state != State.INTERRUPTED
 
 
 def save_study(plan: Plan) -> None:
@@ -99,12 +102,9 @@ def load_study(name: str | None = None) -> Plan:
 
     Args:
         name: name of the study; None takes the study that was called last, or the scale `smoke`.
-
-    Raises:
-        ExperimentError: there is no such study.
-        DamagedFile: the study's file of options is damaged.
     """
-    called = {path.parent.name: path for path in Path().glob(str(StudyPaths("*").options))}
+    files = [path for name in ("*", f"{SWEEPS}/*") for path in Path().glob(str(StudyPaths(name).options))]
+    called = {path.parent.relative_to(WORK).as_posix(): path for path in files}
     if name is None and called:
         name = max(called, key=lambda study: called[study].stat().st_mtime)
     if name is None or (name not in called and name in scale_names()):
@@ -157,33 +157,26 @@ def read_status(
     the study does not train it afresh; else the files; else the study's own record, as a stale one.
 
     Args:
-        plan: plan of the study.
-        run_id: id of a run.
-        seed: seed of its training.
         now: present time in Unix seconds, to compare heartbeats with; None asks the clock.
         expected: result of `expected_digests`; None asks for it.
-
-    Raises:
-        ExperimentError: a record is damaged.
-        DamagedFile: what the check of the data wrote is damaged.
     """
     now = time.time() if now is None else now
     expected = expected_digests(plan, run_id) if expected is None else expected
     files, problems = _read(StudyPaths(plan.name).run(run_id, seed))
     here = _status_of(plan, run_id, seed, files, expected, now)
     if problems:
-        here = replace(here, state="failed", reason=problems[0])
+        here = replace(here, state=State.FAILED, reason=problems[0])
     fresh = plan.study.fresh and (run_id, seed) in plan.trainings
-    if fresh or (here.provenance and here.state in FINISHED):
+    if fresh or (here.provenance and here.state.finished):
         return here
     own, *others = (
         _status_of_record(plan, run_id, seed, path, expected, now)
         for path in record_paths(plan, run_id, seed)
     )
     for status in (own, *others):
-        if status and status.state != "stale":
+        if status and status.state != State.STALE:
             return status
-    return own if own and here.state == "pending" else here
+    return own if own and here.state == State.PENDING else here
 
 
 def _status_of_record(
@@ -246,7 +239,7 @@ def _status_of(
             }
             results[name] = Result(metrics, is_stale(files[name], {**expected, **evaluation}))
     # Weights without provenance are stale. A training that failed before it wrote any has only failed.
-    trained = provenance or report.get("state") in FINISHED
+    trained = provenance or State(report.get("state", State.PENDING)).finished
     state, reason = _reported(report, paths, now)
     status = Status(
         run=plan.all_runs[run_id],
@@ -260,14 +253,14 @@ def _status_of(
         readings=files.get(paths.alignment_variants.name, {}) if ALIGNMENT in results else {},
         training_stale=is_stale(provenance, expected) if trained else [],
     )
-    if state == "running" or not status.stale:
+    if state == State.RUNNING or not status.stale:
         return status
     # A failure counts as long as the code and settings of the training are the same. Old measurements beside
     # it do not matter.
-    if state in STOPPED and not status.training_stale:
+    if state.stopped and not status.training_stale:
         return status
     reason = f"made with other {', '.join(status.stale)} than now; call the workflow again to renew it"
-    return replace(status, state="stale", reason=reason)
+    return replace(status, state=State.STALE, reason=reason)
 
 
 def study_status(plan: Plan, now: float | None = None) -> list[Status]:
@@ -295,25 +288,25 @@ def other_trainings(plan: Plan) -> list[Training]:
     runs = list(plan.all_runs)
     paths = StudyPaths(plan.name).records.glob("*/seed*.json")
     there = [(path.parent.name, path.stem.removeprefix("seed")) for path in paths]
-    known = {(run_id, int(seed)) for run_id, seed in there if run_id in runs and seed.isdecimal()}
-    return sorted(known - set(plan.trainings), key=lambda training: (runs.index(training[0]), training[1]))
+    known = {Training(run, int(seed)) for run, seed in there if run in runs and seed.isdecimal()}
+    return sorted(known - set(plan.trainings), key=lambda training: (runs.index(training.run), training.seed))
 
 
-def _statuses(plan: Plan, trainings: Iterable[tuple[str, int]], now: float | None = None) -> list[Status]:
+def _statuses(plan: Plan, trainings: Iterable[Training], now: float | None = None) -> list[Status]:
     expected = functools.cache(functools.partial(expected_digests, plan))
     return [read_status(plan, run_id, seed, now, expected(run_id)) for run_id, seed in trainings]
 
 
-def most_urgent(states: Iterable[str]) -> str:
+def most_urgent(states: Iterable[State]) -> State:
     """The state of a run of several seeds."""
-    return min(states, key=STATES.index)
+    return min(states, key=list(State).index)
 
 
 def _read(paths: RunPaths) -> tuple[dict[str, dict], list[str]]:
     """The JSON files of a run by name, and one line for each file that cannot be read."""
     files, problems = {}, []
     for path, form in (
-        (paths.state, State),
+        (paths.state, StateFile),
         (paths.provenance, Provenance),
         (paths.ap, Measurement),
         (paths.alignment, Measurement),
@@ -328,14 +321,12 @@ def _read(paths: RunPaths) -> tuple[dict[str, dict], list[str]]:
     return files, problems
 
 
-def _reported(report: Mapping, paths: RunPaths, now: float) -> tuple[str, str]:
+def _reported(report: Mapping, paths: RunPaths, now: float) -> tuple[State, str]:
     """State and reason according to state.json, the clock and the lock of the run."""
-    state, reason = report.get("state", "pending"), single_line(report.get("reason") or "")
-    if state not in STATES:
-        return "failed", f"state.json says {state!r}; delete it and run the workflow again"
-    if state == "running" and (ended := _ended(report, paths, now)):
-        return "failed", ended
-    return state, reason
+    state = State(report.get("state", State.PENDING))
+    if state == State.RUNNING and (ended := _ended(report, paths, now)):
+        return State.FAILED, ended
+    return state, single_line(report.get("reason") or "")
 
 
 def _ended(report: Mapping, paths: RunPaths, now: float) -> str:

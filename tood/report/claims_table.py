@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from tood.report.markup import latex, latex_table, markdown, markdown_table
-from tood.report.verdicts import METHOD, Judgement, all_positive, all_within, contrast, exactly
+from tood.report.verdicts import METHOD, Judgement, Verdict, all_positive, all_within, contrast, exactly
 from tood.runtime.files import write_text
 from tood.study.claims import Claim
 from tood.study.declarations import Table
@@ -23,7 +23,6 @@ _CAPTION = (
     "paper's effect is positive, or with a margin around 0. The paper's effects are differences of the "
     "values that it prints."
 )
-_HEADLINES = "**Headlines.** Differences between detectors: the paper's on COCO, and ours with 95% intervals."
 
 
 def judge(claims: Iterable[Claim], metrics: pd.DataFrame, tables: Mapping[str, Table]) -> pd.DataFrame:
@@ -32,7 +31,6 @@ def judge(claims: Iterable[Claim], metrics: pd.DataFrame, tables: Mapping[str, T
     Args:
         claims: with their tables among `tables`.
         metrics: as `tood.report.tables.build` takes it; stale values do not count.
-        tables: by name.
 
     Returns:
         One row per claim: id, claim, section, rests_on (rows of the table), metric, paper, ours, low, high,
@@ -68,7 +66,7 @@ def judge(claims: Iterable[Claim], metrics: pd.DataFrame, tables: Mapping[str, T
 def _judged(claim: Claim, values: Mapping[str, Mapping[int, float]]) -> Judgement:
     samples = [contrast(weights, values) for weights in claim.contrasts]
     if any(
-        set(found) == {-1} for found in values.values()
+        set(by_seed) == {-1} for by_seed in values.values()
     ):  # without a seed: of the model, not of a training
         return exactly([float(sample[0]) if len(sample) else math.nan for sample in samples])
     return all_within(samples, claim.within) if claim.within else all_positive(samples)
@@ -98,7 +96,8 @@ def write_claims(
     frame = judge(claims, metrics, tables)
     write_text(directory / f"{NAME}.csv", frame.to_csv(index=False, float_format="%.8g"))
     body = _body(claims, frame, tables)
-    below = [_INTERVALS, *_margins(claims), *notes]
+    margins = [f"{claim.claim}: {claim.why}" for claim in claims if claim.why]
+    below = [_INTERVALS, *margins, *notes]
     write_text(directory / f"{NAME}.md", _markdown(body, below))
     cells = [list(map(latex, cells)) for cells in body]
     write_text(
@@ -110,19 +109,21 @@ def write_claims(
 def claims_markdown(claims: Sequence[Claim], metrics: pd.DataFrame, tables: Mapping[str, Table]) -> str:
     """The claims for which a run was measured, in Markdown; arguments as of `judge`."""
     frame = judge(claims, metrics, tables)
-    known = [index for index, verdict in enumerate(frame["verdict"]) if verdict != "pending"]
+    known = [index for index, verdict in enumerate(frame["verdict"]) if verdict != Verdict.PENDING]
     chosen = [claims[index] for index in known]
     others = f"Claims without a verdict, as a run is not trained: {len(claims) - len(chosen)}."
     below = [_INTERVALS, *([others] if len(chosen) < len(claims) else [])]
     return _markdown(_body(chosen, frame.iloc[known], tables), below)
 
 
-def headlines_markdown(claims: Sequence[Claim], metrics: pd.DataFrame, tables: Mapping[str, Table]) -> str:
-    """The claims that are declared as headlines, in Markdown; arguments as of `judge`."""
+def headlines_markdown(
+    claims: Sequence[Claim], metrics: pd.DataFrame, tables: Mapping[str, Table], caption: str
+) -> str:
+    """The claims that are declared as headlines, in Markdown; other arguments as of `judge`."""
     chosen = [claim for claim in claims if claim.headline]
     body = _body(chosen, judge(chosen, metrics, tables), tables)
     cells = [list(map(markdown, row[:-1])) for row in body]
-    return markdown_table(_HEADLINES, _HEADER[:-1], cells, _WORDS, [])
+    return markdown_table(caption, _HEADER[:-1], cells, _WORDS, [])
 
 
 def _body(claims: Sequence[Claim], frame: pd.DataFrame, tables: Mapping[str, Table]) -> list[list[str]]:
@@ -164,7 +165,3 @@ def _cells(row: Mapping, spec: str) -> list[str]:
         seeds,
         row["section"],
     ]
-
-
-def _margins(claims: Iterable[Claim]) -> list[str]:
-    return [f"{claim.claim}: {claim.why}" for claim in claims if claim.why]

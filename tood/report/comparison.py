@@ -1,20 +1,25 @@
 """Our values against the paper's, cell by cell, at a scale where they can be equal."""
 
-from collections.abc import Mapping
+from enum import StrEnum
 
 import pandas as pd
 
+from tood.report.tables import RowStatus
 from tood.study.declarations import Table
 from tood.study.scales import Tolerance
 
-_COMPLETE = ("done", "released")
+
+class Closeness(StrEnum):
+    """Of our value to the paper's."""
+
+    WITHIN = "within"
+    OUTSIDE = "outside"
 
 
 def compare(table: Table, frame: pd.DataFrame, tolerance: Tolerance) -> pd.DataFrame:
     """The frame of `tood.report.tables.build` with differences to the paper and verdicts.
 
     Args:
-        table: declaration of the table.
         frame: one row per row of the table.
         tolerance: metrics that it does not name are not compared.
 
@@ -30,23 +35,19 @@ def compare(table: Table, frame: pd.DataFrame, tolerance: Tolerance) -> pd.DataF
         if metric not in table.metrics:
             continue
         ours = [
-            _ours(found, metric, row.paper_set or table.paper_set)
-            for row, found in zip(table.rows, frame.to_dict("records"), strict=True)
+            values.get(metric if images == "val2017" else f"{metric}_test_dev", float("nan"))
+            if values["status"] in (RowStatus.DONE, RowStatus.RELEASED)
+            else float("nan")
+            for images, values in zip(frame["paper_set"], frame.to_dict("records"), strict=True)
         ]
         difference = pd.Series(ours, index=frame.index, dtype=float) - frame[f"{metric}_paper"]
         if difference.isna().all():
             continue
         # Rounded as printed, so that 0.5 is no more than 0.5.
         within = difference.abs().round(6) <= limit
-        verdict = within.map({True: "within", False: "outside"}).where(difference.notna(), "")
+        verdict = within.map({True: Closeness.WITHIN, False: Closeness.OUTSIDE}).where(difference.notna(), "")
         place = compared.columns.get_loc(f"{metric}_paper")
         assert isinstance(place, int)
         compared.insert(place + 1, f"{metric}_difference", difference)
         compared.insert(place + 2, f"{metric}_verdict", verdict)
     return compared
-
-
-def _ours(found: Mapping, metric: str, images: str) -> float:
-    if found["status"] not in _COMPLETE:
-        return float("nan")
-    return found[metric] if images == "val2017" else found.get(f"{metric}_test_dev", float("nan"))

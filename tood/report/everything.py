@@ -15,10 +15,6 @@ from tood.study.plan import Plan
 def render_what_is_there(plan: Plan, tables: Mapping[str, Table]) -> bool:
     """Tables and report from what is there, with what failed or is missing named.
 
-    Args:
-        plan: the study.
-        tables: all that are declared.
-
     Returns:
         False where no training ever started and no record is there: there is nothing to say
     """

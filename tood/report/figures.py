@@ -7,16 +7,15 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tood.ledger.status import FINISHED, Status, call_of, other_trainings, read_status
+from tood.ledger.status import Status, call_of, other_trainings, read_status
 from tood.ledger.study_jobs import figure_job
-from tood.runtime.failures import STATE_OF, ExitCode
+from tood.runtime.failures import State
 from tood.study.declarations import Table
 from tood.study.jobs import Figure1Job
+from tood.study.pages import load_pages
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan, Training
 
-# The detectors of Figures 1 and 4 by their names in them, the baseline first.
-FIGURE1 = {"ATSS": "atss_af", "TOOD": "tood_af"}
 FIGURES_1_AND_4 = ("figure1", "figure4")
 # Figures of the runs of Table 6, see `tood.analysis.figures.views`
 VIEWS = ("distances", "score_iou", "ap_by_iou", "box_kinds")
@@ -42,16 +41,14 @@ def figures(plan: Plan, tables: Mapping[str, Table]) -> dict[str, Sources]:
     current record. One that needs weights shows those of this call, unless the call names runs or seeds and
     would replace a picture of more.
     """
-    others = [
-        training for training in other_trainings(plan) if read_status(plan, *training).state in FINISHED
-    ]
+    others = [training for training in other_trainings(plan) if read_status(plan, *training).state.finished]
     called = _figures(plan, tables, plan.trainings)
-    found = called | _figures(plan, tables, [*plan.trainings, *others])
+    every = called | _figures(plan, tables, [*plan.trainings, *others])
     some, folder = plan.study.runs or plan.study.seeds, StudyPaths(plan.name).figures
     for together in (FIGURES_1_AND_4, VIEWS):  # one rule draws them all
         if not (some and any((folder / f"{name}.png").is_file() for name in together)):
-            found |= {name: called[name] for name in together if name in called}
-    return {name: sources for name, sources in found.items() if not sources.file or name in called or some}
+            every |= {name: called[name] for name in together if name in called}
+    return {name: sources for name, sources in every.items() if not sources.file or name in called or some}
 
 
 def _figures(plan: Plan, tables: Mapping[str, Table], trainings: Iterable[Training]) -> dict[str, Sources]:
@@ -60,27 +57,27 @@ def _figures(plan: Plan, tables: Mapping[str, Table], trainings: Iterable[Traini
     for run, seed in trainings:
         seeds_of.setdefault(run, []).append(seed)
     ids = list(seeds_of)
-    found: dict[str, Sources] = {}
+    sources: dict[str, Sources] = {}
 
     def all_seeds(runs: Mapping[str, str]) -> dict[str, list[Training]]:
-        return {name: [(run, seed) for seed in sorted(seeds_of[run])] for name, run in runs.items()}
+        return {name: [Training(run, seed) for seed in sorted(seeds_of[run])] for name, run in runs.items()}
 
-    if detectors := {name: run for name, run in FIGURE1.items() if run in ids}:
+    if detectors := {name: run for name, run in load_pages().detectors.items() if run in ids}:
         shared = set.intersection(*(set(seeds_of[run]) for run in detectors.values()))
         if shared:
-            trained = {name: [(run, min(shared))] for name, run in detectors.items()}
-            found |= dict.fromkeys(FIGURES_1_AND_4, Sources(trained, "model.pth"))
+            trained = {name: [Training(run, min(shared))] for name, run in detectors.items()}
+            sources |= dict.fromkeys(FIGURES_1_AND_4, Sources(trained, "model.pth"))
     cells = {row.key["Method"]: row.run for row in tables["table6"].rows if row.run in ids}
     if cells:
-        found |= dict.fromkeys(VIEWS, Sources(all_seeds(cells), "model.pth"))
+        sources |= dict.fromkeys(VIEWS, Sources(all_seeds(cells), "model.pth"))
     rows = [row for row in tables["positives"].rows if row.run in ids]
     # Where nothing is trained, nothing is known of the positives.
     if (schemes := {row.key["Anchor assignment"]: row.run for row in rows}) and not plan.imports:
-        found["positives"] = Sources(all_seeds(schemes))
+        sources["positives"] = Sources(all_seeds(schemes))
     swept = {row.run: row.run for name in ("table4", "table_m") for row in tables[name].rows}
     if set(swept) <= set(ids):
-        found |= dict.fromkeys(("sweep_m", "alpha_beta"), Sources(all_seeds(swept)))
-    return found
+        sources |= dict.fromkeys(("sweep_m", "alpha_beta"), Sources(all_seeds(swept)))
+    return sources
 
 
 def figure1_job(plan: Plan, sources: Sources) -> Figure1Job:
@@ -90,28 +87,24 @@ def figure1_job(plan: Plan, sources: Sources) -> Figure1Job:
 
 
 def without_weights(
-    plan: Plan,
-    sources: Mapping[str, Sources],
-    records: Collection[Training],
-    found: Iterable[Status] = (),
+    plan: Plan, sources: Mapping[str, Sources], records: Collection[Training], statuses: Iterable[Status] = ()
 ) -> dict[str, str]:
     """The figures that cannot be drawn by this call, and why or what it would take.
 
     Args:
-        plan: the study.
         sources: its figures, as `figures` gives them.
         records: trainings for which records stand.
-        found: statuses that are known; others are read.
+        statuses: statuses that are known; others are read.
     """
-    known = list(found)
+    known = list(statuses)
     reasons = {name: _why_not(plan, shown, records, known) for name, shown in sources.items() if shown.file}
     return {name: why for name, why in reasons.items() if why}
 
 
-def _why_not(plan: Plan, sources: Sources, records: Collection[Training], found: Iterable[Status]) -> str:
+def _why_not(plan: Plan, sources: Sources, records: Collection[Training], statuses: Iterable[Status]) -> str:
     """Why a figure that needs weights cannot be drawn by this call; empty if it can."""
-    for status in _statuses(plan, sources, found):
-        if status.state == STATE_OF[ExitCode.DIVERGED]:
+    for status in _statuses(plan, sources, statuses):
+        if status.state == State.DIVERGED:
             return (
                 f"needs trained weights, and the training of {status.run.id} with seed {status.seed} diverged"
             )
@@ -125,25 +118,22 @@ def _why_not(plan: Plan, sources: Sources, records: Collection[Training], found:
     return f"needs trained weights, which records do not hold; `{call}` trains and draws"
 
 
-def _statuses(plan: Plan, sources: Sources, found: Iterable[Status]) -> list[Status]:
-    """Those of the trainings of a figure; only what is not `found` is read."""
-    known = {(status.run.id, status.seed): status for status in found}
+def _statuses(plan: Plan, sources: Sources, statuses: Iterable[Status]) -> list[Status]:
+    """Those of the trainings of a figure; only those that are not in `statuses` are read."""
+    known = {status.training: status for status in statuses}
     return [known.get(training) or read_status(plan, *training) for training in sources.all]
 
 
-def up_to_date(picture: Path, plan: Plan, sources: Sources, found: Iterable[Status] = ()) -> bool:
+def up_to_date(picture: Path, plan: Plan, sources: Sources, known: Iterable[Status] = ()) -> bool:
     """Whether a figure is there and shows its runs as they are now.
 
     Of a run that has a record alone the times say nothing: those of a clone are all of the same moment.
 
     Args:
-        picture: PNG.
-        plan: the study.
-        sources: of the figure.
-        found: statuses that are known; others are read.
+        known: statuses that are known; others are read.
     """
-    statuses = _statuses(plan, sources, found)
-    if not picture.is_file() or not all(status.state in FINISHED for status in statuses):
+    statuses = _statuses(plan, sources, known)
+    if not picture.is_file() or not all(status.state.finished for status in statuses):
         return False
     here = [status for status in statuses if not status.record]
     record = StudyPaths(plan.name).record

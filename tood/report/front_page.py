@@ -1,7 +1,6 @@
 """The results in README.md and docs/results.md: written from the files under `results/`, never by hand.
 
-README.md has the headlines, docs/results.md has the rest of the scales `paper` and `mini`. Other scales say
-nothing about the methods. A table has only the rows and metrics that were measured.
+`experiments/pages.yaml` says what is shown. A table has only the rows and metrics that were measured.
 """
 
 import functools
@@ -12,25 +11,22 @@ from pathlib import Path
 
 import pandas as pd
 
+from tood.ledger.code_digest import training_code
 from tood.ledger.records import Record, read_record
 from tood.ledger.references import Reference, load_references
 from tood.ledger.server_scores import ServerScores, load_scores
-from tood.ledger.study_jobs import deciding_code
 from tood.report.claims_table import claims_markdown, headlines_markdown, judge
 from tood.report.markup import markdown
 from tood.report.tables import COLUMNS, build, read_complexity, to_markdown
+from tood.report.verdicts import Verdict
 from tood.runtime.files import DamagedFile, atomic_path
 from tood.study.claims import load_claims
 from tood.study.declarations import ExperimentError, Run, Table, load_runs, load_tables
+from tood.study.pages import ResultsPart, load_pages
 from tood.study.paths import COMPLEXITY, METRICS
-from tood.study.plan import Plan
 from tood.study.scales import load_scale
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-SCALES = ("paper", "mini")
-SMALL = "mini"  # the scale of the headlines
-# The tables in docs/results.md by scale; of a scale without an entry all. docs/mini.md has those of `mini`.
-SHOWN: Mapping[str, Collection[str]] = {SMALL: ()}
 
 
 def rewrite(readme: Path, part: str) -> None:
@@ -39,9 +35,6 @@ def rewrite(readme: Path, part: str) -> None:
     Args:
         readme: file with `BEGIN` and, after it, `END`, each once.
         part: the new text.
-
-    Raises:
-        ExperimentError: a marker is missing or occurs twice; the message names the file and the marker.
     """
     text = readme.read_bytes().decode()
     for marker in (BEGIN, END):
@@ -59,38 +52,35 @@ def rewrite(readme: Path, part: str) -> None:
 
 
 def headlines_part(results: Path) -> str:
-    """What README.md shows: how much was measured, how many claims hold, and the headlines among them.
-
-    Args:
-        results: folder with one folder per study, such as `results/mini`.
-    """
-    runs = load_runs()
+    """What README.md shows: how much was measured, how many claims hold, and the headlines among them."""
+    runs, page = load_runs(), load_pages().readme
     tables = load_tables(runs=runs)
-    claims, known = load_claims(runs, tables), _known(results, kept(results, SMALL))
+    claims, known = load_claims(runs, tables), _known(results, kept(results, page.study))
     count = Counter(judge(claims, known, tables)["verdict"])
-    judged = len(claims) - count["pending"]
-    measured = (f"{_with_ap(kept(results, scale))} of {len(runs)} at the scale `{scale}`" for scale in SCALES)
-    verdicts = (f"{count[verdict]} {verdict}" for verdict in ("holds", "not shown", "contradicted"))
+    judged = len(claims) - count[Verdict.PENDING]
+    measured = (
+        f"{_with_ap(kept(results, scale))} of {len(runs)} at the scale `{scale}`" for scale in page.measured
+    )
+    verdicts = (f"{count[verdict]} {verdict}" for verdict in Verdict if verdict != Verdict.PENDING)
     facts = [
         f"Runs with a measured AP: {', '.join(measured)}.",
-        f"Verdicts on {judged} claims of the paper at `{SMALL}`: {', '.join(verdicts)}.",
-        cost(results, SMALL).strip(),
+        f"Verdicts on {judged} claims of the paper at `{page.study}`: {', '.join(verdicts)}.",
+        cost(results, page.study).strip(),
     ]
     listed = "\n".join(f"- {fact}" for fact in facts if fact)
-    return f"{listed}\n\n{headlines_markdown(claims, known, tables)}"
+    return f"{listed}\n\n{headlines_markdown(claims, known, tables, page.headlines)}"
 
 
-def results_part(results: Path, only: Mapping[str, Collection[str]] = SHOWN) -> str:
+def results_part(results: Path, shown: Iterable[ResultsPart] | None = None) -> str:
     """What docs/results.md shows: per scale a description, what was trained, claims, tables.
 
     Args:
-        results: folder with one folder per study, such as `results/mini`.
-        only: the tables that are shown of a scale; without an entry, all of which anything was measured.
+        shown: the parts; None takes the declared ones.
     """
     runs = load_runs()
     tables = load_tables(runs=runs)
     parts = []
-    for scale in SCALES:
+    for scale, only in ((part.scale, part.tables) for part in shown or load_pages().results):
         metrics = kept(results, scale)
         description = load_scale(scale).description.strip().rstrip(".;")
         measured = _with_ap(metrics)
@@ -98,7 +88,7 @@ def results_part(results: Path, only: Mapping[str, Collection[str]] = SHOWN) -> 
         parts.append(f"**Scale `{scale}`:** {description}.{progress}{cost(results, scale)}\n")
         if measured:
             parts.append(claims_markdown(load_claims(runs, tables), _known(results, metrics), tables))
-        parts += measured_tables(results, scale, only.get(scale))
+        parts += measured_tables(results, scale, only)
     return "\n".join(parts)
 
 
@@ -111,15 +101,13 @@ def measured_tables(results: Path, study: str, only: Collection[str] | None = No
     """The tables of which a study measured anything, in Markdown.
 
     Args:
-        results: folder with one folder per study.
-        study: its name.
         only: no others than these are shown.
     """
     runs = load_runs()
     references, scores, metrics = load_references(runs), load_scores(study, runs), kept(results, study)
     tables = [table for name, table in load_tables(runs=runs).items() if only is None or name in only]
-    found = [_table(table, metrics, runs, references, scores) for table in tables if table.printed]
-    return [text for text in found if text]
+    texts = [_table(table, metrics, runs, references, scores) for table in tables if table.printed]
+    return [text for text in texts if text]
 
 
 def cost(results: Path, study: str) -> str:
@@ -140,20 +128,20 @@ def cost(results: Path, study: str) -> str:
 
 
 def code_changed(record: Record) -> bool:
-    """Whether the code of a training of `mini` differs from the present code."""
+    """Whether the code of a training differs from the present code."""
     return record.provenance["digests"]["code"] != _code(record.run)
 
 
 @functools.cache  # records of several seeds and studies share it
 def _code(run: str) -> str:
-    plan = Plan({"scale": SMALL})
-    return deciding_code(plan, run) if run in plan.all_runs else ""
+    declared = load_runs().get(run)
+    return training_code(declared.config, declared.options) if declared else ""
 
 
 def records_of(results: Path, study: str) -> list[Record]:
     """Every record of a study."""
-    found = (read_record(path) for path in sorted((results / study / "runs").glob("*/seed*.json")))
-    return [record for record in found if record]
+    records = (read_record(path) for path in sorted((results / study / "runs").glob("*/seed*.json")))
+    return [record for record in records if record]
 
 
 def _known(results: Path, metrics: pd.DataFrame) -> pd.DataFrame:

@@ -40,7 +40,9 @@ def latex(text: str) -> str:
 
     A character that LaTeX's own fonts lack is shown as its code point, such as U+732B.
     """
-    escaped = re.sub(_BEYOND_LATEX, lambda found: f"U+{ord(found[0]):04X}", _line(text).translate(_LATEX))
+    escaped = re.sub(
+        _BEYOND_LATEX, lambda character: f"U+{ord(character[0]):04X}", _line(text).translate(_LATEX)
+    )
     return re.sub(r"\bAP(50|75|S|M|L)\b", r"AP$_{\1}$", escaped)
 
 

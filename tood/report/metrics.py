@@ -8,10 +8,11 @@ import pandas as pd
 
 from tood.ledger.references import load_references
 from tood.ledger.server_scores import load_scores
-from tood.ledger.status import STOPPED, Status, known_status, most_urgent
+from tood.ledger.status import Status, known_status, most_urgent
 from tood.report.claims_table import write_claims
 from tood.report.comparison import compare
 from tood.report.tables import COLUMNS, build, read_complexity, write
+from tood.runtime.failures import State
 from tood.runtime.files import atomic_path
 from tood.study.claims import load_claims
 from tood.study.declarations import Table, load_tables
@@ -26,7 +27,6 @@ def write_results(plan: Plan, complexity: Path) -> None:
     """Write `metrics.csv`, `table6_readings.csv`, every table and that of the claims from what there is.
 
     Args:
-        plan: the study.
         complexity: CSV of all models; may be missing.
     """
     paths, statuses = StudyPaths(plan.name), known_status(plan)
@@ -35,13 +35,18 @@ def write_results(plan: Plan, complexity: Path) -> None:
     for path, frame in ((paths.metrics, metrics), (paths.readings, readings(statuses))):
         with atomic_path(path) as temporary:
             frame.to_csv(temporary, index=False)
-    states: dict[str, list[str]] = {}
+    states: dict[str, list[State]] = {}
     for status in statuses:
         states.setdefault(status.run.id, []).append(status.state)
-    about = [*plan.notes([(status.run.id, status.seed) for status in statuses]), *of_data(statuses)]
-    urgent = {run: most_urgent(found) for run, found in states.items()}
+    about = [*plan.notes([status.training for status in statuses]), *of_data(statuses)]
+    urgent = {run: most_urgent(of_seeds) for run, of_seeds in states.items()}
     seeds = {run: plan.seeds_of(run) for run in plan.all_runs}
     references, scores = load_references(plan.all_runs), load_scores(plan.name, plan.all_runs)
+    released = {
+        status.run.id: status.provenance["released"]
+        for status in statuses
+        if status.report.get("state") == State.RELEASED and status.provenance.get("released")
+    }
     tables = load_tables(runs=plan.all_runs)
     for table in tables.values():
         frame = build(table, metrics, urgent, plan.all_runs, seeds, references, scores)
@@ -51,8 +56,15 @@ def write_results(plan: Plan, complexity: Path) -> None:
             if any(f"{metric}_difference" in frame for metric in table.metrics):
                 notes.append(plan.tolerance.described)
         if plan.imports:
-            frame["released"] = [file_of(row.run, statuses) for row in table.rows]
-            table, notes = with_origins(table, statuses), [*notes, *without_file(table, plan)]
+            files = (released.get(row.run) for row in table.rows)
+            frame["released"] = [f"{file['file']} {file['sha256']}" if file else "" for file in files]
+            choices = {row.run: plan.choices.get(row.run) for row in table.rows}
+            notes += [
+                f"{run}: {' '.join(choice.remarks)}"
+                for run, choice in choices.items()
+                if choice and not choice.file
+            ]
+            table = with_origins(table, released)
         write(table, frame, paths.tables, notes)
     claims = load_claims(plan.all_runs, tables)
     of_claims = remarks([run for claim in claims for run in claim.runs], statuses)
@@ -65,40 +77,20 @@ def of_data(statuses: Iterable[Status]) -> list[str]:
     return list(dict.fromkeys(f"Data: {note}" for notes in said for note in notes))
 
 
-def with_origins(table: Table, statuses: Iterable[Status]) -> Table:
+def with_origins(table: Table, released: Mapping[str, Mapping]) -> Table:
     """The table with a footnote at each row of released weights: their file, its hash, and what is stated."""
-    origins = {status.run.id: _origin(facts) for status in statuses if (facts := _facts(status))}
-    rows = [
-        row.model_copy(update={"footnote": " ".join(filter(None, (row.footnote, origins.get(row.run))))})
-        for row in table.rows
-    ]
+    rows = []
+    for row in table.rows:
+        texts = [row.footnote]
+        if facts := released.get(row.run):
+            declared = {key: facts[key] for key in facts if key in ReleasedFile.model_fields}
+            file = ReleasedFile(**declared)
+            texts.append(
+                f"Released, not trained here: {file.file} of {file.from_whom}, sha256 {facts['sha256']}."
+            )
+            texts.append(file.stated())
+        rows.append(row.model_copy(update={"footnote": " ".join(filter(None, texts))}))
     return table.model_copy(update={"rows": rows})
-
-
-def file_of(run: str, statuses: Iterable[Status]) -> str:
-    """Name and sha256 of the released file that is the model of a run; empty if none is."""
-    found = [facts for status in statuses if status.run.id == run and (facts := _facts(status))]
-    return f"{found[0]['file']} {found[0]['sha256']}" if found else ""
-
-
-def without_file(table: Table, plan: Plan) -> list[str]:
-    """Why runs of this table have no released weights; one line each."""
-    choices = {row.run: plan.choices.get(row.run) for row in table.rows}
-    return [
-        f"{run}: {' '.join(choice.remarks)}" for run, choice in choices.items() if choice and not choice.file
-    ]
-
-
-def _facts(status: Status) -> Mapping | None:
-    """What is known of the released file that is the model of a run; None if none is."""
-    return status.provenance.get("released") if status.report.get("state") == "released" else None
-
-
-def _origin(facts: Mapping) -> str:
-    """Where released weights come from, as a footnote."""
-    released = ReleasedFile(**{key: facts[key] for key in facts if key in ReleasedFile.model_fields})
-    text = f"Released, not trained here: {released.file} of {released.from_whom}, sha256 {facts['sha256']}."
-    return " ".join(filter(None, (text, released.stated())))
 
 
 def measured(statuses: Iterable[Status]) -> pd.DataFrame:
@@ -109,14 +101,14 @@ def measured(statuses: Iterable[Status]) -> pd.DataFrame:
     """
     values = []
     for status in statuses:
-        found: list[tuple[Iterable[tuple[str, float]], list[str]]] = [
+        results: list[tuple[Iterable[tuple[str, float]], list[str]]] = [
             (result.metrics.items(), result.stale) for result in status.results.values()
         ]
-        if status.report.get("state") == "done":
-            found.append((positives(status.epochs), status.training_stale))
+        if status.report.get("state") == State.DONE:
+            results.append((positives(status.epochs), status.training_stale))
         values += [
             (status.run.id, status.seed, metric, value, ", ".join(stale))
-            for metrics, stale in found
+            for metrics, stale in results
             for metric, value in metrics
         ]
     return pd.DataFrame(values, columns=COLUMNS)
@@ -162,7 +154,7 @@ def remarks(runs: Iterable[str], statuses: Iterable[Status]) -> list[str]:
     lines = [
         f"{status.run.id}, seed {status.seed}, {status.state}: {status.reason or 'no reason given'}"
         for status in concerned
-        if status.state in STOPPED
+        if status.state.stopped
     ]
     titles = dict.fromkeys(status.run.title for status in concerned if status.run.reconstruction)
     lines += [

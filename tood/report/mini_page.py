@@ -1,67 +1,61 @@
 """The measured part of docs/mini.md: written from the files under `results/`, never by hand."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
 from tood.ledger.records import Record
 from tood.report.claims_table import effect_with_interval, judge
-from tood.report.front_page import SMALL as STUDY
 from tood.report.front_page import code_changed, kept, measured_tables, records_of
 from tood.report.markup import markdown, markdown_table
 from tood.report.tables import build
 from tood.study.claims import load_claims
 from tood.study.declarations import load_runs, load_tables
+from tood.study.pages import load_pages
 from tood.study.paths import AP
-
-OTHER_DATA, SWEEP = "mini_data1", "mini_lr*_x*"  # folders under `results/`
-_ROWS = 5  # of a table that has an order worth a correlation
-_NAME = re.compile(r"mini_lr(?P<lr>[\d.]+)_x[\d.]+")
 
 
 def mini_part(results: Path) -> str:
-    """The sweep, the orders, every table of `mini`, the agreement of best anchors, and the other images.
-
-    Args:
-        results: folder with one folder per study.
-    """
+    """The sweep, the orders, every table, the agreement of best anchors, and the other images."""
+    page = load_pages().mini
+    other = page.other_images
     parts = [
         "### Sweep\n",
         sweep(results),
         "### Orders\n",
-        orders(results, STUDY),
+        orders(results, page.study),
         "### Tables\n",
-        *measured_tables(results, STUDY),
+        *measured_tables(results, page.study),
         "### Best anchors\n",
-        agreement(results, STUDY),
+        agreement(results, page.study),
     ]
-    if records_of(results, OTHER_DATA):
-        tables = measured_tables(results, OTHER_DATA, ("table3", "table6"))
-        parts += ["### On other images\n", on_both(results), *tables, agreement(results, OTHER_DATA)]
+    if records_of(results, other.study):
+        tables = measured_tables(results, other.study, other.tables)
+        parts += ["### On other images\n", on_both(results), *tables, agreement(results, other.study)]
     return "\n".join(parts)
 
 
 def sweep(results: Path) -> str:
     """AP of each training of the sweep that chose the recipe."""
-    found = []
-    for folder in results.glob(SWEEP):
-        if named := _NAME.fullmatch(folder.name):
-            for record in records_of(results, folder.name):
-                values = [f"{_percent(record, metric)}{_mark(record)}" for metric in ("AP", "AP75")]
-                found.append(
-                    (_epochs(record), float(named["lr"]), record.run, record.content["seed"], *values)
-                )
+    page = load_pages().mini.sweep
+    rows = []
+    for folder in results.glob(page.studies):
+        for record in records_of(results, folder.relative_to(results).as_posix()):
+            settings, seed = record.provenance["settings"], record.content["seed"]
+            epochs, rate = settings["run"]["epochs"], settings["train"]["lr"]
+            values = [f"{_percent(record, metric)}{_mark(record)}" for metric in ("AP", "AP75")]
+            rows.append((epochs, rate, record.run, seed, *values))
     body = [
-        [run, str(seed), f"{lr:g}", str(epochs), *values] for epochs, lr, run, seed, *values in sorted(found)
+        [run, str(seed), f"{rate:g}", str(epochs), *values]
+        for epochs, rate, run, seed, *values in sorted(rows)
     ]
     header = ["Run", "Seed", "Learning rate", "Epochs", "AP", "AP75"]
-    return markdown_table("**Sweep of the recipe.**", header, body, 2, [])
+    return markdown_table(page.caption, header, body, 2, [])
 
 
 def orders(results: Path, study: str) -> str:
-    """Rank correlation of each table with the paper, for each metric of five rows or more."""
-    metrics, runs = kept(results, study), load_runs()
+    """Rank correlation of each table with the paper, for each metric of enough rows."""
+    metrics, runs, page = kept(results, study), load_runs(), load_pages().mini.orders
     body = []
     for table in load_tables(runs=runs).values():
         if not table.printed:
@@ -69,24 +63,21 @@ def orders(results: Path, study: str) -> str:
         frame = build(table, metrics[metrics["seed"].notna() & (metrics["stale"] == "")], {}, runs)
         for metric in table.metrics:
             both = frame[[metric, f"{metric}_paper"]].dropna()
-            if len(both) >= _ROWS:
+            if len(both) >= page.rows:
                 rho = both[metric].corr(both[f"{metric}_paper"], method="spearman")
                 body.append([markdown(table.title), markdown(metric), str(len(both)), f"{rho:.2f}"])
-    caption = (
-        "**Orders.** Spearman's rank correlation between our values (means over seeds) and the paper's, over "
-        "the measured rows of a table: 1 is the paper's order, 0 is no relation."
-    )
-    return markdown_table(caption, ["Table", "Metric", "Rows", "ρ"], body, 2, [])
+    return markdown_table(page.caption, ["Table", "Metric", "Rows", "ρ"], body, 2, [])
 
 
 def agreement(results: Path, study: str) -> str:
-    """How well both best anchors of an object agree under the runs of Table 6, over seeds."""
+    """How well both best anchors of an object agree, over seeds."""
+    page = load_pages().mini.best_anchors
     by_run: dict[str, list[Record]] = {}
     for record in records_of(results, study):
         if record.best_anchors.get("distance") is not None:
             by_run.setdefault(record.run, []).append(record)
     body = []
-    for row in load_tables()["table6"].rows:
+    for row in load_tables()[page.table].rows:
         if records := by_run.get(row.run):
             seeds = [record.best_anchors for record in records]
             lost = [means["localised"] - means["classified"] for means in seeds]
@@ -94,22 +85,18 @@ def agreement(results: Path, study: str) -> str:
             cells = [_spread(values) for values in (*columns, lost)]
             mark = max(map(_mark, records))
             body.append([f"{markdown(row.key['Method'])}{mark}", str(len(seeds)), *cells])
-    caption = (
-        "**Best anchors.** Means over all objects. Distance: between the anchor with the highest score and "
-        "the anchor with the highest IoU, in units of the square root of the object's area. IoU: of the "
-        "boxes of these two anchors. IoU lost: their difference, which is the price of a choice by score."
-    )
     header = ["Method", "Seeds", "Distance", "IoU, best score", "IoU, best box", "IoU lost"]
-    return markdown_table(caption, header, body, 1, [])
+    return markdown_table(page.caption, header, body, 1, [])
 
 
 def on_both(results: Path) -> str:
     """The effects on both sets of images side by side, for the claims that both can judge."""
-    runs = load_runs()
+    runs, page = load_runs(), load_pages().mini
     tables = load_tables(runs=runs)
     claims = load_claims(runs, tables)
     here, there = (
-        judge(claims, kept(results, study), tables).to_dict("records") for study in (STUDY, OTHER_DATA)
+        judge(claims, kept(results, study), tables).to_dict("records")
+        for study in (page.study, page.other_images.study)
     )
     body = []
     for claim, *rows in zip(claims, here, there, strict=True):
@@ -117,16 +104,8 @@ def on_both(results: Path) -> str:
             spec = tables[claim.table].metrics[claim.metric]
             cells = [(effect_with_interval(row, spec), str(row["seeds"]), row["verdict"]) for row in rows]
             body.append([markdown(claim.claim), markdown(claim.metric), *cells[0], *cells[1]])
-    caption = (
-        "**Effects on both sets of images.** The claims with several seeds on both sets: the difference with "
-        "its interval, first on the images of this study, then on other images."
-    )
     header = ["Claim", "Metric", "ours", "Seeds", "Verdict", "on other images", "Seeds", "Verdict"]
-    return markdown_table(caption, header, body, 2, [])
-
-
-def _epochs(record: Record) -> int:
-    return record.files["state.json"]["epochs"]
+    return markdown_table(page.other_images.caption, header, body, 2, [])
 
 
 def _percent(record: Record, metric: str) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from markupsafe import Markup
@@ -15,79 +15,17 @@ from tood.ledger.status import Status, known_status
 from tood.report.markup import html
 from tood.runtime.files import write_text
 from tood.study.declarations import Table, cells_of, load_tables
+from tood.study.pages import load_pages
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
 
-# What each figure shows, for those who see it and for those who do not.
-CAPTIONS = {
-    "figure1": (
-        "Figure 1: detections of ATSS and TOOD on one object, with the maps of scores and IoUs. Red is the "
-        "anchor with the highest score, green is the anchor with the highest IoU. A fixed rule chose the "
-        "object."
-    ),
-    "figure4": "Figure 4: detections of ATSS and TOOD on more objects, drawn as in Figure 1.",
-    "distances": (
-        "Distance between the anchor with the highest score and the anchor with the highest IoU, over all "
-        "objects."
-    ),
-    "score_iou": "Score against IoU, for the 50 most confident anchors of each object.",
-    "ap_by_iou": "AP by IoU threshold, for the four runs of Table 6.",
-    "box_kinds": "Boxes after NMS by kind and by confidence, for the four runs of Table 6.",
-    "sweep_m": (
-        "AP against m, the number of anchors that TAL selects for an object. Section 4.1 gives the range in "
-        "the paper."
-    ),
-    "alpha_beta": "AP for each pair of α and β, the exponents of the alignment metric (Table 4).",
-    "positives": "Positives per object during training, and their IoU, for each scheme of Table 2.",
-}
 WIDTH, HEIGHT, MARGIN = 320, 120, 16  # of a curve
-
-
-class Section(NamedTuple):
-    """A table of the page."""
-
-    id: str
-    title: str
-    caption: Markup
-    table: Markup
-    remarks: Markup
-    runs: list[str]  # of its rows
-
-
-class Figure(NamedTuple):
-    """A figure of the page."""
-
-    name: str
-    alt: str
-    caption: Markup  # what is written beside the picture, as `figure1.md`, if anything
-    content: str  # base64 of a PNG
-
-
-class Curve(NamedTuple):
-    """The loss of a training as an SVG polyline."""
-
-    points: str
-    label: str
-    lowest: str
-    highest: str
-    epochs: str
-
-
-class Card(NamedTuple):
-    """One training."""
-
-    id: str
-    summary: str
-    facts: dict[str, str]
-    curve: Curve | None
 
 
 def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] | None = None) -> None:
     """Write the page of a study from its tables and the files of its runs; nothing has to be complete.
 
     Args:
-        plan: the study.
-        figures: PNG.
         absent: why there is no figure of a name.
     """
     paths, statuses, tables = StudyPaths(plan.name), known_status(plan), load_tables(runs=plan.all_runs)
@@ -111,14 +49,14 @@ def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] 
     write_text(paths.report, page)
 
 
-def section(path: Path, table: Table | None, statuses: Iterable[Status]) -> Section:
-    """A table in Markdown as HTML: its caption before it, all other text after it."""
+def section(path: Path, table: Table | None, statuses: Iterable[Status]) -> dict[str, Any]:
+    """A table in Markdown as HTML: its caption before it, all other text after it, and its runs."""
     caption, grid, *remarks = path.read_text(encoding="utf-8").split("\n\n")
     title = caption.removeprefix("**").partition(".**")[0]
     there = {status.run.id for status in statuses}
     runs = [row.run for row in table.rows if row.run in there] if table else []
     header_cells = html(grid).replace("<th>", '<th scope="col">')
-    return Section(
+    return dict(
         id=path.stem,
         title=title,
         caption=Markup(html(caption)),
@@ -130,15 +68,16 @@ def section(path: Path, table: Table | None, statuses: Iterable[Status]) -> Sect
 
 def _place(path: Path) -> tuple[int, str]:
     """Of a figure on the page, wherever it was drawn."""
-    known = list(CAPTIONS)
+    known = list(load_pages().figures)
     return known.index(path.stem) if path.stem in known else len(known), path.stem
 
 
-def _figure(path: Path) -> Figure:
-    alt, said = CAPTIONS.get(path.stem, path.stem), path.with_suffix(".md")
-    caption = html(said.read_text(encoding="utf-8") if said.is_file() else alt)
-    content = base64.b64encode(path.read_bytes()).decode()
-    return Figure(path.stem, alt, Markup(caption), content)
+def _figure(path: Path) -> dict[str, Any]:
+    alt, said = load_pages().figures.get(path.stem, path.stem), path.with_suffix(".md")
+    caption = Markup(html(said.read_text(encoding="utf-8") if said.is_file() else alt))
+    return dict(
+        name=path.stem, alt=alt, caption=caption, content=base64.b64encode(path.read_bytes()).decode()
+    )
 
 
 def _counted(statuses: Iterable[Status]) -> str:
@@ -146,7 +85,7 @@ def _counted(statuses: Iterable[Status]) -> str:
     return f"{sum(counts.values())} trainings: {', '.join(f'{n} {state}' for state, n in counts.items())}."
 
 
-def _cards(statuses: Iterable[Status], tables: Mapping[str, Table]) -> list[Card]:
+def _cards(statuses: Iterable[Status], tables: Mapping[str, Table]) -> list[dict[str, Any]]:
     cards, seen = [], set()
     for status in statuses:
         # Links are to the first seed of a run.
@@ -154,8 +93,8 @@ def _cards(statuses: Iterable[Status], tables: Mapping[str, Table]) -> list[Card
         seen.add(status.run.id)
         ap = f": AP {status.ap:.1f}" if status.ap is not None else ""
         summary = f"{status.run.id}, seed {status.seed} — {status.run.title} — {status.state}{ap}"
-        curve = loss_curve(status.epochs)
-        cards.append(Card(f"run-{name}", summary, _facts(status, tables), curve))
+        facts, curve = _facts(status, tables), loss_curve(status.epochs)
+        cards.append(dict(id=f"run-{name}", summary=summary, facts=facts, curve=curve))
     return cards
 
 
@@ -179,8 +118,11 @@ def _facts(status: Status, tables: Mapping[str, Table]) -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
-def loss_curve(epochs: Sequence[Mapping[str, float | None]]) -> Curve | None:
-    """The mean total loss of each epoch, of `tood.ledger.curves.by_epoch`; None without two finite ones."""
+def loss_curve(epochs: Sequence[Mapping[str, float | None]]) -> dict[str, str] | None:
+    """The mean total loss of each epoch, of `tood.ledger.curves.by_epoch`, for the SVG of a training's card.
+
+    None without two finite ones.
+    """
     known = [
         (epoch["loss"], epoch["epoch"] or 0.0)
         for epoch in epochs
@@ -196,4 +138,4 @@ def loss_curve(epochs: Sequence[Mapping[str, float | None]]) -> Curve | None:
         for loss, epoch in zip(losses, passed, strict=True)
     )
     label = f"loss from {losses[0]:.3g} to {losses[-1]:.3g} over {last:g} epochs"
-    return Curve(points, label, f"{low:.3g}", f"{high:.3g}", f"{last:g}")
+    return dict(points=points, label=label, lowest=f"{low:.3g}", highest=f"{high:.3g}", epochs=f"{last:g}")

@@ -2,14 +2,17 @@
 
 import math
 import string
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from tood.ledger.references import Reference, reference_on
 from tood.ledger.server_scores import ServerScores
 from tood.report.markup import latex, latex_table, markdown, markdown_table
+from tood.runtime.failures import State
 from tood.runtime.files import DamagedFile, write_text
 from tood.study.declarations import Row, Run, Table
 
@@ -25,6 +28,42 @@ _SHORT = {"val2017": "val", "test-dev2017": "test-dev"}  # a set of images in he
 _DASH = "–"
 
 
+class RowStatus(StrEnum):
+    """Of a row: the state of its run, or what its values are once all of them are measured."""
+
+    FAILED = "failed"
+    OUT_OF_MEMORY = "oom"
+    DIVERGED = "diverged"
+    INTERRUPTED = "interrupted"
+    RUNNING = "running"
+    STALE = "stale"
+    PENDING = "pending"
+    DONE = "done"  # trained here
+    RELEASED = "released"  # of weights that others trained
+    RECONSTRUCTION = "reconstruction"  # trained here, of a method without published code
+
+    @property
+    def complete(self) -> bool:
+        """Whether every metric is measured, and nothing has changed since."""
+        return self in (RowStatus.DONE, RowStatus.RELEASED, RowStatus.RECONSTRUCTION)
+
+
+class _Values(NamedTuple):
+    """The values of one run and metric."""
+
+    mean: float
+    sd: float
+    seeds: frozenset[float]
+    stale: bool
+
+    def covers(self, wanted: set[int]) -> bool:
+        """Whether there is a value for each of these seeds, or one that belongs to the model."""
+        return bool(self.seeds) and (self.seeds >= wanted or any(map(pd.isna, self.seeds)))
+
+
+_NOTHING = _Values(math.nan, math.nan, frozenset(), False)
+
+
 def read_complexity(path: Path) -> pd.DataFrame:
     """Parameters and FLOPs as metrics without a seed, as they belong to the model and not to a training.
 
@@ -33,9 +72,6 @@ def read_complexity(path: Path) -> pd.DataFrame:
 
     Returns:
         A frame with the columns `COLUMNS`.
-
-    Raises:
-        DamagedFile: the file is not what `tood complexity` writes.
     """
     if not path.is_file():
         return pd.DataFrame(columns=COLUMNS)
@@ -63,79 +99,97 @@ def build(
     """The measured values of a table beside the paper's and others.
 
     Args:
-        table: declaration of the table.
         metrics: measured values, with the columns run, seed, metric and value, and optionally `stale` (names
             of the digests that have changed since, empty if none). A value without a seed, such as parameters
             and FLOPs, belongs to the model and not to a training.
         states: state of each run.
-        runs: all declared runs.
         seeds: of each run, that the study wants.
         references: published values of each run.
         scores: of COCO's server for the study's runs, shown where the paper's values are of test-dev2017.
 
     Returns:
         One row per row of the table: keys and details, each metric measured and as in the paper, run and
-        status. A metric `M` is the mean over its seeds. `M_sd` is their sample standard deviation, a column
-        that exists if a row has several seeds. `M_stale` says whether any of the values is stale, a column
-        that exists if one is. `status` is `done` if every metric of the row is measured for each of its
-        `seeds` (or without a seed) and none is stale, whatever the state of the run; `released` instead, if
-        the run was not trained here, and `reconstruction`, if it is one.
+        status, a `RowStatus`. A metric `M` is the mean over its seeds. `M_sd` is their sample standard
+        deviation, a column that exists if a row has several seeds. `M_stale` says whether any of the values
+        is stale, a column that exists if one is.
 
         These columns exist if a row has them: `M_test_dev`, the server's score; `M_reference`, the published
         value on val2017, and `reference_source`; `reconstruction`. `paper_set` says which images the paper's
         values are of, a column that exists if the table says it.
     """
-    seeds, references, scores = seeds or {}, references or {}, scores or {}
-    if metrics.duplicated(["run", "seed", "metric"]).any():
-        raise ValueError("metrics: a run has two values of one metric and seed; remove one of them")
-    groups = metrics.astype({"value": float}).groupby(["run", "metric"])["value"]
-    measured = {group: (values.mean(), values.std()) for group, values in groups}
-    seeds_of = metrics.groupby(["run", "metric"])["seed"].agg(set).to_dict()
-    stale = set()
-    if "stale" in metrics:
-        stale = set(map(tuple, metrics.loc[metrics["stale"] != "", ["run", "metric"]].to_numpy()))
-    nothing = (math.nan, math.nan)
-
-    def covered(run: str, metric: str) -> bool:
-        found = seeds_of.get((run, metric), set())
-        return bool(found) and (found >= set(seeds.get(run, ())) or any(map(pd.isna, found)))
-
-    def values_of(row: Row) -> dict:
-        values: dict = {}
-        reference = reference_on("val2017", references.get(row.run, ())) if table.printed else None
-        published: dict = dict(reference.metrics) if reference else {}
-        on_test_dev = table.paper_set == "test-dev2017" and row.run in scores
-        served = scores[row.run].metrics if on_test_dev else {}
-        for metric in table.metrics:
-            values[metric], values[f"{metric}_sd"] = measured.get((row.run, metric), nothing)
-            if table.printed:
-                paper = row.paper[metric]
-                values[f"{metric}_test_dev"] = served.get(metric, math.nan)
-                values[f"{metric}_paper"] = math.nan if paper is None else paper
-                values[f"{metric}_reference"] = published.get(metric, math.nan)
-            values[f"{metric}_stale"] = (row.run, metric) in stale
-        outdated = any(values[f"{metric}_stale"] for metric in table.metrics)
-        complete = all(covered(row.run, metric) for metric in table.metrics)
-        state = states.get(row.run, "pending")
-        if outdated and state in ("pending", "done", "released"):
-            status = "stale"
-        elif complete and not outdated:
-            status = "reconstruction" if runs[row.run].reconstruction else "done"
-            status = "released" if state == "released" else status
-        else:  # a training may be done while, for instance, its analysis is missing
-            status = "pending" if state in ("done", "released") else state
-        if table.paper_set:
-            values["paper_set"] = row.paper_set or table.paper_set
-        shows = any(not math.isnan(values.get(f"{metric}_reference", math.nan)) for metric in table.metrics)
-        values["reference_source"] = reference.described if reference and shows else None
-        values["reconstruction"] = runs[row.run].reconstruction
-        return {**row.key, **row.details, **values, "run": row.run, "status": status}
-
-    frame = pd.DataFrame([values_of(row) for row in table.rows])
+    measured = _measured_by_run(metrics)
+    rows = []
+    for row in table.rows:
+        values = {metric: measured.get((row.run, metric), _NOTHING) for metric in table.metrics}
+        reference = reference_on("val2017", (references or {}).get(row.run, ())) if table.printed else None
+        score = (scores or {}).get(row.run) if table.paper_set == "test-dev2017" else None
+        state, wanted = State(states.get(row.run, State.PENDING)), set((seeds or {}).get(row.run, ()))
+        rows.append(
+            {
+                **row.key,
+                **row.details,
+                **_cells_of(table, row, values, reference, score),
+                "reconstruction": runs[row.run].reconstruction,
+                "run": row.run,
+                "status": _status(values.values(), wanted, state, runs[row.run].reconstruction),
+            }
+        )
+    frame = pd.DataFrame(rows)
     optional = [f"{metric}_{part}" for metric in table.metrics for part in ("sd", "test_dev", "reference")]
     empty = [name for name in (*optional, "reference_source") if name in frame and frame[name].isna().all()]
     flags = [*(f"{metric}_stale" for metric in table.metrics), "reconstruction"]
     return frame.drop(columns=[*empty, *(name for name in flags if not frame[name].any())])
+
+
+def _measured_by_run(metrics: pd.DataFrame) -> dict[tuple[str, str], _Values]:
+    """The values of each run and metric."""
+    if metrics.duplicated(["run", "seed", "metric"]).any():
+        raise ValueError("metrics: a run has two values of one metric and seed; remove one of them")
+    outdated = metrics["stale"] != "" if "stale" in metrics else False
+    groups = metrics.astype({"value": float}).assign(stale=outdated).groupby(["run", "metric"])
+    return {
+        (str(run), str(metric)): _Values(
+            group["value"].mean(), group["value"].std(), frozenset(group["seed"]), bool(group["stale"].any())
+        )
+        for (run, metric), group in groups
+    }
+
+
+def _cells_of(
+    table: Table,
+    row: Row,
+    values: Mapping[str, _Values],
+    reference: Reference | None,
+    score: ServerScores | None,
+) -> dict[str, Any]:
+    """The columns of a row that say something of its metrics."""
+    cells: dict[str, Any] = {}
+    published: Mapping = reference.metrics if reference else {}
+    for metric, value in values.items():
+        cells[metric], cells[f"{metric}_sd"] = value.mean, value.sd
+        if table.printed:
+            paper = row.paper[metric]
+            cells[f"{metric}_test_dev"] = score.metrics.get(metric, math.nan) if score else math.nan
+            cells[f"{metric}_paper"] = math.nan if paper is None else paper
+            cells[f"{metric}_reference"] = published.get(metric, math.nan)
+        cells[f"{metric}_stale"] = value.stale
+    if table.paper_set:
+        cells["paper_set"] = row.paper_set or table.paper_set
+    shown = reference and not set(published).isdisjoint(table.metrics)
+    return cells | {"reference_source": reference.described if reference and shown else None}
+
+
+def _status(values: Collection[_Values], seeds: set[int], state: State, reconstruction: bool) -> RowStatus:
+    """What a row shows, whatever the state of its run, if all is measured with the wanted seeds."""
+    if any(value.stale for value in values):
+        ends = state.finished or state == State.PENDING
+        return RowStatus.STALE if ends else RowStatus(state)
+    if all(value.covers(seeds) for value in values):
+        if state == State.RELEASED:
+            return RowStatus.RELEASED
+        return RowStatus.RECONSTRUCTION if reconstruction else RowStatus.DONE
+    # A training may be done while, for instance, its analysis is missing.
+    return RowStatus.PENDING if state.finished else RowStatus(state)
 
 
 def to_markdown(table: Table, frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
@@ -172,17 +226,17 @@ def _layout(
     columns = [column for metric in table.metrics for column in _columns(table, frame, metric)]
     header = [escape(name) for name in [*table.columns, *(title for *_, title in columns)]]
     body = []
-    for row, found in zip(table.rows, frame.to_dict("records"), strict=True):
+    for row, values in zip(table.rows, frame.to_dict("records"), strict=True):
         words = row.key | row.details
         cells = [escape(words[name]) for name in table.columns]
-        if found.get("reconstruction"):
+        if values.get("reconstruction"):
             cells[0] += " (reconstruction)"
         if row.footnote:
             cells[0] += letters[row.footnote]
         for metric, part, _ in columns:
-            cell = escape(_cell(table, row, found, metric, part))
+            cell = escape(_cell(table, row, values, metric, part))
             if part == "reference" and cell != escape(_DASH):
-                cell += numbers[found["reference_source"]]
+                cell += numbers[values["reference_source"]]
             cells.append(cell)
         body.append(cells)
     remarks = [f"{mark} {escape(text)}" for text, mark in letters.items()]
@@ -230,16 +284,16 @@ def _sets(table: Table, columns: Iterable[tuple[str, str, str]]) -> list[str]:
     return [f"Images: {'; '.join(said)}."]
 
 
-def _cell(table: Table, row: Row, found: Mapping, metric: str, part: str) -> str:
+def _cell(table: Table, row: Row, values: Mapping, metric: str, part: str) -> str:
     """One cell of the body, without marks."""
     spec = table.metrics[metric]
     if not part:
-        return _measured(found, metric, spec)
-    value = found[f"{metric}_{part}"]
+        return _measured(values, metric, spec)
+    value = values[f"{metric}_{part}"]
     if math.isnan(value):
         return "pending" if part == "test_dev" else _DASH
     if part == "difference":
-        return f"{format(value, '+' + spec)} ({found[f'{metric}_verdict']})"
+        return f"{format(value, '+' + spec)} ({values[f'{metric}_verdict']})"
     other = part == "paper" and row.paper_set not in (None, table.paper_set)
     return format(value, spec) + (f" ({_SHORT[row.paper_set]})" if other and row.paper_set else "")
 
@@ -247,9 +301,8 @@ def _cell(table: Table, row: Row, found: Mapping, metric: str, part: str) -> str
 def _measured(cells: Mapping, metric: str, spec: str) -> str:
     """The cell of one measured value, or the reason why there is none."""
     if math.isnan(cells[metric]):
-        # Done without a value: the metric is not defined, such as APS without small objects.
-        complete = ("done", "reconstruction", "released")
-        return "n/a" if cells["status"] in complete else cells["status"]
+        # Complete without a value: the metric is not defined, such as APS without small objects.
+        return "n/a" if RowStatus(cells["status"]).complete else cells["status"]
     value = format(cells[metric], spec)
     deviation = cells.get(f"{metric}_sd", math.nan)
     if not math.isnan(deviation):

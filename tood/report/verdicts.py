@@ -9,7 +9,8 @@ them hold together with the stated confidence.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -20,7 +21,14 @@ METHOD = (
     "claim needs several"
 )
 
-Verdict = Literal["holds", "contradicted", "not shown", "pending"]
+
+class Verdict(StrEnum):
+    """Of our values on a claim; without values it is pending."""
+
+    HOLDS = "holds"
+    NOT_SHOWN = "not shown"
+    CONTRADICTED = "contradicted"
+    PENDING = "pending"
 
 
 class Interval(NamedTuple):
@@ -71,43 +79,40 @@ def interval(sample: np.ndarray, together: int = 1) -> Interval:
 
 def all_positive(samples: Sequence[np.ndarray]) -> Judgement:
     """Whether every contrast is above 0; the effect is the lowest one's."""
-    found = [interval(sample, len(samples)) for sample in samples]
-    return Judgement(
-        min(found, key=_by_mean),
-        _together([_one(i, i.low > 0, i.high < 0) for i in found]),
-    )
+    intervals = [interval(sample, len(samples)) for sample in samples]
+    verdicts = [_one(each, each.low > 0, each.high < 0) for each in intervals]
+    lowest = min(intervals, key=lambda each: -math.inf if each.seeds == 0 else each.mean)
+    return Judgement(lowest, _together(verdicts))
 
 
 def all_within(samples: Sequence[np.ndarray], margin: float) -> Judgement:
     """Whether every contrast is within +- `margin`; the effect is the largest one's, in absolute value."""
-    found = [interval(sample, len(samples)) for sample in samples]
+    intervals = [interval(sample, len(samples)) for sample in samples]
     verdicts = [
-        _one(i, -margin < i.low and i.high < margin, i.low > margin or i.high < -margin) for i in found
+        _one(each, -margin < each.low and each.high < margin, each.low > margin or each.high < -margin)
+        for each in intervals
     ]
-    return Judgement(max(found, key=lambda i: math.inf if i.seeds == 0 else abs(i.mean)), _together(verdicts))
+    largest = max(intervals, key=lambda each: math.inf if each.seeds == 0 else abs(each.mean))
+    return Judgement(largest, _together(verdicts))
 
 
 def exactly(values: Sequence[float]) -> Judgement:
     """Whether every one of values that belong to models, and so to no seed, is above 0."""
     if any(map(math.isnan, values)):
-        return Judgement(Interval(math.nan, math.nan, math.nan, 0), "pending")
+        return Judgement(Interval(math.nan, math.nan, math.nan, 0), Verdict.PENDING)
     least = min(values)
-    return Judgement(Interval(least, least, least, 0), "holds" if least > 0 else "contradicted")
+    return Judgement(Interval(least, least, least, 0), Verdict.HOLDS if least > 0 else Verdict.CONTRADICTED)
 
 
-def _by_mean(found: Interval) -> float:
-    return -math.inf if found.seeds == 0 else found.mean
-
-
-def _one(found: Interval, holds: bool, contradicted: bool) -> Verdict:
-    if found.seeds == 0:
-        return "pending"
-    if found.seeds == 1:
-        return "not shown"
-    return "holds" if holds else "contradicted" if contradicted else "not shown"
+def _one(interval: Interval, holds: bool, contradicted: bool) -> Verdict:
+    if interval.seeds == 0:
+        return Verdict.PENDING
+    if interval.seeds > 1 and (holds or contradicted):
+        return Verdict.HOLDS if holds else Verdict.CONTRADICTED
+    return Verdict.NOT_SHOWN
 
 
 def _together(verdicts: Sequence[Verdict]) -> Verdict:
     """Of a claim that needs all of these: what one of them refutes, no other saves."""
-    order: tuple[Verdict, ...] = ("pending", "contradicted", "not shown", "holds")
+    order = (Verdict.PENDING, Verdict.CONTRADICTED, Verdict.NOT_SHOWN, Verdict.HOLDS)
     return min(verdicts, key=order.index)

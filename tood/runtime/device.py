@@ -76,15 +76,15 @@ def has_code_for(capability: tuple[int, int], architectures: Sequence[str]) -> b
         architectures: as `torch.cuda.get_arch_list` gives them. Other names, such as those of AMD's GPUs, say
             nothing of NVIDIA's numbers; with these alone any GPU counts.
     """
-    found = [match for name in architectures if (match := _ARCHITECTURE.fullmatch(name))]
-    for match in found:
+    matches = [match for name in architectures if (match := _ARCHITECTURE.fullmatch(name))]
+    for match in matches:
         kind, variant, own = match[1], match[4], (int(match[2]), int(match[3]))
         if capability == own:
             return True
         same_major = capability[0] == own[0] and capability > own
         if (same_major and variant != "a") or (kind == "compute" and not variant and capability > own):
             return True
-    return not found
+    return not matches
 
 
 def usable_gpus() -> tuple[list[int], list[str]]:

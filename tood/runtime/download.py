@@ -6,7 +6,6 @@ holds copies of all files under the names of their hosts, as `wget --mirror` lea
 are expected there.
 """
 
-import errno
 import hashlib
 import http.client
 import os
@@ -16,8 +15,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,20 +24,20 @@ from urllib.parse import urlsplit
 from tood.runtime.files import write_json
 from tood.runtime.locks import try_lock
 from tood.runtime.progress import Progress
+from tood.runtime.text import single_line
 
 MIRROR = "TOOD_MIRROR"
 TIMEOUT = 60.0  # seconds without a byte after which a connection counts as cut off
 ATTEMPTS = 5  # in a row that bring no byte
 PAUSE = 2.0  # seconds before the next attempt; doubles each time
 _CHUNK = 2**20  # bytes
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DownloadError(RuntimeError):
     """A file that cannot be fetched; the message names its address or its path and gives a hint."""
 
 
-class _CutOff(Exception):
+class _CutOff(OSError):
     """The connection ended early; another attempt goes on from there."""
 
 
@@ -68,9 +65,9 @@ class Source:
 
     def problem(self, md5: str, sha256: str) -> str | None:
         """What is wrong with a content of these checksums; None if it is the expected one."""
-        for name, found, wanted in (("md5", md5, self.md5), ("sha256", sha256, self.sha256)):
-            if not found.startswith(wanted.lower()):
-                return f"its {name} is {found[: max(len(wanted), 8)]}, expected {wanted}"
+        for name, own, wanted in (("md5", md5, self.md5), ("sha256", sha256, self.sha256)):
+            if not own.startswith(wanted.lower()):
+                return f"its {name} is {own[: max(len(wanted), 8)]}, expected {wanted}"
         return None
 
 
@@ -86,8 +83,8 @@ def checksums(path: Path) -> tuple[str, str]:
 
 def digest_in_name(name: str) -> str:
     """The start of the sha256 that a file's name ends in, as in `resnet50-0676ba61.pth`; empty if in none."""
-    found = re.search(r"-([0-9a-f]{8,64})\.\w+$", name)
-    return found.group(1) if found else ""
+    match = re.search(r"-([0-9a-f]{8,64})\.\w+$", name)
+    return match.group(1) if match else ""
 
 
 def origin_path(path: Path) -> Path:
@@ -133,54 +130,40 @@ def fetch(source: Source, path: Path) -> None:
                 "call again"
             )
         return
+    part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DownloadError(
-            f"{path.parent}: cannot be made ({error.strerror}); choose another folder"
-        ) from error
-    part = path.with_name(f"{path.name}.part")
-    if part.is_symlink() or (part.exists() and not part.is_file()):
-        raise DownloadError(f"{part}: is no plain file, to which a download could be written; remove it")
-    with _alone(path):
-        if path.exists():  # another process had the lock until now
-            return
-        url = _receive(source, part)
-        md5, sha256 = checksums(part)
-        if problem := source.problem(md5, sha256):
-            part.unlink()
-            raise DownloadError(
-                f"{source.address}: what arrived is not the expected file: {problem}. It was deleted; call "
-                "again, and if that fails the server has another file"
-            )
-        size = part.stat().st_size
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        origin: dict[str, Any] = {"address": source.address}
-        if url != source.address:  # after a redirect, or of a mirror
-            origin["received_from"] = url
-        origin |= {"bytes": size, "sha256": sha256, "md5": md5}
-        origin["time"] = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(origin_path(path), origin)
-        part.replace(path)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keep other processes from the same file within a block."""
-    try:
         lock = try_lock(path.with_name(f".{path.name}.lock"))
     except OSError as error:
-        raise DownloadError(
-            f"{path.parent}: nothing can be written there ({error.strerror}); make it writable, or choose "
-            "another folder"
-        ) from error
+        raise _unwritable(path.parent, error) from error
     if lock is None:
         raise DownloadError(f"{path}: another process fetches it; wait until it ends, or end it")
     try:
-        yield
+        if part.is_symlink() or (part.exists() and not part.is_file()):
+            raise DownloadError(f"{part}: is no plain file, to which a download could be written; remove it")
+        if not path.exists():  # another process had the lock until now
+            _complete(source, _receive(source, part), part, path)
     finally:
         lock.release()
+
+
+def _complete(source: Source, url: str, part: Path, path: Path) -> None:
+    """Give a file that has arrived from `url` its name, if it is the expected one, and write its origin."""
+    md5, sha256 = checksums(part)
+    if problem := source.problem(md5, sha256):
+        part.unlink()
+        raise DownloadError(
+            f"{source.address}: what arrived is not the expected file: {problem}. It was deleted; call "
+            "again, and if that fails the server has another file"
+        )
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    origin: dict[str, Any] = {"address": source.address}
+    if url != source.address:  # after a redirect, or of a mirror
+        origin["received_from"] = url
+    origin |= {"bytes": part.stat().st_size, "sha256": sha256, "md5": md5}
+    write_json(origin_path(path), origin | {"time": datetime.now(UTC).isoformat(timespec="seconds")})
+    part.replace(path)
 
 
 def _receive(source: Source, part: Path) -> str:
@@ -194,17 +177,13 @@ def _receive(source: Source, part: Path) -> str:
             return _connect(source, part)
         except urllib.error.HTTPError as error:
             error.close()
+            reason = f"the server answers {error.code} {single_line(str(error.reason))}"
             if error.code < 500 and error.code not in (408, 429):
-                raise DownloadError(
-                    f"{source.mirrored}: the server answers {error.code} {error.reason}"
-                ) from None
-            reason = f"the server answers {error.code} {error.reason}"
-        except urllib.error.URLError as error:
-            reason = str(error.reason)
+                raise DownloadError(f"{source.mirrored}: {reason}") from None
         except ValueError as error:  # an address that urllib cannot read
             raise DownloadError(f"{source.address}: no address of a file on the web ({error})") from None
-        except (_CutOff, OSError, http.client.HTTPException) as error:
-            reason = str(error) or type(error).__name__
+        except (OSError, http.client.HTTPException) as error:
+            reason = single_line(str(error)) or type(error).__name__
         failures = 1 if _size(part) > before else failures + 1
     kept = f"; {part} keeps {_size(part)} bytes, and the next call goes on from there" if _size(part) else ""
     raise DownloadError(f"{source.mirrored}: {ATTEMPTS} attempts failed ({reason}){kept}")
@@ -214,15 +193,16 @@ def _connect(source: Source, part: Path) -> str:
     """One connection: append to `part` what it lacks, or write it anew where the server sends all.
 
     Returns:
-        the address that it was received from, after redirects
+        the address that it was received from, after redirects, which urllib follows to the web alone
     """
-    _require_web(source.mirrored)
+    if urlsplit(source.mirrored).scheme not in ("http", "https"):
+        raise ValueError("only http and https are fetched")
     done = _size(part)
     request = urllib.request.Request(source.mirrored, headers={"User-Agent": "tood"})
     if done:
         request.add_header("Range", f"bytes={done}-")
     try:
-        response = _OPENER.open(request, timeout=TIMEOUT)
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
@@ -232,13 +212,13 @@ def _connect(source: Source, part: Path) -> str:
         part.unlink()
         raise _CutOff("what had arrived is longer than the file") from None
     with response:
-        if response.status == http.HTTPStatus.PARTIAL_CONTENT:
-            total = _resumed(response.headers.get("Content-Range", ""), done)
-            if total is None:
-                part.unlink(missing_ok=True)
-                raise _CutOff("the server sent another part of the file than the one that was asked for")
-        else:
-            done, total = 0, _length(response.headers.get("Content-Length"))
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            done = 0
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
+            part.unlink(missing_ok=True)
+            raise _CutOff("the server sent another part of the file than the one that was asked for")
+        length = response.headers.get("Content-Length", "").strip()
+        total = done + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
         # Where the body comes in chunks, its end is marked.
         unbounded = total is None and not response.chunked
         if unbounded and not (source.md5 or source.sha256):
@@ -254,52 +234,23 @@ def _connect(source: Source, part: Path) -> str:
         return response.url
 
 
-def _require_web(address: str) -> None:
-    """Raises DownloadError for anything but HTTP, such as a redirect to a file of this machine."""
-    try:
-        scheme = urlsplit(address).scheme
-    except ValueError:
-        scheme = ""
-    if scheme not in ("http", "https"):
-        raise DownloadError(f"{address}: only addresses with http and https are fetched")
-
-
-class _WebAlone(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to the web, and to nothing else."""
-
-    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
-        _require_web(newurl)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-_OPENER = urllib.request.build_opener(_WebAlone)
-
-
-def _length(sent: str | None) -> int | None:
-    """Bytes of a body by its Content-Length; None where the server says none, or nothing that is a number."""
-    return int(sent) if sent is not None and re.fullmatch(r"\s*[0-9]{1,18}\s*", sent) else None
-
-
-def _resumed(sent: str, done: int) -> int | None:
-    """Bytes of the whole file by the Content-Range of a part; None if that is not the rest of the file."""
-    found = re.fullmatch(r"\s*bytes\s+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)\s*", sent)
-    if found is None:
-        return None
-    first, end = int(found[1]), int(found[2]) + 1
-    return end if first == done and found[3] in ("*", str(end)) else None
-
-
 def _write(response: http.client.HTTPResponse, part: Path, done: int, total: int | None) -> None:
-    megabytes = None if total is None else max(total // 10**6, 1)
-    shown = done // 10**6
     label = f"fetch {part.name.removesuffix('.part')}"
-    with Progress(label, megabytes or 1, done=shown, unit="MB") as progress, _disk(part) as file:
+    megabytes, shown = max((total or 0) // 10**6, 1), done // 10**6
+    try:
+        file = part.open("r+b" if part.exists() else "w+b")
         file.seek(done)
         file.truncate()
+    except OSError as error:
+        raise _unwritable(part, error) from error
+    with Progress(label, megabytes, done=shown, unit="MB") as progress, file:
         while chunk := response.read(_CHUNK):
-            file.write(chunk)
+            try:
+                file.write(chunk)
+            except OSError as error:
+                raise _unwritable(part, error) from error
             done += len(chunk)
-            if megabytes and (news := min(done // 10**6, megabytes) - shown):
+            if total and (news := min(done // 10**6, megabytes) - shown):
                 progress.advance(news)
                 shown += news
     if total is not None and done != total:
@@ -309,27 +260,10 @@ def _write(response: http.client.HTTPResponse, part: Path, done: int, total: int
     print(f"{label}: {done} bytes", file=sys.stderr, flush=True)
 
 
-@contextmanager
-def _disk(part: Path) -> Iterator[Any]:
-    """The file, opened to be written at any place; a full disk is said in words."""
-    try:
-        opened = part.open("r+b" if part.exists() else "w+b")
-    except OSError as error:
-        if error.errno in _DISK_FULL:
-            hint = "free some space and call again"
-        else:
-            hint = "make it writable, or choose another folder"
-        raise DownloadError(f"{part}: cannot be written ({error.strerror}); {hint}") from error
-    try:
-        with opened as file:
-            yield file
-    except OSError as error:
-        if error.errno not in _DISK_FULL:
-            raise
-        raise DownloadError(
-            f"{part}: cannot be written ({error.strerror}); {_size(part)} bytes of it are kept. Free some "
-            "space and call again, it goes on from there"
-        ) from error
+def _unwritable(path: Path, error: OSError) -> DownloadError:
+    kept = f"; {_size(path)} bytes of it are kept" if path.is_file() else ""
+    hint = "free some space and call again, or make it writable, or choose another folder"
+    return DownloadError(f"{path}: cannot be written ({error.strerror}){kept}; {hint}")
 
 
 def _size(path: Path) -> int:

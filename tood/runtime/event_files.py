@@ -32,10 +32,6 @@ class EventFiles:
         """Write one entry, under its iteration; what is not defined in it is left out."""
         for name, value in entry.items():
             if name != "iteration" and value is not None:
-                self._writer.add_scalar(_tag(name), value, entry["iteration"])
+                group = "loss" if name.startswith("loss") else "training"  # before the slash
+                self._writer.add_scalar(f"{group}/{name}", value, entry["iteration"])
         self._writer.flush()  # one can look on while it trains, and a kill loses nothing
-
-
-def _tag(name: str) -> str:
-    """TensorBoard shows scalars in groups by what stands before the slash."""
-    return f"loss/{name}" if name.startswith("loss") else f"training/{name}"

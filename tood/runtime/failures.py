@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO, TypeVar
@@ -15,6 +15,34 @@ from typing import Any, TextIO, TypeVar
 from tood.runtime.text import single_line
 
 _Result = TypeVar("_Result")
+
+
+class State(StrEnum):
+    """Of the training of a run with one seed, most in need of attention first.
+
+    `state.json` says how it goes or ended; without that file it is pending. What was made with anything else
+    than would be used now is stale.
+    """
+
+    FAILED = "failed"
+    OUT_OF_MEMORY = "oom"
+    DIVERGED = "diverged"
+    INTERRUPTED = "interrupted"
+    RUNNING = "running"
+    STALE = "stale"
+    PENDING = "pending"
+    DONE = "done"
+    RELEASED = "released"  # trained by others
+
+    @property
+    def finished(self) -> bool:
+        """Whether there are weights, trained here or by others."""
+        return self in (State.DONE, State.RELEASED)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the training ended before its last iteration."""
+        return self in STATE_OF.values()
 
 
 class ExitCode(IntEnum):
@@ -37,12 +65,12 @@ KILLED = (
     "the scale's resources"
 )
 
-# The `state` in state.json after each end
+# After each end before the last iteration
 STATE_OF = {
-    ExitCode.FAILED: "failed",
-    ExitCode.DIVERGED: "diverged",
-    ExitCode.OUT_OF_MEMORY: "oom",
-    ExitCode.INTERRUPTED: "interrupted",
+    ExitCode.FAILED: State.FAILED,
+    ExitCode.DIVERGED: State.DIVERGED,
+    ExitCode.OUT_OF_MEMORY: State.OUT_OF_MEMORY,
+    ExitCode.INTERRUPTED: State.INTERRUPTED,
 }
 
 

@@ -89,7 +89,6 @@ def read_json(path: Path, form: "type[BaseModel] | None" = None, hint: str = _RE
     """Read JSON.
 
     Args:
-        path: of the file.
         form: what the file must hold, with the types of its values; other keys are left alone. None takes
             any JSON.
         hint: what to do about a damaged file, for the message.
@@ -98,37 +97,24 @@ def read_json(path: Path, form: "type[BaseModel] | None" = None, hint: str = _RE
         the content as it is
 
     Raises:
-        DamagedFile: the file is not valid JSON, or does not have the form; the message names it.
         OSError: it cannot be read.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DamagedFile(f"{path}: not valid JSON ({error}); {hint}") from error
-    if form and (problem := misfit(content, form)):
-        raise DamagedFile(f"{path}: {problem}; {hint}")
-    return content
+    return _parsed(path.read_bytes(), form, f"{path}:", hint)
 
 
 def parse_line(path: Path, number: int, line: bytes, form: "type[BaseModel]") -> dict[str, Any]:
-    """A line of a log of JSON objects that a training writes.
-
-    Args:
-        path: of the log, in the folder of a run.
-        number: of the line, from 1.
-        line: its content.
-        form: as for `read_json`.
-
-    Raises:
-        DamagedFile: the line is not valid JSON, or does not have the form.
-    """
+    """Line `number`, from 1, of a log of JSON objects that a training writes into its run's folder."""
     hint = f"delete {path.parent} and call the workflow again, which trains this run anew"
+    return _parsed(line, form, f"{path}: line {number}:", hint)
+
+
+def _parsed(text: bytes, form: "type[BaseModel] | None", place: str, hint: str) -> Any:
     try:
-        content = json.loads(line)
+        content = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DamagedFile(f"{path}: line {number}: not valid JSON ({error}); {hint}") from error
-    if problem := misfit(content, form):
-        raise DamagedFile(f"{path}: line {number}: {problem}; {hint}")
+        raise DamagedFile(f"{place} not valid JSON ({error}); {hint}") from error
+    if form and (problem := misfit(content, form)):
+        raise DamagedFile(f"{place} {problem}; {hint}")
     return content
 
 

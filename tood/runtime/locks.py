@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -133,7 +133,6 @@ def claim(
     So a workflow that was killed can be called again while its trainer still runs.
 
     Args:
-        folder: of the run.
         wait: seconds to wait for another holder to end.
         stop: whether to give up waiting.
         say: takes a message that names the holder.
@@ -159,20 +158,8 @@ def claim(
         lock.release()
 
 
-class StudyLock:
-    """The locks of a study's folders, until `release` or the end of the process."""
-
-    def __init__(self, *locks: FolderLock) -> None:
-        self._locks = locks
-
-    def release(self) -> None:
-        """Free the folders."""
-        for lock in self._locks:
-            lock.release()
-
-
-def hold_study(work: Path, results: Path | None = None) -> StudyLock:
-    """Hold a study until the returned lock is released or the process ends.
+def hold_study(work: Path, results: Path | None = None) -> ExitStack:
+    """Hold a study until what is returned is closed or the process ends.
 
     Snakemake's own lock stays when Snakemake is killed, and then refuses the same command until a person
     unlocks it. This one does not. Two clones may share one of the folders, by a link or a network.
@@ -184,19 +171,18 @@ def hold_study(work: Path, results: Path | None = None) -> StudyLock:
     Raises:
         Held: another call of the workflow holds one of them; the message names its process.
     """
-    locks = [FolderLock(work), *([FolderLock(results, hidden=True)] if results else [])]
-    held = StudyLock(*locks)
-    try:
-        for folder, lock in zip((work, results), locks, strict=False):
+    with ExitStack() as held:
+        for folder, hidden in ((work, False), (results, True)):
+            if folder is None:
+                continue
+            lock = FolderLock(folder, hidden=hidden)
+            held.callback(lock.release)
             if holder := lock.acquire():
                 raise Held(
                     f"{folder}: {holder} works on this study; wait until it ends, or end it, or give this "
                     "call a name of its own: --config name=NAME"
                 )
-    except BaseException:
-        held.release()
-        raise
-    return held
+        return held.pop_all()
 
 
 def _read_owner(path: Path) -> Mapping:

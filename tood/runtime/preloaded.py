@@ -15,13 +15,13 @@ import importlib
 import json
 import os
 import runpy
-import selectors
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -35,6 +35,7 @@ _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _STATUS_OF_SIGKILL = 128 + signal.SIGKILL
 _BACKLOG = 64
 _PATIENCE = 10.0  # seconds in which a caller has to say what it wants
+_SECONDS_BETWEEN_LOOKS = 0.2  # at jobs, and at the process that started the server
 
 
 def start_server(modules: Sequence[str]) -> None:
@@ -47,7 +48,7 @@ def start_server(modules: Sequence[str]) -> None:
         modules: names of what the jobs import, in this order. torch first tells soonest whether there are
             GPUs; jobs wait for that.
     """
-    if not hasattr(os, "pidfd_open") or ADDRESS in os.environ:
+    if sys.platform != "linux" or ADDRESS in os.environ:
         return
     for folder in (None, "/tmp"):  # the path of a socket has 107 bytes at most, and TMPDIR may be longer
         with contextlib.suppress(OSError):
@@ -62,15 +63,21 @@ def _start(modules: Sequence[str], folder: str | None) -> str:
         OSError: no folder, socket or process can be made; nothing is left of them.
     """
     address = Path(tempfile.mkdtemp(prefix="tood-", dir=folder)) / "jobs"
-    ends: tuple[int, ...] = ()
     try:
-        ends = alive, _ = os.pipe()  # this process keeps the other end open until it ends
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(address))
             listener.listen(_BACKLOG)  # jobs may call before the modules are there
             subprocess.Popen(
-                [sys.executable, "-m", __name__, "--serve", str(listener.fileno()), str(alive), *modules],
-                pass_fds=(listener.fileno(), alive),
+                [
+                    sys.executable,
+                    "-m",
+                    __name__,
+                    "--serve",
+                    str(listener.fileno()),
+                    str(os.getpid()),
+                    *modules,
+                ],
+                pass_fds=(listener.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # where an import fails, jobs try it themselves and say so
@@ -79,11 +86,8 @@ def _start(modules: Sequence[str], folder: str | None) -> str:
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
     except OSError as error:
-        for end in ends:
-            os.close(end)
         shutil.rmtree(address.parent, ignore_errors=True)
         raise OSError(*error.args) from error  # of a socket's path too, whose error is a plain one
-    os.close(alive)
     return str(address)
 
 
@@ -125,12 +129,12 @@ def _run_there(arguments: Sequence[str]) -> int | None:
         for number in _FORWARDED:
             signal.signal(number, lambda received, frame: _send(pid, received))
         try:
-            status = int(answers.readline() or 1)
-        except (OSError, ValueError):
-            status = 1
-        if status == _STATUS_OF_SIGKILL:
-            print(f"{arguments[0]}: process {pid} ended by SIGKILL: {KILLED}", file=sys.stderr)
-        return status
+            ended = answers.readline()
+        except OSError:
+            ended = ""
+        if not ended:  # a job says how it ended, unless it was killed
+            print(f"{arguments[0]}: process {pid} ended without a word: {KILLED}", file=sys.stderr)
+        return int(ended or _STATUS_OF_SIGKILL)
 
 
 def _send(pid: int, number: int) -> None:
@@ -138,14 +142,14 @@ def _send(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def serve(listener: socket.socket, alive: int, modules: Sequence[str]) -> None:
+def serve(listener: socket.socket, parent: int, modules: Sequence[str]) -> None:
     """Fork for each job that calls, until the process that started this has ended and no job runs.
 
     With a GPU nothing is forked: the jobs that wait find the listener closed, and run by themselves.
 
     Args:
         listener: where jobs call.
-        alive: end of a pipe whose other end that process holds.
+        parent: pid of that process.
         modules: names of what is imported before.
     """
     try:
@@ -154,34 +158,26 @@ def serve(listener: socket.socket, alive: int, modules: Sequence[str]) -> None:
             if _sees_gpu():
                 return
         gc.freeze()
-        waiting: dict[int, socket.socket] = {}  # by the pid of a job: who waits for it
-        calling = True
-        with selectors.DefaultSelector() as selector:
-            selector.register(listener, selectors.EVENT_READ)
-            selector.register(alive, selectors.EVENT_READ)
-            while calling or waiting:
-                for key, _ in selector.select():
-                    if key.fileobj is listener:
-                        if job := _accept(listener):
-                            pid, ending, connection = job
-                            waiting[pid] = connection
-                            selector.register(ending, selectors.EVENT_READ, pid)
-                            selector.register(connection, selectors.EVENT_READ, pid)
-                        continue
-                    if key.data is not None and key.data not in waiting:
-                        continue  # its job has ended in the same moment
-                    selector.unregister(key.fileobj)
-                    if key.fileobj == alive:
-                        calling = False
-                    elif key.fileobj is waiting.get(key.data):  # who waited is gone
-                        _send(key.data, signal.SIGTERM)
-                    else:  # the job has ended
-                        os.close(key.fd)
-                        with contextlib.suppress(KeyError):
-                            selector.unregister(waiting[key.data])
-                        _answer(waiting.pop(key.data), key.data)
+        listener.settimeout(_SECONDS_BETWEEN_LOOKS)
+        while _jobs_run() or os.getppid() == parent:
+            try:
+                _fork_for(listener)
+            except TimeoutError:
+                pass  # nobody called
+            except (OSError, ValueError):  # who called runs by itself; too many files may be open
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
     finally:
         shutil.rmtree(Path(listener.getsockname()).parent, ignore_errors=True)
+
+
+def _jobs_run() -> bool:
+    """Whether a job still runs; those that have ended leave the table of processes."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _sees_gpu() -> bool:
@@ -190,66 +186,40 @@ def _sees_gpu() -> bool:
     return torch is not None and torch.cuda.is_available()
 
 
-def _answer(connection: socket.socket, pid: int) -> None:
-    """Say how a job has ended."""
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    with contextlib.suppress(OSError), connection:
-        connection.sendall(f"{status if status >= 0 else 128 - status}\n".encode())
-
-
-def _accept(listener: socket.socket) -> tuple[int, int, socket.socket] | None:
-    """Start the job that calls.
-
-    Returns:
-        its pid, a file descriptor that is ready when it has ended, and the connection to who waits for it;
-        None if that one went away, or nothing can be started, which it finds by the closed connection
-    """
-    streams: Sequence[int] = ()
-    try:
-        connection, _ = listener.accept()
-    except OSError:
-        time.sleep(1)  # too many open files, until a job ends
-        return None
-    try:
-        connection.settimeout(_PATIENCE)
-        _, streams, _, _ = socket.recv_fds(connection, 1, 3)
-        job = json.loads(connection.makefile().readline())
-        connection.settimeout(None)
-        go, start = os.pipe()  # a job that cannot be watched must not have begun
+def _fork_for(listener: socket.socket) -> None:
+    """Start the job that calls; who called finds by the closed connection that it cannot be started."""
+    with listener.accept()[0] as connection:
+        streams: Sequence[int] = ()
         try:
-            if (pid := os.fork()) == 0:
-                os.close(start)
-                if os.read(go, 1):
-                    _become(job, streams, connection)
-                os._exit(1)
-            try:
-                ending = os.pidfd_open(pid)
-            except OSError:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                raise
-            os.write(start, b"\n")
+            connection.settimeout(_PATIENCE)
+            _, streams, _, _ = socket.recv_fds(connection, 1, 3)
+            job = json.loads(connection.makefile().readline())
+            connection.settimeout(None)
+            if len(streams) == 3 and os.fork() == 0:
+                listener.close()
+                _become(job, streams, connection)
         finally:
-            os.close(go)
-            os.close(start)
-        with contextlib.suppress(OSError):  # who waited is gone, which `serve` sees
-            connection.sendall(f"{pid}\n".encode())
-        return pid, ending, connection
-    except (OSError, ValueError):
-        connection.close()
-        return None
-    finally:
-        for stream in streams:
-            os.close(stream)
+            for stream in streams:
+                os.close(stream)
+
+
+def _stop_without(connection: socket.socket) -> None:
+    """Ask this process to stop once the one that waits for it is gone, which sends nothing else."""
+
+    def look() -> None:
+        with contextlib.suppress(OSError):
+            connection.recv(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=look, daemon=True).start()
 
 
 def _become(job: dict, streams: Sequence[int], connection: socket.socket) -> NoReturn:
-    """Run a job's script in this process, which is a fork, and end it; it says itself how, if it can.
-
-    So who waits for it knows that also where the process that forked has been killed.
-    """
+    """Run a job's script in this process, which is a fork, say how it ended, and end."""
     status = 1
     try:
+        connection.sendall(f"{os.getpid()}\n".encode())
+        _stop_without(connection)
         for stream, number in zip(streams, range(3), strict=True):
             os.dup2(stream, number)
             os.close(stream)
@@ -267,6 +237,7 @@ def _become(job: dict, streams: Sequence[int], connection: socket.socket) -> NoR
             status = exit.code or 0
     except BaseException:
         traceback.print_exc()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # who waits for this process may be gone at once
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()

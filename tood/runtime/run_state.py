@@ -5,10 +5,11 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 
+from tood.runtime.failures import State
 from tood.runtime.files import DamagedFile, read_json, write_json
 
 HEARTBEAT_INTERVAL = 10.0  # seconds between writes
@@ -20,10 +21,10 @@ _NOT_KNOWN_YET = (
 )
 
 
-class State(BaseModel):
+class StateFile(BaseModel):
     """The types of what `RunState` writes, and what a training says of itself at its end."""
 
-    state: str
+    state: Annotated[State, BeforeValidator(State)]
     fingerprint: str | None = None
     reason: str | None = None
     run: str | None = None
@@ -64,7 +65,7 @@ class RunState:
         same = before.get("fingerprint") == fingerprint
         now = time.time()
         self.content = {
-            "state": "running",
+            "state": State.RUNNING,
             "fingerprint": fingerprint,
             **known,
             "pid": os.getpid(),
@@ -95,7 +96,7 @@ class RunState:
 def read_state(path: Path) -> dict:
     """The content of a state file; empty if there is none or it cannot be read."""
     try:
-        return read_json(path, State)
+        return read_json(path, StateFile)
     except (OSError, DamagedFile):
         return {}
 
@@ -107,7 +108,6 @@ def silence(path: Path, updated: float, now: float, now_there: float | None = No
     a file from the future is taken for one that nobody writes any more.
 
     Args:
-        path: of the file.
         updated: time in it, Unix seconds by the clock of the host that wrote it.
         now: Unix seconds by the clock of this host.
         now_there: the same by the clock of the file system; None takes `now`.

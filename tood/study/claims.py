@@ -51,7 +51,7 @@ class Claim(Declaration):
             return [self.contrast]
         if self.best:
             return [{self.best.run: 1, other: -1} for other in self.best.of]
-        return [{one: 1, other: -1} for one, other in combinations(self.alike or (), 2)]
+        return [{run: 1, other: -1} for run, other in combinations(self.alike or (), 2)]
 
     @property
     def runs(self) -> list[str]:
@@ -64,11 +64,7 @@ class _Claims(Declaration):
 
 
 def load_claims(runs: Mapping[str, Run], tables: Mapping[str, Table], path: Path = CLAIMS) -> list[Claim]:
-    """The claims, checked against runs and tables.
-
-    Raises:
-        ExperimentError: the file does not fit the schema, or names what there is not.
-    """
+    """The claims, checked against runs and tables."""
     claims = load_declared(_Claims, path).claims
     ids = [claim.id for claim in claims]
     for claim in claims:

@@ -14,9 +14,5 @@ class _Archives(Declaration):
 
 
 def load_archives(path: Path = ARCHIVES) -> dict[str, Archive]:
-    """All archives by name, in the order in which they are fetched.
-
-    Raises:
-        ExperimentError: the declaration does not fit.
-    """
+    """All archives by name, in the order in which they are fetched."""
     return {archive.name: archive for archive in load_declared(_Archives, path).archives}

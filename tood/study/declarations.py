@@ -180,11 +180,7 @@ def cells_of(run_id: str, tables: Mapping[str, Table]) -> list[str]:
 
 
 def select_runs(names: Iterable[str] | None, runs: Mapping[str, Run]) -> list[Run]:
-    """The runs of these names, a table's name standing for all of its runs; None: all.
-
-    Raises:
-        ExperimentError: there is no run or table of a name.
-    """
+    """The runs of these names, a table's name standing for all of its runs; None: all."""
     if names is None:
         return list(runs.values())
     selected = []

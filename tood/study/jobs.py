@@ -6,9 +6,9 @@ How it is computed is a `resource`: a change of it does not. A new option is one
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tood.data.validation import Split
 from tood.study.declarations import Declaration
@@ -20,13 +20,6 @@ Precision = Literal["float32", "tf32", "bf16"]
 DEFAULT_PRECISION: Precision = "float32"
 Logger = Literal["tensorboard"]  # what is written of a training beside its JSON lines
 Positive = Annotated[int, Field(gt=0)]
-
-RENAMED = {"images_per_gpu": "micro_batch"}  # options that had another name
-
-
-def renamed(key: str) -> str:
-    """What to say of an option that had this name; empty if none had."""
-    return f"{key} is called {RENAMED[key]} now; write {RENAMED[key]}" if key in RENAMED else ""
 
 
 class Described(Declaration):
@@ -55,14 +48,6 @@ class Resources(Computing):
     mem_mb: Positive = 2000  # of each process
     runtime: Positive = 60  # minutes
 
-    @model_validator(mode="before")
-    @classmethod
-    def _named_as_now(cls, values: Any) -> Any:
-        for key in values if isinstance(values, dict) else ():
-            if message := renamed(key):
-                raise ValueError(message)
-        return values
-
 
 class Execution(Computing):
     """How a job is computed, whatever comes out of it."""
@@ -80,50 +65,43 @@ class Execution(Computing):
         return cls(**said | {"device": device, "threads": threads})
 
 
-class TrainingJob(Described):
-    """What decides the result of a training."""
+class OfRun(Described):
+    """What decides something of one run."""
 
     settings: Settings
+
+    @property
+    def run(self) -> str:
+        """Id of the run."""
+        return self.settings["run"]["id"]
+
+
+class TrainingJob(OfRun):
+    """What decides the result of a training."""
+
     seed: int
     manifest: Path  # of the checked dataset
     weights: Path | None = None  # that the backbone starts from; None: random ones
     code: str = ""  # digest of the code that trains
 
-    @property
-    def run(self) -> str:
-        """Id of the run."""
-        return self.settings["run"]["id"]
 
+class ImportJob(OfRun):
+    """What decides the weights of a run that is not trained; `released` of its settings names the file."""
 
-class ImportJob(Described):
-    """What decides the weights of a run that is not trained."""
-
-    settings: Settings  # `released` names the file
     seed: int
     manifest: Path  # of the checked dataset
     file: Path  # of the released weights
     code: str = ""  # digest of the code that reads them and of the model
 
-    @property
-    def run(self) -> str:
-        """Id of the run."""
-        return self.settings["run"]["id"]
 
+class MeasuringJob(OfRun):
+    """What decides a measurement on a trained run, whose settings are those of its training."""
 
-class MeasuringJob(Described):
-    """What decides a measurement on a trained run."""
-
-    settings: Settings  # as for its training
     model: Path  # its weights
     manifest: Path  # of the checked dataset
     images: Positive | None = None  # only the first validation images, this many; None: all
     batch_size: Positive = 1
     evaluation: str = ""  # digest of how AP is measured
-
-    @property
-    def run(self) -> str:
-        """Id of the run."""
-        return self.settings["run"]["id"]
 
 
 class AnalysisJob(MeasuringJob):

@@ -15,7 +15,8 @@ from pydantic import BeforeValidator, Field, ValidationError
 from tood.data.validation import Split
 from tood.runtime.text import did_you_mean
 from tood.study.declarations import Declaration, ExperimentError
-from tood.study.jobs import Device, Logger, Precision, Resources, renamed
+from tood.study.jobs import Device, Logger, Precision, Resources
+from tood.study.paths import SWEEPS
 from tood.study.pyramid import LARGEST, SMALLEST
 from tood.study.scales import Scale
 
@@ -48,7 +49,7 @@ def _decimal(value: object) -> object:
 
 Word = Annotated[str, BeforeValidator(_text)]
 File = Annotated[Path, BeforeValidator(_text)]
-Name = Annotated[Word, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}$")]
+Name = Annotated[Word, Field(pattern=rf"^({SWEEPS}/)?[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,99}}$")]
 Words = Annotated[tuple[Word, ...], Field(min_length=1)]
 Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**32)]  # NumPy takes no larger one
 Side = Annotated[int, BeforeValidator(_whole)]  # pixels; `check_data` has its bounds
@@ -110,9 +111,6 @@ def parse_options(words: Iterable[str]) -> dict[str, str | None]:
     """`KEY=VALUE` words of a command line, each value as it was typed; None for an empty one.
 
     Quotes around a value are no part of it, as for Snakemake.
-
-    Raises:
-        ExperimentError: a word has no `=`.
     """
     options = {}
     for word in words:
@@ -128,15 +126,10 @@ def parse_study(options: Mapping[str, Any]) -> Study:
 
     Args:
         options: as `tood.study.plan.Plan` takes them.
-
-    Raises:
-        ExperimentError: an unknown option, or a value that does not fit.
     """
     values = dict(options)
     for key in values:
         if key not in Study.model_fields:
-            if message := renamed(key):
-                raise ExperimentError(f"{_typed(options, key)}: {message}")
             raise ExperimentError(
                 f"--config {key}: unknown option; {did_you_mean(str(key), Study.model_fields)}"
                 f"there are {', '.join(Study.model_fields)}"
@@ -193,11 +186,7 @@ def _typed(options: Mapping[str, Any], key: str) -> str:
 
 
 def check_data(study: Study, scale: Scale) -> None:
-    """That the data of a study are one thing, and its own.
-
-    Raises:
-        ExperimentError: they are not; the message names the options.
-    """
+    """That the data of a study are one thing, and its own."""
     for key in ("data_root", "train", "val", "test"):
         if _is_special(getattr(scale, key)):
             raise ExperimentError(f"scale {scale.name!r}: {key}: {_SPECIAL_HINT}")

@@ -15,6 +15,7 @@ PADDING = EXPERIMENTS / "padding.csv"  # of the training images of every run (`t
 
 WORK = Path("work")  # what can be made again: checkpoints, detections, logs
 RESULTS = Path("results")  # what is kept: metrics, tables, figures
+SWEEPS = "sweeps"  # begins the names of studies that vary another one, whose folders are together below it
 COMPLEXITY = RESULTS / "paper" / "complexity.csv"  # of the paper-sized models, hence the same for all studies
 
 # What is measured on a trained run.
@@ -24,60 +25,34 @@ BEST_ANCHORS = "best_anchors.json"
 METRICS = "metrics.csv"  # all measured values of a study
 
 
+class _Below:
+    """A file or folder below another one, which is an attribute."""
+
+    def __init__(self, folder: str, name: str) -> None:
+        self.folder, self.name = folder, name
+
+    def __get__(self, paths: object, owner: type) -> Path:
+        return getattr(paths, self.folder) / self.name
+
+
 @dataclass(frozen=True)
 class RunPaths:
-    """The files of one run and seed.
+    """The files of one run and seed."""
 
-    Args:
-        folder: holds them all.
-    """
+    folder: Path  # holds them all
 
-    folder: Path
-
-    @property
-    def state(self) -> Path:
-        """What the training does at the moment (`tood.runtime.run_state`)."""
-        return self.folder / "state.json"
-
-    @property
-    def provenance(self) -> Path:
-        """What the training was made with (`tood.ledger.provenance`)."""
-        return self.folder / "provenance.json"
-
-    @property
-    def losses(self) -> Path:
-        """Losses and positives of the training, as JSON lines."""
-        return self.folder / "losses.jsonl"
-
-    @property
-    def event_files(self) -> Path:
-        """Folder of TensorBoard's event files."""
-        return self.folder / "tensorboard"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the checkpoints (`tood.engine.checkpoint`)."""
-        return self.folder / "checkpoints"
-
-    @property
-    def model(self) -> Path:
-        """The trained weights."""
-        return self.folder / "model.pth"
-
-    @property
-    def detections(self) -> Path:
-        """Detections on the validation images, a list in COCO's format for results."""
-        return self.folder / "detections.json"
-
-    @property
-    def evaluated_images(self) -> Path:
-        """Ids of the images that the detections are on, also of those without any."""
-        return self.folder / "evaluated_images.json"
-
-    @property
-    def ap(self) -> Path:
-        """COCO AP."""
-        return self.folder / AP
+    state = _Below("folder", "state.json")  # what the training does now (`tood.runtime.run_state`)
+    provenance = _Below("folder", "provenance.json")  # what it was made with (`tood.ledger.provenance`)
+    losses = _Below("folder", "losses.jsonl")  # and positives, as JSON lines
+    event_files = _Below("folder", "tensorboard")
+    checkpoints = _Below("folder", "checkpoints")
+    model = _Below("folder", "model.pth")  # the trained weights
+    detections = _Below("folder", "detections.json")  # on the validation images, a list of COCO results
+    evaluated_images = _Below("folder", "evaluated_images.json")  # ids, also of those without any detection
+    ap = _Below("folder", AP)
+    alignment = _Below("folder", ALIGNMENT)  # the columns of Table 6
+    alignment_variants = _Below("folder", "alignment_variants.json")  # Table 6 under other definitions
+    best_anchors = _Below("folder", BEST_ANCHORS)  # of each object
 
     def submission(self, images: str, algorithm: str) -> Path:
         """Detections for COCO's server, under the name that it expects.
@@ -88,101 +63,40 @@ class RunPaths:
         """
         return self.folder / f"detections_{images}_{algorithm}_results.zip"
 
-    @property
-    def alignment(self) -> Path:
-        """The columns of Table 6."""
-        return self.folder / ALIGNMENT
-
-    @property
-    def best_anchors(self) -> Path:
-        """Where each object is classified best and localised best (`tood.analysis.table6.best_anchors`)."""
-        return self.folder / BEST_ANCHORS
-
-    @property
-    def alignment_variants(self) -> Path:
-        """Table 6 under other readings of its definitions."""
-        return self.folder / "alignment_variants.json"
-
 
 @dataclass(frozen=True)
 class StudyPaths:
-    """The folders and files of one study.
+    """The folders and files of one study."""
 
-    Args:
-        name: of the study, as `tood.study.plan.Plan.name`.
-    """
-
-    name: str
+    name: str  # as `tood.study.plan.Plan.name`
 
     @property
     def work(self) -> Path:
         """Folder of what can be made again."""
         return WORK / self.name
 
+    options = _Below("work", "study.json")  # that the study was last called with
+    manifest = _Below("work", "manifest.json")  # what the checked dataset holds
+    logs = _Below("work", "logs")  # one per job
+    runs = _Below("work", "runs")
+    rehearsal = _Below("work", "rehearsal")  # what was tried before; nothing of it counts as the study's
+
     @property
     def results(self) -> Path:
         """Folder of what is kept."""
         return RESULTS / self.name
 
-    @property
-    def options(self) -> Path:
-        """The options that the study was last called with."""
-        return self.work / "study.json"
-
-    @property
-    def manifest(self) -> Path:
-        """What the checked dataset holds."""
-        return self.work / "manifest.json"
-
-    @property
-    def logs(self) -> Path:
-        """Folder of one log per job."""
-        return self.work / "logs"
-
-    @property
-    def runs(self) -> Path:
-        """Folder of all runs."""
-        return self.work / "runs"
-
-    @property
-    def rehearsal(self) -> Path:
-        """Folder of what was tried before the study, of which nothing counts as the study's own."""
-        return self.work / "rehearsal"
+    records = _Below("results", "runs")
+    metrics = _Below("results", METRICS)  # every measured value
+    readings = _Below("results", "table6_readings.csv")  # Table 6 under other definitions
+    tables = _Below("results", "tables")
+    figures = _Below("results", "figures")
+    report = _Below("results", "report.html")  # every table and figure on one page
 
     def run(self, run_id: str, seed: int | str) -> RunPaths:
         """The files of one run and seed."""
         return RunPaths(self.runs / run_id / f"seed{seed}")
 
-    @property
-    def records(self) -> Path:
-        """Folder of all records."""
-        return self.results / "runs"
-
     def record(self, run_id: str, seed: int | str) -> Path:
         """What is kept of one run and seed (`tood.ledger.records`)."""
         return self.records / run_id / f"seed{seed}.json"
-
-    @property
-    def metrics(self) -> Path:
-        """Every measured value."""
-        return self.results / METRICS
-
-    @property
-    def readings(self) -> Path:
-        """Table 6 under other readings of its definitions, of all runs."""
-        return self.results / "table6_readings.csv"
-
-    @property
-    def tables(self) -> Path:
-        """Folder of the rendered tables."""
-        return self.results / "tables"
-
-    @property
-    def figures(self) -> Path:
-        """Folder of the figures."""
-        return self.results / "figures"
-
-    @property
-    def report(self) -> Path:
-        """Every table and figure on one page."""
-        return self.results / "report.html"

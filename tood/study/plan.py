@@ -8,26 +8,16 @@ import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tood.data.synthetic import DrawingSpec
 from tood.data.validation import Split
-from tood.study.declarations import (
-    ExperimentError,
-    Run,
-    load_runs,
-    select_runs,
-)
-from tood.study.jobs import (
-    DEFAULT_PRECISION,
-    Device,
-    Execution,
-    Resources,
-)
+from tood.study.declarations import ExperimentError, Run, load_runs, select_runs
+from tood.study.jobs import DEFAULT_PRECISION, Device, Execution, Resources
 from tood.study.options import INCOMPARABLE, OF_TRAININGS, RESOURCES, check_data, parse_study
-from tood.study.paths import CONFIGS
+from tood.study.paths import CONFIGS, SWEEPS
 from tood.study.pyramid import fitted_head, fitted_model
-from tood.study.released import RELEASED, Choice, ReleasedFile, choose_all
+from tood.study.released import RELEASED, ReleasedChoice, ReleasedFile, choose_all
 from tood.study.scales import (
     SCALES,
     BackboneChanges,
@@ -40,11 +30,17 @@ from tood.study.scales import (
 from tood.study.settings import RunSettings, Settings, SplitSettings
 from tood.study.source_files import config_files, config_settings
 
-Training = tuple[str, int]  # run and seed
 _PRECISION_NOTES = {
     "tf32": "GPUs that have TF32 trained with it: they rounded what convolutions and products multiply.",
     "bf16": "Networks were trained in bfloat16 where torch's autocast allows it.",
 }
+
+
+class Training(NamedTuple):
+    """One training of a study."""
+
+    run: str
+    seed: int
 
 
 class Plan:
@@ -53,9 +49,6 @@ class Plan:
     Args:
         options: what the user passed with `--config`, by `tood.study.options.parse_options`, or from a file;
             `runs`, `seeds` and `near` may be one value, a list, or a comma-separated string.
-
-    Raises:
-        ExperimentError: an unknown option, scale or run, or a value that does not fit.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -77,7 +70,7 @@ class Plan:
         self.runs: list[Run] = select_runs(self.study.runs or self.scale.runs, self.all_runs)
         self.seeds = tuple(dict.fromkeys(self.study.seeds or self.scale.seeds))
         self._seeds_of = {} if self.study.seeds else seeds_by_run(self.scale, self.all_runs)
-        self.choices: dict[str, Choice] = {}  # of released files, by run
+        self.choices: dict[str, ReleasedChoice] = {}  # of released files, by run
         if self.imports:
             self._choose_released()
         elif self.study.near or self.study.released:
@@ -92,6 +85,8 @@ class Plan:
         own = changed or (self.scale.drawing and self.study.data_root)
         if self.study.name in scale_names() and (own or self.study.name != self.scale.name):
             raise ExperimentError(f"--config name={self.study.name}: that is a scale's; choose another name")
+        if self.study.name == SWEEPS:
+            raise ExperimentError(f"--config name={SWEEPS}: is a folder of studies; write name={SWEEPS}/NAME")
         if self.study.gpus and not self.on_gpu:
             raise ExperimentError("--config gpus: needs GPUs to be asked for; add device=cuda")
         check_data(self.study, self.scale)
@@ -149,8 +144,8 @@ class Plan:
 
     def resources(self, run_id: str) -> Resources:
         """What the training of a run asks for."""
-        asked = self._backbone(run_id).resources or self.scale.resources
-        return asked.model_copy(update=self.study.model_dump(include=RESOURCES, exclude_none=True))
+        resources = self._backbone(run_id).resources or self.scale.resources
+        return resources.model_copy(update=self.study.model_dump(include=RESOURCES, exclude_none=True))
 
     def seeds_of(self, run_id: str) -> tuple[int, ...]:
         """Seeds of a run."""
@@ -158,8 +153,8 @@ class Plan:
 
     @property
     def trainings(self) -> list[Training]:
-        """Run and seed of every training of the study."""
-        return [(run.id, seed) for run in self.runs for seed in self.seeds_of(run.id)]
+        """Every training of the study."""
+        return [Training(run.id, seed) for run in self.runs for seed in self.seeds_of(run.id)]
 
     def schedule(self, run_id: str) -> tuple[int, tuple[int, ...]]:
         """Epochs of a run, and those after which its learning rate falls."""

@@ -75,11 +75,7 @@ class Planning(Declaration):
 
 
 def load_planning(runs: Mapping[str, Run], path: Path = PLANNING) -> Planning:
-    """The assumptions, checked against the declarations.
-
-    Raises:
-        ExperimentError: the file does not fit its schema, or names something that is not declared.
-    """
+    """The assumptions, checked against the declarations."""
     planning = load_declared(Planning, path)
     if unknown := sorted({run.backbone for run in runs.values()} - set(planning.backbones)):
         raise ExperimentError(f"{path}: backbones: no entry for {unknown[0]}; add its time and parameters")
@@ -88,11 +84,7 @@ def load_planning(runs: Mapping[str, Run], path: Path = PLANNING) -> Planning:
 
 @functools.cache
 def relative_pixels(path: Path = PADDING) -> dict[str, float]:
-    """Pixels of a training image by run, padding included, relative to those of `REFERENCE`.
-
-    Raises:
-        ExperimentError: the file cannot be read.
-    """
+    """Pixels of a training image by run, padding included, relative to those of `REFERENCE`."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             pixels = {row["run"]: float(row["megapixels"]) for row in csv.DictReader(file)}

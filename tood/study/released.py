@@ -98,11 +98,7 @@ class ReleasedFile(Declaration):
         return f"put it at {self.path}"
 
     def source(self) -> Source:
-        """Where it is fetched from.
-
-        Raises:
-            ExperimentError: this mmdet does not know it.
-        """
+        """Where it is fetched from."""
         return Source(self.address or zoo_address(self.file), sha256=self.digest)
 
     def stated(self) -> str:
@@ -150,7 +146,7 @@ class _Files(Declaration):
     files: list[ReleasedFile]
 
 
-class Choice(NamedTuple):
+class ReleasedChoice(NamedTuple):
     """What a study takes for a run."""
 
     file: ReleasedFile | None
@@ -163,9 +159,6 @@ def load_released(path: Path = RELEASED, runs: Mapping[str, Run] | None = None) 
     Args:
         path: the declaration.
         runs: all runs; a file of any other is refused. None takes them as they are.
-
-    Raises:
-        ExperimentError: the declaration does not fit.
     """
     files: dict[str, ReleasedFile] = {}
     for entry in load_declared(_Files, path).files:
@@ -177,17 +170,16 @@ def load_released(path: Path = RELEASED, runs: Mapping[str, Run] | None = None) 
     return files
 
 
-def choose(run: str, files: Iterable[ReleasedFile], near: Collection[str] = ()) -> Choice:
+def choose(run: str, files: Iterable[ReleasedFile], near: Collection[str] = ()) -> ReleasedChoice:
     """The file that a study takes for a run: one put there as `RUN.pth`, else the first that can be had.
 
     Args:
-        run: id.
         files: all that are declared.
         near: names of near files that were asked for; they go before all others.
     """
     own = by_hand(run)
     if own.path.is_file():
-        return Choice(own, [])
+        return ReleasedChoice(own, [])
     candidates = [file for file in files if file.run == run]
     candidates.sort(key=lambda file: file.file not in near)
     remarks = []
@@ -198,10 +190,10 @@ def choose(run: str, files: Iterable[ReleasedFile], near: Collection[str] = ()) 
                 f"`--config near={file.file}` takes it"
             )
         elif file.path.is_file() or file.fetched:
-            return Choice(file, remarks)
+            return ReleasedChoice(file, remarks)
         else:
             remarks.append(f"{file.file} of {file.from_whom} is not in place: {file.by_hand}")
-    return Choice(None, remarks or ["no file was released for it"])
+    return ReleasedChoice(None, remarks or ["no file was released for it"])
 
 
 def by_hand(run: str) -> ReleasedFile:
@@ -211,7 +203,7 @@ def by_hand(run: str) -> ReleasedFile:
 
 def choose_all(
     runs: Iterable[Run], known: Mapping[str, Run], near: Collection[str], declaration: Path
-) -> dict[str, Choice]:
+) -> dict[str, ReleasedChoice]:
     """What a study takes for each of its runs.
 
     Args:
@@ -219,9 +211,6 @@ def choose_all(
         known: all runs.
         near: as for `choose`.
         declaration: as for `load_released`.
-
-    Raises:
-        ExperimentError: the declaration does not fit, a name is of no near file, or no run has a file.
     """
     files = load_released(declaration, known)
     for name in near:
@@ -239,18 +228,14 @@ def choose_all(
 
 
 def zoo_address(file: str) -> str:
-    """Where mmdetection's zoo has a file, by the metafiles that mmdet brings along.
-
-    Raises:
-        ExperimentError: mmdet knows no file of that name.
-    """
-    found = _zoo().get(file)
-    if found is None:
+    """Where mmdetection's zoo has a file, by the metafiles that mmdet brings along."""
+    address = _zoo().get(file)
+    if address is None:
         raise ExperimentError(
             f"{RELEASED.name}: {file}: no metafile of the installed mmdet names it; correct its name, or "
             "declare it with origin `other` and an address"
         )
-    return found
+    return address
 
 
 @functools.cache

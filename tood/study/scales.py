@@ -96,11 +96,7 @@ def scale_names() -> list[str]:
 
 
 def load_scale(name: str) -> Scale:
-    """The scale of that name.
-
-    Raises:
-        ExperimentError: there is none, or its file does not fit the schema.
-    """
+    """The scale of that name."""
     path = SCALES / f"{name}.yaml"
     if name not in scale_names():
         raise ExperimentError(
@@ -111,11 +107,7 @@ def load_scale(name: str) -> Scale:
 
 
 def seeds_by_run(scale: Scale, runs: Mapping[str, Run]) -> dict[str, tuple[int, ...]]:
-    """Seeds of every run at a scale; where several lines of `seeds_of` name a run, all of theirs.
-
-    Raises:
-        ExperimentError: `seeds_of` names what is no run and no table.
-    """
+    """Seeds of every run at a scale; where several lines of `seeds_of` name a run, all of theirs."""
     own: dict[str, tuple[int, ...]] = {}
     for name, seeds in scale.seeds_of.items():
         try:

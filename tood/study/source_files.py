@@ -123,19 +123,19 @@ def _literal(node: ast.expr) -> Any:
 
 def _literals(tree: ast.Module) -> dict[str, Any] | None:
     """What a module assigns, without `_base_`; None if it does anything else."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for statement in tree.body:
         match statement:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
                 try:
-                    found[name] = _literal(value)
+                    values[name] = _literal(value)
                 except ValueError:
                     return None
             case ast.Expr(value=ast.Constant()):
                 pass  # its docstring
             case _:
                 return None
-    return {name: value for name, value in found.items() if name != "_base_"}
+    return {name: value for name, value in values.items() if name != "_base_"}
 
 
 def strings_of(value: Any) -> set[str]:

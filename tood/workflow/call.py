@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tood.data.manifest import read_manifest
 from tood.data.validation import changed_since_check
 from tood.ledger.status import save_study
 from tood.runtime import event_files
-from tood.runtime.locks import StudyLock, hold_study
+from tood.runtime.locks import hold_study
 from tood.runtime.preloaded import start_server
 from tood.study.declarations import ExperimentError
 from tood.study.paths import REPOSITORY, StudyPaths
@@ -38,28 +39,20 @@ def pass_on_code() -> None:
 
 
 def require_folders(plan: Plan) -> None:
-    """Before Snakemake looks into the study's folders.
-
-    Raises:
-        ExperimentError: something else has the name of one of them.
-    """
+    """Before Snakemake looks into the study's folders."""
     _refuse(blocked_problem, plan)
 
 
-def begin(plan: Plan, preload: bool) -> StudyLock:
+def begin(plan: Plan, preload: bool) -> ExitStack:
     """Stop before any job that cannot end well; say which study this is; preload what its jobs import.
 
     Args:
-        plan: the study.
         preload: jobs compute on this machine, as forks of one process.
 
     Returns:
         the lock of the study, to be kept while jobs run
 
     Raises:
-        ExperimentError: a folder cannot be written, the data is not what was checked, a file of
-            weights has a time in the future, or the package of a logger is not installed.
-        DamagedFile: what the check of the data wrote is damaged.
         Held: another call works on the study, or on its results from another clone.
     """
     _refuse(writable_problem, plan)
@@ -73,34 +66,29 @@ def begin(plan: Plan, preload: bool) -> StudyLock:
         )
     _require_times_of_weights(plan)
     lock = hold_study(paths.work, paths.results)
-    atexit.register(lock.release)
+    atexit.register(lock.close)
     save_study(plan)
     if preload:
         start_server(_MODULES)
     return lock
 
 
-def begin_rehearsal(plan: Plan) -> StudyLock:
+def begin_rehearsal(plan: Plan) -> ExitStack:
     """As `begin` for a call that only rehearses, and leaves no trace of its own in the study.
 
     Raises:
-        ExperimentError: the rehearsal's folder cannot be written.
         Held: another call rehearses the study.
     """
     folder = StudyPaths(plan.name).rehearsal
     if problem := writable_problem(folder):
         raise ExperimentError(problem)
     lock = hold_study(folder)
-    atexit.register(lock.release)
+    atexit.register(lock.close)
     return lock
 
 
 def require_sizes(plan: Plan) -> None:
-    """That checked images are not too thin for the input sizes of this call, which the check may not know.
-
-    Raises:
-        ExperimentError: a resize would leave nothing of an image.
-    """
+    """That checked images are not too thin for the input sizes of this call, which the check may not know."""
     manifest = StudyPaths(plan.name).manifest
     if manifest.is_file() and (problem := vanishing_of(read_manifest(manifest), plan.input_sizes)):
         raise ExperimentError(problem)
@@ -118,17 +106,13 @@ def _require_times_of_weights(plan: Plan) -> None:
 
 
 def require_device(device: str) -> None:
-    """Ask torch whether this machine has the device, in another process, as torch takes seconds to import.
-
-    Raises:
-        ExperimentError: there is no GPU for "cuda".
-    """
+    """Ask torch whether this machine has the device, in another process, as torch takes seconds to import."""
     if device != "cuda":
         return
     program = "from tood.runtime.device import choose_device; choose_device('cuda')"
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    if found.returncode:
-        raise ExperimentError(found.stderr.strip().splitlines()[-1])
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    if outcome.returncode:
+        raise ExperimentError(outcome.stderr.strip().splitlines()[-1])
 
 
 def _refuse(problem_of: Callable[[Path], str | None], plan: Plan) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from tood.runtime.failures import State
 from tood.runtime.run_state import HEARTBEAT_TIMEOUT, read_state, silence
+from tood.study.plan import Training
 
 # The workflow asks the scheduler at intervals of 3 minutes or less; then files may appear with a delay.
 UNNOTICED_SECONDS = 10 * 60
@@ -21,12 +23,10 @@ HINT = (
     "the jobs of this call, and type the same command again; trainings resume"
 )
 
-RunAndSeed = tuple[str, str]
-
 
 def missed_ends(
-    states: Mapping[RunAndSeed, Mapping[str, Any]], waiting: Collection[RunAndSeed], since: float, now: float
-) -> dict[tuple[RunAndSeed, float], str]:
+    states: Mapping[Training, Mapping[str, Any]], waiting: Collection[Training], since: float, now: float
+) -> dict[tuple[Training, float], str]:
     """Trainings that have ended, or seem to have, while the workflow waits for them.
 
     A training without a heartbeat since the start of the workflow may be in a queue and is left out.
@@ -40,39 +40,41 @@ def missed_ends(
     Returns:
         A message for each, by training and time of its last heartbeat.
     """
-    found = {}
-    for (run, seed), state in states.items():
+    problems = {}
+    for training, state in states.items():
         beat = state.get("updated") or 0.0
-        if (run, seed) not in waiting or beat < since:
+        if training not in waiting or beat < since:
             continue
-        silent, name = now - beat, f"{run} seed {seed}"
-        if state["state"] == "running" and silent > HEARTBEAT_TIMEOUT:
+        silent, name = now - beat, f"{training.run} seed {training.seed}"
+        if state["state"] == State.RUNNING and silent > HEARTBEAT_TIMEOUT:
             problem = (
                 f"{name}: no heartbeat for {silent / 60:.0f} minutes from process {state.get('pid')} on "
                 f"{state.get('host')}, the last at iteration {state.get('iteration') or 0}"
             )
-        elif state["state"] == "done" and silent > UNNOTICED_SECONDS:
+        elif state["state"] == State.DONE and silent > UNNOTICED_SECONDS:
             problem = f"{name}: done {silent / 60:.0f} minutes ago, but the scheduler has not reported it"
         else:
             continue
-        found[(run, seed), beat] = f"{problem}; {HINT}"
-    return found
+        problems[training, beat] = f"{problem}; {HINT}"
+    return problems
 
 
-def read_states(folder: Path) -> dict[RunAndSeed, dict]:
+def read_states(folder: Path) -> dict[Training, dict]:
     """Every RUN/seedK/state.json below `folder` that can be read; no `updated` is in the future."""
     states, now = {}, time.time()
     for path in folder.glob("*/seed*/state.json"):
         if state := read_state(path):  # if not, the next check reads it
             if (updated := state.get("updated") or 0.0) > now:
                 state["updated"] = max(now - silence(path, updated, now), 0.0)
-            states[path.parts[-3], path.parts[-2].removeprefix("seed")] = state
+            seed = path.parts[-2].removeprefix("seed")
+            if seed.isdecimal():
+                states[Training(path.parts[-3], int(seed))] = state
     return states
 
 
 def watch(
     folder: Path,
-    waiting: Callable[[], Collection[RunAndSeed]],
+    waiting: Callable[[], Collection[Training]],
     say: Callable[[str], object],
     seconds: float = SECONDS_BETWEEN_CHECKS,
 ) -> None:

@@ -8,14 +8,7 @@ from signal import SIGKILL
 
 from tood.data.sample import EVALUATED, TYPICAL, take_sample
 from tood.ledger.provenance import digest
-from tood.ledger.rehearsal import (
-    Rehearsed,
-    Row,
-    file_of,
-    in_a_line,
-    read_rehearsed,
-    row_of,
-)
+from tood.ledger.rehearsal import RehearsalRow, Rehearsed, file_of, in_a_line, read_rehearsed, row_of
 from tood.ledger.study_jobs import analysis_job, training_job
 from tood.runtime.failures import KILLED
 from tood.runtime.files import DamagedFile, write_json
@@ -30,21 +23,17 @@ _LONGEST_SIDES = [1333, 800]  # where no configuration says the size of a networ
 
 def rehearse_all(
     plan: Plan, threads: int, program: Sequence[str], analysed: Sequence[str], say: Callable[[str], None]
-) -> list[Row]:
+) -> list[RehearsalRow]:
     """Rehearse each run of a study; one that fails stops no other.
 
     What an earlier call measured of a run on this machine stands, unless it failed, or what decides it has
     changed.
 
     Args:
-        plan: the study.
         threads: of the process that computes.
         program: that rehearses one run, the step `rehearse_run`.
         analysed: runs that are analysed, too.
         say: takes a line for each run.
-
-    Raises:
-        DataError: the dataset would break a training.
     """
     paths = StudyPaths(plan.name)
     manifest = take_sample(
@@ -88,27 +77,27 @@ def rehearsal_job(plan: Plan, run_id: str, analysed: bool, images: int) -> Rehea
 def _rehearse(job: RehearsalJob, execution: Execution, output: Path, program: Sequence[str]) -> Rehearsed:
     """What is known of a run, measured now if need be."""
     digits = digest({"job": job.argument(), "execution": execution.argument(), "host": socket.gethostname()})
-    found = _known(output, digits)
-    if found and found.evaluation_seconds is not None:  # which comes last
-        return found
+    rehearsed = _known(output, digits)
+    if rehearsed and rehearsed.evaluation_seconds is not None:  # which comes last
+        return rehearsed
     output.unlink(missing_ok=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     with (log := output.with_name("log.txt")).open("w") as file:
         words = ["--job", job.argument(), "--execution", execution.argument()]
         words += ["--digest", digits, "--output", str(output)]
         ended = subprocess.run([*program, *words], stdout=file, stderr=subprocess.STDOUT)
-    found = _known(output, digits) or Rehearsed(run=job.training.run, digest=digits)
-    if ended.returncode and not found.failed:
-        found.failed = KILLED if ended.returncode == -SIGKILL else f"ended with status {ended.returncode}"
-        found.failed += f"; {log} says more"
-        write_json(output, found.model_dump())
-    return found
+    rehearsed = _known(output, digits) or Rehearsed(run=job.training.run, digest=digits)
+    if ended.returncode and not rehearsed.failed:
+        rehearsed.failed = KILLED if ended.returncode == -SIGKILL else f"ended with status {ended.returncode}"
+        rehearsed.failed += f"; {log} says more"
+        write_json(output, rehearsed.model_dump())
+    return rehearsed
 
 
 def _known(output: Path, digits: str) -> Rehearsed | None:
     """What was measured of the same."""
     try:
-        found = read_rehearsed(output)
+        rehearsed = read_rehearsed(output)
     except DamagedFile:
         return None
-    return found if found and found.digest == digits else None
+    return rehearsed if rehearsed and rehearsed.digest == digits else None

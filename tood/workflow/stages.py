@@ -13,10 +13,8 @@ from tood.data.validation import Split, annotation_digests
 from tood.ledger.provenance import digest
 from tood.ledger.references import load_references
 from tood.ledger.server_scores import load_scores
-from tood.ledger.status import (
-    Status,
-    status_with_records,
-)
+from tood.ledger.status import Status, status_with_records
+from tood.runtime.failures import State
 from tood.study.coco import load_archives
 from tood.study.declarations import ExperimentError, Table
 from tood.study.jobs import Resources
@@ -59,12 +57,7 @@ def submissions(plan: Plan, tables: Mapping[str, Table], records: Collection[Tra
     They are of the runs that the call names, or without `runs` of those of Table 5.
 
     Args:
-        plan: the study.
-        tables: all that are declared.
         records: trainings for which records stand.
-
-    Raises:
-        ExperimentError: there are no test images, no such run, or no weights of one.
     """
     if plan.scale.test is None:
         raise ExperimentError(
@@ -82,21 +75,17 @@ def submissions(plan: Plan, tables: Mapping[str, Table], records: Collection[Tra
     if not chosen:
         raise ExperimentError("test_dev: no run of Table 5 can be trained; name others with --config runs=")
     paths, images = StudyPaths(plan.name), submitted_images(plan)
-    trainings = [training for training in plan.trainings if training[0] in chosen]
+    trainings = [training for training in plan.trainings if training.run in chosen]
     if bare := [training for training in trainings if training in records]:
         raise ExperimentError(
-            f"test_dev: needs the weights of {bare[0][0]}, seed {bare[0][1]}, and there is only its record; "
-            "add fresh=true to train it"
+            f"test_dev: needs the weights of {bare[0].run}, seed {bare[0].seed}, and there is only its "
+            "record; add fresh=true to train it"
         )
     return [paths.run(run, seed).submission(images, run) for run, seed in trainings]
 
 
 def published(plan: Plan) -> str:
-    """Digest of the published values and of the server's scores that the study's tables show.
-
-    Raises:
-        ExperimentError: one of the two files is wrong.
-    """
+    """Digest of the published values and of the server's scores that the study's tables show."""
     references = load_references(plan.all_runs)
     scores = load_scores(plan.name, plan.all_runs)
     return digest(
@@ -142,30 +131,27 @@ def content_of_test_images(plan: Plan) -> str:
     return file_digest(plan.data_root / cast(Split, plan.scale.test).annotations)
 
 
-def summary(
-    plan: Plan,
-    records: Mapping[Training, Path] | None = None,
-    found: Iterable[Status] | None = None,
+def describe_study(
+    plan: Plan, records: Mapping[Training, Path] | None = None, statuses: Iterable[Status] | None = None
 ) -> str:
     """What the study is, and for which of its trainings records stand.
 
     Args:
-        plan: the study.
         records: result of `recorded`; None says nothing of them.
-        found: result of `status_with_records`; None asks for it.
+        statuses: result of `status_with_records`; None asks for it.
     """
     if plan.imports:
-        return _summary_of_released(plan)
+        return _describe_released(plan)
     epochs = sum(plan.schedule(run)[0] for run, _ in plan.trainings)
     same = all(plan.seeds_of(run.id) == plan.seeds for run in plan.runs)
     seeds = f"seeds {list(plan.seeds)}" if same else "1 to 5 seeds"
     return (
         f"{plan.name}: {len(plan.runs)} runs x {seeds} = {len(plan.trainings)} trainings, {epochs} epochs."
-        + ("" if records is None else _summary_of_records(plan, records, found))
+        + ("" if records is None else _describe_records(plan, records, statuses))
     )
 
 
-def _summary_of_records(plan: Plan, records: Mapping[Training, Path], found: Iterable[Status] | None) -> str:
+def _describe_records(plan: Plan, records: Mapping[Training, Path], statuses: Iterable[Status] | None) -> str:
     """How many trainings have a record that stands for them, and why others do not."""
     said = ""
     if records:
@@ -176,8 +162,8 @@ def _summary_of_records(plan: Plan, records: Mapping[Training, Path], found: Ite
         )
     if plan.study.fresh:
         return said
-    found = status_with_records(plan) if found is None else found
-    stale = [status for status in found if status.record and status.state == "stale"]
+    statuses = status_with_records(plan) if statuses is None else statuses
+    stale = [status for status in statuses if status.record and status.state == State.STALE]
     if stale:
         parts = dict.fromkeys(part for status in stale for part in status.stale)
         said += (
@@ -187,7 +173,7 @@ def _summary_of_records(plan: Plan, records: Mapping[Training, Path], found: Ite
     return said
 
 
-def _summary_of_released(plan: Plan) -> str:
+def _describe_released(plan: Plan) -> str:
     """Which runs have released weights, and what could be had by hand, a line each."""
     without = [run for run, choice in plan.choices.items() if not choice.file]
     lines = [
@@ -217,7 +203,7 @@ def requests(of: Callable[[Any], Resources], on_gpu: bool) -> dict[str, Callable
     def processes(wildcards: Any) -> int:  # on each node
         return of(wildcards).gpus if on_gpu else 1
 
-    asked: dict[str, Callable[[Any, int], int] | str] = {
+    wanted: dict[str, Callable[[Any, int], int] | str] = {
         # A local call schedules by it only with `--resources gpu=N`.
         "gpu": lambda wildcards, attempt: of(wildcards).gpus * of(wildcards).nodes if on_gpu else 0,
         "nodes": lambda wildcards, attempt: of(wildcards).nodes,
@@ -228,7 +214,7 @@ def requests(of: Callable[[Any], Resources], on_gpu: bool) -> dict[str, Callable
         "runtime": lambda wildcards, attempt: of(wildcards).runtime,
     }
     # Else the executor would name the model of a profile, with a number of 0.
-    return asked if on_gpu else asked | {"gpu_model": ""}
+    return wanted if on_gpu else wanted | {"gpu_model": ""}
 
 
 def slurm_options(resources: Resources, on_gpu: bool, gpu_model: str | None) -> str:
@@ -239,17 +225,19 @@ def slurm_options(resources: Resources, on_gpu: bool, gpu_model: str | None) -> 
         on_gpu: whether it asks for GPUs.
         gpu_model: that the profile names, if it does.
     """
-    asked = f"--signal=USR1@{SECONDS_OF_WARNING}"
+    options = f"--signal=USR1@{SECONDS_OF_WARNING}"
     if on_gpu and resources.nodes > 1:
         # `--gpus`, which the executor asks for, is of all nodes together. Slurm wants a type in both or none.
-        asked += f" --gpus-per-node={f'{gpu_model}:' if gpu_model else ''}{resources.gpus}"
-    return asked
+        options += f" --gpus-per-node={f'{gpu_model}:' if gpu_model else ''}{resources.gpus}"
+    return options
 
 
 def rehearsal_resources(plan: Plan) -> Resources:
     """What a rehearsal asks for: one process with the most that any of its runs has, and time for all."""
     each = [plan.resources(run.id) for run in plan.runs]
-    largest = {key: max(getattr(one, key) for one in each) for key in ("threads", "workers", "mem_mb")}
+    largest = {
+        key: max(getattr(resources, key) for resources in each) for key in ("threads", "workers", "mem_mb")
+    }
     return Resources(**largest, runtime=max(60, REHEARSAL_MINUTES * len(each)))
 
 

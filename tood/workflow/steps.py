@@ -57,18 +57,15 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     for parameter in inspect.signature(STEPS[name]).parameters.values():
         kind, optional = parameter.annotation, parameter.default is not parameter.empty
         words = get_origin(kind) is list and get_args(kind)[0] in (str, Path)
+        plain = get_args(kind)[0] if words else kind
         parser.add_argument(
             f"--{parameter.name.replace('_', '-')}",
-            type=get_args(kind)[0] if words else _reader(kind),
+            type=plain if plain in (str, Path) else TypeAdapter(kind).validate_json,
             nargs="*" if words else None,
             required=not optional,
             default=parameter.default if optional else None,
         )
     return parser
-
-
-def _reader(kind: Any) -> Callable[[str], Any]:
-    return kind if kind in (str, Path) else TypeAdapter(kind).validate_json
 
 
 def _step(label: str) -> Callable[[Step], Step]:

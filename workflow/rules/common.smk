@@ -53,8 +53,9 @@ from tood.report.figures import (
 )
 from tood.workflow.heartbeat import watch
 from tood.study.options import parse_options
+from tood.study.pages import load_pages
 from tood.study.paths import COMPLEXITY, StudyPaths
-from tood.study.plan import Plan
+from tood.study.plan import Plan, Training
 from tood.study.released import FOLDER as RELEASED
 from tood.ledger.study_jobs import (
     analysis_job,
@@ -88,6 +89,7 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
+config["captions"] = load_pages().figures  # for report/figure.rst
 PATHS = StudyPaths(PLAN.name)
 OF_RUN = PATHS.run("{run}", "{seed}")
 WORK, RESULTS, MANIFEST = PATHS.work, PATHS.results, PATHS.manifest
@@ -130,8 +132,8 @@ def gpu_model(rule):
     """The model of GPU that the profile names for the jobs of a rule; None where it names none."""
     settings = workflow.resource_settings
     own = (settings.overwrite_resources or {}).get(rule) or {}
-    found = own.get("gpu_model") or (settings.default_resources or {}).get("gpu_model")
-    return getattr(found, "raw", found)
+    model = own.get("gpu_model") or (settings.default_resources or {}).get("gpu_model")
+    return getattr(model, "raw", model)
 
 
 def of_each(pattern, trainings):
@@ -141,14 +143,16 @@ def of_each(pattern, trainings):
 
 def records(trainings):
     """The records of trainings: those that stand for them, or those that this study makes."""
-    return [str(RECORDED.get(one) or PATHS.record(*one)) for one in trainings]
+    return [
+        str(RECORDED.get(training) or PATHS.record(*training)) for training in trainings
+    ]
 
 
-def reported(kind, name, path, caption=None):
+def reported(kind, name, path):
     """A file that `snakemake --report` shows, under the kind of thing that it is."""
     return report(
         path,
-        caption=f"../report/{caption or kind}.rst",
+        caption=f"../report/{kind}.rst",
         category=f"{kind.capitalize()}s",
         labels={kind: name},
     )
@@ -161,10 +165,7 @@ def picture(figure):
 
 def pictures(*figures):
     """The pictures of figures, which `snakemake --report` shows."""
-    return [
-        reported("figure", figure, picture(figure), f"figures/{figure}")
-        for figure in figures
-    ]
+    return [reported("figure", figure, picture(figure)) for figure in figures]
 
 
 def submissions():
@@ -176,9 +177,9 @@ def submissions():
 
 
 def awaited_trainings():
-    """Run and seed of the trainings that were submitted and have not been seen to end."""
+    """The trainings that were submitted and have not been seen to end."""
     jobs = [job for job in workflow.scheduler.running if job.name == "train"]
-    return {(job.wildcards.run, job.wildcards.seed) for job in jobs}
+    return {Training(job.wildcards.run, int(job.wildcards.seed)) for job in jobs}
 
 
 def before_work():
@@ -234,4 +235,4 @@ def after_failure():
 
 
 if workflow.is_main_process:
-    logger.info(study.summary(PLAN, RECORDED, WITH_RECORDS))
+    logger.info(study.describe_study(PLAN, RECORDED, WITH_RECORDS))

@@ -1,7 +1,6 @@
 """The positives of several schemes on one image, side by side."""
 
 import functools
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from matplotlib.patches import Rectangle
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 
+from tood.data.annotations import read_image_list
 from tood.data.images import ImageError
 from tood.data.loading import build_dataset
 from tood.data.manifest import read_manifest
@@ -142,8 +142,8 @@ def find_image(image: str, plan: Plan, root: Path, config: Config) -> tuple[Coco
     for other in others:
         _say(f"--image {image}: {first.path} is used; for {other.path} give its path")
     dataset = build_dataset(root, *first.split, config.classes, config.input.size, None)
-    found = (dataset.get_data_info(index) for index in range(len(dataset)))
-    index, info = next((i, info) for i, info in enumerate(found) if str(info["img_id"]) == first.id)
+    infos = (dataset.get_data_info(index) for index in range(len(dataset)))
+    index, info = next((i, info) for i, info in enumerate(infos) if str(info["img_id"]) == first.id)
     if all(instance["ignore_flag"] for instance in info["instances"]):
         raise ExperimentError(f"--image {image}: {first.path} has no object; choose an image that has")
     return dataset, index
@@ -161,9 +161,11 @@ class _Entry:
 
 @functools.cache  # of a large dataset they take long to read, and each scheme needs them
 def _entries(root: Path, split: Split) -> list[_Entry]:
-    content = json.loads((root / split.annotations).read_text(encoding="utf-8"))
-    images = [(str(image["id"]), image["file_name"]) for image in content["images"]]
-    return [_Entry(split, id_, name, os.path.join(root, split.images, name)) for id_, name in images]
+    images, _ = read_image_list(root / split.annotations, root / split.images)
+    return [
+        _Entry(split, str(number), image.name, os.path.join(root, split.images, image.name))
+        for number, image in images.items()
+    ]
 
 
 def _meant(image: str, root: Path, entries: list[_Entry]) -> list[_Entry]:
@@ -209,28 +211,30 @@ def draw(assignments: Sequence[ImagePositives]) -> Figure:
     figure = Figure(figsize=(4 * columns, 4 * rows * height / width + 0.5 * rows + 0.4), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     colours = mpl.color_sequences["tab10"]
-    for axes, found in zip(panels, assignments, strict=False):
-        axes.imshow(found.image, alpha=0.6)
-        for g, (x1, y1, x2, y2) in enumerate(found.gt_boxes):
+    for axes, assignment in zip(panels, assignments, strict=False):
+        axes.imshow(assignment.image, alpha=0.6)
+        for g, (x1, y1, x2, y2) in enumerate(assignment.gt_boxes):
             colour = colours[g % len(colours)]
             axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, lw=1.5, color=colour))
-        for level in np.unique(found.levels):
-            here = found.levels == level
+        for level in np.unique(assignment.levels):
+            here = assignment.levels == level
             axes.scatter(
-                *found.points[here].T,
-                c=[colours[g % len(colours)] for g in found.objects[here]],
-                alpha=0.25 + 0.75 * found.weights[here],
+                *assignment.points[here].T,
+                c=[colours[g % len(colours)] for g in assignment.objects[here]],
+                alpha=0.25 + 0.75 * assignment.weights[here],
                 marker=MARKERS[level % len(MARKERS)],
                 s=14 + 10 * level,
                 edgecolors="black",
                 linewidths=0.3,
             )
-        quality = f"IoU {found.iou:.2f}" if found.trained else "untrained"
-        axes.set_title(f"{found.scheme}: {found.per_object:.1f} per object, {quality}", fontsize="small")
+        quality = f"IoU {assignment.iou:.2f}" if assignment.trained else "untrained"
+        axes.set_title(
+            f"{assignment.scheme}: {assignment.per_object:.1f} per object, {quality}", fontsize="small"
+        )
         axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     for axes in panels[len(assignments) :]:
         axes.remove()
-    present = sorted({int(level) for found in assignments for level in found.levels})
+    present = sorted({int(level) for assignment in assignments for level in assignment.levels})
     handles = [
         Line2D([], [], ls="", c="grey", marker=MARKERS[level % len(MARKERS)], label=f"level {level + 1}")
         for level in present

@@ -39,15 +39,15 @@ def conditions(names: Sequence[str]) -> dict[str, Callable[[pd.DataFrame], pd.Se
     last = names[-1]
     who = "both detectors localise" if len(names) == 2 else f"{' and '.join(names)} localises"
     return {
-        f"that cover at least {100 * LEAST_SHARE:.0f} % of the image": lambda found: (
-            found["share"] >= LEAST_SHARE
+        f"that cover at least {100 * LEAST_SHARE:.0f} % of the image": lambda objects: (
+            objects["share"] >= LEAST_SHARE
         ),
-        "that no crowd and no other object of their class touches": lambda found: ~found["crowded"],
-        f"that {who} somewhere with an IoU of at least {LEAST_LOCALISED}": lambda found: (
-            found[[f"localised {name}" for name in names]] >= LEAST_LOCALISED
+        "that no crowd and no other object of their class touches": lambda objects: ~objects["crowded"],
+        f"that {who} somewhere with an IoU of at least {LEAST_LOCALISED}": lambda objects: (
+            objects[[f"localised {name}" for name in names]] >= LEAST_LOCALISED
         ).all(axis=1),
-        f"whose best-classified box under {last} has an IoU of at least {LEAST_CLASSIFIED}": lambda found: (
-            found[f"classified {last}"] >= LEAST_CLASSIFIED
+        f"whose best-classified box under {last} has an IoU of at least {LEAST_CLASSIFIED}": lambda objects: (
+            objects[f"classified {last}"] >= LEAST_CLASSIFIED
         ),
     }
 
@@ -67,18 +67,18 @@ def choose(detectors: Mapping[str, pd.DataFrame], classes: Sequence[str], count:
     Raises:
         ValueError: no object of the images is touched by a box of each detector.
     """
-    found, names = _joined(detectors), list(detectors)
+    objects, names = _joined(detectors), list(detectors)
     means = {
-        name: (_mean(found[f"distance {name}"]), int(found[f"distance {name}"].count())) for name in names
+        name: (_mean(objects[f"distance {name}"]), int(objects[f"distance {name}"].count())) for name in names
     }
     distances = [f"distance {name}" for name in names]
-    known = found.dropna(subset=distances)
+    known = objects.dropna(subset=distances)
     if known.empty:
-        images = found["image_id"].nunique()
+        images = objects["image_id"].nunique()
         raise ValueError(
             f"no object of {images} images is touched by boxes of its class under all of {', '.join(names)}"
         )
-    known = known.assign(preferred=_preferred(found, classes).reindex(known["image_id"]).to_numpy())
+    known = known.assign(preferred=_preferred(objects, classes).reindex(known["image_id"]).to_numpy())
     known = known.sort_values(
         ["preferred", distances[0], *KEYS], ascending=[False, False, True, True], kind="stable"
     )
@@ -92,7 +92,7 @@ def choose(detectors: Mapping[str, pd.DataFrame], classes: Sequence[str], count:
         for image, instance in kept.drop_duplicates("image_id")[KEYS].itertuples(index=False):
             if len(cases) < count and image not in {case.image_id for case in cases}:
                 cases.append(Case(int(image), int(instance), dropped))
-    return Choice(cases, left, len(found), preferred, means)
+    return Choice(cases, left, len(objects), preferred, means)
 
 
 def caption(choice: Choice, names: Sequence[str], figure: int, shown: Collection[Case]) -> str:
@@ -172,10 +172,10 @@ def _joined(detectors: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return shared
 
 
-def _preferred(found: pd.DataFrame, classes: Sequence[str]) -> pd.Series:
+def _preferred(objects: pd.DataFrame, classes: Sequence[str]) -> pd.Series:
     """Whether an image has objects of all preferred classes, by image id."""
-    named = found["label"].map(dict(enumerate(classes)))
-    return named.groupby(found["image_id"]).agg(lambda present: set(PREFERRED) <= set(present))
+    named = objects["label"].map(dict(enumerate(classes)))
+    return named.groupby(objects["image_id"]).agg(lambda present: set(PREFERRED) <= set(present))
 
 
 def _mean(values: pd.Series) -> float:

@@ -53,12 +53,12 @@ class InstanceMaps:
         return distance(self.classification, self.localisation)
 
 
-def distance(one: BestAnchor, other: BestAnchor) -> float:
+def distance(anchor: BestAnchor, other: BestAnchor) -> float:
     """Pixels of the input image between two anchors, 0 if they are one.
 
     `tood.analysis.table6.best_anchors` gives it in units of the object's size.
     """
-    return math.dist(one.point, other.point)
+    return math.dist(anchor.point, other.point)
 
 
 class ImageAnchors:

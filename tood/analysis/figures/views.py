@@ -35,27 +35,28 @@ def draw_views(runs: Mapping[str, Sequence[RunPaths]], annotations: Path, folder
     }
     seeds = len(next(iter(runs.values())))
     objects = {
-        name: [pd.DataFrame(content["objects"]) for content in found] for name, found in measured.items()
+        name: [pd.DataFrame(content["objects"]) for content in several] for name, several in measured.items()
     }
     density = {
-        name: np.sum([content["density"] for content in found], axis=0) for name, found in measured.items()
+        name: np.sum([content["density"] for content in several], axis=0)
+        for name, several in measured.items()
     }
     views: dict[str, tuple[Figure, str]] = {
         "distances": (
-            draw_distances({name: best_anchors(found) for name, found in objects.items()}),
-            caption_distances({name: best_anchors(found) for name, found in objects.items()}),
+            draw_distances({name: best_anchors(several) for name, several in objects.items()}),
+            caption_distances({name: best_anchors(several) for name, several in objects.items()}),
         ),
         "score_iou": (draw_density(density), caption_density(density)),
     }
     curves = {
-        name: [ap_by_iou(annotations, *detections) for detections in found]
-        for name, found in detected.items()
+        name: [ap_by_iou(annotations, *detections) for detections in several]
+        for name, several in detected.items()
     }
     views["ap_by_iou"] = (draw_ap_by_iou(curves), caption_ap_by_iou(curves))
     truth = read_json(annotations)
     kinds = {
-        name: np.mean([kinds_by_confidence(truth, *detections) for detections in found], axis=0)
-        for name, found in detected.items()
+        name: np.mean([kinds_by_confidence(truth, *detections) for detections in several], axis=0)
+        for name, several in detected.items()
     }
     views["box_kinds"] = (draw_box_kinds(kinds), caption_box_kinds(kinds))
     of_seeds = "" if seeds == 1 else f" Over {seeds} seeds."
@@ -66,17 +67,17 @@ def draw_views(runs: Mapping[str, Sequence[RunPaths]], annotations: Path, folder
 # Distance of the best anchors
 
 
-def best_anchors(found: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def best_anchors(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """How far apart both best anchors of an object are, and how much IoU this loses.
 
     Args:
-        found: of each seed its objects, with the columns of `tood.analysis.table6.best_anchors.ObjectRecord`.
+        frames: of each seed its objects, with columns as of `tood.analysis.table6.best_anchors.ObjectRecord`.
 
     Returns:
         A row per object and seed: distance, in sizes of the object; lost, the IoU of the best-localised box
         less that of the best-classified one. Both are nan where no anchor belongs to an object.
     """
-    objects = pd.concat(found)[["distance", "localised", "classified"]].astype(float)
+    objects = pd.concat(frames)[["distance", "localised", "classified"]].astype(float)
     return objects.assign(lost=objects["localised"] - objects["classified"])[["distance", "lost"]]
 
 
@@ -101,8 +102,8 @@ def draw_distances(objects: Mapping[str, pd.DataFrame]) -> Figure:
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (column, (label, largest)) in zip(panels, _DISTANCES.items(), strict=True):
         at = np.linspace(0, largest, 401)
-        for (name, found), style in zip(objects.items(), _STYLES, strict=False):
-            axes.plot(at, cumulative(found[column].to_numpy(), at), label=name, **style)
+        for (name, anchors), style in zip(objects.items(), _STYLES, strict=False):
+            axes.plot(at, cumulative(anchors[column].to_numpy(), at), label=name, **style)
         axes.set(xlabel=label, xlim=(0, largest), ylim=(0, 1))
         axes.grid(alpha=0.3)
         seaborn.despine(ax=axes)
@@ -115,11 +116,13 @@ def caption_distances(objects: Mapping[str, pd.DataFrame]) -> str:
     """The caption of the figure, with the means."""
 
     def means(column: str) -> str:
-        found = {name: frame[column].mean() for name, frame in objects.items()}
-        return "; ".join(f"{name} {'-' if np.isnan(mean) else f'{mean:.3f}'}" for name, mean in found.items())
+        by_name = {name: frame[column].mean() for name, frame in objects.items()}
+        return "; ".join(
+            f"{name} {'-' if np.isnan(mean) else f'{mean:.3f}'}" for name, mean in by_name.items()
+        )
 
     number = len(next(iter(objects.values())))
-    lacking = "; ".join(f"{name} {int(found['lost'].isna().sum()):,}" for name, found in objects.items())
+    lacking = "; ".join(f"{name} {int(anchors['lost'].isna().sum()):,}" for name, anchors in objects.items())
     return (
         "**Best anchors.** Left: share of all objects for which the distance between the anchor with the "
         "highest score and the anchor with the highest IoU is at most x, in units of the square root of the "
@@ -192,7 +195,7 @@ def ap_by_iou(annotations: Path, image_ids: list[int], detections: list[dict]) -
     """
     evaluation = coco_evaluation(annotations, detections, image_ids)
     precision = evaluation.eval["precision"][..., 0, -1]  # [T, R, K], all areas, 100 detections
-    means = [np.mean(one[one > -1]) * 100 if (one > -1).any() else np.nan for one in precision]
+    means = [np.mean(values[values > -1]) * 100 if (values > -1).any() else np.nan for values in precision]
     return pd.Series(means, index=evaluation.params.iouThrs.round(2))
 
 

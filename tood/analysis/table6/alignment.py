@@ -217,7 +217,7 @@ def _most_confident(confidence: Tensor, ious: Tensor, pools: Tensor, k: int) -> 
 
 def _correlation(best: _Ranked, options: AlignmentOptions) -> np.ndarray:
     """[G] Pearson's correlation of scores and IoUs; nan where it is undefined."""
-    found = np.full(len(best.scores), np.nan)
+    correlations = np.full(len(best.scores), np.nan)
     sizes = np.minimum(best.pool_size, options.top_pcc)
     for size in np.unique(sizes[sizes > 1]):  # most have the largest
         rows = np.flatnonzero(sizes == size)
@@ -226,8 +226,8 @@ def _correlation(best: _Ranked, options: AlignmentOptions) -> np.ndarray:
         x, y = x[varied], y[varied]
         if options.correlation == "rank":
             x, y = rankdata(x, axis=1), rankdata(y, axis=1)
-        found[rows[varied]] = _pearson(x, y)
-    return found
+        correlations[rows[varied]] = _pearson(x, y)
+    return correlations
 
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:

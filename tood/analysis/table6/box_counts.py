@@ -73,9 +73,9 @@ def name_boxes(gt: dict, detections: list[dict], options: CountOptions) -> Itera
         detections = [d for d in detections if d["score"] > options.score_threshold]
 
     instances = _by_image(annotations, options.class_aware)
-    for key, found in _by_image(detections, options.class_aware).items():
-        found.sort(key=lambda detection: -detection["score"])  # stable, as COCO's mergesort
-        kept = found[: options.max_per_image]
+    for key, boxes in _by_image(detections, options.class_aware).items():
+        boxes.sort(key=lambda detection: -detection["score"])  # stable, as COCO's mergesort
+        kept = boxes[: options.max_per_image]
         yield from zip((box["score"] for box in kept), _kinds(kept, instances[key]), strict=True)
 
 

@@ -74,8 +74,8 @@ class Statistics:
             scores = torch.cat([level.scores for level in anchors.levels])  # [A, C]
             by_score = {self.BY_SCORE: self._options["default"]}
             aligned |= instance_alignment(scores, instances, by_score)
-        for name, found in aligned.items():
-            self._found[name][sample.img_id] = found
+        for name, values in aligned.items():
+            self._found[name][sample.img_id] = values
         detections = select_detections(levels, sample.metainfo, self._test_cfg, rescale=True)
         self._unfiltered[sample.img_id] = coco_results(sample.img_id, detections, self._category_ids)
 

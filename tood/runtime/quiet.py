@@ -1,0 +1,22 @@
+"""Silence about what libraries say of themselves."""
+
+import contextlib
+import io
+import logging
+import warnings
+
+
+def quiet() -> None:
+    """Log warnings and errors alone: mmengine lists how each single parameter was initialised."""
+    logging.disable(logging.INFO)
+
+
+def silence() -> None:
+    """Neither log nor warn, as what a command prints is read by people."""
+    quiet()
+    warnings.simplefilter("ignore")
+
+
+def silent() -> contextlib.redirect_stdout:
+    """Within a block, leave out what libraries print: mmdet and pycocotools name what they read."""
+    return contextlib.redirect_stdout(io.StringIO())
