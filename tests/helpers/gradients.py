@@ -7,6 +7,9 @@ Runner does, by mmdet's own head where it has one, and averages the gradients. B
 FOLDER/RUN:EPOCH:IMAGES.pt.
 """
 
+import copy
+import functools
+import json
 import logging
 import sys
 from pathlib import Path
@@ -56,11 +59,18 @@ def settings_of(run: str, options: dict | None = None):
     return resolve(settings, CATEGORIES, None)
 
 
+@functools.cache
+def _initial_model(run: str, options: str, single: torch.dtype):
+    """Built once; `single` is what float32 is at present, which `no_rounding` changes."""
+    set_random_seed(0)
+    model = build_model(settings_of(run, json.loads(options)))
+    model.init_weights()
+    return model
+
+
 def make_model(run: str, epoch: int, options: dict | None = None):
     """The narrow detector of a run, its batch normalisation frozen, as the scale `paper` has it."""
-    set_random_seed(0)
-    model = build_model(settings_of(run, options))
-    model.init_weights()
+    model = copy.deepcopy(_initial_model(run, json.dumps(options), torch.float32))
     model.bbox_head.set_progress(epoch, epoch / 12)
     _add_parameters(model.bbox_head)
     return model.double().train()

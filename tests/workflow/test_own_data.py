@@ -27,6 +27,11 @@ def birds(photographs, tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture
+def workspace(new_workspace):
+    return new_workspace(counted=True)
+
+
 def call(root: Path, **options: object) -> list[str]:
     given = {
         "scale": "mini",

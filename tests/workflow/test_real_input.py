@@ -57,7 +57,7 @@ class RealStudy(NamedTuple):
 def real(new_workspace, request):
     """The study of the README on a user's images, shortened to one iteration."""
     data = request.getfixturevalue(request.param)
-    workspace = new_workspace()
+    workspace = new_workspace(counted=True)
     options = ("scale=paper", "name=real", f"data_root={data}", "runs=tood_af", "weights=random")
     limits = ("iterations=1", "batch_size=1", "val_images=2", "device=cpu")
     outcome = workspace.run("snakemake", "--cores", "all", "--config", *options, *limits)

@@ -22,7 +22,7 @@ from tood.study.paths import REPOSITORY, StudyPaths
 from tood.study.plan import Plan
 
 # What the jobs of a study import
-_MODULES = (
+MODULES = (
     "torch",
     "tood.engine.job",
     "tood.evaluation.evaluate",
@@ -76,7 +76,7 @@ def begin(plan: Plan, preload: bool) -> StudyLock:
     atexit.register(lock.release)
     save_study(plan)
     if preload:
-        start_server(_MODULES)
+        start_server(MODULES)
     return lock
 
 
