@@ -18,6 +18,11 @@ WORKFLOW = ("Snakefile", "workflow", "profiles", "experiments", "environment.yml
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Calls of the workflow take longest. They come first, so that several workers end together."""
+    items.sort(key=lambda item: "workflow" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory) -> Path:
     """The dataset of `helpers.photographs`."""

@@ -386,21 +386,19 @@ def test_no_loss_is_as_large_as_that_of_not_being_a_candidate():
 
 
 @pytest.mark.parametrize("case", hard_cases())
-def test_assignment_of_hard_cases(case, head):
-    """Every point has an owner that is there, and an object that has candidates and room has a point."""
+def test_positives_of_hard_cases(case, head):
+    """An object that has candidates and room has a point."""
     gt = hard_cases()[case]
     outs = head(features())
-    assignment = head._match(*outs[:2], [gt, SEVERAL])
-    assert assignment.shape == (2, sum(maps[0, 0].numel() for maps in outs[0]))
-    assert assignment.min() >= -1
-    assert assignment[0].max() < len(gt)
+    first, second = head.positives_by_feat(*outs, batch_gt_instances=[gt, SEVERAL], batch_img_metas=METAS)
     if case == "empty":
-        assert (assignment[0] == -1).all()
+        assert len(first.anchors) == 0
     if case in ("tiny", "at the border"):
-        assert set(assignment[0].tolist()) == {-1, *range(len(gt))}
+        assert set(first.objects.tolist()) == set(range(len(gt)))
     # What is in one image does not matter for another.
-    alone = head._match(*([level[1:] for level in maps] for maps in outs[:2]), [SEVERAL])
-    assert torch.equal(assignment[1:], alone)
+    of_second = [[level[1:] for level in maps] for maps in outs]
+    (alone,) = head.positives_by_feat(*of_second, batch_gt_instances=[SEVERAL], batch_img_metas=METAS[1:])
+    assert all(torch.equal(a, b) for a, b in zip(second, alone, strict=True))
 
 
 def test_more_labels_than_points():
