@@ -31,9 +31,9 @@ all: $(INSTALLED)
 
 env: $(INSTALLED)
 
-# One thread per worker: with two each, two workers on two cores wait for each other. `worksteal` gives a worker
-# whole modules, so that what the tests of a module share is made once.
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
+# One thread per worker: with two each, two workers on two cores wait for each other. `loadfile` gives a worker whole
+# files, so that what the tests of a file share is made once; tests/conftest.py puts the long ones first.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: lint
 	@$(PYTEST)

@@ -8,10 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from helpers.forks import forked
 
 REPOSITORY = Path(__file__).parents[1]
 TINY_COCO = REPOSITORY.parent / "shared" / "data" / "tiny_coco"
+COMPLEXITY = Path("results/paper/complexity.csv")
 WORKFLOW = ("Snakefile", "workflow", "profiles", "experiments", "environment.yml", "pyproject.toml")
+# Before torch is there: more threads are slower on models so small, and several workers wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Calls of the workflow take longest. They come first, so that several workers end together."""
+    items.sort(key=lambda item: "workflow" not in item.path.parts)
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +44,34 @@ def real_images(request) -> Path:
     return request.getfixturevalue(request.param)
 
 
+@pytest.fixture(scope="session")
+def odd(tmp_path_factory) -> Path:
+    """The dataset of `helpers.odd_images`."""
+    from helpers.odd_images import ODD_IMAGES, write_images
+
+    return write_images(tmp_path_factory.mktemp("odd") / "images", ODD_IMAGES)
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Path:
+    """A dataset of drawn images."""
+    from tood.data.synthetic import DrawingSpec, generate
+
+    root = tmp_path_factory.mktemp("drawn") / "images"
+    generate(root, DrawingSpec(seed=0, train_images=40, val_images=6, image_size=(64, 64)))
+    return root
+
+
+@pytest.fixture(scope="session")
+def training_images(drawn):
+    """Its training images, as a training of the scale `smoke` gets them."""
+    from tood.data.loading import build_dataset
+    from tood.data.synthetic import CLASSES
+    from tood.study.scales import load_scale
+
+    return build_dataset(drawn, *load_scale("smoke").train, CLASSES, (64, 64), 0.5)
+
+
 @dataclass(frozen=True)
 class Workspace:
     """A folder with the repository's workflow and its own `results` and `work`."""
@@ -42,10 +79,21 @@ class Workspace:
     path: Path
 
     def run(self, program: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of the environment's; its stdout holds stderr too."""
+        """Run a command of the environment's, as a fork that has its imports; its stdout holds stderr too."""
+        command = [Path(sys.executable).with_name(program), *arguments]
+        if program == "python" or "PYTHONPATH" in environment:
+            return self._call(command, environment)
+        command, address = forked(command)
+        return self._call(command, environment | address)
+
+    def run_alone(self, program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """As `run`, but nothing was imported before, as when a user types it."""
+        return self._call([Path(sys.executable).with_name(program), *arguments], {})
+
+    def _call(self, command: list, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
         kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "SNAKEMAKE_PROFILE")}
         return subprocess.run(
-            [Path(sys.executable).with_name(program), *map(str, arguments)],
+            list(map(str, command)),
             cwd=self.path,
             env=kept | environment,
             stdout=subprocess.PIPE,
@@ -66,12 +114,18 @@ class Workspace:
 
 @pytest.fixture(scope="session")
 def new_workspace(tmp_path_factory):
-    """Makes a workspace."""
+    """Makes a workspace; `counted` puts the parameters and FLOPs there that the repository keeps.
 
-    def make() -> Workspace:
+    They are counted once for all studies, which takes most of a minute.
+    """
+
+    def make(counted: bool = False) -> Workspace:
         path = tmp_path_factory.mktemp("workspace")
         for name in WORKFLOW:
             (path / name).symlink_to(REPOSITORY / name)
+        if counted:
+            (path / COMPLEXITY).parent.mkdir(parents=True)
+            shutil.copy(REPOSITORY / COMPLEXITY, path / COMPLEXITY)
         return Workspace(path)
 
     return make

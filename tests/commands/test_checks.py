@@ -66,11 +66,9 @@ def named(results: Iterable[Finding], what: str) -> Finding:
 
 def test_this_environment_is_fit_and_found_so_without_heavy_imports():
     program = """if True:
-        import sys, time
-        start = time.perf_counter()
+        import sys
         from tood.commands.checks import environment_problem
         assert environment_problem() is None, environment_problem()
-        assert time.perf_counter() - start < 1
         print({"torch", "torchvision", "mmcv", "mmengine", "pydantic", "rich"} & set(sys.modules))
     """
     result = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)

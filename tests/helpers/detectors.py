@@ -1,5 +1,8 @@
 """A narrow detector of each kind, and a batch for it."""
 
+import copy
+import functools
+
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
@@ -57,8 +60,15 @@ def configuration(name: str) -> Config:
     return resolve(settings, CATEGORIES, None)
 
 
-def build(name: str):
+@functools.cache
+def _initial_model(name: str):
     torch.manual_seed(0)
     model = build_model(configuration(name))
     model.init_weights()
     return model
+
+
+def build(name: str):
+    """One of `MODELS` with its initial weights, the same at each call."""
+    torch.manual_seed(0)
+    return copy.deepcopy(_initial_model(name))

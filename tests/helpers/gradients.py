@@ -1,15 +1,13 @@
-"""A detector's gradient on a made batch, in float64: what the tests share, and what `torchrun` starts.
+"""A detector's gradient on a made batch, in float64: what tests share, and what several processes compute.
 
-    torchrun --nproc-per-node N tests/helpers/gradients.py ours|theirs FOLDER RUN:EPOCH:IMAGES ...
-
-`ours` computes the batch with this suite's engine. `theirs` computes one replica in each process as mmdet's
-Runner does, by mmdet's own head where it has one, and averages the gradients. Both write
-FOLDER/RUN:EPOCH:IMAGES.pt.
+A case is RUN:EPOCH:IMAGES. `ours` computes the batch with this suite's engine. `theirs` computes one replica
+in each process as mmdet's Runner does, by mmdet's own head where it has one, and averages the gradients.
 """
 
+import copy
+import functools
+import json
 import logging
-import sys
-from pathlib import Path
 
 import torch
 from mmdet.registry import MODELS
@@ -25,7 +23,7 @@ from tood.data.loading import LocalBatch
 from tood.engine.config import build_model, resolve
 from tood.engine.replicas import batch_gradient
 from tood.evaluation.released import convert
-from tood.runtime.distributed import join, local_batch
+from tood.runtime.distributed import local_batch
 from tood.study.plan import Plan
 
 CATEGORIES = [{"id": number, "name": str(number)} for number in range(1, 5)]
@@ -56,11 +54,18 @@ def settings_of(run: str, options: dict | None = None):
     return resolve(settings, CATEGORIES, None)
 
 
+@functools.cache
+def _initial_model(run: str, options: str, single: torch.dtype):
+    """Built once; `single` is what float32 is at present, which `no_rounding` changes."""
+    set_random_seed(0)
+    model = build_model(settings_of(run, json.loads(options)))
+    model.init_weights()
+    return model
+
+
 def make_model(run: str, epoch: int, options: dict | None = None):
     """The narrow detector of a run, its batch normalisation frozen, as the scale `paper` has it."""
-    set_random_seed(0)
-    model = build_model(settings_of(run, options))
-    model.init_weights()
+    model = copy.deepcopy(_initial_model(run, json.dumps(options), torch.float32))
     model.bbox_head.set_progress(epoch, epoch / 12)
     _add_parameters(model.bbox_head)
     return model.double().train()
@@ -192,29 +197,24 @@ def theirs(run: str, epoch: int, images: int) -> dict[str, Tensor | None]:
         loss, _ = model.parse_losses(model(**data, mode="loss"))
         loss.backward()
     found = gradients(model)
+    present = all_gather_object({name for name, grad in found.items() if grad is not None})
     for name, grad in found.items():
-        present = [other is not None for other in all_gather_object(grad)]
-        if any(present):
+        if any(name in names for names in present):
             total = torch.zeros_like(model.get_parameter(name)) if grad is None else grad
             all_reduce(total)
             found[name] = total / get_world_size()
     return {model.names[name]: grad for name, grad in found.items()} if own_head else found
 
 
-def main() -> None:
-    whose, folder, *cases = sys.argv[1:]
-    torch.set_num_threads(1)
+def of_cases(rank: int, whose: str, cases: list[str]) -> dict[str, dict[str, Tensor | None]]:
+    """In one of several connected processes: the gradients of each case. Rank 0 has those of all."""
     logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
-    join(torch.device("cpu"))
     operators_of_torchvision(setattr)
+    results = {}
     for case in cases:
         run, epoch, images = case.split(":")
         found = {"ours": ours, "theirs": theirs}[whose](run, int(epoch), int(images))
         for other in all_gather_object(found):
             assert_same(found, other, relative=0)
-        if get_rank() == 0:
-            torch.save(found, Path(folder) / f"{case}.pt")
-
-
-if __name__ == "__main__":
-    main()
+        results[case] = found
+    return results if rank == 0 else {}

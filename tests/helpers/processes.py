@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import distributed, multiprocessing, nn
 
+from helpers.forkserver import start_forkserver
 from tood.engine import gradient_sum, stop_votes
 from tood.engine.gradient_sum import summed_over_processes
 from tood.engine.stop_votes import StopVotes
@@ -20,7 +21,9 @@ def results_of(number: int, function: Callable[..., Any], folder: Path, *given: 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(_connected, (number, port, function, folder, given), nprocs=number)
+    start_forkserver()
+    arguments = (number, port, function, folder, given)
+    multiprocessing.start_processes(_connected, arguments, nprocs=number, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(number)]
 
 

@@ -9,11 +9,11 @@ from tood.study.paths import CONFIGS
 def one_of_each_head() -> list[str]:
     """A run for each configuration with ResNet-50 and its options of the head; for other heads, one run.
 
-    Sweeps of a training's parameters, schedules and backbones are left out.
+    Sweeps of a training's parameters, schedules and backbones are left out. Runs without options come first.
     """
     found: dict[tuple, str] = {}
     heads = set()
-    for run in load_runs().values():
+    for run in sorted(load_runs().values(), key=lambda run: len(run.options)):
         head = Config.fromfile(CONFIGS / run.config).model.bbox_head.type
         options = tuple(key for key in run.options if "bbox_head" in key)
         if run.backbone == "ResNet-50":
@@ -22,3 +22,14 @@ def one_of_each_head() -> list[str]:
         elif head not in heads:
             found.setdefault((head,), run.id)
     return list(found.values())
+
+
+def one_of_each_part() -> list[str]:
+    """`one_of_each_head`, and a run for each other backbone: neither depends on the other."""
+    runs, found = load_runs(), one_of_each_head()
+    backbones = {runs[run].backbone for run in found}
+    for run in runs.values():
+        if run.backbone not in backbones:
+            found.append(run.id)
+            backbones.add(run.backbone)
+    return found

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from helpers.forkserver import start_forkserver
 from tood.data.loading import SeededDataset
 from tood.data.synthetic import DrawingSpec, generate
 from tood.data.validation import check_dataset
@@ -206,5 +207,5 @@ def prepare(data: Path) -> Path:
     scale = load_scale("smoke")
     manifest = check_dataset(data, scale.train, scale.val)
     (data / "manifest.json").write_text(json.dumps({"root": str(data), **manifest}))
-    multiprocessing.set_forkserver_preload(["helpers.trainer"])
+    start_forkserver()
     return data

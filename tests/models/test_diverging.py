@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers.detectors import MODELS, batch, build, configuration
+from helpers.runs import one_of_each_part
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tood.data.loading import LocalBatch
@@ -49,7 +50,7 @@ class Operations(TorchDispatchMode):
         }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*one_of_each_part(), "tood_af with DCN"])
 def test_no_operation_asserts_on_values(name):
     model = build(name).train()
     for epoch in EPOCHS:

@@ -1,17 +1,19 @@
-"""Every run builds, trains and predicts while every compiled operator of mmcv raises."""
+"""Every head and backbone builds, trains and predicts while every compiled operator of mmcv raises."""
 
 import sys
 
 import mmcv.ops
 import pytest
 import torch
-from helpers.detectors import MODELS, batch, build
+from helpers.detectors import batch, build
+from helpers.runs import one_of_each_part
 from mmdet.models.losses import FocalLoss as MMDetFocalLoss
 from torchvision.ops import box_iou
 
 from tood.models.common.layers import ModulatedDeformConv2d
 from tood.models.common.losses import FocalLoss
 
+DETECTORS = [*one_of_each_part(), "tood_af with DCN"]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
@@ -20,14 +22,6 @@ class Forbidden:
 
     def __getattr__(self, name: str):
         raise AssertionError(f"compiled operator {name} called")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
@@ -76,14 +70,14 @@ def test_our_focal_loss_equals_the_one_that_needs_an_operator(pretended_gpu, mon
     assert torch.equal(found, MMDetFocalLoss()(logits, labels))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", DETECTORS)
 def test_training(name):
     model = build(name)
     for epoch in (0, 4):  # warm-up and alignment
         assert train_once(model, epoch) > 0
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", DETECTORS)
 def test_losses_as_on_a_gpu(name, pretended_gpu):
     model = build(name)
     model.train()
@@ -96,7 +90,7 @@ def test_losses_as_on_a_gpu(name, pretended_gpu):
             assert model.parse_losses(losses)[0].isfinite()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", DETECTORS)
 def test_predicting_with_suppression(name):
     model = build(name).eval()
     cfg = model.bbox_head.test_cfg

@@ -21,7 +21,7 @@ def probed(workspace):
     (workspace.path / "probe.smk").write_text(PROBE)
 
     def call(*arguments: str) -> dict:
-        outcome = workspace.run("python", "-m", "snakemake", "-n", "--snakefile", "probe.smk", *arguments)
+        outcome = workspace.run("snakemake", "-n", "--snakefile", "probe.smk", *arguments)
         assert outcome.returncode == 0, outcome.stdout
         (line,) = (line for line in outcome.stdout.splitlines() if line.startswith("options:"))
         return json.loads(line.removeprefix("options:"))
@@ -59,7 +59,7 @@ def test_a_file_of_options(probed, workspace):
 
 def test_a_name_that_yaml_retyped(workspace):
     (workspace.path / "options.yaml").write_text("name: 2024_01\n")
-    outcome = workspace.run("python", "-m", "snakemake", "-n", "--configfile", "options.yaml")
+    outcome = workspace.run("snakemake", "-n", "--configfile", "options.yaml")
     assert outcome.returncode
     assert (
         "--config name=202401: YAML reads it as int, not as text; in a file put it in quotes"
@@ -72,7 +72,7 @@ def test_a_name_that_yaml_retyped(workspace):
     "word", ["data_root=/data/{x}", "data_root=/data/$(touch X)", "schedule=inf", "seeds=true"]
 )
 def test_what_cannot_be_taken_stops_the_call(workspace, word):
-    outcome = workspace.run("python", "-m", "snakemake", "-n", "--config", "name=x", word)
+    outcome = workspace.run("snakemake", "-n", "--config", "name=x", word)
     assert outcome.returncode
     assert f"--config {word}: " in outcome.stdout
     assert "Traceback" not in outcome.stdout

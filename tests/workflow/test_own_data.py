@@ -27,6 +27,11 @@ def birds(photographs, tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture
+def workspace(new_workspace):
+    return new_workspace(counted=True)
+
+
 def call(root: Path, **options: object) -> list[str]:
     given = {
         "scale": "mini",
@@ -38,11 +43,11 @@ def call(root: Path, **options: object) -> list[str]:
         "runs": ",".join(RUNS),
         "seeds": 0,
         "iterations": 4,
+        "batch_size": 2,
     }
     return ["--cores", "2", "--config", *(f"{key}={value}" for key, value in (given | options).items())]
 
 
-@pytest.mark.slow
 def test_one_command_compares_detectors_on_it(workspace, birds):
     outcome = workspace.run("snakemake", *call(birds))
     assert outcome.returncode == 0, outcome.stdout
@@ -56,6 +61,8 @@ def test_one_command_compares_detectors_on_it(workspace, birds):
     config = json.loads(model.read_text())["config"]
     assert config["model"]["bbox_head"]["anchor_generator"]["strides"] == [4, 8, 16, 32]
     assert (config["model"]["bbox_head"]["num_classes"], config["classes"]) == (1, ["bird"])
+    notes = (results / "tables/table3.md").read_text()
+    assert all(note in notes for note in ("random weights", "after 4 iterations", "Batches of 2"))
     assert "Nothing to be done" in workspace.run("snakemake", *call(birds)).stdout
 
 

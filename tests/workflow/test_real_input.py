@@ -2,7 +2,7 @@
 
 import json
 import math
-import subprocess
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from torch import nn
 from tood.data.loading import build_dataset
 from tood.data.synthetic import DrawingSpec, generate
 from tood.data.validation import Split, check_dataset
-from tood.engine.config import resolve
+from tood.engine.config import build_model, resolve
 from tood.evaluation.detection import detect
 from tood.evaluation.submission import check, read
 from tood.models.common.preprocessor import DetDataPreprocessor
@@ -29,6 +29,7 @@ PLAN = Plan({"scale": "paper", "name": "real", "weights": "random"})
 SETTINGS = PLAN.settings("tood_af")
 SPLITS = {name: Split(**split) for name, split in SETTINGS["splits"].items()}
 CPU = torch.device("cpu")
+TINY_COCO = Path(__file__).parents[3] / "shared" / "data" / "tiny_coco"
 
 
 def open_split(root, split: str, flip: float | None = None):
@@ -46,25 +47,40 @@ def truth(root, split: str) -> dict:
 
 
 class RealStudy(NamedTuple):
-    """A finished study `real`: the folder it was called in, and the dataset."""
+    """A finished study `real`: the folder it was called in, the dataset, and what makes targets of it."""
 
     path: Path
     data: Path
-    run: Callable[..., subprocess.CompletedProcess[str]]  # there
+    make: Callable[..., str]
 
 
-@pytest.fixture(scope="module", params=["photographs", pytest.param("tiny_coco", marks=pytest.mark.slow)])
-def real(new_workspace, request):
+def call(data: Path, *targets: str) -> tuple[str, ...]:
     """The study of the README on a user's images, shortened to one iteration."""
-    data = request.getfixturevalue(request.param)
-    workspace = new_workspace()
     options = ("scale=paper", "name=real", f"data_root={data}", "runs=tood_af", "weights=random")
     limits = ("iterations=1", "batch_size=1", "val_images=2", "device=cpu")
-    outcome = workspace.run("snakemake", "--cores", "all", "--config", *options, *limits)
-    assert outcome.returncode == 0, outcome.stdout
-    return RealStudy(workspace.path, data, workspace.run)
+    return (*targets, "--cores", "all", "--config", *options, *limits)
 
 
+@pytest.fixture(scope="module")
+def real(new_workspace, photographs):
+    """It finished; on COCO's own images where they are.
+
+    Slow, as each image is as large as the paper's. At small sizes the same is in test_own_data.py and
+    test_workflow.py.
+    """
+    workspace = new_workspace(counted=True)
+    data = TINY_COCO if TINY_COCO.is_dir() else photographs
+
+    def make(*targets: str) -> str:
+        outcome = workspace.run("snakemake", *call(data, *targets))
+        assert outcome.returncode == 0, outcome.stdout
+        return outcome.stdout
+
+    make()
+    return RealStudy(workspace.path, data, make)
+
+
+@pytest.mark.slow
 def test_row_of_the_table(real):
     frame = pd.read_csv(real.path / "results/real/tables/table3.csv").set_index(["Type", "Method"])
     assert (frame["status"] == "done").to_dict() == {
@@ -82,28 +98,37 @@ def test_row_of_the_table(real):
         assert note in notes
 
 
-def test_model_is_the_papers(real):
-    checkpoint = torch.load(real.path / "work/real/runs/tood_af/seed0/model.pth", weights_only=True)
-    shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+def assert_the_papers(state_dict: dict[str, torch.Tensor]) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
     head = "bbox_head.predictor"
     assert shapes[f"{head}.cls_conv.weight"] == (80, 256, 3, 3)
     tower = {name for name in shapes if name.startswith(f"{head}.tower.") and name.endswith("conv.weight")}
     assert len(tower) == 6
     assert {shapes[name] for name in tower} == {(256, 256, 3, 3)}
     assert len([name for name in shapes if name.startswith("bbox_head.scales.")]) == 5
-    parameters = sum(
-        tensor.numel() for name, tensor in checkpoint["state_dict"].items() if name.startswith("bbox_head.")
-    )
+    parameters = sum(tensor.numel() for name, tensor in state_dict.items() if name.startswith("bbox_head."))
     assert round(parameters / 1e6, 2) == 4.82  # Table 1: T-head of the anchor-free detector
-    counted = pd.read_csv(real.path / "results/paper/complexity.csv", index_col="run")
-    assert counted.loc["tood_af", "head_params_m"] == pytest.approx(parameters / 1e6, abs=1e-4)
 
 
+def test_model_of_the_configuration_is_the_papers(photographs):
+    config, _ = open_split(photographs, "train")
+    with torch.device("meta"):
+        assert_the_papers(build_model(config).state_dict())
+
+
+@pytest.mark.slow
+def test_model_that_was_trained_is_the_papers(real):
+    path = real.path / "work/real/runs/tood_af/seed0/model.pth"
+    assert_the_papers(torch.load(path, weights_only=True)["state_dict"])
+
+
+@pytest.mark.slow
 def test_the_first_images_are_evaluated(real):
     found = json.loads((real.path / "work/real/runs/tood_af/seed0/evaluated_images.json").read_text())
     assert found == [image["id"] for image in truth(real.data, "val")["images"]][:2]
 
 
+@pytest.mark.slow
 def test_figure_shows_one_of_the_images(real):
     figures = real.path / "results/real/figures"
     names = [image["file_name"] for image in truth(real.data, "val")["images"]]
@@ -119,21 +144,28 @@ def test_figure_shows_one_of_the_images(real):
     assert len([line for line in text if line.startswith(("Score (stride ", "IoU (stride "))]) == 2
 
 
+def test_a_submission_for_the_server_is_planned(workspace, photographs):
+    """Its content: tests/evaluation/test_submitted_run.py."""
+    outcome = workspace.run("snakemake", "-n", *call(photographs, "test_dev"))
+    assert outcome.returncode == 0, outcome.stdout
+    rules = re.findall(r"^(?:local)?rule (\w+):$", outcome.stdout, re.MULTILINE)
+    assert sorted(rules) == ["check_data", "submission", "test_dev", "train"]
+    assert "work/real/runs/tood_af/seed0/detections_test-dev2017_tood_af_results.zip" in outcome.stdout
+
+
+@pytest.mark.slow
 def test_submission_for_the_server(real):
     """The workflow's own target, on the model that it trained; nothing is trained or evaluated again."""
     if not (real.data / "test2017").is_dir():
         pytest.skip("these images have no split without annotations")
-    options = ("scale=paper", "name=real", f"data_root={real.data}", "runs=tood_af", "weights=random")
-    limits = ("iterations=1", "batch_size=1", "val_images=2", "device=cpu")
     before = (real.path / "work/real/runs/tood_af/seed0/model.pth").stat().st_mtime_ns
-    outcome = real.run("snakemake", "test_dev", "--cores", "all", "--config", *options, *limits)
-    assert outcome.returncode == 0, outcome.stdout
+    said = real.make("test_dev")
     folder = real.path / "work/real/runs/tood_af/seed0"
     assert (folder / "model.pth").stat().st_mtime_ns == before
     path = folder / "detections_test-dev2017_tood_af_results.zip"
     images = real.data / "annotations/image_info_test-dev2017.json"
     assert " of the 2 images" in check(path, images)
-    assert f"{path.relative_to(real.path)}: {len(read(path))} detections" in outcome.stdout
+    assert f"{path.relative_to(real.path)}: {len(read(path))} detections" in said
 
 
 class EveryClass(nn.Module):

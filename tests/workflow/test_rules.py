@@ -36,7 +36,7 @@ def test_every_value_in_a_shell_command_is_quoted(path):
     ],
 )
 def test_a_target_is_a_name_and_no_command(workspace, target):
-    outcome = workspace.run("python", "-m", "snakemake", "--cores", "1", target)
+    outcome = workspace.run("snakemake", "--cores", "1", target)
     assert outcome.returncode
     assert "MissingRuleException" in outcome.stdout
     assert list(workspace.path.rglob("X")) == []
@@ -74,7 +74,7 @@ def test_jobs_run_on_the_code_of_the_rules(clone, workspace, program):
     source.write_text(source.read_text() + '\nprint("code of", __file__)\n')
     plan = Plan({})
     target = str(plan.data_root / plan.scale.val.annotations)
-    outcome = type(workspace)(clone).run(*program, "--cores", "1", target)
+    outcome = type(workspace)(clone).run_alone(*program, "--cores", "1", target)
     assert outcome.returncode == 0, outcome.stdout
     assert f"code of {source}" in (clone / "work/smoke/logs/generate_data.log").read_text()
     assert list(clone.rglob("X")) == []
@@ -82,7 +82,7 @@ def test_jobs_run_on_the_code_of_the_rules(clone, workspace, program):
 
 def test_the_command_of_another_clone_is_refused(clone, workspace):
     here = type(workspace)(clone)
-    outcome = here.run("tood", "runs")
+    outcome = here.run_alone("tood", "runs")
     assert outcome.returncode == 2
     assert outcome.stdout.startswith(
         f"tood: this is the command of {REPOSITORY}, the folder is another clone"

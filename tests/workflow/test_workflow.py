@@ -102,7 +102,7 @@ def study(new_workspace):
     complexity = workspace.path / "results/paper/complexity.csv"
     complexity.parent.mkdir(parents=True)
     complexity.write_text(COMPLEXITY)
-    outcome = workspace.run("snakemake", *CALL)
+    outcome = workspace.run_alone("snakemake", *CALL)
     assert outcome.returncode == 0, outcome.stdout
     return workspace
 
@@ -210,10 +210,10 @@ def test_figure1_shows_both_detectors_on_one_evaluated_image(study):
     page = pixels(figures / "figure1.png", width=600)
     rows = page[: len(page) // 2], page[len(page) // 2 :]
     truth = json.loads((data / "annotations/instances_val2017.json").read_text())
-    names = [image["file_name"] for image in truth["images"]]
+    names = [image["file_name"] for image in truth["images"]][:12]  # half of them are evaluated
     # A panel is 170 pixels wide. Boxes and arrows hide a part of the image.
     maps = [
-        [likeness(row, pixels(data / "val2017" / name), range(160, 180, 2)) for name in names] for row in rows
+        [likeness(row, pixels(data / "val2017" / name), range(164, 178, 2)) for name in names] for row in rows
     ]
     scores = np.array([[found.max() for found in of_row] for of_row in maps])  # [rows, images]
     first, second = scores.argmax(axis=1)

@@ -23,7 +23,7 @@ from tood.study.paths import REPOSITORY, StudyPaths
 from tood.study.plan import Plan
 
 # What the jobs of a study import
-_MODULES = (
+MODULES = (
     "torch",
     "tood.engine.job",
     "tood.evaluation.evaluate",
@@ -69,7 +69,7 @@ def begin(plan: Plan, preload: bool) -> ExitStack:
     atexit.register(lock.close)
     save_study(plan)
     if preload:
-        start_server(_MODULES)
+        start_server(MODULES)
     return lock
 
 

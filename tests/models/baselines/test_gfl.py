@@ -44,12 +44,8 @@ SCALED = [METAS[0], {**METAS[1], "scale_factor": (0.5, 0.7)}]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread():
+def mmdet_scope():
     init_default_scope("mmdet")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def rand(*shape, seed=0):

@@ -40,12 +40,8 @@ SIZE, PADDED = (128, 160), (70, 101)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread():
+def mmdet_scope():
     init_default_scope("mmdet")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def objects(*boxes: list[float], labels: list[int] | None = None) -> InstanceData:
@@ -441,11 +437,6 @@ def test_nothing_is_depressed_in_testing():
         mal.progress = progress
         for maps, others in zip(mal(features()), expected, strict=True):
             assert all(torch.equal(a, b) for a, b in zip(maps, others, strict=True))
-
-
-def test_training_needs_the_progress():
-    with pytest.raises(RuntimeError, match="call set_progress"):
-        our_head("mal")(features())
 
 
 # ATSS + QFL

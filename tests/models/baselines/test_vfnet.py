@@ -29,7 +29,6 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from tood.models import ModulatedDeformConv2d, VFNetHead
-from tood.models.common.positives import of_images, summary
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 VFNET = "vfnet/vfnet_r50_fpn_1x_coco.py"
@@ -39,12 +38,8 @@ SCALED = [METAS[0], {**METAS[1], "scale_factor": (0.5, 0.7)}]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread():
+def mmdet_scope():
     init_default_scope("mmdet")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def double_features() -> tuple[torch.Tensor, ...]:
@@ -114,22 +109,6 @@ def test_predictions_of_training_are_those_of_testing():
     torch.testing.assert_close(
         level.boxes, torch.stack([x, y, x, y], 1) + refined * torch.tensor([-1, -1, 1, 1])
     )
-
-
-def test_positives_are_those_of_the_loss():
-    head = narrow_head("vfnet.py")
-    outs = head(features())
-    points = head.prior_generator.grid_priors([m.shape[-2:] for m in outs[0]], device="cpu")
-    labels, _, distances, _ = head.get_targets(outs[0], points, GTS, METAS)
-    labels = torch.cat([label.view(2, -1) for label in labels], 1)  # [B, A]
-    distances = torch.cat([level.view(2, -1, 4) for level in distances], 1)  # [B, A, 4]
-    points = torch.cat(points)
-    found = head.positives_by_feat(*outs, batch_gt_instances=GTS, batch_img_metas=METAS)
-    for image, label, distance, gt in zip(found, labels, distances, GTS, strict=True):
-        assert image.anchors.tolist() == (label < 5).nonzero().flatten().tolist()
-        boxes = head.bbox_coder.decode(points[image.anchors], distance[image.anchors])
-        torch.testing.assert_close(boxes, gt.bboxes[image.objects])
-    assert summary(of_images(head, outs, GTS, METAS))["objects"] == 6
 
 
 def test_other_positives_are_refused():
