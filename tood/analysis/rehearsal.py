@@ -27,7 +27,7 @@ from tood.data.validation import Split
 from tood.engine.config import build_model, resolve
 from tood.engine.replicas import require_separable
 from tood.engine.trainer import train, weights_of
-from tood.engine.weights import require_backbone
+from tood.engine.weights import draw_weights, require_backbone
 from tood.evaluation.evaluate import evaluate
 from tood.ledger.provenance import cpu_model
 from tood.ledger.rehearsal import Attempt, Rehearsed, fastest
@@ -100,7 +100,7 @@ def _steps(job: RehearsalJob, execution: Execution, files: RunPaths, known: Rehe
         require_backbone(training.weights, model.backbone)
     else:
         config.train.lr = STILL
-    model.init_weights()
+    draw_weights(model, training.seed)
     trials = _Trials(model, config, job, execution, device, files, Path(manifest["root"]))
     yield
 

@@ -70,7 +70,7 @@ def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus
     if tables is not None:
         names = runs_of(table_names(tables, declared), declared)
     else:
-        names = [run.id for run in select_runs(size.runs, runs)] if size.runs else list(runs)
+        names = [run.id for run in select_runs(size.runs, runs)]
 
     def cost(some: Iterable[str]) -> dict[str, Any]:
         chosen = [runs[name] for name in some]

@@ -21,7 +21,7 @@ from tood.report.markup import markdown
 from tood.report.tables import COLUMNS, build, read_complexity, to_markdown
 from tood.runtime.files import DamagedFile, atomic_path
 from tood.study.claims import load_claims
-from tood.study.declarations import ExperimentError, Run, Table, load_runs, load_tables
+from tood.study.declarations import ExperimentError, Run, Table, load_runs, load_tables, select_runs
 from tood.study.paths import COMPLEXITY, METRICS
 from tood.study.plan import Plan
 from tood.study.scales import load_scale
@@ -69,7 +69,11 @@ def headlines_part(results: Path) -> str:
     claims, known = load_claims(runs, tables), _known(results, kept(results, SMALL))
     count = Counter(judge(claims, known, tables)["verdict"])
     judged = len(claims) - count["pending"]
-    measured = (f"{_with_ap(kept(results, scale))} of {len(runs)} at the scale `{scale}`" for scale in SCALES)
+    of_paper = select_runs(None, runs)
+    measured = (
+        f"{_with_ap(kept(results, scale), of_paper)} of {len(of_paper)} at the scale `{scale}`"
+        for scale in SCALES
+    )
     verdicts = (f"{count[verdict]} {verdict}" for verdict in ("holds", "not shown", "contradicted"))
     facts = [
         f"Runs with a measured AP: {', '.join(measured)}.",
@@ -89,12 +93,13 @@ def results_part(results: Path, only: Mapping[str, Collection[str]] = SHOWN) -> 
     """
     runs = load_runs()
     tables = load_tables(runs=runs)
+    of_paper = select_runs(None, runs)
     parts = []
     for scale in SCALES:
         metrics = kept(results, scale)
         description = load_scale(scale).description.strip().rstrip(".;")
-        measured = _with_ap(metrics)
-        progress = f" AP was measured for {measured} of the paper's {len(runs)} runs."
+        measured = _with_ap(metrics, of_paper)
+        progress = f" AP was measured for {measured} of the paper's {len(of_paper)} runs."
         parts.append(f"**Scale `{scale}`:** {description}.{progress}{cost(results, scale)}\n")
         if measured:
             parts.append(claims_markdown(load_claims(runs, tables), _known(results, metrics), tables))
@@ -102,9 +107,10 @@ def results_part(results: Path, only: Mapping[str, Collection[str]] = SHOWN) -> 
     return "\n".join(parts)
 
 
-def _with_ap(metrics: pd.DataFrame) -> int:
-    """The number of runs with a measured AP."""
-    return metrics.loc[(metrics["metric"] == "AP") & metrics["value"].notna(), "run"].nunique()
+def _with_ap(metrics: pd.DataFrame, runs: Iterable[Run]) -> int:
+    """The number of these runs with a measured AP."""
+    measured = set(metrics.loc[(metrics["metric"] == "AP") & metrics["value"].notna(), "run"])
+    return sum(run.id in measured for run in runs)
 
 
 def measured_tables(results: Path, study: str, only: Collection[str] | None = None) -> list[str]:
