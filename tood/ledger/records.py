@@ -14,7 +14,7 @@ from typing import Any
 
 from tood.data.manifest import read_manifest
 from tood.data.synthetic import SPEC_FILE
-from tood.ledger.code_digest import code_digest
+from tood.ledger.code_digest import code_digest, import_closure
 from tood.ledger.curves import by_epoch
 from tood.ledger.forms import Content, Made, Measurement, Readings
 from tood.ledger.provenance import digest
@@ -22,7 +22,7 @@ from tood.runtime.failures import STATE_OF, ExitCode
 from tood.runtime.files import finite, misfit, read_json, write_json
 from tood.runtime.run_state import State
 from tood.study.declarations import ExperimentError
-from tood.study.paths import PACKAGE, RunPaths
+from tood.study.paths import RunPaths
 
 VERSION = 1
 # Of a state and of a provenance, what says something elsewhere too
@@ -146,7 +146,9 @@ def read_record(path: Path) -> Record | None:
 
 def drawn_by(spec: Mapping[str, Any]) -> str:
     """Digest of what data are drawn by: their specification and the code."""
-    return digest({"spec": dict(spec), "code": code_digest([PACKAGE / "data" / "synthetic.py"])})
+    return digest(
+        {"spec": dict(spec), "code": code_digest(import_closure(["tood.data.synthetic"], ["data"]))}
+    )
 
 
 def same_annotations(record: Record, root: Path, splits: Mapping[str, Any], needed: bool) -> bool:

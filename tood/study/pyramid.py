@@ -2,8 +2,8 @@
 
 A scale that draws its images states strides and ranges for their size. For other images the finest level
 stays while they are small, and the pyramid grows until its coarsest stride is about an eighth of the longer
-side, as the paper's is. So the largest anchors are about as large as the image, whatever its size. In strides,
-anchors and ranges are the paper's at every size.
+side, as the paper's is. So the largest anchors are about as large as the image, whatever its size. Measured in
+strides, anchors and ranges are the paper's at every size.
 """
 
 import math
@@ -40,7 +40,7 @@ def fitted_head(head: Mapping[str, Any], longer: int) -> dict[str, Any]:
     finer, last = [0, *strides[:-1]], len(strides) - 1
     of_size: dict[str, Any] = {
         "strides": strides,
-        # Of FCOS without its improvements: pixels of a distance of exp(0), of which the paper's finest stride has 8
+        # Of FCOS without its improvements: pixels of a distance of exp(0), an eighth of the finest stride
         "unit": strides[0] / 8,
         # Up to which distance from a point to a side of its box, in pixels, a level is responsible
         "regress_ranges": [

@@ -90,8 +90,8 @@ class FCOSHead(TowersMixin, DensePredictionMixin, MMDetFCOSHead):
     With `dcn_on_last_conv` the initial weights are those of the authors' code, see `TowersMixin`.
 
     Args:
-        unit: pixels of a distance of exp(0), where `norm_on_bbox` is not set. FCOS's first paper has 1 at strides
-            of 8 to 128; other strides need as much more or less, or boxes begin smaller or larger than there.
+        unit: pixels of a distance of exp(0), where `norm_on_bbox` is not set. FCOS's first paper has 1, at
+            strides of 8 to 128. With other strides boxes begin as large in strides if the unit is in proportion.
         others: as mmdet's `FCOSHead`.
     """
 
