@@ -25,7 +25,7 @@ _INSTEAD = "put the file of the run's `weights` there, or remove it to have it f
 def draw_weights(model: nn.Module, seed: int) -> None:
     """Initialise each part of a detector by a generator of its own, which seed and the part's name decide.
 
-    So detectors with different heads begin with the same weights in the backbone and the neck that they share.
+    So detectors with different heads begin with the same weights in the backbone and neck that they share.
     Afterwards the generators are as if nothing had been drawn.
 
     Args:

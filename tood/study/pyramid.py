@@ -2,7 +2,7 @@
 
 A scale that draws its images states strides and ranges for their size. For other images the finest level
 stays while they are small, and the pyramid grows until its coarsest stride is about an eighth of the longer
-side, as the paper's is. So the largest anchors are about as large as the image, whatever its size. Measured in
+side, as the paper's is. So the largest anchors are about as large as the image, whatever its size. In
 strides, anchors and ranges are the paper's at every size.
 """
 

@@ -91,7 +91,7 @@ class FCOSHead(TowersMixin, DensePredictionMixin, MMDetFCOSHead):
 
     Args:
         unit: pixels of a distance of exp(0), where `norm_on_bbox` is not set. FCOS's first paper has 1, at
-            strides of 8 to 128. With other strides boxes begin as large in strides if the unit is in proportion.
+            strides of 8 to 128. Half of it with half of the strides leaves first boxes as large in strides.
         others: as mmdet's `FCOSHead`.
     """
 

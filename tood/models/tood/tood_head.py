@@ -53,9 +53,9 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         anchor_type: "anchor_free" or "anchor_based".
         keep_inverted: keep boxes that Eq. 6 turned inside out, as the code of the paper did.
         train_cfg: `initial_epoch` (epochs of warm-up; the paper's wording is 0, None never ends it),
-            `initial_assigner`, `assigner.topk` (m), `alpha`, `beta` (Eq. 9), `allowed_border`, `pos_weight`; and of this
-            package `conflict` and `centre_in_box` (see `task_aligned_match`) and `normaliser_min` (a
-            smaller sum of t-hat is raised to it; default 1 as in mmdet).
+            `initial_assigner`, `assigner.topk` (m), `alpha`, `beta` (Eq. 9), `allowed_border`, `pos_weight`;
+            and of this package `conflict` and `centre_in_box` (see `task_aligned_match`) and
+            `normaliser_min` (a smaller sum of t-hat is raised to it; default 1 as in mmdet).
         test_cfg: see `DensePredictionMixin`.
 
     Raises:
