@@ -14,7 +14,7 @@ from typing import Any
 
 from tood.data.manifest import read_manifest
 from tood.data.synthetic import SPEC_FILE
-from tood.ledger.code_digest import code_digest, import_closure
+from tood.ledger.code_digest import code_digest
 from tood.ledger.curves import by_epoch
 from tood.ledger.forms import Content, Made, Measurement, Readings
 from tood.ledger.provenance import digest
@@ -22,9 +22,10 @@ from tood.runtime.failures import STATE_OF, ExitCode
 from tood.runtime.files import finite, misfit, read_json, write_json
 from tood.runtime.run_state import State
 from tood.study.declarations import ExperimentError
-from tood.study.paths import RunPaths
+from tood.study.paths import PACKAGE, RunPaths
 
 VERSION = 1
+DRAWN_BY = [PACKAGE / "data" / f"{name}.py" for name in ("painting", "shapes", "synthetic")]
 # Of a state and of a provenance, what says something elsewhere too
 _STATE = (
     *("state", "reason", "device", "attempt", "resumed_from", "iteration", "iterations", "epoch", "epochs"),
@@ -146,9 +147,7 @@ def read_record(path: Path) -> Record | None:
 
 def drawn_by(spec: Mapping[str, Any]) -> str:
     """Digest of what data are drawn by: their specification and the code."""
-    return digest(
-        {"spec": dict(spec), "code": code_digest(import_closure(["tood.data.synthetic"], ["data"]))}
-    )
+    return digest({"spec": dict(spec), "code": code_digest(DRAWN_BY)})
 
 
 def same_annotations(record: Record, root: Path, splits: Mapping[str, Any], needed: bool) -> bool:
