@@ -50,7 +50,7 @@ def extents(mask: np.ndarray) -> np.ndarray:
 
 def coloured(pixels: np.ndarray) -> np.ndarray:
     """Mask [H, W] of what is vividly coloured: objects and distractors are, tables and dishes are not."""
-    return np.ptp(pixels.astype(int), axis=2) > 45
+    return np.ptp(pixels.astype(int), axis=2) > 54
 
 
 @pytest.fixture(scope="module")

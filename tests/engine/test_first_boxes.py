@@ -83,5 +83,5 @@ def test_first_boxes_are_as_large_against_strides_and_anchors_as_at_full_size(st
 )
 def test_first_boxes_against_the_anchor(run, of_anchor):
     boxes, anchors = sides_of(run, scale="paper").unbind(1)
-    assert torch.allclose(boxes / anchors, torch.tensor(of_anchor), rtol=1e-5)
+    assert torch.allclose(boxes / anchors, torch.tensor(float(of_anchor)), rtol=1e-5)
     assert torch.allclose(anchors, torch.tensor(8.0))
