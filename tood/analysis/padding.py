@@ -13,7 +13,7 @@ import pandas as pd
 from mmengine.config import Config
 
 from tood.runtime.files import write_text
-from tood.study.declarations import load_runs, select_runs
+from tood.study.declarations import load_runs
 from tood.study.paths import CONFIGS, PADDING
 from tood.study.planning import load_planning
 
@@ -52,10 +52,10 @@ def padding(config: Config, sizes: Mapping[tuple[int, int], int]) -> Padding:
 
 
 def of_runs() -> Iterator[tuple[str, Padding]]:
-    """Every run of the paper and its padding."""
+    """Every declared run and its padding."""
     sizes = load_planning(load_runs()).image_sizes.numbers
     known: dict[str, Padding] = {}
-    for run in select_runs(None, load_runs()):
+    for run in load_runs().values():
         config = Config.fromfile(CONFIGS / run.config)
         key = str((config.input, config.train.batch_size, config.train.replica))
         known.setdefault(key, padding(config, sizes))
