@@ -200,6 +200,21 @@ def test_off_centre_classes_are_off_centre_as_drawn(solitary):
     assert max(medians[name] for name in CENTRED) < 0.03, medians
 
 
+@pytest.mark.parametrize(("tilt", "above"), [(0.0, 1.0), (0.1, 1.0), (0.5, 0.5)])
+def test_the_heads_of_upright_objects_are_above_their_middle(tilt, above):
+    changes = {"image_size": (96, 96), "max_tilt": tilt, "crowd_share": 0, "empty_share": 0}
+    spec = SPEC.model_copy(update=changes)
+    found = []
+    for index in range(60):
+        for annotation in draw_image(spec, "train2017", index)[1]:
+            _, y, _, height = annotation["bbox"]
+            if CLASSES[annotation["category_id"] - 1] in OFF_CENTRE and y > 1 and y + height < 95:
+                rows = np.nonzero(mask_of(annotation, spec.image_size))[0]
+                found.append(rows.mean() + 0.5 < y + height / 2)
+    assert len(found) > 20
+    assert np.mean(found) == pytest.approx(above, abs=0.25 if above < 1 else 0)
+
+
 def test_object_sizes(solitary):
     whole = []
     for _, annotation in solitary:

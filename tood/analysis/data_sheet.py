@@ -66,9 +66,9 @@ def _of_split(content: dict, strides: Sequence[int], counts: Sequence[int]) -> d
 
 def centres_inside(box: np.ndarray, strides: Sequence[int]) -> int:
     """How many anchor centres of all levels, at multiples of the strides, lie in a box (x, y, w, h)."""
-    (x, y, w, h), strides = box, np.asarray(strides)
+    (x, y, w, h), steps = box, np.array(strides)
     counts = [
-        np.ceil((low + side) / strides) - np.floor(low / strides) - 1 for low, side in ((x, w), (y, h))
+        np.ceil((low + side) / steps) - np.floor(low / steps) - 1 for low, side in ((x, w), (y, h))
     ]  # [levels] each; a centre at the border is not inside
     return int((counts[0].clip(0) * counts[1].clip(0)).sum())
 

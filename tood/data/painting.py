@@ -87,7 +87,7 @@ def _cloth(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 def _stone(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Clouds of three sizes."""
-    return sum(strength * _smooth(size, cells, rng) for cells, strength in ((3, 0.1), (8, 0.06), (24, 0.04)))
+    return 0.1 * _smooth(size, 3, rng) + 0.06 * _smooth(size, 8, rng) + 0.04 * _smooth(size, 24, rng)
 
 
 def lay(canvas: np.ndarray, coverage: np.ndarray, colour: np.ndarray, light: Light, height: float) -> None:

@@ -64,9 +64,9 @@ PLATE: Polygons = (_arc(),)
 NAPKIN: Polygons = (_bar(0, 0, 1, 0.8),)
 
 
-def turned(shape: Polygons, rng: np.random.Generator) -> list[np.ndarray]:
-    """The shape turned, mirrored and stretched at random."""
-    angle, stretch = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(np.log(0.8), np.log(1.25)))
+def turned(shape: Polygons, rng: np.random.Generator, tilt: float) -> list[np.ndarray]:
+    """The shape mirrored and stretched at random, and turned by at most `tilt` turns to either side."""
+    angle, stretch = 2 * np.pi * rng.uniform(-tilt, tilt), np.exp(rng.uniform(np.log(0.8), np.log(1.25)))
     mirror = rng.choice([-1, 1])
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return [polygon * (mirror * stretch, 1) @ turn.T for polygon in shape]

@@ -71,6 +71,7 @@ class DrawingSpec(BaseModel):
     dishes_per_image: float = Field(0.8, ge=0, le=50, description="mean number of plates and napkins")
     empty_share: Share = Field(0.04, description="images without any object, evenly spaced")
     crowd_share: Share = Field(0.05, description="images with a crowd region, evenly spaced")
+    max_tilt: float = Field(0.5, ge=0, le=0.5, description="of an object from upright, in turns")
     max_hidden: Share = Field(0.6, description="an object hidden beyond this share is not drawn")
 
 
@@ -168,7 +169,7 @@ def draw_image(spec: DrawingSpec, split: str, index: int) -> tuple[np.ndarray, l
 def _lay_dishes(canvas: np.ndarray, spec: DrawingSpec, rng: np.random.Generator, light: Light) -> None:
     for _ in range(rng.poisson(spec.dishes_per_image)):
         shape, side = (PLATE, NAPKIN)[rng.integers(2)], _log_uniform(rng, *DISH_SIDE) * min(spec.image_size)
-        centre, dish = rng.uniform(0, spec.image_size), turned(shape, rng)
+        centre, dish = rng.uniform(0, spec.image_size), turned(shape, rng, tilt=0.5)
         whole, inner = (
             coverage(_scaled(dish, part * side, centre), spec.image_size) for part in (1.0, SUNKEN)
         )
@@ -188,7 +189,7 @@ def _layers(spec: DrawingSpec, index: int, rng: np.random.Generator) -> Iterator
             shape, side = DISTRACTORS[rng.integers(len(DISTRACTORS))], _log_uniform(rng, *DISTRACTOR_SIDE)
         else:
             shape, side = SILHOUETTES[CLASSES[label - 1]], _object_side(rng, label)
-        yield _place(spec.image_size, rng, shape, side, label)
+        yield _place(spec, rng, shape, side, label)
     # In front, as any other object would hide its small members.
     if not is_empty and _is_due(index, spec.crowd_share, phase=0.5):
         yield from _crowd(spec, rng)
@@ -209,7 +210,7 @@ def _crowd(spec: DrawingSpec, rng: np.random.Generator) -> Iterator[_Layer]:
     for _ in range(rng.integers(12, 21)):
         side = rng.uniform(*CROWD_MEMBER_SIDE)
         centre = rng.normal(middle, spread).clip(0.1 * size, 0.9 * size)
-        yield _place(spec.image_size, rng, shape, side, label, crowd_centre=centre)
+        yield _place(spec, rng, shape, side, label, crowd_centre=centre)
 
 
 def _object_side(rng: np.random.Generator, label: int) -> float:
@@ -227,7 +228,7 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _place(
-    image_size: tuple[int, int],
+    spec: DrawingSpec,
     rng: np.random.Generator,
     shape: Polygons,
     side: float,
@@ -235,7 +236,7 @@ def _place(
     crowd_centre: np.ndarray | None = None,
 ) -> _Layer:
     """Turns, mirrors, stretches and moves a shape so that its box has the given long side."""
-    shape, colour = turned(shape, rng), vivid(rng)
+    shape, colour, image_size = turned(shape, rng, spec.max_tilt), vivid(rng), spec.image_size
     low, high = extent(shape)
     long_side = side * min(image_size)
     margin = (high - low) / (high - low).max() * long_side * (0.5 - MAX_TRUNCATION)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.model import BaseModule
 from mmengine.runner import set_random_seed
 from mmengine.runner.checkpoint import CheckpointLoader, get_external_models, get_torchvision_models
 from torch import nn
@@ -33,7 +34,7 @@ def draw_weights(model: nn.Module, seed: int) -> None:
         seed: of the training.
     """
     for name, part in model.named_children():
-        if hasattr(part, "init_weights"):
+        if isinstance(part, BaseModule):
             set_random_seed(int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1)[0]))
             part.init_weights()
     set_random_seed(seed)
