@@ -26,13 +26,16 @@ def examined(monkeypatch, *findings: Finding) -> list[tuple]:
 def test_runs_as_text(capsys):
     assert main(["runs"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 60
+    assert len(lines) == 1 + 60 + 2 + 7
+    assert lines[61:64] == ["", "Not of the paper:", lines[63]]
+    assert lines[63].split()[0] == "parallel_atss"
     assert lines[0].split() == ["id", "backbone", "epochs", "cells"]
 
 
 def test_runs_as_json(capsys):
     assert main(["runs", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)) == 60
+    listed = json.loads(capsys.readouterr().out)
+    assert [run["in_paper"] for run in listed] == [True] * 60 + [False] * 7
 
 
 def test_wrong_declarations_end_in_one_line(monkeypatch, tmp_path, capsys):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tood.cli import _parser
-from tood.study.declarations import load_runs
+from tood.study.declarations import load_runs, select_runs
 from tood.study.options import INCOMPARABLE, Study, parse_options
 from tood.study.plan import Plan
 from tood.workflow.stages import describe_study
@@ -84,7 +84,7 @@ def test_examples_in_the_readme_run_and_print_what_it_says():
 
 def test_numbers_of_runs():
     text = README.read_text()
-    assert f"The paper's {len(load_runs())} runs: Tables 1 to 6" in text
+    assert f"The paper's {len(select_runs(None, load_runs()))} runs: Tables 1 to 6" in text
     assert describe_study(Plan({})) in text
 
 

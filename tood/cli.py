@@ -24,6 +24,7 @@ COMMANDS = {
     "submission": "check a file for COCO's server against the list of its images",
     "scores": "print the entry for experiments/server_scores.yaml from the server's answer",
     "complexity": "count parameters and FLOPs of the paper's models",
+    "images": "draw the images of a scale, and describe them",
     "padding": "measure the padding of training images at COCO's sizes",
 }
 _MODULES = {"import": "import_weights"}  # whose name is a word of Python

@@ -5,10 +5,13 @@ import torch
 from helpers.weight_files import Harmful
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
+from mmengine.runner import set_random_seed
 
 import tood.models  # noqa: F401 - registers the deformable layers
-from tood.engine.weights import address, require_backbone
+from tood.engine.config import build_model, resolve
+from tood.engine.weights import address, draw_weights, require_backbone
 from tood.study.declarations import load_runs
+from tood.study.plan import Plan
 
 # A narrow ResNeXt whose last two stages may be deformable, as those of Table 5
 NARROW = dict(
@@ -110,3 +113,50 @@ def test_every_name_has_an_address_with_a_checksum(name):
     assert len(digest) == 8
     network = "resnext101" if "resnext" in name else "resnet101" if "101" in name else "resnet50"
     assert f"/{network}" in url
+
+
+def drawn(run: str, seed: int) -> dict[str, dict[str, torch.Tensor]]:
+    """Initial weights of a run of the scale `mini`, by part; then the next number of the generator."""
+    settings = Plan({"scale": "mini"}).settings(run)
+    set_random_seed(seed)
+    model = build_model(resolve(settings, [{"id": 1, "name": "cup"}], None))
+    draw_weights(model, seed)
+    parts = {name: dict(part.named_parameters()) for name, part in model.named_children()}
+    return parts | {"next": {"number": torch.rand(1)}}
+
+
+def same(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:
+    return some.keys() == others.keys() and all(torch.equal(some[name], others[name]) for name in some)
+
+
+@pytest.mark.parametrize(
+    ("run", "other"),
+    [
+        ("atss_af", "tood_af"),
+        ("atss_af", "tal"),
+        ("atss_ab", "retinanet"),
+        ("fovea", "fcos_imprv_thead"),
+        ("gfl_r50", "ota_r50"),
+    ],
+)
+def test_shared_parts_draw_the_same_weights_whatever_the_head_is(run, other):
+    one, two = drawn(run, 3), drawn(other, 3)
+    for part in ("backbone", "neck", "next"):
+        assert one[part], part
+        assert same(one[part], two[part]), part
+    assert not same(one["bbox_head"], two["bbox_head"])
+
+
+def test_the_seed_decides_every_part():
+    one, again, other = drawn("tood_af", 3), drawn("tood_af", 3), drawn("tood_af", 4)
+    for part in ("backbone", "neck", "bbox_head"):
+        assert same(one[part], again[part]), part
+        assert not same(one[part], other[part]), part
+
+
+def test_parts_do_not_repeat_each_other():
+    """Two layers of one shape in two parts begin with other weights."""
+    layer = dict(type="mmdet.FPN", in_channels=[4], out_channels=4, num_outs=1)
+    model = torch.nn.ModuleDict({name: MODELS.build(layer) for name in ("backbone", "neck")})
+    draw_weights(model, 0)
+    assert not same(*(dict(part.named_parameters()) for part in model.values()))

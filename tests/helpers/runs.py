@@ -2,7 +2,7 @@
 
 from mmengine.config import Config
 
-from tood.study.declarations import load_runs
+from tood.study.declarations import load_runs, select_runs
 from tood.study.paths import CONFIGS
 
 
@@ -13,7 +13,7 @@ def one_of_each_head() -> list[str]:
     """
     found: dict[tuple, str] = {}
     heads = set()
-    for run in sorted(load_runs().values(), key=lambda run: len(run.options)):
+    for run in sorted(select_runs(None, load_runs()), key=lambda run: len(run.options)):
         head = Config.fromfile(CONFIGS / run.config).model.bbox_head.type
         options = tuple(key for key in run.options if "bbox_head" in key)
         if run.backbone == "ResNet-50":

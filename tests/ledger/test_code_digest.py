@@ -242,7 +242,8 @@ def test_every_file_of_what_trains_any_run_counts_for_all(repository):
 def test_what_does_not_train_counts_for_none(repository):
     before = digests()
     edited = [repository / "tood" / name for name in ("cli.py", "heads.py", "__init__.py")]
-    edited += [repository / "tood/data" / name for name in ("synthetic.py", "validation.py", "coco.py")]
+    of_data = ("synthetic", "painting", "shapes", "validation", "coco")
+    edited += [repository / f"tood/data/{name}.py" for name in of_data]
     for room in ("study", "analysis", "evaluation", "runtime"):
         edited += (repository / "tood" / room).rglob("*.py")
     assert len(edited) > 30
@@ -388,7 +389,7 @@ def test_of_all_that_a_training_imports_only_rooms_that_decide_nothing_are_left_
     without_run = [(path.name, {}) for path in CONFIGS.glob("*.py")]  # some have none yet
     covered = {path for described in [*runs, *without_run] for path in training_files(*described)}
     # For a declaration of the study alone; what the data are is in their own digest.
-    names = ("annotations", "input_sizes", "seen", "synthetic", "validation")
+    names = ("annotations", "input_sizes", "painting", "seen", "shapes", "synthetic", "validation")
     of_data = {PACKAGE / "data" / f"{name}.py" for name in names}
     left_out = {
         path.relative_to(PACKAGE).parts[0]

@@ -13,9 +13,10 @@ from helpers.records import MANIFEST, finish
 
 from tood.data.validation import check_dataset
 from tood.ledger import records, status
+from tood.ledger.code_digest import import_closure
 from tood.ledger.curves import by_epoch
 from tood.ledger.provenance import data_digest
-from tood.ledger.records import read_record, write_record
+from tood.ledger.records import DRAWN_BY, read_record, write_record
 from tood.ledger.standing import recorded
 from tood.ledger.status import known_status, read_status
 from tood.ledger.study_jobs import deciding_code
@@ -408,3 +409,7 @@ def test_a_record_is_json_that_every_reader_takes(folder):
     elsewhere()
     status = read_status(plan, "fcos", 0)
     assert (status.state, math.isnan(status.results["ap.json"].metrics["APL"])) == ("done", True)
+
+
+def test_data_are_drawn_by_all_that_the_drawing_imports():
+    assert import_closure(["tood.data.synthetic"], ["data"]) == DRAWN_BY

@@ -36,6 +36,8 @@ STATED = {
     "correct": 473,
     "redundant": 10186,
     "error": 23664,
+    "head_alone": math.nan,  # the paper has no such run
+    "assignment_alone": math.nan,
     "redundant_by_tal": 5911,
     "dcn": 0.7,
 }
@@ -54,7 +56,7 @@ def judged(frame: pd.DataFrame, claim: str) -> dict:
 
 def test_the_effects_in_the_paper_are_those_that_it_states():
     found = judge(DECLARED, metrics(), TABLES)
-    assert dict(zip(found["id"], found["paper"], strict=True)) == pytest.approx(STATED)
+    assert dict(zip(found["id"], found["paper"], strict=True)) == pytest.approx(STATED, nan_ok=True)
     assert set(found["verdict"]) == {"pending"}
     assert found["ours"].isna().all()
 

@@ -23,14 +23,31 @@ from tood.study.declarations import (
 RUNS = load_runs()
 TABLES = load_tables()
 PAPER = Path(__file__).parents[2].parent / "shared" / "paper" / "tood.txt"
-ABLATIONS = [run for run in RUNS.values() if run.backbone == "ResNet-50"]
+OF_PAPER = [run for run in RUNS.values() if run.in_paper]
+ABLATIONS = [run for run in OF_PAPER if run.backbone == "ResNet-50"]
 
 
 def test_sixty_runs():
-    others = [run for run in RUNS.values() if run not in ABLATIONS]
+    others = [run for run in OF_PAPER if run not in ABLATIONS]
     assert (len(ABLATIONS), len(others)) == (31, 29)
     assert (sum(run.epochs for run in ABLATIONS), sum(run.epochs for run in others)) == (396, 697)
-    assert sum(run.epochs for run in RUNS.values()) == 1093
+    assert sum(run.epochs for run in OF_PAPER) == 1093
+
+
+def test_runs_beside_the_papers_feed_no_table_of_the_paper():
+    printed = {row.run for table in TABLES.values() if table.printed for row in table.rows}
+    assert {run.id for run in OF_PAPER} == printed
+
+
+def test_the_control_is_tal_but_for_the_assignment_and_t_head_with_atss_but_for_the_head():
+    control, tal, t_head = RUNS["parallel_atss"], RUNS["tal"], RUNS["atss_af_thead"]
+    assert (control.config, control.options) == (tal.config, t_head.options)
+    assert tal.options == {}
+    changed = Config.fromfile(EXPERIMENTS / "configs" / tal.config).to_dict()
+    original = Config.fromfile(EXPERIMENTS / "configs" / t_head.config).to_dict()
+    for key in ("type", "stacked_convs"):
+        del changed["model"]["bbox_head"][key], original["model"]["bbox_head"][key]
+    assert changed == original
 
 
 def test_schedules():
@@ -67,7 +84,7 @@ def test_rows_of_the_same_training_share_its_run():
             "Sweep of m: 13",
         ],
     }
-    assert all(cells.values())
+    assert all(cells[run.id] for run in OF_PAPER)
 
 
 def test_shared_cells_print_the_same_values_but_for_the_known_misprint():
@@ -151,11 +168,11 @@ def test_anchors_of_table_2_are_those_of_its_configurations():
 
 
 def test_only_iqdet_is_a_reconstruction():
-    assert [run.id for run in RUNS.values() if run.reconstruction] == ["iqdet_x101_64x4d_dcn"]
+    assert [run.id for run in RUNS.values() if run.reconstruction] == ["iqdet_x101_64x4d_dcn", "iqdet_r50"]
 
 
 def test_without_names_every_run_is_selected():
-    assert select_runs(None, RUNS) == list(RUNS.values())
+    assert select_runs(None, RUNS) == OF_PAPER
 
 
 def test_every_run_has_its_configuration():
@@ -175,10 +192,10 @@ def test_swept_options_are_what_the_tables_say():
         assert options == {"model.train_cfg.assigner.topk": int(row.key["m"])}
 
 
-def test_runs_with_a_warm_up_that_never_ends_have_no_more_epochs_than_it():
-    for run in RUNS.values():
-        if "model.train_cfg.initial_epoch" in run.options:
-            assert run.options["model.train_cfg.initial_epoch"] == run.epochs
+def test_warm_ups_that_never_end():
+    named = [run.id for run in RUNS.values() if "model.train_cfg.initial_epoch" in run.options]
+    assert named == ["atss_ab_thead", "atss_af_thead", "parallel_atss"]
+    assert all(RUNS[run].options["model.train_cfg.initial_epoch"] is None for run in named)
 
 
 def test_select_runs():
@@ -191,9 +208,10 @@ def test_select_runs():
 
 def test_list_runs():
     lines = list_runs().splitlines()
-    assert len(lines) == 61
+    assert len(lines) == 1 + 60 + 2 + 7
     start = lines[0].index("cells")
-    assert all(line[start - 2 : start] == "  " and line[start] != " " for line in lines)
+    of_runs = lines[:61] + lines[63:]
+    assert all(line[start - 2 : start] == "  " and line[start] != " " for line in of_runs)
     tal = next(line for line in lines if line.startswith("tal "))
     assert re.split(r"\s{2,}", tal) == ["tal", "ResNet-50", "12", "; ".join(cells_of("tal", TABLES))]
 

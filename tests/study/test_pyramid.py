@@ -22,31 +22,30 @@ CLASSES = [{"id": 1, "name": "cup"}]
         (32, [4, 8, 16]),
         (64, [4, 8, 16]),
         (90, [4, 8, 16]),
-        (128, [4, 8, 16, 32]),
-        (256, [4, 8, 16, 32, 64]),
-        (320, [8, 16, 32, 64]),
-        (512, [8, 16, 32, 64, 128]),
-        (1333, [8, 16, 32, 64, 128, 256]),
+        (160, [4, 8, 16]),
+        (256, [4, 8, 16, 32]),
+        (320, [8, 16, 32]),
+        (512, [8, 16, 32, 64]),
+        (1333, [8, 16, 32, 64, 128]),  # the paper's
     ],
 )
 def test_the_pyramid_grows_with_the_images(longer, strides):
     assert strides_for(longer) == strides
 
 
-def test_at_the_scales_own_size_nothing_changes_but_foveas_overlap():
-    scale = load_scale("mini")
-    assert fitted_model(scale.model, 64) == scale.model
-    for name, head in scale.heads.items():
-        expected = (
-            {**head, "scale_ranges": [[1, 24], [12, 48], [24, 128]]} if "scale_ranges" in head else head
-        )
-        assert fitted_head(head, 64) == expected, name
+@pytest.mark.parametrize("name", ["smoke", "mini"])
+def test_at_the_scales_own_size_nothing_changes(name):
+    scale = load_scale(name)
+    longer = max(scale.drawing.image_size)
+    assert fitted_model(scale.model, longer) == scale.model
+    for kind, head in scale.heads.items():
+        assert fitted_head(head, longer) == head, kind
 
 
 def test_ranges_meet_and_grow_with_the_strides():
     head = {"regress_ranges": [], "base_edge_list": [], "anchor_generator": {"strides": [], "scales": 3}}
-    assert fitted_head(head, 128) == {
-        "regress_ranges": [[-1, 16], [16, 32], [32, 64], [64, 1e8]],
+    assert fitted_head(head, 256) == {
+        "regress_ranges": [[-1, 32], [32, 64], [64, 128], [128, 1e8]],
         "base_edge_list": [8, 16, 32, 64],
         "anchor_generator": {"strides": [4, 8, 16, 32], "scales": 3},
     }
@@ -60,11 +59,11 @@ def test_every_detector_is_built_and_detects_at_another_size(run):
     model = build_model(resolve(settings, CLASSES, None)).eval()
     model.init_weights()
     outs = model(torch.zeros(1, 3, 200, 300))
-    assert [level.shape[-1] for level in outs[0]] == [38, 19, 10, 5]
+    assert [level.shape[-1] for level in outs[0]] == [38, 19, 10]
     head = model.bbox_head
     generator = getattr(head, "prior_generator", None)
     if generator is not None:
-        assert [stride[0] for stride in generator.strides] == [8, 16, 32, 64]
+        assert [stride[0] for stride in generator.strides] == [8, 16, 32]
 
 
 @pytest.mark.parametrize("run", load_runs())
@@ -76,7 +75,7 @@ def test_no_head_says_anything_of_sizes_that_is_not_fitted(run):
     flat = {**stated, **stated.get("anchor_generator", {})}
     lists = {key: value for key, value in flat.items() if isinstance(value, list)}
     assert lists
-    assert {key: len(value) for key, value in lists.items()} == dict.fromkeys(lists, 5)
+    assert {key: len(value) for key, value in lists.items()} == dict.fromkeys(lists, 4)
 
 
 @pytest.mark.parametrize(

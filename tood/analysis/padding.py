@@ -52,7 +52,7 @@ def padding(config: Config, sizes: Mapping[tuple[int, int], int]) -> Padding:
 
 
 def of_runs() -> Iterator[tuple[str, Padding]]:
-    """Every run of the paper and its padding."""
+    """Every declared run and its padding."""
     sizes = load_planning(load_runs()).image_sizes.numbers
     known: dict[str, Padding] = {}
     for run in load_runs().values():

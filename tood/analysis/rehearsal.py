@@ -28,7 +28,7 @@ from tood.engine.replicas import require_separable
 from tood.engine.reports import Reports
 from tood.engine.schedule import Schedule
 from tood.engine.trainer import train
-from tood.engine.weights import require_backbone, weights_of
+from tood.engine.weights import draw_weights, require_backbone, weights_of
 from tood.evaluation.evaluate import evaluate
 from tood.ledger.provenance import cpu_model
 from tood.ledger.rehearsal import Attempt, Rehearsed, fastest
@@ -102,7 +102,7 @@ def _steps(job: RehearsalJob, execution: Execution, files: RunPaths, known: Rehe
         require_backbone(training.weights, model.backbone)
     else:
         config.train.lr = STILL
-    model.init_weights()
+    draw_weights(model, training.seed)
     trials = _Trials(model, config, job, execution, device, files, Path(manifest["root"]))
     yield
 

@@ -1,4 +1,4 @@
-"""`tood runs`: every run of the paper, and where its results are shown."""
+"""`tood runs`: every run of the paper and then others, and where their results are shown."""
 
 import argparse
 
@@ -27,6 +27,7 @@ def list_runs(as_json: bool = False) -> str:
     if as_json:
         declared = [run.model_dump() | {"cells": cells[run.id]} for run in runs.values()]
         return to_json(declared, indent=2, ensure_ascii=False)
+    header = ("id", "backbone", "epochs", "cells")
     rows = [
         (
             run.id,
@@ -36,4 +37,6 @@ def list_runs(as_json: bool = False) -> str:
         )
         for run in runs.values()
     ]
-    return aligned([("id", "backbone", "epochs", "cells"), *rows])
+    lines = aligned([header, *rows]).splitlines()
+    others = [runs[name].in_paper for name in runs].count(False)
+    return "\n".join([*lines[:-others], "", "Not of the paper:", *lines[-others:]] if others else lines)

@@ -25,7 +25,7 @@ from tood.engine.checkpoint import Checkpoints
 from tood.engine.config import build_model, resolve
 from tood.engine.reports import Reports
 from tood.engine.trainer import train
-from tood.engine.weights import require_backbone, weights_of
+from tood.engine.weights import draw_weights, require_backbone, weights_of
 from tood.ledger.provenance import data_digest, describe_training, digest
 from tood.runtime.device import allow_tf32, choose_device, describe
 from tood.runtime.distributed import any_process, join, leave
@@ -195,7 +195,7 @@ class _Call:
         model = build_model(config)
         if self.job.weights:
             require_backbone(self.job.weights, model.backbone)
-        model.init_weights()
+        draw_weights(model, seed)
         replicas = config.train.batch_size // config.train.replica
         if is_main() and launched() > replicas:
             _say(

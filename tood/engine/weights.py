@@ -1,9 +1,12 @@
-"""Files of weights: what a backbone begins from, and what a training gives."""
+"""Weights: drawn part by part or read from a file, where a training begins; and what it gives."""
 
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from mmengine.model import BaseModule
+from mmengine.runner import set_random_seed
 from mmengine.runner.checkpoint import CheckpointLoader, get_external_models, get_torchvision_models
 from torch import nn
 
@@ -18,6 +21,23 @@ _OPEN_MMLAB = {
     "resnext101_64x4d": "resnext101_64x4d",
 }
 _INSTEAD = "put the file of the run's `weights` there, or remove it to have it fetched"
+
+
+def draw_weights(model: nn.Module, seed: int) -> None:
+    """Initialise each part of a detector by a generator of its own, which seed and the part's name decide.
+
+    So detectors with different heads begin with the same weights in the backbone and neck that they share.
+    Afterwards the generators are as if nothing had been drawn.
+
+    Args:
+        model: built after the generators were seeded, as layers without a recipe keep what was drawn then.
+        seed: of the training.
+    """
+    for name, part in model.named_children():
+        if isinstance(part, BaseModule):
+            set_random_seed(int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1)[0]))
+            part.init_weights()
+    set_random_seed(seed)
 
 
 def address(name: str) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from tood.study.declarations import ExperimentError
 from tood.study.paths import PACKAGE, RunPaths
 
 VERSION = 1
+DRAWN_BY = [PACKAGE / "data" / f"{name}.py" for name in ("painting", "shapes", "synthetic")]
 # Of a state and of a provenance, what says something elsewhere too
 _STATE = (
     *("state", "reason", "device", "attempt", "resumed_from", "iteration", "iterations", "epoch", "epochs"),
@@ -140,7 +141,7 @@ def read_record(path: Path) -> Record | None:
 
 def drawn_by(spec: Mapping[str, Any]) -> str:
     """Digest of what data are drawn by: their specification and the code."""
-    return digest({"spec": dict(spec), "code": code_digest([PACKAGE / "data" / "synthetic.py"])})
+    return digest({"spec": dict(spec), "code": code_digest(DRAWN_BY)})
 
 
 def same_annotations(record: Record, root: Path, splits: Mapping[str, Any], needed: bool) -> bool:

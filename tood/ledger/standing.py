@@ -11,9 +11,10 @@ from tood.study.plan import Plan, Training
 
 
 def analysed_runs(plan: Plan, tables: Mapping[str, Table]) -> list[str]:
-    """The study's runs in Table 6, whose classification and localisation are compared."""
-    ids = {run.id for run in plan.runs}
-    return [row.run for row in tables["table6"].rows if row.run in ids]
+    """The study's runs in Table 6 and what extends it, whose classification and localisation are compared."""
+    ids, own = {run.id for run in plan.runs}, set(tables["table6"].metrics)
+    compared = [row.run for table in tables.values() if own <= set(table.metrics) for row in table.rows]
+    return [run for run in dict.fromkeys(compared) if run in ids]
 
 
 def recorded(

@@ -21,7 +21,7 @@ from tood.report.tables import COLUMNS, build, read_complexity, to_markdown
 from tood.report.verdicts import Verdict
 from tood.runtime.files import DamagedFile, atomic_path
 from tood.study.claims import load_claims
-from tood.study.declarations import ExperimentError, Run, Table, load_runs, load_tables
+from tood.study.declarations import ExperimentError, Run, Table, load_runs, load_tables, select_runs
 from tood.study.pages import ResultsPart, load_pages
 from tood.study.paths import COMPLEXITY, METRICS
 from tood.study.scales import load_scale
@@ -58,8 +58,10 @@ def headlines_part(results: Path) -> str:
     claims, known = load_claims(runs, tables), _known(results, kept(results, page.study))
     count = Counter(judge(claims, known, tables)["verdict"])
     judged = len(claims) - count[Verdict.PENDING]
+    of_paper = select_runs(None, runs)
     measured = (
-        f"{_with_ap(kept(results, scale))} of {len(runs)} at the scale `{scale}`" for scale in page.measured
+        f"{_with_ap(kept(results, scale), of_paper)} of {len(of_paper)} at the scale `{scale}`"
+        for scale in page.measured
     )
     verdicts = (f"{count[verdict]} {verdict}" for verdict in Verdict if verdict != Verdict.PENDING)
     facts = [
@@ -79,12 +81,13 @@ def results_part(results: Path, shown: Iterable[ResultsPart] | None = None) -> s
     """
     runs = load_runs()
     tables = load_tables(runs=runs)
+    of_paper = select_runs(None, runs)
     parts = []
     for scale, only in ((part.scale, part.tables) for part in shown or load_pages().results):
         metrics = kept(results, scale)
         description = load_scale(scale).description.strip().rstrip(".;")
-        measured = _with_ap(metrics)
-        progress = f" AP was measured for {measured} of the paper's {len(runs)} runs."
+        measured = _with_ap(metrics, of_paper)
+        progress = f" AP was measured for {measured} of the paper's {len(of_paper)} runs."
         parts.append(f"**Scale `{scale}`:** {description}.{progress}{cost(results, scale)}\n")
         if measured:
             parts.append(claims_markdown(load_claims(runs, tables), _known(results, metrics), tables))
@@ -92,9 +95,10 @@ def results_part(results: Path, shown: Iterable[ResultsPart] | None = None) -> s
     return "\n".join(parts)
 
 
-def _with_ap(metrics: pd.DataFrame) -> int:
-    """The number of runs with a measured AP."""
-    return metrics.loc[(metrics["metric"] == "AP") & metrics["value"].notna(), "run"].nunique()
+def _with_ap(metrics: pd.DataFrame, runs: Iterable[Run]) -> int:
+    """The number of these runs with a measured AP."""
+    measured = set(metrics.loc[(metrics["metric"] == "AP") & metrics["value"].notna(), "run"])
+    return sum(run.id in measured for run in runs)
 
 
 def measured_tables(results: Path, study: str, only: Collection[str] | None = None) -> list[str]:

@@ -50,6 +50,7 @@ class Run(Declaration):
     options: dict[str, Any] = {}  # deviations from the config, by dotted keys
     weights: str = "resnet50"  # initial weights of the backbone: file stem under weights/
     reconstruction: bool = False  # of a method whose code was not published: its result reproduces nothing
+    in_paper: bool = True  # one of the paper's runs; others are trained where a scale or a call names them
     source: str | None = None
 
     @model_validator(mode="after")
@@ -180,9 +181,13 @@ def cells_of(run_id: str, tables: Mapping[str, Table]) -> list[str]:
 
 
 def select_runs(names: Iterable[str] | None, runs: Mapping[str, Run]) -> list[Run]:
-    """The runs of these names, a table's name standing for all of its runs; None: all."""
+    """The runs of these names, a table's name standing for all of its runs; None: all of the paper's.
+
+    Raises:
+        ExperimentError: there is no run or table of a name.
+    """
     if names is None:
-        return list(runs.values())
+        return [run for run in runs.values() if run.in_paper]
     selected = []
     for name in dict.fromkeys(_with_those_of_tables(names, runs)):
         if name not in runs:

@@ -1,8 +1,9 @@
 """The pyramid of a scale's detectors, fit for images of another size.
 
-A scale that draws its images states strides, anchors and ranges for their size. For other images the finest
-level stays while they are small, and the pyramid grows until its coarsest stride is a quarter of the longer
-side, as the scale's own is. So the largest anchors are as large as the image, whatever its size.
+A scale that draws its images states strides and ranges for their size. For other images the finest level
+stays while they are small, and the pyramid grows until its coarsest stride is about an eighth of the longer
+side, as the paper's is. So the largest anchors are about as large as the image, whatever its size. In
+strides, anchors and ranges are the paper's at every size.
 """
 
 import math
@@ -17,7 +18,7 @@ _STAGES = 3  # of the backbone, whose own levels these are
 def strides_for(longer: int) -> list[int]:
     """Strides of the pyramid's levels for images of this longer side, in pixels."""
     finest = FINEST if longer <= COARSER_FROM else 2 * FINEST
-    coarsest = 2 ** round(math.log2(longer / 4))
+    coarsest = 2 ** round(math.log2(longer / 8))
     return [finest * 2**level for level in range(max(_STAGES, round(math.log2(coarsest / finest)) + 1))]
 
 
@@ -39,15 +40,17 @@ def fitted_head(head: Mapping[str, Any], longer: int) -> dict[str, Any]:
     finer, last = [0, *strides[:-1]], len(strides) - 1
     of_size: dict[str, Any] = {
         "strides": strides,
+        # Of FCOS without its improvements: pixels of a distance of exp(0), an eighth of the finest stride
+        "unit": strides[0] / 8,
         # Up to which distance from a point to a side of its box, in pixels, a level is responsible
         "regress_ranges": [
-            [4 * below if below else -1, 1e8 if level == last else 4 * stride]
+            [8 * below if below else -1, 1e8 if level == last else 8 * stride]
             for level, (below, stride) in enumerate(zip(finer, strides, strict=True))
         ],
         # Of FoveaBox: typical sides of boxes, and those between which a level is responsible
         "base_edge_list": [2 * stride for stride in strides],
         "scale_ranges": [
-            [3 * below or 1, (8 if level == last else 6) * stride]
+            [4 * below or 1, (16 if level == last else 8) * stride]
             for level, (below, stride) in enumerate(zip(finer, strides, strict=True))
         ],
     }

@@ -19,10 +19,13 @@ rule complexity:
                 *(
                     path
                     for run in PLAN.all_runs.values()
+                    if run.in_paper
                     for path in training_files(run.config, run.options)
                 ),
             ]
         ),
-        runs=[run.model_dump_json() for run in PLAN.all_runs.values()],
+        runs=[
+            run.model_dump_json() for run in PLAN.all_runs.values() if run.in_paper
+        ],
     shell:
         "python -m tood.cli complexity --output {output:q} 2>&1 | tee {log:q}"

@@ -1,6 +1,6 @@
 """FCOS (Tables 1, 2 and 5): mmdet's head with this suite's prediction path."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmdet.models.dense_heads import FCOSHead as MMDetFCOSHead
@@ -88,9 +88,23 @@ class FCOSHead(TowersMixin, DensePredictionMixin, MMDetFCOSHead):
     """Parallel head + FCOS; configuration as mmdet's `FCOSHead`.
 
     With `dcn_on_last_conv` the initial weights are those of the authors' code, see `TowersMixin`.
+
+    Args:
+        unit: pixels of a distance of exp(0), where `norm_on_bbox` is not set. FCOS's first paper has 1, at
+            strides of 8 to 128. Half of it with half of the strides leaves first boxes as large in strides.
+        others: as mmdet's `FCOSHead`.
     """
 
     divisors = Divisors.TARGETS
+
+    def __init__(self, *args: Any, unit: float = 1.0, **kwargs: Any) -> None:
+        self.unit = unit
+        super().__init__(*args, **kwargs)
+
+    def forward_single(self, x: Tensor, scale: nn.Module, stride: int) -> tuple[Tensor, ...]:
+        """Logits, distances and centerness of one level, as mmdet's, with distances in pixels of any unit."""
+        logits, distances, centerness = super().forward_single(x, scale, stride)
+        return logits, distances if self.norm_on_bbox else distances * self.unit, centerness
 
     def divisors_from_targets(
         self, grids: list[tuple[int, int]], gts: list[InstanceData], metas: list[dict], like: Tensor

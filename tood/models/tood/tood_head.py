@@ -52,10 +52,10 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
         feat_channels, stacked_convs, conv_cfg, norm_cfg, num_dcn: as `THead`.
         anchor_type: "anchor_free" or "anchor_based".
         keep_inverted: keep boxes that Eq. 6 turned inside out, as the code of the paper did.
-        train_cfg: `initial_epoch` (epochs of warm-up; the paper's wording is 0), `initial_assigner`,
-            `assigner.topk` (m), `alpha`, `beta` (Eq. 9), `allowed_border`, `pos_weight`; and of this
-            package `conflict` and `centre_in_box` (see `task_aligned_match`) and `normaliser_min` (a
-            smaller sum of t-hat is raised to it; default 1 as in mmdet).
+        train_cfg: `initial_epoch` (epochs of warm-up; the paper's wording is 0, None never ends it),
+            `initial_assigner`, `assigner.topk` (m), `alpha`, `beta` (Eq. 9), `allowed_border`, `pos_weight`;
+            and of this package `conflict` and `centre_in_box` (see `task_aligned_match`) and
+            `normaliser_min` (a smaller sum of t-hat is raised to it; default 1 as in mmdet).
         test_cfg: see `DensePredictionMixin`.
 
     Raises:
@@ -148,7 +148,8 @@ class TOODHead(DensePredictionMixin, BaseDenseHead):
                 "the head does not know the epoch: call set_epoch, or with mmdet's Runner use the "
                 "detector tood.TOOD and custom_hooks=[dict(type='SetEpochInfoHook')]"
             )
-        return self.epoch < self.train_cfg["initial_epoch"]
+        last: int | None = self.train_cfg["initial_epoch"]
+        return last is None or self.epoch < last
 
     def forward(self, feats: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
         """Aligned predictions of each level.
