@@ -9,6 +9,8 @@ from tood.analysis.data_sheet import centres_inside, contact_sheet, data_sheet, 
 from tood.data.shapes import CLASSES
 from tood.data.synthetic import DrawingSpec, generate
 from tood.report.image_page import image_page
+from tood.study.paths import REPOSITORY
+from tood.study.scales import load_scale
 
 STRIDES = (4, 8, 16)
 
@@ -73,6 +75,13 @@ def test_the_sheet_counts_what_is_annotated(root, sheet):
     assert found["crowds"] == len(content["annotations"]) - len(objects) > 0
     shares = found["share_with_fewer_centres"]
     assert 0 <= shares["5"] <= shares["13"] < 0.15
+
+
+def test_the_kept_sheet_is_of_the_images_of_mini():
+    """`tood images` writes it anew."""
+    kept = json.loads((REPOSITORY / "docs/mini_images.json").read_text())
+    assert kept["drawing"] == load_scale("mini").drawing.model_dump(mode="json")
+    assert (REPOSITORY / "docs/mini_images.md").read_text() == image_page(kept, "mini")
 
 
 def test_the_page_says_what_the_sheet_has(root, sheet):

@@ -24,8 +24,6 @@ rule complexity:
                 ),
             ]
         ),
-        runs=[
-            run.model_dump_json() for run in PLAN.all_runs.values() if run.in_paper
-        ],
+        runs=[run.model_dump_json() for run in PLAN.all_runs.values() if run.in_paper],
     shell:
         "python -m tood.cli complexity --output {output:q} 2>&1 | tee {log:q}"
