@@ -67,7 +67,7 @@ def spoil(path: Path, *keys: str | int, value: object) -> None:
 def start() -> None:
     """What a start of the workflow reads, and what it does before any job."""
     recorded(PLAN, load_tables(), status_with_records(PLAN))
-    call.begin(PLAN, preload=False).release()
+    call.begin(PLAN, preload=False).close()
 
 
 SHOW = ("show", "tood_af", "--name", "small")

@@ -183,8 +183,8 @@ def test_a_study_begins_once_and_leaves_word_of_itself(empty):
     assert load_study("smoke").study == PAIR.study
     with pytest.raises(Held, match=f"process {os.getpid()} on .* works on this study"):
         call.begin(PAIR, preload=False)
-    lock.release()
-    call.begin(PAIR, preload=False).release()
+    lock.close()
+    call.begin(PAIR, preload=False).close()
 
 
 def test_data_that_changed_after_its_check_is_refused(empty):
@@ -192,7 +192,7 @@ def test_data_that_changed_after_its_check_is_refused(empty):
     generate(root, DrawingSpec(seed=0, train_images=2, val_images=2, image_size=(48, 32)))
     checked = check_dataset(root, PAIR.splits["train"], PAIR.splits["val"])
     write_json(manifest, checked | {"root": str(root)})
-    call.begin(PAIR, preload=False).release()
+    call.begin(PAIR, preload=False).close()
     changed = root / PAIR.splits["val"].images / "000001000001.png"
     changed.touch()
     with pytest.raises(
@@ -201,7 +201,7 @@ def test_data_that_changed_after_its_check_is_refused(empty):
         call.begin(PAIR, preload=False)
     # Data of another place are checked anew, and those that were checked may be gone.
     write_json(manifest, checked | {"root": "gone"})
-    call.begin(Plan({"runs": "atss_af,tood_af", "seeds": "4,5"}), preload=False).release()
+    call.begin(Plan({"runs": "atss_af,tood_af", "seeds": "4,5"}), preload=False).close()
 
 
 def test_weights_of_the_future_stop_before_any_job(empty):
@@ -217,7 +217,7 @@ def test_weights_of_the_future_stop_before_any_job(empty):
     ):
         call.begin(plan, preload=False)
     path.touch()
-    call.begin(Plan({"scale": "paper", "name": "p", "runs": "tood_af"}), preload=False).release()
+    call.begin(Plan({"scale": "paper", "name": "p", "runs": "tood_af"}), preload=False).close()
 
 
 def test_a_gpu_is_required_only_where_the_study_wants_one(monkeypatch):

@@ -272,8 +272,10 @@ def _slurm() -> Finding:
 
 
 def _revision() -> Finding:
-    from tood.ledger.provenance import revision
-
+    try:
+        from tood.ledger.provenance import revision  # needs pydantic
+    except ImportError as error:
+        return Finding("revision", Outcome.NOTE, f"unknown: {error}")
     known = revision()
     if "unknown" in known:
         return Finding("revision", Outcome.NOTE, f"unknown: {known['unknown']}")
