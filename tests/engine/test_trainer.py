@@ -43,20 +43,30 @@ def every_iteration_logged(monkeypatch):
         ("tal_tap_18e", {"model.train_cfg.initial_epoch": 0}),
         # Of the schemes of Table 2 that mmdet lacks; MAL's loss is a logarithm that falls too slowly
         ("noisy_anchor", {}),
-        # Of two images, the boxes' weights begin with a sum below the least divisor: the loss rises first
-        ("atss_qfl", {"train.replica": 8}),
         ("paa", {}),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value) or "as declared",
 )
 @pytest.mark.usefixtures("every_iteration_logged")
 def test_the_loss_falls(training_images, tmp_path, run, options):
-    config = configured(run, options)
+    """On eight images, which soon are learnt."""
+    config = configured(run, options | {"train.batch_size": 4, "train.warmup_iterations": 20})
+    config.schedule = dict(epochs=10, milestones=[])
+    assert_falling(*trained(training_images.get_subset(8), tmp_path, config, iterations=20)[1:])
+
+
+@pytest.mark.usefixtures("every_iteration_logged")
+def test_the_loss_of_qfl_falls(training_images, tmp_path):
+    """Weights of boxes begin with a sum below the least divisor: for few images the loss rises first."""
+    config = configured("atss_qfl", {"train.replica": 8})
     config.schedule = dict(epochs=8, milestones=[])
-    _, summary, entries = trained(training_images, tmp_path, config, iterations=40)
+    assert_falling(*trained(training_images, tmp_path, config, iterations=40)[1:])
+
+
+def assert_falling(summary: dict, entries: list[dict]) -> None:
     losses = [entry["loss"] for entry in entries]
-    assert (len(losses), summary["iterations"]) == (40, 40)
-    assert np.mean(losses[-8:]) < 0.93 * np.mean(losses[:8])
+    assert len(losses) == summary["iterations"] >= 20
+    assert np.mean(losses[-5:]) < 0.93 * np.mean(losses[:5])
     for entry in entries:
         parts = [value for key, value in entry.items() if key.startswith("loss_") or key.endswith("_loss")]
         assert entry["loss"] == pytest.approx(sum(parts), rel=1e-5)

@@ -39,6 +39,8 @@ def text_of_pdf(path: Path) -> str:
             content = zlib.decompress(stream)
         except zlib.error:
             continue
+        if b"BT\n/" not in content:  # pixels or a glyph; of an even grey of 40, "(", reading takes a minute
+            continue
         for single, pieces in re.findall(rb"(\((?:\\.|[^\\)])*\))\s+Tj|\[((?:[^\]\\]|\\.)*)\]\s+TJ", content):
             parts = re.findall(rb"\(((?:\\.|[^\\)])*)\)", single or pieces)
             lines.append(re.sub(rb"\\(.)", rb"\1", b"".join(parts)).decode("latin-1"))
