@@ -45,13 +45,17 @@ THEIRS = {
 OURS_ALONE = {
     "ATSSHead": ("conv_bias", "dcn_on_last_conv"),
     "PAAHead": ("conv_bias", "dcn_on_last_conv", "use_iou_pred"),
+    "FCOSHead": ("unit",),
 }
 
 
 def settings_of(run: str, options: dict | None = None):
     settings = Plan({}).settings(run)
     settings["run"]["options"] |= {"model.backbone.norm_eval": True} | (options or {})
-    return resolve(settings, CATEGORIES, None)
+    config = resolve(settings, CATEGORIES, None)
+    if "unit" in config.model.bbox_head:
+        config.model.bbox_head.unit = 1.0  # as mmdet's head, which has no other
+    return config
 
 
 @functools.cache

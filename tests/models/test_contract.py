@@ -162,7 +162,7 @@ def test_crowds_are_nothing_to_a_head(name):
 
 @pytest.mark.parametrize("name", [*STAGED, *(name for name in HEADS if name.startswith("iqdet"))])
 def test_training_needs_to_know_how_far_it_is_and_testing_does_not(name):
-    model = copy.deepcopy(_built(name)).train()
+    model = initialised(configured(name)).train()
     with pytest.raises(RuntimeError, match=r"call set_(progress|epoch)"):
         model.bbox_head.loss_by_feat(*images(model), [SEVERAL, ONE], METAS)
     model.eval().bbox_head.test_cfg.update(score_thr=0.0)
