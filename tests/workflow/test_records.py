@@ -5,29 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers.tiny_study import CALL, TRAINED
 
 from tood.study.pages import load_pages
 
-RUNS = ("atss_af", "fcos")
-CALL = ("--cores", "2", "--config", "runs=atss_af,fcos", "iterations=3", "val_images=6", "name=tiny")
-
-
-@pytest.fixture(scope="module")
-def finished(new_workspace):
-    """A finished study."""
-    workspace = new_workspace()
-    complexity = workspace.path / "results/paper/complexity.csv"
-    complexity.parent.mkdir(parents=True)
-    complexity.write_text("run,head_params_m,params_m,head_gflops,gflops\natss_af,1.5,2.5,3.5,4.5\n")
-    outcome = workspace.run("snakemake", *CALL)
-    assert outcome.returncode == 0, outcome.stdout
-    return workspace
-
 
 @pytest.fixture
-def clone(finished, tmp_path):
+def clone(study, tmp_path):
     """What git keeps of it: no `work`, and no memory of Snakemake's."""
-    clone = finished.copy(tmp_path / "clone")
+    clone = study.copy(tmp_path / "clone")
     shutil.rmtree(clone.path / "work")
     shutil.rmtree(clone.path / ".snakemake")
     return clone
@@ -37,8 +23,8 @@ def record(workspace, run: str) -> Path:
     return workspace.path / f"results/tiny/runs/{run}/seed0.json"
 
 
-def test_a_clone_renders_the_same_without_training(finished, clone):
-    before = finished.files("results/tiny/tables") | finished.files("results/tiny/metrics.csv")
+def test_a_clone_renders_the_same_without_training(study, clone):
+    before = study.files("results/tiny/tables") | study.files("results/tiny/metrics.csv")
     shutil.rmtree(clone.path / "results/tiny/tables")
     (clone.path / "results/tiny/metrics.csv").unlink()
     outcome = clone.run("snakemake", *CALL)
@@ -51,8 +37,8 @@ def test_a_clone_renders_the_same_without_training(finished, clone):
     assert "Nothing to be done" in again.stdout
 
 
-def test_figures_that_need_weights_stay_as_they_are(finished, clone):
-    figures = finished.files("results/tiny/figures")
+def test_figures_that_need_weights_stay_as_they_are(study, clone):
+    figures = study.files("results/tiny/figures")
     (clone.path / "results/tiny/figures/distances.png").unlink()
     (clone.path / "results/tiny/report.html").unlink()
     outcome = clone.run("snakemake", *CALL)
@@ -66,43 +52,43 @@ def test_figures_that_need_weights_stay_as_they_are(finished, clone):
     page = (clone.path / "results/tiny/report.html").read_text()
     assert 'id="figure-figure1"' in page
     assert "distances is not shown: needs trained weights, which records do not hold; " in page
-    assert "runs=atss_af seeds=0 fresh=true" in page.replace("iterations=3 val_images=6 ", "")
+    assert "runs=atss_af,tood_af seeds=0 fresh=true" in page.replace("iterations=3 val_images=6 ", "")
 
 
-def test_the_report_of_a_clone_is_the_same(finished, clone):
-    before = (finished.path / "results/tiny/report.html").read_text()
+def test_the_report_of_a_clone_is_the_same(study, clone):
+    before = (study.path / "results/tiny/report.html").read_text()
     assert clone.run("snakemake", *CALL, "--forcerun", "report").returncode == 0
     assert (clone.path / "results/tiny/report.html").read_text() == before
 
 
-def test_the_training_machine_itself_finds_nothing_to_do(finished):
-    outcome = finished.run("snakemake", "-n", *CALL)
+def test_the_training_machine_itself_finds_nothing_to_do(study):
+    outcome = study.run("snakemake", "-n", *CALL)
     assert "Nothing to be done" in outcome.stdout
     assert "taken from the records" not in outcome.stdout
 
 
 def test_a_record_that_was_edited_stops_the_call(clone):
-    path = record(clone, "fcos")
+    path = record(clone, "tood_af")
     content = json.loads(path.read_text())
     content["files"]["ap.json"]["AP"] = 99.9
     path.write_text(json.dumps(content))
     for call in (("snakemake", *CALL), ("tood", "report", "--name", "tiny")):
         if call[0] == "tood":
             (clone.path / "work/tiny").mkdir(parents=True)
-            study = {"runs": RUNS, "iterations": 3, "val_images": 6, "name": "tiny"}
-            (clone.path / "work/tiny/study.json").write_text(json.dumps(study))
+            options = {"runs": TRAINED, "iterations": 3, "val_images": 6, "name": "tiny"}
+            (clone.path / "work/tiny/study.json").write_text(json.dumps(options))
         outcome = clone.run(*call)
         assert outcome.returncode
-        assert "fcos/seed0.json: its content does not fit its checksum" in outcome.stdout
+        assert "tood_af/seed0.json: its content does not fit its checksum" in outcome.stdout
         assert "Traceback" not in outcome.stdout
 
 
 def test_what_has_no_record_is_trained_and_the_rest_is_not(clone):
-    record(clone, "fcos").unlink()
+    record(clone, "tood_af").unlink()
     outcome = clone.run("snakemake", "-n", *CALL)
     assert "1 of 2 trainings are taken from the records" in outcome.stdout
     assert outcome.stdout.count("rule train:") == 1
-    assert "wildcards: run=fcos, seed=0" in outcome.stdout
+    assert "wildcards: run=tood_af, seed=0" in outcome.stdout
     assert "wildcards: run=atss_af" not in outcome.stdout
 
 
@@ -120,20 +106,20 @@ def test_another_seed_is_trained_alone_and_shown_beside_the_recorded_one(clone):
     assert clone.run("snakemake", "-n", *CALL, "seeds=1").returncode == 0
 
 
-def test_fresh_trains_all_the_same_to_the_last_bit(finished, clone):
-    outcome = clone.run("snakemake", *CALL, "fresh=true")
+def test_fresh_trains_all_the_same_to_the_last_bit(study, clone):
+    outcome = clone.run("snakemake", "results/tiny/metrics.csv", *CALL, "fresh=true")
     assert outcome.returncode == 0, outcome.stdout
     assert outcome.stdout.count("rule train:") == 2
-    for run in RUNS:
-        old, new = (json.loads(record(one, run).read_text())["files"] for one in (finished, clone))
+    for run in TRAINED:
+        old, new = (json.loads(record(one, run).read_text())["files"] for one in (study, clone))
         assert new["ap.json"] == old["ap.json"]
         assert new["provenance.json"]["digests"] == old["provenance.json"]["digests"]
-    assert clone.files("results/tiny/tables") == finished.files("results/tiny/tables")
+    assert clone.files("results/tiny/tables") == study.files("results/tiny/tables")
 
 
-def test_snakemakes_own_report_shows_each_figure_with_its_caption(finished, tmp_path):
+def test_snakemakes_own_report_shows_each_figure_with_its_caption(study, tmp_path):
     page = tmp_path / "page.html"
-    outcome = finished.run("snakemake", *CALL, "--report", page)
+    outcome = study.run("snakemake", *CALL, "--report", page)
     assert outcome.returncode == 0, outcome.stdout
     text = page.read_text()
     for name in ("figure1", "distances", "positives"):

@@ -22,6 +22,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.figures import likeness, pixels, rendered, text_of_pdf
+from helpers.tiny_study import CALL, COMPLEXITY, OPTIONS, TRAINED
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -36,16 +37,7 @@ from tood.study.scales import load_scale
 
 RUNS = load_runs()
 TABLES = load_tables(runs=RUNS)
-TRAINED = ("atss_af", "tood_af")
-OPTIONS = ("--config", "runs=atss_af,tood_af", "val_images=6", "name=tiny")
-CALL = ("--cores", "2", *OPTIONS, "iterations=3")
 AP = {"AP", "AP50", "AP75", "APS", "APM", "APL"}
-# Counted once for all studies, hence here as an earlier one left it; numbers that only this file has.
-COMPLEXITY = """run,head_params_m,params_m,head_gflops,gflops
-atss_af,11.25,12.25,13.25,14.25
-tal,21.25,22.25,23.25,24.25
-tood_af,31.25,32.25,33.25,34.25
-"""
 CHROMIUM, PDFLATEX = shutil.which("chromium"), shutil.which("pdflatex")
 SIZES = ("Head params (M)", "Full params (M)", "Head FLOPs (G)", "Full FLOPs (G)")
 
@@ -93,18 +85,6 @@ def test_every_run_is_planned_once_and_planning_imports_nothing_heavy(workspace,
 
 
 # A study from its data to its report
-
-
-@pytest.fixture(scope="module")
-def study(new_workspace):
-    """A finished study; tests read it, or change a copy."""
-    workspace = new_workspace()
-    complexity = workspace.path / "results/paper/complexity.csv"
-    complexity.parent.mkdir(parents=True)
-    complexity.write_text(COMPLEXITY)
-    outcome = workspace.run_alone("snakemake", *CALL)
-    assert outcome.returncode == 0, outcome.stdout
-    return workspace
 
 
 def test_metrics(study):
