@@ -53,11 +53,12 @@ def refused(path: Path) -> str:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old container"])
-def test_tensors_of_every_kind_come_back(tmp_path, zipped):
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_tensors_of_every_kind_come_back(tmp_path, zipped, protocol):
     others = {"optimizer": {"state": torch.ones(9)}, "best": np.float64(0.4), "all": {np.ones(3).tobytes()}}
     content = {"state_dict": STATE, "meta": {"epoch": 3, "time": np.datetime64("now")}, **others}
     path = tmp_path / "a.pth"
-    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    torch.save(content, path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
     found = read_weights(path)
     assert same(found.state_dict, STATE)
     assert found.meta["epoch"] == 3
@@ -124,8 +125,34 @@ def test_a_checkpoint_of_mmengines_runner(tmp_path, averages):
     assert tuple(found.meta["dataset_meta"]["classes"]) == ("disc", "ring")
 
 
+class Attributes(dict):
+    """As Lightning keeps hyperparameters."""
+
+
+class Steps(list):
+    """A list that is a class."""
+
+
+def test_a_file_as_lightning_writes_it(tmp_path):
+    content = {
+        "state_dict": STATE,
+        "pytorch-lightning_version": "2.0",
+        "hyper_parameters": Attributes(lr=0.1, steps=Steps([1, 2]), path=Path("a")),
+        "callbacks": collections.defaultdict(list, {"a": [np.float32(1)]}),
+        "loops": {
+            "x": {1, 2},
+            "device": torch.device("cpu"),
+            "size": torch.Size([1]),
+            "dtype": torch.float32,
+        },
+    }
+    torch.save(content, tmp_path / "a.ckpt")
+    assert same(read_weights(tmp_path / "a.ckpt").state_dict, STATE)
+
+
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old container"])
-def test_nothing_is_executed(tmp_path, zipped):
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_nothing_is_executed(tmp_path, zipped, protocol):
     path, planted = tmp_path / "a.pth", tmp_path / "planted"
     harm = Harmful(planted)
     for content, is_read in (
@@ -136,7 +163,7 @@ def test_nothing_is_executed(tmp_path, zipped):
         ({"state_dict": {**STATE, "x": harm}}, False),
         ({harm: 1, "state_dict": STATE}, True),
     ):
-        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+        torch.save(content, path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
         if is_read:
             assert same(read_weights(path).state_dict, STATE)
         else:
@@ -193,18 +220,18 @@ def test_a_file_that_says_it_is_larger_than_it_is(tmp_path):
     """No memory is taken, and none is read, for numbers that are not there."""
     path = tmp_path / "a.pth"
     torch.save({"a": torch.zeros(1).expand(10**12)}, path)
-    assert "holds no state dict of names and tensors, but a;" in refused(path)
+    assert "a tensor of [1000000000000] has 1 stored numbers" in refused(path)
     for tensor in (torch.zeros(1000), torch.zeros(10, 100).t()[50:, 2:], torch.zeros(1000)[990:]):
         torch.save({"a": tensor}, path)
         rewritten(path, data=bytes(16))
-        assert "is damaged or incomplete" in refused(path)
+        assert "has 4 stored numbers" in refused(path)
     rewritten(path, data=bytes(15))
     assert "is damaged or incomplete" in refused(path)
     rewritten(path, pickle=b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b"x.")
     assert "is damaged or incomplete" in refused(path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/data.pkl", b"\x80\x02" + b"N0" * 10**6 + b"N.")
-    assert "is compressed" in refused(path)
+    assert "is compressed or overlaps others" in refused(path)
 
 
 def variants(path: Path, planted: Path, number: random.Random):
@@ -299,6 +326,19 @@ def test_a_compressed_archive_is_refused(tmp_path):
 def test_keys_that_hold_others_are_passed_over(tmp_path):
     torch.save({"state_dict": {"a": STATE["a"]}, "seen": {(1, 2): 3}, "set": {(1, 2)}}, tmp_path / "a.pth")
     assert same(read_weights(tmp_path / "a.pth").state_dict, {"a": STATE["a"]})
+
+
+def test_pairs_as_python_2_wrote_them(tmp_path):
+    torch.save({"a": STATE["a"]}, tmp_path / "new.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        pairs = b"((X\x01\0\0\0aK\x07tt"
+        archive.writestr("a/data.pkl", b"\x80\x02ccollections\nOrderedDict\n" + pairs + b"\x85R.")
+    assert "holds no state dict" in refused(tmp_path / "a.pth")  # but an OrderedDict of a number
+
+
+def test_numbers_whose_sign_stands_apart_are_refused(tmp_path):
+    torch.save({"a": torch.randn(4, dtype=torch.complex64).conj().imag}, tmp_path / "a.pth")
+    assert "resolve_neg" in refused(tmp_path / "a.pth")
 
 
 def test_instructions_of_a_pickle_in_any_order(tmp_path):

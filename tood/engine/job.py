@@ -7,7 +7,6 @@ not trained again as long as its folder exists and nothing that decides the resu
 
 import functools
 import hashlib
-import logging
 import math
 import shutil
 import sys
@@ -42,6 +41,7 @@ from tood.runtime.failures import (
 )
 from tood.runtime.files import atomic_path, write_json
 from tood.runtime.locks import claim
+from tood.runtime.quiet import quiet
 from tood.runtime.ranks import RankWatch, end_at_once, is_main, launched
 from tood.runtime.run_state import HEARTBEAT_TIMEOUT, RunState, read_state
 from tood.study.jobs import Execution, TrainingJob
@@ -174,7 +174,7 @@ class _Call:
 
     def _train(self, device: torch.device, checkpoints: Checkpoints, beat: Callable[..., None]) -> dict:
         """Train, and return the content of the file of weights."""
-        logging.disable(logging.INFO)  # mmengine would log how each single parameter was initialised
+        quiet()
         torch.set_num_threads(self.execution.threads)
         settings, seed, manifest = self.job.settings, self.job.seed, read_manifest(self.job.manifest)
         config = resolve(settings, manifest["categories"], self.job.weights)

@@ -1,28 +1,27 @@
 """Files of weights: state dicts of torch, in both of its containers, and of safetensors. Nothing is executed.
 
-torch's restricted unpickler calls nothing but what builds tensors and plain values. Whatever else a file
-names, such as the classes of a trainer's history, stands for nothing. What a file is is told by its content,
-not by its name.
+Whatever else a file holds, such as an optimiser or a trainer's history, is passed over unread. What a file is
+is told by its content, not by its name.
 """
 
-import pickletools
-import warnings
+import math
+import mmap
 import zipfile
-from _compat_pickle import IMPORT_MAPPING
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from tood.runtime.inert_pickle import Inert, StoredStorage, StoredTensor, unpickle
 from tood.runtime.text import single_line
 
-_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")  # in the first pickle of that below
-_PICKLES = 5  # of torch's container before 1.6, before the numbers
+_MAGIC = 0x1950A86A20F9469CFC6C  # first value of torch's container before 1.6
+_MOST_SIDES = 16
 _SHOWN = 5  # keys that a message names
 _AGAIN = "fetch it again"
 _OF_WHAT = "the state dict that it was made of is needed"
@@ -59,16 +58,6 @@ class WeightFile:
     meta: Any  # what the file says of itself, not checked; parts that are no plain values are `Inert`
 
 
-class Inert:
-    """Stands for what a file names and torch does not know; whatever is done to it does nothing."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":  # noqa: D102
-        return super().__new__(cls)
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
 def read_weights(path: Path) -> WeightFile:
     """The state dict of a file, alone or under "state_dict", and its "meta".
 
@@ -84,27 +73,21 @@ def read_weights(path: Path) -> WeightFile:
         raise WeightFileError(f"{path}: cannot be read ({error.strerror}); name a file of weights") from error
     except Exception as error:  # a damaged file may fail anywhere
         detail = single_line(f"{type(error).__name__}: {error}")[:200]
-        if isinstance(error, UnpicklingError):  # torch would advise to execute what is in the file
-            detail = "or holds more than tensors and plain values: save the model's state_dict() alone"
         raise WeightFileError(f"{path}: is damaged or incomplete ({detail}); {_AGAIN}") from error
 
 
 def _read(file: BinaryIO, path: Path) -> WeightFile:
     """By what the file begins with."""
     start, size = file.read(4096), path.stat().st_size
-    file.seek(0)
     if not start:
         raise WeightFileError(f"{path}: is empty; {_AGAIN}")
     if start[8:9] == b"{" and 0 < int.from_bytes(start[:8], "little") < size:
-        return WeightFile(_state_dict(load_file(path), path), None)
+        return WeightFile(_some(load_file(path), path), None)
     if start[:2] == b"PK":
-        return _of_torch(path, _names_in_zip(file, path))
-    if start[:1] == b"\x80" and _MAGIC not in start[:20]:
-        raise WeightFileError(
-            f"{path}: is a pickle and not of torch; save the weights by torch.save or as safetensors"
-        )
+        return _of_torch(*_zip(file, size, path), path)
     if start[:1] == b"\x80":
-        return _of_torch(path, [name for _ in range(_PICKLES) for name in _names(file)])
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return _of_torch(*_old(content, path), path)
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     for beginning, what, hint in _OTHERS:
         if text.startswith(beginning):
@@ -118,8 +101,11 @@ def _read(file: BinaryIO, path: Path) -> WeightFile:
     raise WeightFileError(f"{path}: cannot be read as weights: it is {what}; {_AGAIN}")
 
 
-def _names_in_zip(file: BinaryIO, path: Path) -> list[str]:
-    """What the pickle of torch's container since 1.6 names; nothing in that archive is compressed."""
+# torch's containers: the pickled value, and the bytes of a storage by its key
+
+
+def _zip(file: BinaryIO, size: int, path: Path) -> tuple[Any, Callable[[str], bytes]]:
+    """Since 1.6: a zip archive of a pickle and the storages, none compressed."""
     archive = zipfile.ZipFile(file)
     names = {name.partition("/")[2]: name for name in archive.namelist()}
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
@@ -129,51 +115,99 @@ def _names_in_zip(file: BinaryIO, path: Path) -> list[str]:
             f"{path}: is a zip archive and not of torch, with {_listed(archive.namelist())}; if the weights "
             "are in it, unpack it"
         )
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-        raise ValueError("a part of it is compressed")  # a few bytes could stand for gigabytes
-    with archive.open(names["data.pkl"]) as pickled:
-        return list(_names(pickled))
+    left = size  # no archive of torch holds more than its own size
+
+    def member(name: str) -> bytes:
+        nonlocal left
+        entry = archive.getinfo(names[name])
+        left -= entry.file_size
+        if left < 0 or entry.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{name} is compressed or overlaps others")
+        return archive.read(entry)
+
+    if "byteorder" in names and member("byteorder") != b"little":
+        raise ValueError("its numbers are big-endian")
+    value, _ = unpickle(BytesIO(member("data.pkl")))
+    return value, lambda key: member(f"data/{key}")
 
 
-def _names(pickled: Any) -> Iterator[str]:
-    """The modules' attributes that one pickle refers to, by the names of Python 3."""
-    for instruction, argument, _ in pickletools.genops(pickled):
-        if instruction.name == "GLOBAL":
-            module, name = str(argument).split(" ")
-            yield f"{IMPORT_MAPPING.get(module, module)}.{name}"
+def _old(content: mmap.mmap, path: Path) -> tuple[Any, Callable[[str], bytes]]:
+    """Before 1.6: five pickles, then each storage behind its number of elements."""
+    if unpickle(content)[0] != _MAGIC:
+        raise WeightFileError(
+            f"{path}: is a pickle and not of torch; save the weights by torch.save or as safetensors"
+        )
+    unpickle(content)  # the version of this container, which has been 1001 throughout
+    system, (value, types) = unpickle(content)[0], unpickle(content)
+    if not system["little_endian"]:
+        raise ValueError("its numbers are big-endian")
+    storages = {}
+    for key in unpickle(content)[0]:
+        count = int.from_bytes(content.read(8), "little")
+        start = content.tell()
+        content.seek(start + count * types[key].itemsize)
+        storages[key] = slice(start, content.tell())
+    return value, lambda key: content[storages[key]]
 
 
-def _of_torch(path: Path, names: list[str]) -> WeightFile:
-    unknown: list[Any] = [(Inert, name) for name in set(names)]  # what torch knows goes first
-    with torch.serialization.safe_globals(unknown), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of other protocols than torch writes, which then fail
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    held = content if isinstance(content, dict) else {}
-    return WeightFile(_state_dict(held.get("state_dict", content), path), held.get("meta"))
+# From what is stored to tensors
 
 
-def _state_dict(stored: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict, if it is one: it has entries, its names are names, and its values are plain tensors."""
-    problem = ""
+def _of_torch(value: Any, storage: Callable[[str], bytes], path: Path) -> WeightFile:
+    held = value if isinstance(value, dict) else {}
+    stored = held.get("state_dict", value)
     if not isinstance(stored, dict):
-        problem = "an object of a class" if isinstance(stored, Inert) else f"a {type(stored).__name__}"
-    elif odd := [name for name, tensor in stored.items() if not _is_plain(tensor)]:
-        problem = _listed(odd)
-    elif not stored or not all(isinstance(name, str) and name.isprintable() for name in stored):
-        problem = "names that are no text" if stored else "nothing"
-    if problem:
-        raise WeightFileError(f"{path}: holds no state dict of names and tensors, but {problem}; {_SAVE}")
-    return {name: tensor.detach() for name, tensor in stored.items()}
+        kind = "an object of a class" if isinstance(stored, Inert) else f"a {type(stored).__name__}"
+        what = _listed(held) if held else kind
+        raise WeightFileError(f"{path}: holds no state dict of names and tensors, but {what}; {_SAVE}")
+    if odd := [name for name, tensor in stored.items() if not isinstance(tensor, StoredTensor)]:
+        raise WeightFileError(
+            f"{path}: holds no state dict of names and tensors, but {_listed(odd)}; {_SAVE}"
+        )
+    numbers: dict[StoredStorage, Tensor] = {}
+    state_dict = {name: _tensor(tensor, storage, numbers) for name, tensor in stored.items()}
+    return WeightFile(_some(state_dict, path), held.get("meta"))
 
 
-def _is_plain(value: Any) -> bool:
-    return (
-        type(value) in (Tensor, nn.Parameter)
-        and value.device.type == "cpu"
-        and value.layout == torch.strided
-        and not value.is_quantized
-        and value.nbytes <= value.untyped_storage().nbytes()
-    )
+def _some(state_dict: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The state dict, which has entries and whose names are names."""
+    if not state_dict or not all(isinstance(name, str) and name.isprintable() for name in state_dict):
+        what = "names that are no text" if state_dict else "nothing"
+        raise WeightFileError(f"{path}: holds no state dict of names and tensors, but {what}; {_SAVE}")
+    return state_dict
+
+
+def _tensor(
+    stored: StoredTensor, storage: Callable[[str], bytes], numbers: dict[StoredStorage, Tensor]
+) -> Tensor:
+    """A tensor, after it was seen that its storage is as long as it says.
+
+    Args:
+        stored: what the file says of it.
+        storage: bytes of a storage by its key.
+        numbers: elements of the storages so far; this adds to it.
+
+    Raises:
+        ValueError: it is longer, or its shape is none.
+    """
+    place, offset, size, stride = stored
+    if not (
+        isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= _MOST_SIDES
+    ):
+        raise ValueError("a tensor's shape is none")
+    if not all(type(number) is int and 0 <= number < 2**48 for number in (offset, *size, *stride)):
+        raise ValueError("a tensor's shape is none")
+    if not isinstance(place, StoredStorage):
+        raise ValueError("a tensor's numbers are of an unknown type")
+    count = math.prod(size)
+    if count == 0:
+        return torch.empty(size, dtype=place.dtype)
+    if place not in numbers:
+        numbers[place] = torch.frombuffer(bytearray(storage(place.key)), dtype=place.dtype)
+    length = numbers[place].numel()
+    if count > length or offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) >= length:
+        raise ValueError(f"a tensor of {list(size)} has {length} stored numbers")
+    return numbers[place].as_strided(size, stride, offset)
 
 
 def _listed(names: Any) -> str:
