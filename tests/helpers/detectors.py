@@ -65,10 +65,11 @@ def _initial_model(name: str):
     torch.manual_seed(0)
     model = build_model(configuration(name))
     model.init_weights()
-    return model
+    return model, torch.get_rng_state()
 
 
 def build(name: str):
-    """One of `MODELS` with its initial weights, the same at each call."""
-    torch.manual_seed(0)
-    return copy.deepcopy(_initial_model(name))
+    """One of `MODELS` with its initial weights; what is drawn afterwards is the same at each call, too."""
+    model, state = _initial_model(name)
+    torch.set_rng_state(state)
+    return copy.deepcopy(model)
