@@ -21,7 +21,12 @@ from tood.study.pages import load_pages
 
 PAPER, OURS = "paper", "this study"
 BAND = "margin of the claim"
-WIDTH, ROW, EDGES = 9.0, 0.5, 1.4  # inches: of the figure, of a claim, of the edges of all panels
+WIDTH, ROW, EDGES = (
+    9.0,
+    0.1,
+    1.4,
+)  # inches: of the figure, of a value in the row of a claim, of a panel's edges
+_LEAST = 4  # values for which a row has room
 _SPREAD = 0.7  # of a claim's row, that the studies take
 
 
@@ -80,12 +85,13 @@ def forest(judged: pd.DataFrame) -> Figure:
     looks = judged[judged["decides"].astype(bool) & (judged["reading"] == DEFAULT)]
     own = looks[(looks["check"] == "") & (looks["seeds"] > 0)]
     by_panel = [(panel, own[own["id"].isin(ids)]) for panel, ids in _by_panel(own)]
-    figure = Figure(figsize=(WIDTH, EDGES * max(1, len(by_panel)) + ROW * len(own)), layout="constrained")
+    measured = set(looks.loc[looks["seeds"] > 0, "check"])
+    names = [name for name in dict.fromkeys(looks["check"]) if name in measured]  # in the declared order
+    row = ROW * max(_LEAST, 1 + len(names))
+    figure = Figure(figsize=(WIDTH, EDGES * max(1, len(by_panel)) + row * len(own)), layout="constrained")
     if not by_panel:
         figure.text(0.5, 0.5, "No claim has a value yet.", ha="center", va="center")
         return figure
-    names = list(dict.fromkeys(looks.loc[looks["seeds"] > 0, "check"]))
-    names = [name for name in dict.fromkeys(looks["check"]) if name in names]  # as declared
     heights = [1 + len(rows) for _, rows in by_panel]
     subplots = figure.subplots(len(by_panel), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (panel, rows) in zip(subplots, by_panel, strict=True):
