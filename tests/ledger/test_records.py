@@ -16,7 +16,7 @@ from tood.ledger import records, status
 from tood.ledger.code_digest import import_closure
 from tood.ledger.curves import by_epoch
 from tood.ledger.provenance import data_digest
-from tood.ledger.records import DRAWN_BY, read_record, write_record
+from tood.ledger.records import DRAWN_BY, objects_by_size, read_record, write_record
 from tood.ledger.standing import recorded
 from tood.ledger.status import known_status, read_status
 from tood.ledger.study_jobs import deciding_code
@@ -413,3 +413,11 @@ def test_a_record_is_json_that_every_reader_takes(folder):
 
 def test_data_are_drawn_by_all_that_the_drawing_imports():
     assert import_closure(["tood.data.synthetic"], ["data"]) == DRAWN_BY
+
+
+def test_objects_of_a_size_class_are_counted_as_pycocotools_does():
+    """Bounds are in both classes; crowds and images that were not evaluated do not count."""
+    areas = [(1, 10, 0), (1, 1024, 0), (1, 1024.5, 0), (2, 9216, 0), (2, 9217, 0), (2, 50, 1), (3, 50, 0)]
+    truth = {"annotations": [{"image_id": i, "area": area, "iscrowd": crowd} for i, area, crowd in areas]}
+    assert objects_by_size(truth, [1, 2]) == {"APS": 2, "APM": 3, "APL": 2}
+    assert objects_by_size(truth, []) == {"APS": 0, "APM": 0, "APL": 0}

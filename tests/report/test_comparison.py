@@ -18,7 +18,7 @@ SEEDS = dict.fromkeys(RUNS, (0,))
 
 def compared(name, **values):
     found = [
-        (run, 0, metric, value + offset, "")
+        (run, 0, metric, value + offset, False)
         for run, value in values.items()
         for metric, offset in (("AP", 0), ("AP50", 1), ("AP75", 2))
     ]
@@ -40,7 +40,7 @@ def test_differences_and_verdicts():
 
 
 def test_stale_and_incomplete_rows_are_not_compared():
-    metrics = pd.DataFrame([("atss_af", 0, name, 39.0, "code") for name in ("AP", "AP50", "AP75")])
+    metrics = pd.DataFrame([("atss_af", 0, name, 39.0, True) for name in ("AP", "AP50", "AP75")])
     metrics.columns = ["run", "seed", "metric", "value", "stale"]
     frame = compare(TABLES["table3"], build(TABLES["table3"], metrics, {}, RUNS, SEEDS), TOLERANCE)
     assert "AP_difference" not in frame

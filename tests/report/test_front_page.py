@@ -25,7 +25,7 @@ def results(tmp_path):
     folder = tmp_path / "results"
     folder.mkdir()
 
-    def add(scale: str, *records: tuple, stale: str = "") -> Path:
+    def add(scale: str, *records: tuple, stale: bool = False) -> Path:
         frame = pd.DataFrame(records, columns=["run", "seed", "metric", "value"]).assign(stale=stale)
         (folder / scale).mkdir(exist_ok=True)
         frame.astype({"seed": "Int64"}).to_csv(folder / scale / "metrics.csv", index=False)
@@ -61,7 +61,8 @@ def test_nothing_measured(results):
     assert "`smoke`" not in text
     headlines = headlines_part(results("smoke"))
     assert "AP: 0 of 60 at the scale `paper`, 0 of 60 at the scale `mini`." in headlines
-    assert "Verdicts on 0 claims of the paper at `mini`: 0 holds, 0 not shown, 0 contradicted." in headlines
+    verdicts = "0 same direction, 0 inconclusive, 0 opposite, 0 depends on the reading."
+    assert f"Verdicts on 0 claims of the paper at `mini`: {verdicts}" in headlines
     assert headlines.count("| pending |") == HEADLINES
 
 
@@ -87,7 +88,7 @@ def test_a_seed_short(results):
 
 
 def test_stale_and_undefined_values_say_so(results):
-    folder = results("mini", *seeds("atss_af", "AP", 40.0), stale="code")
+    folder = results("mini", *seeds("atss_af", "AP", 40.0), stale=True)
     assert tables(everything(folder))["Table 3"][1][3] == "40.0 (stale)"
     undefined = float("nan")
     folder = results("mini", ("atss_af", 0, "AP", 40.0), ("atss_af", 0, "AP75", undefined))
@@ -194,7 +195,7 @@ def test_pages_have_the_form_in_which_they_are_rendered(tmp_path):
         assert form(page) == form(part), f"{name}: `make readme` writes it anew"
     assert "| FoveaBox" in parts["docs/results.md"]
     assert "| T-head + TAL |" in parts["docs/mini.md"]
-    assert "| TOOD is better than ATSS, anchor-free | holds |" in parts["README.md"]
+    assert "| TOOD is better than ATSS, anchor-free | same direction |" in parts["README.md"]
 
 
 def pairs(*metrics: tuple[str, float], runs: tuple[str, str] = ("atss_af", "tood_af")) -> list[tuple]:
@@ -213,7 +214,7 @@ def test_of_mini_the_claims_are_shown_and_not_the_tables(results):
     assert set(tables(mini)) == {""}  # the claims, which have no number
     assert {"Table 3", "Table 6"} <= set(tables(everything(folder)))
     (claim,) = [line for line in mini.splitlines() if "+5.1 (" in line and "| AP |" in line]
-    assert "| holds |" in claim
+    assert "| same direction |" in claim
     assert "+5.1 (+4.9 to +5.3)" in claim
     assert "Claims without a verdict, as a run is not trained: " in mini
     assert "Claims" not in paper  # nothing is trained at that scale
@@ -230,9 +231,10 @@ def test_headlines_are_the_declared_claims_whatever_their_verdict(results):
     assert [row[0] for row in rows] == declared
     assert len(rows) == HEADLINES
     found = {row[0]: row[1:] for row in rows}
-    better = ["holds", "AP", "+3.3", "+5.1 (+4.9 to +5.3)", "3"]
+    better = ["same direction", "AP", "+3.3", "+5.1 (+4.9 to +5.3)", "3"]
     assert found["TOOD is better than ATSS, anchor-free"] == better
-    fewer = ["contradicted", "#Correct boxes", "+473", "-5 (-5 to -5)", "3"]
+    fewer = ["opposite", "#Correct boxes", "+473", "-5 (-5 to -5)", "3"]
     assert found["TOOD keeps more correct boxes than ATSS"] == fewer
-    assert "Verdicts on 2 claims of the paper at `mini`: 1 holds, 0 not shown, 1 contradicted." in text
+    verdicts = "1 same direction, 0 inconclusive, 1 opposite, 0 depends on the reading."
+    assert f"Verdicts on 2 claims of the paper at `mini`: {verdicts}" in text
     assert "AP: 0 of 60 at the scale `paper`, 2 of 60 at the scale `mini`." in text

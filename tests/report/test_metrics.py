@@ -6,12 +6,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from helpers.losses import LOSSES, write_losses
+from helpers.records import finish
 
 from tood.ledger.curves import by_epoch
 from tood.ledger.status import Result, Status
-from tood.report.metrics import measured, positives, readings, remarks
+from tood.report.metrics import measured, of_sizes, positives, readings, remarks
+from tood.report.tables import as_metrics, with_enough_objects
 from tood.runtime.failures import State
+from tood.runtime.files import write_json
 from tood.study.declarations import Run, load_runs, load_tables
+from tood.study.paths import StudyPaths
+from tood.study.plan import Plan
 
 RUNS = load_runs()
 
@@ -62,20 +67,58 @@ def test_a_reconstruction_is_explained_below_its_table(tmp_path):
     ]
 
 
-def test_every_value_carries_what_is_stale_of_it(tmp_path):
+def test_every_value_says_whether_it_is_stale(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     write_losses(tmp_path / "losses.jsonl", (1.0, 2, 3.0, 0.5))
     results = {"ap.json": Result({"AP": 40.0}, ["settings", "evaluation"])}
-    frame = measured(
-        [
-            status(tmp_path, results=results, report={"state": "done"}, training_stale=["settings"]),
-            status(tmp_path, "atss_af", results={"ap.json": Result({"AP": 39.0}, [])}),
-        ]
-    )
-    found = {(run, metric): (seed, value, stale) for run, seed, metric, value, stale in frame.to_numpy()}
-    assert found["tood_af", "AP"] == (3, 40.0, "settings, evaluation")
-    assert found["tood_af", "Positives (last)"] == (3, 3.0, "settings")
-    assert found["atss_af", "AP"] == (3, 39.0, "")
+    statuses = [
+        status(tmp_path, results=results, report={"state": "done"}, training_stale=["settings"]),
+        status(tmp_path, "atss_af", results={"ap.json": Result({"AP": 39.0}, [])}),
+    ]
+    frame = measured(Plan({}), statuses)
+    found = frame.set_index(["run", "metric"])[["seed", "value", "stale"]].T.to_dict("list")
+    assert found["tood_af", "AP"] == [3, 40.0, True]
+    assert found["tood_af", "Positives (last)"] == [3, 3.0, True]
+    assert found["atss_af", "AP"] == [3, 39.0, False]
     assert not {run for run, metric in found if metric.startswith("Positives")} - {"tood_af"}  # not done
+
+
+def test_every_value_says_what_it_was_made_with(tmp_path, monkeypatch):
+    """As the record has it, or else as the study asks for it."""
+    monkeypatch.chdir(tmp_path)
+    result = {"results": {"ap.json": Result({"AP": 40.0, "APM": 41.0}, [])}}
+    made = {"settings": {"run": {"epochs": 36}, "train": {"lr": 0.3}}}
+    plan = Plan({"scale": "mini", "name": "own", "data_seed": 7, "lr": 0.02})
+    columns = ["study", "data_seed", "lr", "epochs"]
+    for given, expected in (({"provenance": made}, ["own", 7, 0.3, 36]), ({}, ["own", 7, 0.02, 12])):
+        frame = measured(plan, [status(tmp_path, **result, **given)])
+        assert frame[columns].to_numpy().tolist() == [expected] * 2
+        assert frame["objects"].isna().all()  # there is no record
+    frame = measured(Plan({"scale": "paper", "data_root": "d", "name": "x"}), [status(tmp_path, **result)])
+    assert frame.loc[0, "lr"] == 0.01  # of the configuration
+    assert frame[["data_seed", "objects"]].isna().all(axis=None)
+
+
+def test_the_objects_of_a_size_class_are_those_of_the_record(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = Plan({"scale": "mini"})
+    folder = StudyPaths("mini").run("tood_af", 3)
+    write_json(folder.evaluated_images, [1])
+    annotations = [{"image_id": 1, "area": 100.0, "iscrowd": 0}, {"image_id": 1, "area": 2000, "iscrowd": 0}]
+    write_json(plan.data_root / "val.json", {"annotations": annotations})
+    finish(plan, "tood_af", 3)
+    frame = measured(plan, [status(tmp_path, results={"ap.json": Result({"AP": 9.0, "APM": 41.0}, [])})])
+    assert frame.set_index("metric")["objects"].dropna().to_dict() == {"APM": 1}
+
+
+def test_a_size_class_of_few_objects_is_not_shown():
+    rows = [("APS", 100), ("APM", 99), ("APL", None), ("AP", None)]
+    frame = as_metrics(pd.DataFrame(rows, columns=["metric", "objects"]).assign(value=40.0, run="tood_r101"))
+    shown = with_enough_objects(frame).set_index("metric")["value"]
+    assert shown.dropna().to_dict() == {"APS": 40.0, "AP": 40.0}
+    (line,) = of_sizes(load_tables()["table5"], frame)
+    assert line == "Not shown, as fewer than 100 objects have this size: APM, APL."
+    assert of_sizes(load_tables()["table3"], frame) == []
 
 
 def test_readings_are_those_of_runs_that_are_up_to_date(tmp_path):

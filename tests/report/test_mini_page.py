@@ -1,10 +1,11 @@
 """The measured part of docs/mini.md, from records that are written here."""
 
+import pandas as pd
 import pytest
 from helpers.records import finish
 
 from tood.report.front_page import cost, records_of
-from tood.report.mini_page import agreement, mini_part, on_both, orders, sweep
+from tood.report.mini_page import agreement, elsewhere, mini_part, orders, sweep
 from tood.study.declarations import load_tables
 from tood.study.plan import Plan
 
@@ -50,8 +51,7 @@ def test_orders_are_compared_where_enough_rows_are_measured(results):
     """AP of Table 4 in the paper: 42.4, 42.3, 41.7, 42.5, 42.2, 41.5; here the first two change places."""
     rows = load_tables()["table4"].rows
     values = dict(zip([row.run for row in rows], (50.3, 50.4, 49.7, 50.5, 50.2, 49.5), strict=True))
-    found = [f"{run},0,AP,{value}," for run, value in values.items()]
-    (results / "mini/metrics.csv").write_text("\n".join(["run,seed,metric,value,stale", *found]) + "\n")
+    write_metrics(results, "mini", *((run, 0, value) for run, value in values.items()))
     text = orders(results, "mini")
     assert "| Table 4 | AP | 6 | 0.94 |" in text  # 1 - 6 * 2 / (6 * 35)
     assert "Table 3" not in text
@@ -72,20 +72,30 @@ def test_the_study_on_other_images_is_shown_where_there_is_one(results):
     assert "### On other images" in part
 
 
-def test_effects_stand_beside_those_on_other_images(results):
+def write_metrics(results, study: str, *rows: tuple) -> None:
+    """AP by run and seed."""
+    frame = pd.DataFrame(rows, columns=["run", "seed", "value"]).assign(metric="AP", stale=False)
+    (results / study).mkdir(parents=True, exist_ok=True)
+    frame.to_csv(results / study / "metrics.csv", index=False)
+
+
+def test_effects_stand_beside_those_in_other_studies(results):
     """By hand: the differences 8, 9, 10 have the interval 9 -+ 4.303 / sqrt(3)."""
-    for study, effects in (("mini", (8, 9, 10)), ("sweeps/mini_data_seed1", (1, -1))):
-        rows = [f"tood_af,{seed},AP,{40 + effect}," for seed, effect in enumerate(effects)]
-        rows += [f"atss_af,{seed},AP,40," for seed in range(len(effects))]
-        rows += ["tal,0,AP,50,"]  # of one seed: no claim that rests on it is shown
-        (results / study).mkdir(parents=True, exist_ok=True)
-        (results / study / "metrics.csv").write_text("\n".join(["run,seed,metric,value,stale", *rows]) + "\n")
-    (row,) = [line for line in on_both(results).splitlines() if line.endswith(("holds |", "shown |"))]
-    claim, metric, ours, seeds, verdict, elsewhere, *others = row.strip("| ").split(" | ")
+    for study, effects in (("mini", (8, 9, 10)), ("sweeps/mini_data_seed1", (1, -1)), ("cells", (3,))):
+        rows = [("tood_af", seed, 40.0 + effect) for seed, effect in enumerate(effects)]
+        rows += [("atss_af", seed, 40.0) for seed in range(len(effects))]
+        # Of one study alone: no claim that rests on it is shown.
+        rows += [("fovea", 0, 50.0), ("fovea_thead", 0, 50.0)] if study == "mini" else []
+        write_metrics(results, study, *rows)
+    header, _, row = [line for line in elsewhere(results).splitlines() if line.startswith("|")]
+    names = ["ours", "images 1", "images 2", "36 epochs", "photographs", "Verdict"]
+    assert header.strip("| ").split(" | ") == ["Claim", "Metric", *names]
+    claim, metric, ours, first, *others, photographs, verdict = row.strip("| ").split(" | ")
     assert (claim, metric) == ("TOOD is better than ATSS, anchor-free", "AP")
-    assert (ours, seeds, verdict) == ("+9.0 (+6.5 to +11.5)", "3", "holds")
-    assert elsewhere.startswith("+0.0 (-")
-    assert others == ["2", "not shown"]
+    assert ours == "+9.0 (+6.5 to +11.5), 3 seeds"
+    assert first == "+0.0 (-12.7 to +12.7), 2 seeds"  # 12.706 * sqrt(2) / sqrt(2)
+    assert others == ["pending", "pending"]
+    assert (photographs, verdict) == ("+3.0, 1 seed", "same direction")
 
 
 def test_an_edited_record_is_not_shown(results):

@@ -94,7 +94,7 @@ def test_state_shows_while_metrics_are_incomplete(state, status):
 )
 def test_a_stale_value_is_marked_wherever_it_shows(state, status):
     measured = metrics(one=[FLOPS, *three_seeds("AP50", 40, 41, 45), ("#Boxes", 0, 30000)])
-    measured["stale"] = ["", "", "code, data", "", ""]  # one seed of three
+    measured["stale"] = [False, False, True, False, False]  # one seed of three
     frame = build(TABLE, measured, {"one": state}, RUNS)
     assert frame["status"].to_list() == [status, "pending", "pending"]
     assert frame["AP50_stale"].to_list() == [True, False, False]
@@ -104,7 +104,7 @@ def test_a_stale_value_is_marked_wherever_it_shows(state, status):
 
 
 def test_what_is_up_to_date_has_no_column_for_staleness():
-    measured = metrics(one=[FLOPS]).assign(stale="")
+    measured = metrics(one=[FLOPS]).assign(stale=False)
     assert [name for name in build(TABLE, measured, {}, RUNS) if "stale" in name] == []
 
 
@@ -134,7 +134,7 @@ def test_a_reconstruction_that_is_not_there_yet_is_pending_and_named():
     frame = build(TABLE, metrics(), {"one": "failed"}, RECONSTRUCTED)
     assert frame.loc[0, "status"] == "failed"
     assert "(reconstruction)" in to_markdown(TABLE, frame).splitlines()[4]
-    complete = metrics(one=[FLOPS, ("AP50", 0, 1.0), ("#Boxes", 0, 1)]).assign(stale="code")
+    complete = metrics(one=[FLOPS, ("AP50", 0, 1.0), ("#Boxes", 0, 1)]).assign(stale=True)
     assert build(TABLE, complete, {"one": "done"}, RECONSTRUCTED).loc[0, "status"] == "stale"
 
 

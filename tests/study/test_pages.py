@@ -11,7 +11,7 @@ def test_what_is_declared_is_there():
     pages = load_pages()
     assert set(pages.detectors.values()) <= set(load_runs())
     assert pages.mini.best_anchors.table in load_tables()
-    assert list(pages.figures)[:2] == ["figure1", "figure4"]
+    assert list(pages.figures)[:3] == ["claims", "figure1", "figure4"]
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def test_a_study_of_released_weights():
     assert set(plan.choices) == {run.id for run in Plan({"scale": "paper"}).runs}
     assert list(plan.splits) == ["val"]
     assert plan.initial_weights("tood_af") is None
-    assert set(figures(plan, load_tables())) == {"figure1", "figure4", *VIEWS}
+    assert set(figures(plan, load_tables())) == {"claims", "figure1", "figure4", *VIEWS}
     told = describe_study(plan)
     assert AUTHORS.drive in told
     assert "nothing is trained" in told

@@ -39,7 +39,8 @@ def empty(tmp_path, monkeypatch) -> Path:
 
 def test_figures_are_those_that_the_runs_suffice_for(empty):
     found = figures(PAIR, TABLES)
-    assert list(found) == ["figure1", "figure4", *VIEWS, "positives"]
+    assert list(found) == ["claims", "figure1", "figure4", *VIEWS, "positives"]
+    assert found["claims"].trainings == {run: [(run, 4), (run, 5)] for run in ("tood_af", "atss_af")}
     pair = {"ATSS": [("atss_af", 4)], "TOOD": [("tood_af", 4)]}
     assert found["figure1"] == found["figure4"] == (pair, "model.pth")
     assert found["positives"] == ({"ATSS": [("atss_af", 4), ("atss_af", 5)]}, "")
@@ -49,7 +50,7 @@ def test_figures_are_those_that_the_runs_suffice_for(empty):
     }
     assert all(found[view] == (cells, "model.pth") for view in VIEWS)
     every = list(figures(Plan({}), TABLES))
-    assert every == ["figure1", "figure4", *VIEWS, "positives", "sweep_m", "alpha_beta"]
+    assert every == ["claims", "figure1", "figure4", *VIEWS, "positives", "sweep_m", "alpha_beta"]
     assert figures(Plan({"runs": "fcos_imprv"}), TABLES) == {}
 
 

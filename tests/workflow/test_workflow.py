@@ -29,6 +29,7 @@ from pycocotools.cocoeval import COCOeval
 from tood.analysis.figures.positive_curves import draw as draw_positives
 from tood.ledger.records import write_record
 from tood.report.figures import VIEWS
+from tood.report.tables import COLUMNS
 from tood.runtime.locks import hold_study
 from tood.study.declarations import load_runs, load_tables
 from tood.study.pages import load_pages
@@ -69,8 +70,8 @@ def test_every_run_is_planned_once_and_planning_imports_nothing_heavy(workspace,
     assert not (poison / "imported").exists()
 
     declared, seed = load_scale(scale), "0"
-    once = ("check_data", "figure1", "views", "sweeps", "positives", "complexity", "tables", "report", "all")
-    expected = [(rule,) for rule in once]
+    once = ("check_data", "figure1", "views", "sweeps", "forest", "positives", "complexity", "tables")
+    expected = [(rule,) for rule in (*once, "report", "all")]
     expected += [("generate_data",)] if declared.drawing else []
     backbones = {RUNS[run].weights for run in RUNS}
     expected += [("fetch_weights",)] * len(backbones) if declared.weights == "imagenet" else []
@@ -89,13 +90,17 @@ def test_every_run_is_planned_once_and_planning_imports_nothing_heavy(workspace,
 
 def test_metrics(study):
     metrics = pd.read_csv(study.path / "results/tiny/metrics.csv")
-    assert list(metrics.columns) == ["run", "seed", "metric", "value", "stale"]
-    assert metrics["stale"].isna().all()
+    assert list(metrics.columns) == COLUMNS
+    assert not metrics["stale"].any()
+    assert set(metrics["study"]) == {"tiny"}
     assert not metrics.duplicated(["run", "seed", "metric"]).any()
     models = metrics[metrics["seed"].isna()].pivot_table(index="run", columns="metric", values="value")
     assert models.loc["tood_af", list(SIZES)].tolist() == [31.25, 32.25, 33.25, 34.25]
     measured = metrics[metrics["seed"].notna()]
-    assert set(measured["seed"]) == {0}
+    made_with = measured[["seed", "data_seed", "lr", "epochs"]].drop_duplicates().to_numpy().tolist()
+    assert made_with == [[0, 0, 0.04, 6]]
+    sizes = measured.dropna(subset="objects").pivot_table(index="run", columns="metric", values="objects")
+    assert sizes.to_dict("index") == dict.fromkeys(TRAINED, objects_of(study))
     values = measured.pivot_table(index="run", columns="metric", values="value", dropna=False)
     assert set(values.index) == set(TRAINED)
     assert set(values.columns) >= AP | set(TABLES["table6"].metrics)
@@ -104,6 +109,18 @@ def test_metrics(study):
     assert values["IoU (top-10)"].between(0, 1, inclusive="right").all()
     counts = values[[name for name in values if name.endswith(" boxes")]]
     assert (counts.ge(0) & (counts % 1 == 0)).all(axis=None)
+
+
+def objects_of(study) -> dict[str, int]:
+    """Objects by COCO's classes of size on the evaluated images, by pycocotools."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(study.path / "work/data/smoke/annotations/instances_val2017.json")
+    images = json.loads((study.path / f"work/tiny/runs/{TRAINED[0]}/seed0/evaluated_images.json").read_text())
+    ranges = {"APS": [0, 32**2], "APM": [32**2, 96**2], "APL": [96**2, 1e10]}
+    return {
+        name: len(truth.getAnnIds(imgIds=images, areaRng=areas, iscrowd=False))
+        for name, areas in ranges.items()
+    }
 
 
 def test_evaluation_is_of_the_first_images(study):
@@ -286,7 +303,7 @@ def test_report_holds_every_table_and_every_figure(study):
                 (column,) = (header.index(cell) for cell in header if cell in (metric, f"{metric} (val)"))
                 if math.isfinite(record[metric]):
                     assert row[column] == format(record[metric], spec)
-    for figure in ("figure1", "figure4", *VIEWS, "positives"):
+    for figure in ("claims", "figure1", "figure4", *VIEWS, "positives"):
         content = (study.path / f"results/tiny/figures/{figure}.png").read_bytes()
         encoded = base64.b64encode(content).decode()
         assert f'alt="{load_pages().figures[figure]}" src="data:image/png;base64,{encoded}"' in page
@@ -357,7 +374,7 @@ def test_another_seed_trains_that_seed_only(study):
     outcome = study.run("snakemake", "-n", *CALL, "seeds=0,1")
     assert outcome.returncode == 0, outcome.stdout
     per_seed = [(rule, run, "1") for run in TRAINED for rule in ("train", "evaluate_and_analyse")]
-    again = ("views", "positives", "tables", "report", "all")
+    again = ("views", "forest", "positives", "tables", "report", "all")
     assert planned(outcome.stdout) == Counter([*per_seed, *((rule,) for rule in again)])
 
 

@@ -55,10 +55,24 @@ class Machine(Hardware):
     cpu: str
 
 
+class OfRun(BaseModel):
+    """Of the settings of a run, how long it trains."""
+
+    epochs: int | None = None
+
+
+class OfTraining(BaseModel):
+    """Of the settings of a run, what the scale or the study chose of its optimisation."""
+
+    lr: float | None = None
+
+
 class Settings(BaseModel):
     """Of a run, as far as anything but a training reads them."""
 
     iterations: int | None = None
+    run: OfRun | None = None
+    train: OfTraining | None = None
 
 
 class Timed(BaseModel):
@@ -152,3 +166,4 @@ class Content(BaseModel):
     files: Files
     epochs: list[Entry]
     best_anchors: Agreement | None = None
+    objects: dict[str, _Count] = {}

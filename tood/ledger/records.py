@@ -7,7 +7,7 @@ shown without training, done in several sittings, and merged from several machin
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from tood.study.declarations import ExperimentError
 from tood.study.paths import PACKAGE, RunPaths
 
 VERSION = 1
+# As pycocotools' `Params` has them, square pixels
+SIZES = {"APS": (0, 32**2), "APM": (32**2, 96**2), "APL": (96**2, 1e5**2)}
 DRAWN_BY = [PACKAGE / "data" / f"{name}.py" for name in ("painting", "shapes", "synthetic")]
 # Of a state and of a provenance, what says something elsewhere too
 _STATE = (
@@ -71,6 +73,11 @@ class Record:
         return self.content.get("best_anchors", {})
 
     @property
+    def objects(self) -> Mapping[str, int]:
+        """How many objects APS, APM and APL rest on; empty where they were not counted."""
+        return self.content.get("objects", {})
+
+    @property
     def drawn(self) -> str | None:
         """Digest of what the data were drawn by; None if they were not."""
         return self.content["drawn"]
@@ -109,6 +116,10 @@ def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
     }
     if measured and files.best_anchors.is_file():
         content["best_anchors"] = _agreement(read_json(files.best_anchors)["objects"])
+    if measured and files.evaluated_images.is_file():
+        checked = read_manifest(manifest)
+        annotations = Path(checked["root"], checked["splits"]["val"]["annotation_file"])
+        content["objects"] = objects_by_size(read_json(annotations), read_json(files.evaluated_images))
     content = finite(content)  # as it will be read, which the checksum is of
     write_json(path, content | {"checksum": _checksum(content)})
 
@@ -137,6 +148,22 @@ def read_record(path: Path) -> Record | None:
             f"{path}: {problem}; restore it (`git checkout -- {path}`), or delete it to have the run trained"
         )
     return Record(path, content)
+
+
+def objects_by_size(truth: Mapping[str, Any], images: Iterable[int]) -> dict[str, int]:
+    """How many objects APS, APM and APL rest on: COCO's ranges of the area, bounds in both, and no crowd.
+
+    Args:
+        truth: content of a COCO instances file; areas in square pixels.
+        images: ids of the evaluated images.
+    """
+    evaluated = set(images)
+    areas = [
+        entry["area"]
+        for entry in truth["annotations"]
+        if entry["image_id"] in evaluated and not entry.get("iscrowd")
+    ]
+    return {name: sum(low <= area <= high for area in areas) for name, (low, high) in SIZES.items()}
 
 
 def drawn_by(spec: Mapping[str, Any]) -> str:

@@ -1,101 +1,56 @@
-"""The table that judges the paper's claims by a study's values."""
+"""The table of the paper's claims with the verdicts of a study, in CSV, Markdown and LaTeX."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
+from tood.report.evidence import Evidence, judge, summary
 from tood.report.markup import latex, latex_table, markdown, markdown_table
-from tood.report.verdicts import METHOD, Judgement, Verdict, all_positive, all_within, contrast, exactly
+from tood.report.verdicts import Verdict
 from tood.runtime.files import write_text
 from tood.study.claims import Claim
 from tood.study.declarations import Table
 
 NAME = "claims"  # of the table's files
-_NO_SEED = -1
 _WORDS = 3  # columns that are not numbers
 _DASH = "–"
-_HEADER = ["Claim", "Verdict", "Metric", "paper", "ours", "Seeds", "Section"]
-_INTERVALS = f"Intervals: {METHOD}. A verdict needs at least two seeds."
+_SHORT_HEADER = ["Claim", "Verdict", "Metric", "paper", "ours", "Seeds"]
+_HEADER = [*_SHORT_HEADER, "SD", "p", "Holm's p", "Robustness", "Section"]
+_INTERVALS = (
+    f"Intervals: {CONFIDENCE:.0%}, by Student's t over paired seeds; {CONFIDENCE_WITHIN:.0%} where a claim "
+    "has a margin, which is two one-sided tests at 5%. A verdict needs at least two seeds. Holm's p is "
+    "adjusted over all contrasts of all claims; the best of several is an intersection-union test and needs "
+    "no adjustment."
+)
 _CAPTION = (
     "Statements of the paper as differences between runs (Feng et al., TOOD, ICCV 2021), signed so that the "
     "paper's effect is positive, or with a margin around 0. The paper's effects are differences of the "
-    "values that it prints."
+    "values that it prints. SD is of the difference, over seeds."
 )
-
-
-def judge(claims: Iterable[Claim], metrics: pd.DataFrame, tables: Mapping[str, Table]) -> pd.DataFrame:
-    """Each claim with its effect in the paper, ours, and the verdict.
-
-    Args:
-        claims: with their tables among `tables`.
-        metrics: as `tood.report.tables.build` takes it; stale values do not count.
-
-    Returns:
-        One row per claim: id, claim, section, rests_on (rows of the table), metric, paper, ours, low, high,
-        seeds, verdict.
-    """
-    current = metrics[metrics["stale"] == ""] if "stale" in metrics else metrics
-    values: dict[tuple[str, str], dict[int, float]] = {}
-    for run, seed, metric, value in current[["run", "seed", "metric", "value"]].itertuples(index=False):
-        values.setdefault((metric, run), {})[_NO_SEED if pd.isna(seed) else int(seed)] = float(value)
-
-    def of(claim: Claim) -> dict:
-        table = tables[claim.table]
-        rows = {row.run: row for row in table.rows}
-        effect, verdict = _judged(claim, {run: values.get((claim.metric, run), {}) for run in claim.runs})
-        return {
-            "id": claim.id,
-            "claim": claim.claim,
-            "section": claim.section,
-            "rests_on": f"{table.title}: " + "; ".join(table.label(rows[run]) for run in claim.runs),
-            "metric": claim.metric,
-            "paper": _printed(claim, table),
-            "ours": effect.mean,
-            "low": effect.low,
-            "high": effect.high,
-            "within": math.nan if claim.within is None else claim.within,
-            "seeds": effect.seeds,
-            "verdict": verdict,
-        }
-
-    return pd.DataFrame([of(claim) for claim in claims])
-
-
-def _judged(claim: Claim, values: Mapping[str, Mapping[int, float]]) -> Judgement:
-    samples = [contrast(weights, values) for weights in claim.contrasts]
-    if any(
-        set(by_seed) == {-1} for by_seed in values.values()
-    ):  # without a seed: of the model, not of a training
-        return exactly([float(sample[0]) if len(sample) else math.nan for sample in samples])
-    return all_within(samples, claim.within) if claim.within else all_positive(samples)
-
-
-def _printed(claim: Claim, table: Table) -> float:
-    """The paper's effect: of the contrast on which the claim hangs; nan where it prints no values."""
-    if claim.printed is not None:
-        return claim.printed
-    paper = {row.run: row.paper.get(claim.metric) for row in table.rows}
-    if any(paper[run] is None for run in claim.runs):
-        return math.nan
-    effects = [
-        sum(weight * (paper[run] or 0.0) for run, weight in weights.items()) for weights in claim.contrasts
-    ]
-    return max(map(abs, effects)) if claim.within else min(effects)
 
 
 def write_claims(
     claims: Sequence[Claim],
-    metrics: pd.DataFrame,
+    evidence: Evidence,
     tables: Mapping[str, Table],
     directory: Path,
     notes: Sequence[str],
 ) -> None:
-    """Write the table as `claims.csv`, `.md` and `.tex`; `notes` are facts about the study."""
-    frame = judge(claims, metrics, tables)
-    write_text(directory / f"{NAME}.csv", frame.to_csv(index=False, float_format="%.8g"))
-    body = _body(claims, frame, tables)
+    """Write `claims.csv`, a row for each contrast, and `claims.md` and `.tex`, a row for each claim.
+
+    Args:
+        claims: with their tables among `tables`.
+        evidence: what they are judged by.
+        tables: by name.
+        directory: of the files.
+        notes: facts about the study.
+    """
+    judged = judge(claims, evidence, tables)
+    write_text(directory / f"{NAME}.csv", judged.to_csv(index=False, float_format="%.8g"))
+    body = _body(claims, summary(judged), tables)
     margins = [f"{claim.claim}: {claim.why}" for claim in claims if claim.why]
     below = [_INTERVALS, *margins, *notes]
     write_text(directory / f"{NAME}.md", _markdown(body, below))
@@ -106,9 +61,9 @@ def write_claims(
     )
 
 
-def claims_markdown(claims: Sequence[Claim], metrics: pd.DataFrame, tables: Mapping[str, Table]) -> str:
-    """The claims for which a run was measured, in Markdown; arguments as of `judge`."""
-    frame = judge(claims, metrics, tables)
+def claims_markdown(claims: Sequence[Claim], evidence: Evidence, tables: Mapping[str, Table]) -> str:
+    """The claims for which a run was measured, in Markdown; arguments as of `write_claims`."""
+    frame = summary(judge(claims, evidence, tables))
     known = [index for index, verdict in enumerate(frame["verdict"]) if verdict != Verdict.PENDING]
     chosen = [claims[index] for index in known]
     others = f"Claims without a verdict, as a run is not trained: {len(claims) - len(chosen)}."
@@ -117,13 +72,20 @@ def claims_markdown(claims: Sequence[Claim], metrics: pd.DataFrame, tables: Mapp
 
 
 def headlines_markdown(
-    claims: Sequence[Claim], metrics: pd.DataFrame, tables: Mapping[str, Table], caption: str
+    claims: Sequence[Claim], judged: pd.DataFrame, tables: Mapping[str, Table], caption: str
 ) -> str:
-    """The claims that are declared as headlines, in Markdown; other arguments as of `judge`."""
+    """The claims that are declared as headlines, in Markdown.
+
+    Args:
+        claims: all of them.
+        judged: what `judge` says of them.
+        tables: by name.
+        caption: in Markdown.
+    """
     chosen = [claim for claim in claims if claim.headline]
-    body = _body(chosen, judge(chosen, metrics, tables), tables)
-    cells = [list(map(markdown, row[:-1])) for row in body]
-    return markdown_table(caption, _HEADER[:-1], cells, _WORDS, [])
+    frame = summary(judged).set_index("id", drop=False).loc[[claim.id for claim in chosen]]
+    cells = [list(map(markdown, row[: len(_SHORT_HEADER)])) for row in _body(chosen, frame, tables)]
+    return markdown_table(caption, _SHORT_HEADER, cells, _WORDS, [])
 
 
 def _body(claims: Sequence[Claim], frame: pd.DataFrame, tables: Mapping[str, Table]) -> list[list[str]]:
@@ -139,29 +101,44 @@ def _markdown(body: Sequence[Sequence[str]], below: Sequence[str]) -> str:
 
 
 def effect_with_interval(row: Mapping, spec: str) -> str:
-    """Our effect in a row of `judge`, with its interval where there are several seeds.
+    """The effect in a row of `judge`, with its interval where there are several seeds.
 
     Args:
-        row: with ours, low, high and seeds.
+        row: with mean, low, high and seeds.
         spec: of the metric, as a format of Python without a sign.
     """
-    ours = _shown(row["ours"], spec)
-    return f"{ours} ({_shown(row['low'], spec)} to {_shown(row['high'], spec)})" if row["seeds"] > 1 else ours
+    mean = _shown(row["mean"], spec)
+    return f"{mean} ({_shown(row['low'], spec)} to {_shown(row['high'], spec)})" if row["seeds"] > 1 else mean
+
+
+def verdict_with_welch(row: Mapping) -> str:
+    """The verdict in a row of `summary`, and what Welch's interval says where that is something else."""
+    if row["direction"] == row["welch_direction"]:
+        return row["verdict"]
+    return f"{row['verdict']} (by Welch: {row['welch_direction']})"
 
 
 def _shown(value: float, spec: str) -> str:
     return _DASH if math.isnan(value) else format(value, f"+{spec}")
 
 
+def _p(value: float) -> str:
+    return _DASH if math.isnan(value) else "<.001" if value < 0.001 else f"{value:.3f}".lstrip("0")
+
+
 def _cells(row: Mapping, spec: str) -> list[str]:
     margin = "" if math.isnan(row["within"]) else f" (within {format(row['within'], spec)})"
-    seeds = str(row["seeds"]) if row["seeds"] or math.isnan(row["ours"]) else "none needed"
+    seeds = str(row["seeds"]) if row["seeds"] or math.isnan(row["mean"]) else "none needed"
     return [
         row["claim"] + margin,
-        row["verdict"],
+        verdict_with_welch(row),
         row["metric"],
         _shown(row["paper"], spec),
         effect_with_interval(row, spec),
         seeds,
+        _DASH if math.isnan(row["sd"]) else format(row["sd"], spec),
+        _p(row["p"]),
+        _p(row["holm_p"]),
+        row["robustness"] or _DASH,
         row["section"],
     ]

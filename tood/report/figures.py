@@ -10,6 +10,7 @@ from typing import NamedTuple
 from tood.ledger.status import Status, call_of, other_trainings, read_status
 from tood.ledger.study_jobs import figure_job
 from tood.runtime.failures import State
+from tood.study.claims import load_claims
 from tood.study.declarations import Table
 from tood.study.jobs import Figure1Job
 from tood.study.pages import load_pages
@@ -17,6 +18,7 @@ from tood.study.paths import StudyPaths
 from tood.study.plan import Plan, Training
 
 FIGURES_1_AND_4 = ("figure1", "figure4")
+FOREST = "claims"  # of the claims, see `tood.report.forest`
 # Figures of the runs of Table 6, see `tood.analysis.figures.views`
 VIEWS = ("distances", "score_iou", "ap_by_iou", "box_kinds")
 
@@ -62,6 +64,9 @@ def _figures(plan: Plan, tables: Mapping[str, Table], trainings: Iterable[Traini
     def all_seeds(runs: Mapping[str, str]) -> dict[str, list[Training]]:
         return {name: [Training(run, seed) for seed in sorted(seeds_of[run])] for name, run in runs.items()}
 
+    claims = [claim for claim in load_claims(plan.all_runs, tables) if set(claim.runs) <= set(ids)]
+    if rests_on := dict.fromkeys(run for claim in claims for run in claim.runs):
+        sources[FOREST] = Sources(all_seeds({run: run for run in rests_on}))
     if detectors := {name: run for name, run in load_pages().detectors.items() if run in ids}:
         shared = set.intersection(*(set(seeds_of[run]) for run in detectors.values()))
         if shared:

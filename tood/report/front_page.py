@@ -15,15 +15,17 @@ from tood.ledger.code_digest import training_code
 from tood.ledger.records import Record, read_record
 from tood.ledger.references import Reference, load_references
 from tood.ledger.server_scores import ServerScores, load_scores
-from tood.report.claims_table import claims_markdown, headlines_markdown, judge
+from tood.report.claims_table import claims_markdown, headlines_markdown
+from tood.report.evidence import judge, summary
+from tood.report.kept import kept, kept_evidence
 from tood.report.markup import markdown
-from tood.report.tables import COLUMNS, build, read_complexity, to_markdown
-from tood.report.verdicts import Verdict
-from tood.runtime.files import DamagedFile, atomic_path
+from tood.report.tables import build, to_markdown, with_enough_objects
+from tood.report.verdicts import Verdict, vocabulary
+from tood.runtime.files import atomic_path
 from tood.study.claims import load_claims
 from tood.study.declarations import ExperimentError, Run, Table, load_runs, load_tables, select_runs
 from tood.study.pages import ResultsPart, load_pages
-from tood.study.paths import COMPLEXITY, METRICS
+from tood.study.paths import RESULTS, StudyPaths
 from tood.study.scales import load_scale
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -52,25 +54,45 @@ def rewrite(readme: Path, part: str) -> None:
 
 
 def headlines_part(results: Path) -> str:
-    """What README.md shows: how much was measured, how many claims hold, and the headlines among them."""
+    """What README.md shows: how much was measured, the verdicts, and the headlines among the claims."""
     runs, page = load_runs(), load_pages().readme
     tables = load_tables(runs=runs)
-    claims, known = load_claims(runs, tables), _known(results, kept(results, page.study))
-    count = Counter(judge(claims, known, tables)["verdict"])
+    claims, evidence = load_claims(runs, tables), kept_evidence(results, page.study)
+    judged_by = judge(claims, evidence, tables)
+    count = Counter(summary(judged_by)["verdict"])
     judged = len(claims) - count[Verdict.PENDING]
     of_paper = select_runs(None, runs)
     measured = (
         f"{_with_ap(kept(results, scale), of_paper)} of {len(of_paper)} at the scale `{scale}`"
         for scale in page.measured
     )
-    verdicts = (f"{count[verdict]} {verdict}" for verdict in Verdict if verdict != Verdict.PENDING)
+    verdicts = (f"{count[verdict]} {verdict}" for verdict in vocabulary(evidence.comparable))
     facts = [
         f"Runs with a measured AP: {', '.join(measured)}.",
         f"Verdicts on {judged} claims of the paper at `{page.study}`: {', '.join(verdicts)}.",
         cost(results, page.study).strip(),
     ]
     listed = "\n".join(f"- {fact}" for fact in facts if fact)
-    return f"{listed}\n\n{headlines_markdown(claims, known, tables, page.headlines)}"
+    shown = [
+        listed,
+        *forest_picture(results, page.study, "results"),
+        headlines_markdown(claims, judged_by, tables, page.headlines),
+    ]
+    return "\n\n".join(shown)
+
+
+def forest_picture(results: Path, study: str, link: str) -> list[str]:
+    """The forest plot of a study's claims as an image in Markdown; nothing where it is not drawn.
+
+    Args:
+        results: folder of the results.
+        study: its name.
+        link: the folder of the results as the page names it.
+    """
+    picture = StudyPaths(study).figures.relative_to(RESULTS) / "claims.png"
+    if not (results / picture).is_file():
+        return []
+    return [f"![{load_pages().figures['claims']}]({link}/{picture.as_posix()})"]
 
 
 def results_part(results: Path, shown: Iterable[ResultsPart] | None = None) -> str:
@@ -90,7 +112,9 @@ def results_part(results: Path, shown: Iterable[ResultsPart] | None = None) -> s
         progress = f" AP was measured for {measured} of the paper's {len(of_paper)} runs."
         parts.append(f"**Scale `{scale}`:** {description}.{progress}{cost(results, scale)}\n")
         if measured:
-            parts.append(claims_markdown(load_claims(runs, tables), _known(results, metrics), tables))
+            parts += [f"{picture}\n" for picture in forest_picture(results, scale, "../results")]
+            evidence = kept_evidence(results, scale)
+            parts.append(claims_markdown(load_claims(runs, tables), evidence, tables))
         parts += measured_tables(results, scale, only)
     return "\n".join(parts)
 
@@ -108,7 +132,8 @@ def measured_tables(results: Path, study: str, only: Collection[str] | None = No
         only: no others than these are shown.
     """
     runs = load_runs()
-    references, scores, metrics = load_references(runs), load_scores(study, runs), kept(results, study)
+    references, scores = load_references(runs), load_scores(study, runs)
+    metrics = with_enough_objects(kept(results, study))
     tables = [table for name, table in load_tables(runs=runs).items() if only is None or name in only]
     texts = [_table(table, metrics, runs, references, scores) for table in tables if table.printed]
     return [text for text in texts if text]
@@ -146,33 +171,6 @@ def records_of(results: Path, study: str) -> list[Record]:
     """Every record of a study."""
     records = (read_record(path) for path in sorted((results / study / "runs").glob("*/seed*.json")))
     return [record for record in records if record]
-
-
-def _known(results: Path, metrics: pd.DataFrame) -> pd.DataFrame:
-    """The measured values of trainings, with the sizes of the models."""
-    sizes = read_complexity(results / COMPLEXITY.relative_to("results"))
-    frames = [frame for frame in (metrics[metrics["seed"].notna()], sizes) if len(frame)]
-    return pd.concat(frames, ignore_index=True) if frames else metrics
-
-
-def kept(results: Path, scale: str) -> pd.DataFrame:
-    """The measured values of a scale, with the columns of `metrics.csv`.
-
-    Parameters and FLOPs are those of the paper-sized models at every scale. They are shown with the scale
-    `paper` only, from `complexity.csv`, which needs no training.
-    """
-    folder = results / scale
-    frames = []
-    if (path := folder / METRICS).is_file():
-        try:
-            trained = pd.read_csv(path, dtype={"stale": str}).fillna({"stale": ""})[COLUMNS]
-        except (ValueError, KeyError) as error:
-            raise DamagedFile(f"{path}: no table of metrics ({error}); call the workflow again") from error
-        frames.append(trained[trained["seed"].notna()])
-    if scale == "paper":
-        frames.append(read_complexity(folder / COMPLEXITY.name))
-    frames = [frame for frame in frames if len(frame)]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
 
 
 def _table(

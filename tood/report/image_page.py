@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tood.report.markup import markdown_table
-
-FEWEST = 100  # objects of a size class, below which its AP is not worth a look
+from tood.report.tables import FEWEST
 
 
 def image_page(sheet: Mapping[str, Any], name: str) -> str:

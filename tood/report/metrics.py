@@ -1,26 +1,39 @@
 """What the runs of a study measured, in one frame and in every table; nothing has to be complete."""
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from tood.ledger.records import read_record
 from tood.ledger.references import load_references
 from tood.ledger.server_scores import load_scores
 from tood.ledger.status import Status, known_status, most_urgent
 from tood.report.claims_table import write_claims
 from tood.report.comparison import compare
-from tood.report.tables import COLUMNS, build, read_complexity, write
+from tood.report.evidence import Evidence
+from tood.report.kept import checks
+from tood.report.readings import READINGS
+from tood.report.tables import (
+    FEWEST,
+    NO_METRICS,
+    as_metrics,
+    build,
+    read_complexity,
+    with_enough_objects,
+    write,
+)
 from tood.runtime.failures import State
 from tood.runtime.files import atomic_path
 from tood.study.claims import load_claims
 from tood.study.declarations import Table, load_tables
-from tood.study.paths import StudyPaths
+from tood.study.paths import CONFIGS, RESULTS, StudyPaths
 from tood.study.plan import Plan
 from tood.study.released import ReleasedFile
-
-READINGS = ["run", "seed", "reading", "metric", "value"]
+from tood.study.source_files import config_settings
 
 
 def write_results(plan: Plan, complexity: Path) -> None:
@@ -30,9 +43,10 @@ def write_results(plan: Plan, complexity: Path) -> None:
         complexity: CSV of all models; may be missing.
     """
     paths, statuses = StudyPaths(plan.name), known_status(plan)
-    metrics = pd.concat([measured(statuses), read_complexity(complexity)], ignore_index=True)
-    metrics = metrics.astype({"seed": "Int64"})  # whole, or absent
-    for path, frame in ((paths.metrics, metrics), (paths.readings, readings(statuses))):
+    frames = [frame for frame in (measured(plan, statuses), read_complexity(complexity)) if len(frame)]
+    metrics = pd.concat(frames, ignore_index=True).assign(study=plan.name) if frames else NO_METRICS
+    of_readings = readings(statuses)
+    for path, frame in ((paths.metrics, metrics), (paths.readings, of_readings)):
         with atomic_path(path) as temporary:
             frame.to_csv(temporary, index=False)
     states: dict[str, list[State]] = {}
@@ -47,10 +61,10 @@ def write_results(plan: Plan, complexity: Path) -> None:
         for status in statuses
         if status.report.get("state") == State.RELEASED and status.provenance.get("released")
     }
-    tables = load_tables(runs=plan.all_runs)
+    tables, shown = load_tables(runs=plan.all_runs), with_enough_objects(metrics)
     for table in tables.values():
-        frame = build(table, metrics, urgent, plan.all_runs, seeds, references, scores)
-        notes = [*about, *remarks([row.run for row in table.rows], statuses)]
+        frame = build(table, shown, urgent, plan.all_runs, seeds, references, scores)
+        notes = [*about, *remarks([row.run for row in table.rows], statuses), *of_sizes(table, metrics)]
         if plan.tolerance:
             frame = compare(table, frame, plan.tolerance)
             if any(f"{metric}_difference" in frame for metric in table.metrics):
@@ -68,7 +82,19 @@ def write_results(plan: Plan, complexity: Path) -> None:
         write(table, frame, paths.tables, notes)
     claims = load_claims(plan.all_runs, tables)
     of_claims = remarks([run for claim in claims for run in claim.runs], statuses)
-    write_claims(claims, metrics, tables, paths.tables, [*about, *of_claims])
+    elsewhere = checks(RESULTS, plan.name)
+    evidence = Evidence(plan.name, metrics, plan.scale.comparable, of_readings, elsewhere)
+    write_claims(claims, evidence, tables, paths.tables, [*about, *of_claims])
+
+
+def of_sizes(table: Table, metrics: pd.DataFrame) -> list[str]:
+    """Which of a table's metrics are not shown, as too few objects are of their size class; one line."""
+    of_table = metrics[metrics["metric"].isin(list(table.metrics))]
+    shown = with_enough_objects(of_table)["value"].notna()
+    hidden = of_table.loc[~shown & of_table["value"].notna(), "metric"].unique()
+    if not len(hidden):
+        return []
+    return [f"Not shown, as fewer than {FEWEST} objects have this size: {', '.join(hidden)}."]
 
 
 def of_data(statuses: Iterable[Status]) -> list[str]:
@@ -93,25 +119,51 @@ def with_origins(table: Table, released: Mapping[str, Mapping]) -> Table:
     return table.model_copy(update={"rows": rows})
 
 
-def measured(statuses: Iterable[Status]) -> pd.DataFrame:
-    """Every value there is, and which parts of what it was made with have changed since.
+def measured(plan: Plan, statuses: Iterable[Status]) -> pd.DataFrame:
+    """Every value there is, what it was made with, and whether that has changed since.
 
     Returns:
-        the columns of `tood.report.tables.COLUMNS`
+        The columns of `tood.report.tables.COLUMNS`. `data_seed` is that of drawn images, `lr` the learning
+        rate after the warm-up, `epochs` is of the whole training.
     """
-    values = []
+    values: list[dict[str, Any]] = []
     for status in statuses:
         results: list[tuple[Iterable[tuple[str, float]], list[str]]] = [
             (result.metrics.items(), result.stale) for result in status.results.values()
         ]
         if status.report.get("state") == State.DONE:
             results.append((positives(status.epochs), status.training_stale))
+        made_with, objects = _made_with(plan, status), _objects(plan, status)
         values += [
-            (status.run.id, status.seed, metric, value, ", ".join(stale))
+            made_with
+            | {"metric": metric, "value": value, "objects": objects.get(metric), "stale": bool(stale)}
             for metrics, stale in results
             for metric, value in metrics
         ]
-    return pd.DataFrame(values, columns=COLUMNS)
+    return as_metrics(pd.DataFrame(values)) if values else NO_METRICS
+
+
+def _made_with(plan: Plan, status: Status) -> dict[str, Any]:
+    """What distinguishes a training from others, as columns of `metrics.csv`."""
+    settings: Mapping[str, Any] = status.provenance.get("settings") or plan.settings(status.run.id)
+    rate = (settings.get("train") or {}).get("lr")
+    if rate is None:  # the scale leaves it to the configuration, which may be a program
+        with contextlib.suppress(ValueError, KeyError):
+            rate = config_settings(CONFIGS / status.run.config)["train"]["lr"]
+    return {
+        "study": plan.name,
+        "run": status.run.id,
+        "seed": status.seed,
+        "data_seed": plan.drawing.seed if plan.drawing else None,
+        "lr": None if plan.imports else rate,
+        "epochs": None if plan.imports else (settings.get("run") or {}).get("epochs"),
+    }
+
+
+def _objects(plan: Plan, status: Status) -> Mapping[str, int]:
+    """How many objects APS, APM and APL rest on; records have it, also that of a training that is here."""
+    record = status.record or read_record(StudyPaths(plan.name).record(*status.training))
+    return record.objects if record else {}
 
 
 def readings(statuses: Iterable[Status]) -> pd.DataFrame:

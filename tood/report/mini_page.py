@@ -1,15 +1,19 @@
 """The measured part of docs/mini.md: written from the files under `results/`, never by hand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
 from tood.ledger.records import Record
-from tood.report.claims_table import effect_with_interval, judge
-from tood.report.front_page import code_changed, kept, measured_tables, records_of
+from tood.report.claims_table import effect_with_interval
+from tood.report.evidence import judge, summary
+from tood.report.front_page import code_changed, measured_tables, records_of
+from tood.report.kept import kept, kept_evidence
 from tood.report.markup import markdown, markdown_table
-from tood.report.tables import build
-from tood.study.claims import load_claims
+from tood.report.readings import DEFAULT
+from tood.report.tables import build, with_enough_objects
+from tood.report.verdicts import Verdict
+from tood.study.claims import load_checks, load_claims
 from tood.study.declarations import load_runs, load_tables
 from tood.study.pages import load_pages
 from tood.study.paths import AP
@@ -29,9 +33,11 @@ def mini_part(results: Path) -> str:
         "### Best anchors\n",
         agreement(results, page.study),
     ]
+    if any(records_of(results, check.study) for check in load_checks(page.study, load_runs())):
+        parts += ["### In other studies\n", elsewhere(results)]
     if records_of(results, other.study):
         tables = measured_tables(results, other.study, other.tables)
-        parts += ["### On other images\n", on_both(results), *tables, agreement(results, other.study)]
+        parts += ["### On other images\n", *tables, agreement(results, other.study)]
     return "\n".join(parts)
 
 
@@ -55,12 +61,13 @@ def sweep(results: Path) -> str:
 
 def orders(results: Path, study: str) -> str:
     """Rank correlation of each table with the paper, for each metric of enough rows."""
-    metrics, runs, page = kept(results, study), load_runs(), load_pages().mini.orders
+    metrics, runs = with_enough_objects(kept(results, study)), load_runs()
+    page = load_pages().mini.orders
     body = []
     for table in load_tables(runs=runs).values():
         if not table.printed:
             continue
-        frame = build(table, metrics[metrics["seed"].notna() & (metrics["stale"] == "")], {}, runs)
+        frame = build(table, metrics[metrics["seed"].notna() & ~metrics["stale"]], {}, runs)
         for metric in table.metrics:
             both = frame[[metric, f"{metric}_paper"]].dropna()
             if len(both) >= page.rows:
@@ -89,23 +96,32 @@ def agreement(results: Path, study: str) -> str:
     return markdown_table(page.caption, header, body, 1, [])
 
 
-def on_both(results: Path) -> str:
-    """The effects on both sets of images side by side, for the claims that both can judge."""
+def elsewhere(results: Path) -> str:
+    """The effects in the study and in those that check it side by side, for the claims that any other has."""
     runs, page = load_runs(), load_pages().mini
     tables = load_tables(runs=runs)
-    claims = load_claims(runs, tables)
-    here, there = (
-        judge(claims, kept(results, study), tables).to_dict("records")
-        for study in (page.study, page.other_images.study)
-    )
+    claims, evidence = load_claims(runs, tables), kept_evidence(results, page.study)
+    judged = judge(claims, evidence, tables)
+    names = [name for name, *_ in evidence.checks]
+    looks = judged[judged["decides"].astype(bool) & (judged["reading"] == DEFAULT)]
     body = []
-    for claim, *rows in zip(claims, here, there, strict=True):
-        if all(row["seeds"] > 1 for row in rows):
-            spec = tables[claim.table].metrics[claim.metric]
-            cells = [(effect_with_interval(row, spec), str(row["seeds"]), row["verdict"]) for row in rows]
-            body.append([markdown(claim.claim), markdown(claim.metric), *cells[0], *cells[1]])
-    header = ["Claim", "Metric", "ours", "Seeds", "Verdict", "on other images", "Seeds", "Verdict"]
-    return markdown_table(page.other_images.caption, header, body, 2, [])
+    for claim, own in zip(claims, summary(judged).to_dict("records"), strict=True):
+        spec = tables[claim.table].metrics[claim.metric]
+        of_claim = looks[looks["id"] == claim.id].set_index("check").to_dict("index")
+        if any(of_claim[name]["seeds"] for name in names if name in of_claim):
+            cells = [_effect(of_claim.get(name), spec) for name in ("", *names)]
+            body.append([markdown(claim.claim), markdown(claim.metric), *cells, own["verdict"]])
+    header = ["Claim", "Metric", "ours", *names, "Verdict"]
+    return markdown_table(page.elsewhere, header, body, 2, [])
+
+
+def _effect(row: Mapping | None, spec: str) -> str:
+    """An effect with its interval and its seeds; a dash where the study has no such runs."""
+    if row is None:
+        return "–"
+    if not row["seeds"]:
+        return str(Verdict.PENDING)
+    return f"{effect_with_interval(row, spec)}, {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
 
 
 def _percent(record: Record, metric: str) -> str:

@@ -32,17 +32,19 @@ def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] 
     names = ["claims", *sorted(tables, key=lambda name: (not name.startswith("table"), name))]
     folder = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(folder), autoescape=select_autoescape(["j2"]))
+    pictures = {path.stem: _figure(path) for path in sorted(figures, key=_place)}
     page = environment.get_template("page.html.j2").render(
         name=plan.name,
         description=plan.scale.description,
         counts=_counted(statuses),
-        comparable=plan.scale.name == "paper",
+        comparable=plan.scale.comparable,
         sections=[
             section(path, tables.get(name), statuses)
             for name in names
             if (path := paths.tables / f"{name}.md").is_file()
         ],
-        figures=[_figure(path) for path in sorted(figures, key=_place)],
+        pictures={name: picture for name, picture in pictures.items() if name in names},
+        figures=[picture for name, picture in pictures.items() if name not in names],
         absent=absent or {},
         cards=_cards(statuses, tables),
     )

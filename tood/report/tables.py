@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from tood.ledger.records import SIZES
 from tood.ledger.references import Reference, reference_on
 from tood.ledger.server_scores import ServerScores
 from tood.report.markup import latex, latex_table, markdown, markdown_table
@@ -16,7 +17,23 @@ from tood.runtime.failures import State
 from tood.runtime.files import DamagedFile, write_text
 from tood.study.declarations import Row, Run, Table
 
-COLUMNS = ["run", "seed", "metric", "value", "stale"]  # of metrics.csv
+FEWEST = 100  # objects of a size class, with fewer of which its AP is not shown
+# Of metrics.csv: types by column. `objects` is how many the AP of a size class rests on; `stale` is whether
+# anything that decides the value has changed since.
+_TYPES = {
+    "study": "object",
+    "run": "object",
+    "seed": "Int64",
+    "data_seed": "Int64",
+    "lr": "float64",
+    "epochs": "Int64",
+    "metric": "object",
+    "value": "float64",
+    "objects": "Int64",
+    "stale": "bool",
+}
+COLUMNS = list(_TYPES)
+NO_METRICS = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in _TYPES.items()})
 # Columns of the complexity file as the tables name them
 _COMPLEXITY = {
     "head_params_m": "Head params (M)",
@@ -74,7 +91,7 @@ def read_complexity(path: Path) -> pd.DataFrame:
         A frame with the columns `COLUMNS`.
     """
     if not path.is_file():
-        return pd.DataFrame(columns=COLUMNS)
+        return NO_METRICS
     try:
         counts = pd.read_csv(path, encoding="utf-8")
         counts = counts[["run", *_COMPLEXITY]].astype(dict.fromkeys(_COMPLEXITY, float))
@@ -84,7 +101,19 @@ def read_complexity(path: Path) -> pd.DataFrame:
             "anew"
         ) from error
     long = counts.rename(columns=_COMPLEXITY).melt("run", var_name="metric")
-    return long.assign(seed=float("nan"), stale="")[COLUMNS].sort_values(["run", "metric"])
+    return as_metrics(long).sort_values(["run", "metric"])
+
+
+def as_metrics(frame: pd.DataFrame) -> pd.DataFrame:
+    """Values with all `COLUMNS`, in their types; a column that is not there is empty."""
+    stale = frame["stale"].notna() & frame["stale"].ne(False) if "stale" in frame else False
+    return frame.reindex(columns=COLUMNS).assign(stale=stale).astype(_TYPES)
+
+
+def with_enough_objects(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The metrics, with nan for the AP of a size class that has few objects, or an unknown number."""
+    few = metrics["metric"].isin(list(SIZES)) & ~metrics["objects"].ge(FEWEST).fillna(False)
+    return metrics.assign(value=metrics["value"].mask(few))
 
 
 def build(
@@ -99,8 +128,8 @@ def build(
     """The measured values of a table beside the paper's and others.
 
     Args:
-        metrics: measured values, with the columns run, seed, metric and value, and optionally `stale` (names
-            of the digests that have changed since, empty if none). A value without a seed, such as parameters
+        metrics: measured values, with the columns run, seed, metric and value, and optionally `stale`
+            (whether anything that decides it has changed since). A value without a seed, such as parameters
             and FLOPs, belongs to the model and not to a training.
         states: state of each run.
         seeds: of each run, that the study wants.
@@ -145,7 +174,7 @@ def _measured_by_run(metrics: pd.DataFrame) -> dict[tuple[str, str], _Values]:
     """The values of each run and metric."""
     if metrics.duplicated(["run", "seed", "metric"]).any():
         raise ValueError("metrics: a run has two values of one metric and seed; remove one of them")
-    outdated = metrics["stale"] != "" if "stale" in metrics else False
+    outdated = metrics.get("stale", False)
     groups = metrics.astype({"value": float}).assign(stale=outdated).groupby(["run", "metric"])
     return {
         (str(run), str(metric)): _Values(

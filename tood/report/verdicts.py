@@ -1,25 +1,14 @@
-"""Whether measured values bear out a claim: contrasts over paired seeds, intervals and verdicts.
+"""Whether measured values bear out a claim: directions of contrasts, and the words for them.
 
-A contrast is a weighted sum of one metric over runs, such as AP of TOOD minus AP of ATSS. Runs of the same
-seed share data, order of images and augmentation, so a contrast is formed seed by seed. Its interval is
-Student's: mean +- t x sd / sqrt(n) with n - 1 degrees of freedom. Where a claim needs several contrasts at
-once, such as one setting being the best of six, each interval is widened by Bonferroni's rule, so that all of
-them hold together with the stated confidence.
+At the scale whose numbers are comparable with the paper's, a claim holds or is contradicted. Elsewhere the
+same interval says only in which direction the effect is.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
-from typing import NamedTuple
 
-import numpy as np
-from scipy import stats
-
-CONFIDENCE = 0.95
-METHOD = (
-    f"{CONFIDENCE:.0%} intervals by Student's t over paired seeds; Bonferroni's rule widens them where a "
-    "claim needs several"
-)
+from tood.report.contrasts import Interval
 
 
 class Verdict(StrEnum):
@@ -28,91 +17,74 @@ class Verdict(StrEnum):
     HOLDS = "holds"
     NOT_SHOWN = "not shown"
     CONTRADICTED = "contradicted"
+    SAME_DIRECTION = "same direction"
+    OPPOSITE = "opposite"
+    INCONCLUSIVE = "inconclusive"
+    DEPENDS = "depends on the reading"
     PENDING = "pending"
 
 
-class Interval(NamedTuple):
-    """Of a mean; one value has no bounds, and no value no mean either (nan)."""
-
-    mean: float
-    low: float
-    high: float
-    seeds: int
+_WHERE_COMPARABLE = {
+    Verdict.SAME_DIRECTION: Verdict.HOLDS,
+    Verdict.INCONCLUSIVE: Verdict.NOT_SHOWN,
+    Verdict.OPPOSITE: Verdict.CONTRADICTED,
+}
 
 
-class Judgement(NamedTuple):
-    """What the values say of a claim: the contrast on which it hangs, and the verdict."""
-
-    effect: Interval
-    verdict: Verdict
-
-
-def contrast(weights: Mapping[str, float], values: Mapping[str, Mapping[int, float]]) -> np.ndarray:
-    """[S] a contrast for each seed for which all of its runs have a value, which may be undefined (nan).
+def direction(interval: Interval, seeds: int, margin: float | None = None) -> Verdict:
+    """What one contrast says of its claim.
 
     Args:
-        weights: by run.
-        values: by run, then by seed.
+        interval: of the contrast, signed so that the paper's effect is positive.
+        seeds: how many the interval rests on; a direction needs two.
+        margin: None where the contrast is to be above 0; else it is to be within +- `margin`.
     """
-    shared = set.intersection(
-        *({seed for seed, value in values.get(run, {}).items() if not math.isnan(value)} for run in weights)
-    )
-    return np.array(
-        [sum(weight * values[run][seed] for run, weight in weights.items()) for seed in sorted(shared)]
-    )
-
-
-def interval(sample: np.ndarray, together: int = 1) -> Interval:
-    """Student's interval of the mean of a sample.
-
-    Args:
-        sample: [S]
-        together: number of intervals that are to hold together.
-    """
-    mean = float(sample.mean()) if len(sample) else math.nan
-    if len(sample) < 2:
-        return Interval(mean, math.nan, math.nan, len(sample))
-    error = sample.std(ddof=1) / math.sqrt(len(sample))
-    t = stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / together, len(sample) - 1)
-    return Interval(mean, mean - t * error, mean + t * error, len(sample))
-
-
-def all_positive(samples: Sequence[np.ndarray]) -> Judgement:
-    """Whether every contrast is above 0; the effect is the lowest one's."""
-    intervals = [interval(sample, len(samples)) for sample in samples]
-    verdicts = [_one(each, each.low > 0, each.high < 0) for each in intervals]
-    lowest = min(intervals, key=lambda each: -math.inf if each.seeds == 0 else each.mean)
-    return Judgement(lowest, _together(verdicts))
-
-
-def all_within(samples: Sequence[np.ndarray], margin: float) -> Judgement:
-    """Whether every contrast is within +- `margin`; the effect is the largest one's, in absolute value."""
-    intervals = [interval(sample, len(samples)) for sample in samples]
-    verdicts = [
-        _one(each, -margin < each.low and each.high < margin, each.low > margin or each.high < -margin)
-        for each in intervals
-    ]
-    largest = max(intervals, key=lambda each: math.inf if each.seeds == 0 else abs(each.mean))
-    return Judgement(largest, _together(verdicts))
-
-
-def exactly(values: Sequence[float]) -> Judgement:
-    """Whether every one of values that belong to models, and so to no seed, is above 0."""
-    if any(map(math.isnan, values)):
-        return Judgement(Interval(math.nan, math.nan, math.nan, 0), Verdict.PENDING)
-    least = min(values)
-    return Judgement(Interval(least, least, least, 0), Verdict.HOLDS if least > 0 else Verdict.CONTRADICTED)
-
-
-def _one(interval: Interval, holds: bool, contradicted: bool) -> Verdict:
-    if interval.seeds == 0:
+    if seeds == 0:
         return Verdict.PENDING
-    if interval.seeds > 1 and (holds or contradicted):
-        return Verdict.HOLDS if holds else Verdict.CONTRADICTED
-    return Verdict.NOT_SHOWN
+    if any(map(math.isnan, interval)):
+        return Verdict.INCONCLUSIVE
+    if margin is None:
+        same, opposite = interval.low > 0, interval.high < 0
+    else:
+        same = -margin < interval.low and interval.high < margin
+        opposite = interval.low > margin or interval.high < -margin
+    return Verdict.SAME_DIRECTION if same else Verdict.OPPOSITE if opposite else Verdict.INCONCLUSIVE
 
 
-def _together(verdicts: Sequence[Verdict]) -> Verdict:
-    """Of a claim that needs all of these: what one of them refutes, no other saves."""
-    order = (Verdict.PENDING, Verdict.CONTRADICTED, Verdict.NOT_SHOWN, Verdict.HOLDS)
-    return min(verdicts, key=order.index)
+def exact_direction(value: float) -> Verdict:
+    """What a value says that belongs to a model, and so to no seed; nan is pending."""
+    if math.isnan(value):
+        return Verdict.PENDING
+    return Verdict.SAME_DIRECTION if value > 0 else Verdict.OPPOSITE
+
+
+def together(directions: Sequence[Verdict]) -> Verdict:
+    """Of a claim that needs all of these contrasts: what one of them refutes, no other saves.
+
+    For "best of several" it is the intersection-union test, which needs no adjustment (Berger, 1982).
+    """
+    order = (Verdict.PENDING, Verdict.OPPOSITE, Verdict.INCONCLUSIVE, Verdict.SAME_DIRECTION)
+    return min(directions, key=order.index)
+
+
+def overall(own: Verdict, others: Iterable[Verdict]) -> Verdict:
+    """The verdict of a study on a claim, with what else was looked at.
+
+    Args:
+        own: direction by the paper's reading and the study's paired intervals.
+        others: directions by other readings, by Welch's interval and of other studies.
+    """
+    decided = {own, *others}
+    if own != Verdict.PENDING and {Verdict.SAME_DIRECTION, Verdict.OPPOSITE} <= decided:
+        return Verdict.DEPENDS
+    return own
+
+
+def worded(verdict: Verdict, comparable: bool) -> Verdict:
+    """A verdict in the words of a scale; `comparable`: whether its numbers are, with the paper's."""
+    return _WHERE_COMPARABLE.get(verdict, verdict) if comparable else verdict
+
+
+def vocabulary(comparable: bool) -> Collection[Verdict]:
+    """The verdicts that a scale can have, without pending."""
+    return [*(worded(verdict, comparable) for verdict in _WHERE_COMPARABLE), Verdict.DEPENDS]

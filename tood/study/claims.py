@@ -7,7 +7,15 @@ from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tood.study.declarations import Declaration, ExperimentError, Run, Table, load_declared, unknown_run
+from tood.study.declarations import (
+    Declaration,
+    ExperimentError,
+    Run,
+    Table,
+    load_declared,
+    select_runs,
+    unknown_run,
+)
 from tood.study.paths import EXPERIMENTS
 
 CLAIMS = EXPERIMENTS / "claims.yaml"
@@ -59,8 +67,32 @@ class Claim(Declaration):
         return list(dict.fromkeys(run for weights in self.contrasts for run in weights))
 
 
+class Check(Declaration):
+    """Another study in which the claims of a study are looked at again."""
+
+    name: Annotated[str, Field(min_length=1)]
+    study: str  # below `results/`
+    runs: Annotated[tuple[str, ...], Field(min_length=1)]  # that it trains, or tables for all of theirs
+
+
 class _Claims(Declaration):
     claims: list[Claim]
+    checks: dict[str, list[Check]] = {}
+
+
+def load_checks(study: str, runs: Mapping[str, Run], path: Path = CLAIMS) -> list[Check]:
+    """The checks of a study, with tables replaced by their runs."""
+    checks = load_declared(_Claims, path).checks.get(study, [])
+    names = [check.name for check in checks]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise ExperimentError(f"{path}: checks: {study}: {repeated!r} is declared twice; rename one")
+    try:
+        return [
+            check.model_copy(update={"runs": tuple(run.id for run in select_runs(check.runs, runs))})
+            for check in checks
+        ]
+    except ExperimentError as error:
+        raise ExperimentError(f"{path}: checks: {study}: {error}") from None
 
 
 def load_claims(runs: Mapping[str, Run], tables: Mapping[str, Table], path: Path = CLAIMS) -> list[Claim]:

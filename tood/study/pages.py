@@ -50,11 +50,10 @@ class BestAnchors(Declaration):
 
 
 class OtherImages(Declaration):
-    """The same study on other images."""
+    """The same study on other images, of which tables are shown."""
 
     study: str
     tables: tuple[str, ...]
-    caption: str
 
 
 class Mini(Declaration):
@@ -64,6 +63,7 @@ class Mini(Declaration):
     sweep: Sweep
     orders: Orders
     best_anchors: BestAnchors
+    elsewhere: str  # caption
     other_images: OtherImages
 
 

@@ -88,6 +88,7 @@ class Scale(Declaration):
     backbones: dict[str, BackboneChanges] = {}  # by name, as runs have it
     evaluation: Resources = Resources()  # of one measurement on trained runs
     tolerance: Tolerance | None = None  # where the paper's own numbers can be expected
+    comparable: bool = False  # with the paper's numbers, so that a claim holds or is contradicted
 
 
 def scale_names() -> list[str]:

@@ -269,6 +269,14 @@ def sweeps(table_m: Path, table4: Path, output: Path) -> None:
     draw_sweeps(table_m, table4, output)
 
 
+@_step("forest")
+def forest(claims: Path, output: Path) -> None:
+    """Draw the claims with their intervals from their CSV, as PNG and PDF with a caption."""
+    from tood.report.forest import draw_forest
+
+    draw_forest(claims, output.with_suffix(""))
+
+
 @_step("positives")
 def positives(records: dict[str, list[Path]], png: Path, pdf: Path) -> None:
     """Draw positives per object, and their IoU, over training, from records by scheme."""

@@ -41,10 +41,11 @@ if problem := environment_problem():
 from tood.runtime.failures import Held, InputError
 from tood.workflow import call
 from tood.workflow import stages as study
-from tood.study.claims import load_claims
+from tood.study.claims import load_checks, load_claims
 from tood.ledger.code_digest import code_digest, import_closure, training_files
 from tood.study.declarations import ExperimentError, load_tables
 from tood.report.figures import (
+    FOREST,
     VIEWS,
     figure1_job,
     figures,
@@ -79,6 +80,7 @@ try:
     PLAN = Plan({**config, **parse_options(workflow.config_settings.config_args or [])})
     DECLARED_TABLES = load_tables(runs=PLAN.all_runs)
     CLAIMS = load_claims(PLAN.all_runs, DECLARED_TABLES)
+    CHECKS = load_checks(PLAN.name, PLAN.all_runs)
     PUBLISHED = study.published(PLAN)
     call.require_folders(PLAN)
     WITH_RECORDS = status_with_records(PLAN)

@@ -1,12 +1,12 @@
-"""Figures: the paper's Figures 1 and 4, views of Table 6's runs, sweeps of TAL's hyper-parameters, positives.
+"""Figures: the claims, the paper's Figures 1 and 4, views of Table 6's runs, sweeps of TAL's parameters, positives.
 
 input   of Figures 1 and 4 model.pth, best_anchors.json and MANIFEST: the first seed of ATSS and TOOD (or of the one
         that the study has);
         of the views best_anchors.json, detections.json and evaluated_images.json of the runs of Table 6; the tables
-        of the sweeps, where the study has all of their runs; of the schemes their records
+        of the sweeps, where the study has all of their runs; claims.csv; of the schemes their records
 output  RESULTS/figures/*.{png,pdf}: figure1, figure4; distances, score_iou, ap_by_iou, box_kinds;
-        sweep_m, alpha_beta; positives. Beside the first six their captions, *.md
-steps   figure1; views; sweeps; positives
+        sweep_m, alpha_beta; claims; positives. Beside the first six and the claims their captions, *.md
+steps   figure1; views; sweeps; forest; positives
 """
 
 FIGURES = expand(
@@ -89,6 +89,22 @@ rule sweeps:
     shell:
         "python workflow/step.py sweeps --table-m {input.table_m:q} --table4 {input.table4:q} "
         "--output {params.folder:q} 2>&1 | tee {log:q}"
+
+
+if FOREST in DRAWN:
+
+    rule forest:
+        input:
+            claims=f"{PATHS.tables}/claims.csv",
+        output:
+            png=pictures(FOREST),
+            others=expand(f"{PATHS.figures}/{FOREST}.{{format}}", format=["pdf", "md"]),
+        log:
+            f"{PATHS.logs}/forest.log",
+        localrule: True
+        shell:
+            "python workflow/step.py forest --claims {input.claims:q} --output {output.png:q} "
+            "2>&1 | tee {log:q}"
 
 
 if "positives" in DRAWN:

@@ -1,7 +1,8 @@
 """Tables: the paper's claims judged, its six tables and the sweep of m, ours beside the paper's.
 
-input   the record of every run and seed, also of those that the call does not name, COMPLEXITY
-output  RESULTS/metrics.csv (run, seed, metric, value, stale), RESULTS/tables/*.{csv,md,tex},
+input   the record of every run and seed, also of those that the call does not name, COMPLEXITY; metrics.csv of
+        the studies that check the claims of this one, where they exist
+output  RESULTS/metrics.csv (every value, what it was made with, stale or not), RESULTS/tables/*.{csv,md,tex},
         RESULTS/table6_readings.csv (Table 6 under other readings of its definitions)
 steps   tables
 """
@@ -16,6 +17,11 @@ rule tables:
     input:
         records([*PLAN.trainings, *OTHERS]),
         complexity=COMPLEXITY,
+        checks=[
+            path
+            for check in CHECKS
+            if (path := StudyPaths(check.study).metrics).is_file()
+        ],
     output:
         PATHS.metrics,
         PATHS.readings,
@@ -31,6 +37,7 @@ rule tables:
         notes=PLAN.notes(),
         published=PUBLISHED,
         claims=[claim.model_dump_json() for claim in CLAIMS],
+        checks=[check.model_dump_json() for check in CHECKS],
     shell:
         "python workflow/step.py tables --study {params.study:q} --complexity {input.complexity:q} "
         "2>&1 | tee {log:q}"

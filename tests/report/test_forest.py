@@ -1,0 +1,164 @@
+"""The forest plot: what is drawn is what `claims.csv` says."""
+
+import colorsys
+
+import pandas as pd
+import pytest
+from helpers.figures import text_of_pdf, watch_figures
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from tood.report.claims_table import write_claims
+from tood.report.evidence import Evidence, judge, summary
+from tood.report.forest import OURS, PAPER, draw_forest, forest
+from tood.study.claims import load_claims
+from tood.study.declarations import load_runs, load_tables
+from tood.study.pages import load_pages
+
+RUNS = load_runs()
+TABLES = load_tables(runs=RUNS)
+CLAIMS = load_claims(RUNS, TABLES)
+PAIR = ("tood_af", "atss_af")
+
+
+def metrics(**differences) -> pd.DataFrame:
+    """Values by seed, of ATSS 40 and of TOOD above it."""
+    rows = [
+        (run, seed, metric, 40 + (run != "atss_af") * value, False)
+        for metric, by_run in differences.items()
+        for run, found in {"atss_af": [0] * 3, **by_run}.items()
+        for seed, value in enumerate(found)
+    ]
+    return pd.DataFrame(rows, columns=["run", "seed", "metric", "value", "stale"])
+
+
+OWN = metrics(
+    **{
+        "AP": {"tood_af": [5, 6, 7], "tal": [1.0], "tood_ab": [4, 5, 9]},
+        "AP75": {"tood_af": [9, 9.5, 10.3]},
+        "#Error boxes": {"tood_af": [-500, -600, -800]},
+        "IoU (top-10)": {"tood_af": [0.1, 0.12, 0.11]},
+    }
+)
+CHECKS = [
+    ("images", "one", PAIR, metrics(AP={"tood_af": [2, 3, 5]})),
+    ("epochs", "two", PAIR, metrics()),  # not there yet
+    ("cells", "three", PAIR, metrics(AP={"tood_af": [-3, -3.5, -4]})),
+]
+EVIDENCE = Evidence(study="own", metrics=OWN, checks=CHECKS)
+JUDGED = judge(CLAIMS, EVIDENCE, TABLES)
+
+
+def values(axes: Axes, label: str) -> dict[str, float]:
+    """The position of each marker of a study, by the claim in whose row it is."""
+    claims = [text.get_text().partition("\n")[0] for text in axes.get_yticklabels()]
+    found = next((bars[0].get_xydata() for bars in axes.containers if bars.get_label() == label), None)
+    if found is None:
+        found = next((dots.get_offsets() for dots in axes.collections if dots.get_label() == label), [])
+    return {claims[round(float(y))]: float(x) for x, y in found}
+
+
+def intervals(axes: Axes, label: str) -> list[list[float]]:
+    (bars,) = [bars for bars in axes.containers if bars.get_label() == label]
+    return [segment[:, 0].tolist() for segment in bars[2][0].get_segments() if len(segment)]
+
+
+def of_panel(figure: Figure, number: int, check: str = "") -> pd.DataFrame:
+    """The rows of `JUDGED` that a panel shows."""
+    shown = [text.get_text().partition("\n")[0] for text in figure.axes[number].get_yticklabels()]
+    looks = JUDGED[JUDGED["decides"].astype(bool) & (JUDGED["check"] == check) & (JUDGED["seeds"] > 0)]
+    return looks[looks["claim"].isin(shown)].set_index("claim")
+
+
+@pytest.fixture(scope="module")
+def figure() -> Figure:
+    return forest(JUDGED)
+
+
+def test_markers_and_bars_are_where_the_values_are(figure):
+    assert len(figure.axes) == 3  # AP, boxes, IoU
+    for number, axes in enumerate(figure.axes):
+        own = of_panel(figure, number)
+        assert values(axes, OURS) == pytest.approx(own["mean"].to_dict())
+        bounds = own.dropna(subset="low")[["low", "high"]].to_numpy().tolist()
+        assert sorted(intervals(axes, OURS)) == [pytest.approx(bound) for bound in sorted(bounds)]
+        assert values(axes, PAPER) == pytest.approx(own["paper"].to_dict())
+    assert of_panel(figure, 0)["low"].isna().any()  # TAL has one seed, and no bar
+
+
+def test_studies_stand_side_by_side_in_the_row_of_their_claim(figure):
+    axes = figure.axes[0]
+    for name in ("images", "cells"):
+        expected = of_panel(figure, 0, name)
+        assert len(expected) == 1
+        assert values(axes, name) == pytest.approx(expected["mean"].to_dict())
+        assert intervals(axes, name) == [pytest.approx(expected[["low", "high"]].to_numpy()[0].tolist())]
+    assert values(axes, "epochs") == {}
+    heights = [
+        bars[0].get_ydata() for bars in axes.containers if bars.get_label() in (OURS, "images", "cells")
+    ]
+    row = [float(y) for ys in heights for y in ys if round(float(y)) == round(float(heights[1][0]))]
+    assert row == sorted(row, reverse=True)
+    assert len(set(row)) == 3
+    assert max(row) - min(row) < 0.5
+
+
+def test_the_largest_effect_is_on_top_of_its_panel(figure):
+    for axes in figure.axes:
+        upwards = [text.get_text().partition("\n")[0] for text in axes.get_yticklabels()]
+        effects = [values(axes, OURS)[claim] for claim in upwards]
+        assert effects == sorted(effects)
+        assert axes.get_yticks().tolist() == list(range(len(effects)))
+
+
+def test_a_margin_is_a_band(figure):
+    band = next(bars for bars in figure.axes[0].containers if bars.get_label() == "margin of the claim")
+    (bar,) = band.patches
+    assert (bar.get_x(), bar.get_x() + bar.get_width()) == (-0.5, 0.5)
+
+
+def test_labels_have_the_metric_and_the_verdict(figure):
+    shown = summary(JUDGED).set_index("claim")
+    for axes in figure.axes:
+        for text in axes.get_yticklabels():
+            claim, said = text.get_text().split("\n")
+            assert said == f"{shown.loc[claim, 'metric']}: {shown.loc[claim, 'verdict']}"
+    (legend,) = figure.legends
+    names = [OURS, PAPER, "images", "cells", "margin of the claim"]
+    assert [text.get_text() for text in legend.get_texts()] == names
+
+
+def test_studies_can_be_told_apart_without_colours():
+    many = [(f"check {number}", "x", PAIR, metrics(AP={"tood_af": [2, 3, 5]})) for number in range(4)]
+    axes = forest(judge(CLAIMS, Evidence(metrics=OWN, checks=many), TABLES)).axes[0]
+    points = [bars for bars in axes.containers if bars.get_label() != "margin of the claim"]
+    assert len(points) == 5
+    assert len({bars[0].get_marker() for bars in points}) == 5
+    own, *checks = points
+    assert own[0].get_markerfacecolor() == own[0].get_color()
+    assert {bars[0].get_markerfacecolor() for bars in checks} == {"white"}
+    assert len({str(bars[2][0].get_linestyle()) for bars in points}) >= 4
+    lightness = sorted(colorsys.rgb_to_hls(*to_rgb(bars[0].get_color()))[1] for bars in points)
+    assert lightness[0] == 0
+    assert lightness[-1] < 0.75  # seen on white
+
+
+def test_a_study_without_values_says_so():
+    figure = forest(judge(CLAIMS, Evidence(), TABLES))
+    assert [text.get_text() for text in figure.texts] == ["No claim has a value yet."]
+
+
+def test_the_figure_is_drawn_from_the_file(tmp_path, monkeypatch):
+    write_claims(CLAIMS, EVIDENCE, TABLES, tmp_path, [])
+    saved = watch_figures(monkeypatch)
+    draw_forest(tmp_path / "claims.csv", tmp_path / "figures/claims")
+    figures = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert figures == ["claims.md", "claims.pdf", "claims.png"]
+    assert values(saved[0].axes[0], "images") == pytest.approx(
+        {"TOOD is better than ATSS, anchor-free": 10 / 3}
+    )
+    text = text_of_pdf(tmp_path / "figures/claims.pdf")
+    assert "TOOD is better than ATSS, anchor-free" in text
+    assert "$" not in text
+    assert (tmp_path / "figures/claims.md").read_text().strip() == load_pages().figures["claims"].strip()

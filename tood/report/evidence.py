@@ -1,0 +1,241 @@
+"""The paper's claims judged by a study, and looked at again by other readings and in other studies."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from tood.report.contrasts import NO_INTERVAL, Estimate, common_seeds, estimate, holm
+from tood.report.readings import DEFAULT, READINGS, Values, values_by_reading
+from tood.report.tables import NO_METRICS
+from tood.report.verdicts import Verdict, direction, exact_direction, overall, together, worded
+from tood.study.claims import Claim
+from tood.study.declarations import Table
+
+NO_SEED = -1  # of a value that belongs to a model
+# Of `claims.csv`, a row for each contrast, in each study and under each reading that the claim is judged by.
+# The values of the contrast by seed follow, as `seed0`, `seed1` ...
+COLUMNS = [
+    *("id", "claim", "section", "rests_on", "metric", "within", "paper", "verdict", "robustness"),
+    *("study", "check", "reading", "contrast", "decides", "direction", "welch_direction"),
+    *("seeds", "mean", "sd", "low", "high", "welch_low", "welch_high", "p", "holm_p"),
+]
+_SHORT = {Verdict.SAME_DIRECTION: "same"}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the claims are judged by.
+
+    Args:
+        study: its name.
+        metrics: as `tood.report.tables.build` takes it; stale values do not count.
+        comparable: whether the study's numbers can be compared with the paper's, see `worded`.
+        readings: Table 6 under every reading, with the columns `READINGS`.
+        checks: of each check its name, its study, the runs that it trains, and its values as `metrics`.
+    """
+
+    study: str = ""
+    metrics: pd.DataFrame = field(default_factory=NO_METRICS.copy)
+    comparable: bool = False
+    readings: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=READINGS))
+    checks: Sequence[tuple[str, str, Sequence[str], pd.DataFrame]] = ()
+
+
+@dataclass(frozen=True)
+class _Look:
+    """All contrasts of a claim in one study and under one reading."""
+
+    study: str
+    check: str  # its name; empty for the study itself
+    reading: str
+    estimates: list[Estimate]
+    directions: list[Verdict]
+    by_welch: list[Verdict]
+    decides: int  # the contrast on which the claim hangs: the lowest one, or the largest one of a margin
+
+    @property
+    def direction(self) -> Verdict:
+        return together(self.directions)
+
+    @property
+    def welch_direction(self) -> Verdict:
+        return together(self.by_welch)
+
+
+def judge(claims: Iterable[Claim], evidence: Evidence, tables: Mapping[str, Table]) -> pd.DataFrame:
+    """Each contrast of each claim, and the verdicts.
+
+    Args:
+        claims: with their tables among `tables`.
+
+    Returns:
+        The columns `COLUMNS` and those of the seeds. Effects are in the unit of the metric (AP in percent),
+        signed so that the paper's is positive. `direction` is of the contrast, `verdict` and `robustness` are
+        of the claim. `decides` marks one contrast for each study and reading. `holm_p` is adjusted over all
+        contrasts of all claims in the study itself, under the default reading.
+    """
+    claims = list(claims)
+    values = _values(evidence.metrics)
+    readings = values_by_reading(evidence.readings)
+    checks = [(name, study, set(runs), _values(metrics)) for name, study, runs, metrics in evidence.checks]
+    rows: list[dict] = []
+    for claim in claims:
+        own = _look(claim, values.get(claim.metric, {}), evidence.study)
+        others = [
+            _look(claim, of_runs, evidence.study, reading=reading)
+            for (metric, reading), of_runs in readings.items()
+            if metric == claim.metric
+        ]
+        looks = [own, *(look for look in others if _differs(look, own))]
+        looks += [
+            _look(claim, found.get(claim.metric, {}), study, check=name)
+            for name, study, runs, found in checks
+            if runs.issuperset(claim.runs) and not _of_models(values.get(claim.metric, {}))
+        ]
+        verdict = overall(own.direction, [own.welch_direction, *(look.direction for look in looks[1:])])
+        about = _about(claim, tables[claim.table]) | {
+            "verdict": worded(verdict, evidence.comparable),
+            "robustness": _robustness(looks),
+        }
+        rows += [about | row for look in looks for row in _rows(claim, look)]
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    own_rows = (frame["check"] == "") & (frame["reading"] == DEFAULT)
+    frame.loc[own_rows, "holm_p"] = holm(frame.loc[own_rows, "p"].astype(float).tolist())
+    samples = [row["sample"] for row in rows]
+    seeds = sorted({seed for sample in samples for seed in sample})
+    return frame.assign(
+        **{f"seed{seed}": [sample.get(seed, math.nan) for sample in samples] for seed in seeds}
+    )
+
+
+def summary(judged: pd.DataFrame) -> pd.DataFrame:
+    """One row for each claim: the study's own contrast on which it hangs, under the default reading."""
+    chosen = judged["decides"].astype(bool) & (judged["check"] == "") & (judged["reading"] == DEFAULT)
+    return judged[chosen].reset_index(drop=True)
+
+
+def _values(metrics: pd.DataFrame) -> dict[str, Values]:
+    """Current values by metric, run and seed."""
+    current = metrics[~metrics["stale"].astype(bool)] if "stale" in metrics else metrics
+    values: dict[str, Values] = {}
+    for run, seed, metric, value in current[["run", "seed", "metric", "value"]].itertuples(index=False):
+        of_run = values.setdefault(metric, {}).setdefault(run, {})
+        of_run[NO_SEED if pd.isna(seed) else int(seed)] = float(value)
+    return values
+
+
+def _of_models(values: Values) -> bool:
+    return any(set(by_seed) == {NO_SEED} for by_seed in values.values())
+
+
+def _look(claim: Claim, values: Values, study: str, check: str = "", reading: str = DEFAULT) -> _Look:
+    if _of_models({run: values.get(run, {}) for run in claim.runs}):
+        return _exact(claim, values, study)
+    seeds = common_seeds(claim.runs, values)
+    estimates = [estimate(weights, values, seeds, claim.within) for weights in claim.contrasts]
+    key = (lambda each: -abs(each.mean)) if claim.within else (lambda each: each.mean)
+    return _Look(
+        study=study,
+        check=check,
+        reading=reading,
+        estimates=estimates,
+        directions=[direction(each.paired, each.seeds, claim.within) for each in estimates],
+        by_welch=[direction(each.welch, each.seeds, claim.within) for each in estimates],
+        decides=estimates.index(min(estimates, key=key)) if seeds else 0,
+    )
+
+
+def _exact(claim: Claim, values: Values, study: str) -> _Look:
+    """Of values without a seed, which need no interval."""
+    effects = [
+        sum(weight * values.get(run, {}).get(NO_SEED, math.nan) for run, weight in weights.items())
+        for weights in claim.contrasts
+    ]
+    nothing = (math.nan, NO_INTERVAL, NO_INTERVAL, math.nan)
+    directions = [exact_direction(effect) for effect in effects]
+    estimates = [Estimate({}, effect, *nothing) for effect in effects]
+    return _Look(study, "", DEFAULT, estimates, directions, directions, effects.index(min(effects)))
+
+
+def _differs(look: _Look, own: _Look) -> bool:
+    """Whether a reading gives other values than the default; some change one metric of Table 6 alone."""
+    return [each.sample for each in look.estimates] != [each.sample for each in own.estimates]
+
+
+def _rows(claim: Claim, look: _Look) -> list[dict]:
+    return [
+        {
+            "study": look.study,
+            "check": look.check,
+            "reading": look.reading,
+            "contrast": _written(weights),
+            "decides": place == look.decides,
+            "direction": look.directions[place],
+            "welch_direction": look.by_welch[place],
+            "seeds": found.seeds,
+            "mean": found.mean,
+            "sd": found.sd,
+            "low": found.paired.low,
+            "high": found.paired.high,
+            "welch_low": found.welch.low,
+            "welch_high": found.welch.high,
+            "p": found.p,
+            "holm_p": math.nan,
+            "sample": found.sample,
+        }
+        for place, (weights, found) in enumerate(zip(claim.contrasts, look.estimates, strict=True))
+    ]
+
+
+def _written(weights: Mapping[str, float]) -> str:
+    """A contrast in words, such as `tood_af - atss_af`."""
+    terms = [
+        f"{'-' if weight < 0 else '+'} {'' if abs(weight) == 1 else f'{abs(weight):g} '}{run}"
+        for run, weight in weights.items()
+    ]
+    return " ".join(terms).removeprefix("+ ")
+
+
+def _about(claim: Claim, table: Table) -> dict:
+    rows = {row.run: row for row in table.rows}
+    return {
+        "id": claim.id,
+        "claim": claim.claim,
+        "section": claim.section,
+        "rests_on": f"{table.title}: " + "; ".join(table.label(rows[run]) for run in claim.runs),
+        "metric": claim.metric,
+        "within": math.nan if claim.within is None else claim.within,
+        "paper": _printed(claim, table),
+    }
+
+
+def _printed(claim: Claim, table: Table) -> float:
+    """The paper's effect: of the contrast on which the claim hangs; nan where it prints no values."""
+    if claim.printed is not None:
+        return claim.printed
+    paper = {row.run: row.paper.get(claim.metric) for row in table.rows}
+    if any(paper[run] is None for run in claim.runs):
+        return math.nan
+    effects = [
+        sum(weight * (paper[run] or 0.0) for run, weight in weights.items()) for weights in claim.contrasts
+    ]
+    return max(map(abs, effects)) if claim.within else min(effects)
+
+
+def _robustness(looks: Sequence[_Look]) -> str:
+    """What else than the study's own paired intervals says of a claim; empty where there is nothing else."""
+    own, *others = looks
+    parts = [f"Welch: {_short(own.welch_direction)}"] if own.estimates[0].seeds > 1 else []
+    readings = Counter(look.direction for look in others if not look.check)
+    if readings:
+        counts = (f"{readings[verdict]} {_short(verdict)}" for verdict in Verdict if readings[verdict])
+        parts.append(f"{readings.total()} readings: {', '.join(counts)}")
+    parts += [f"{look.check}: {_short(look.direction)}" for look in others if look.check]
+    return "; ".join(parts)
+
+
+def _short(verdict: Verdict) -> str:
+    return _SHORT.get(verdict, verdict)

@@ -1,0 +1,199 @@
+"""The forest plot of the claims: effects with intervals, the paper's values, and the studies that check them.
+
+Drawn from `claims.csv` alone. Marker and line style tell the studies apart as well as colour does, and the
+markers of checks are not filled, so that the figure can be read in grey. The colours are Okabe and Ito's.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from tood.analysis.figures.files import save_captioned
+from tood.report.readings import DEFAULT
+from tood.report.verdicts import Verdict
+from tood.study.pages import load_pages
+
+PAPER, OURS = "paper", "this study"
+BAND = "margin of the claim"
+WIDTH, ROW, EDGES = (
+    9.0,
+    0.1,
+    1.4,
+)  # inches: of the figure, of a value in the row of a claim, of a panel's edges
+_LEAST = 4  # values for which a row has room
+_SPREAD = 0.7  # of a claim's row, that the studies take
+
+
+class Style(NamedTuple):
+    """How the values of a study are drawn."""
+
+    colour: str
+    marker: str
+    line: str
+    filled: bool
+
+
+_OWN = Style("#000000", "o", "-", filled=True)
+_PRINTED = Style("#D55E00", "X", "None", filled=True)
+_CHECKS = (
+    Style("#0072B2", "s", "--", filled=False),
+    Style("#56B4E9", "D", "--", filled=False),
+    Style("#009E73", "^", "-.", filled=False),
+    Style("#CC79A7", "v", ":", filled=False),
+)
+
+
+class Panel(NamedTuple):
+    """Claims whose effects share an axis."""
+
+    title: str
+    metrics: tuple[str, ...]  # how their names begin; the first panel that fits takes a claim
+    logarithmic: bool = False  # on both sides of 0, as the paper's counts are of far more images
+
+
+PANELS = (
+    Panel("difference in AP, percent", ("AP",)),
+    Panel("difference in boxes, from 10 on a logarithmic axis", ("#",), logarithmic=True),
+    Panel("difference in PCC and in IoU", ("PCC", "IoU")),
+    Panel("difference", ("",)),
+)
+
+
+def draw_forest(claims: Path, stem: Path) -> None:
+    """Write the forest plot as PNG and PDF, and its caption.
+
+    Args:
+        claims: `claims.csv`, as `tood.report.claims_table` writes it.
+        stem: of the files, without a suffix.
+    """
+    judged = pd.read_csv(claims, keep_default_na=False, na_values=[""], dtype={"check": str})
+    save_captioned(forest(judged.fillna({"check": ""})), stem, f"{load_pages().figures[stem.name]}\n")
+
+
+def forest(judged: pd.DataFrame) -> Figure:
+    """The claims with a measured effect over seeds, in panels by metric, the largest effect on top.
+
+    Args:
+        judged: as `tood.report.evidence.judge` returns it.
+    """
+    looks = judged[judged["decides"].astype(bool) & (judged["reading"] == DEFAULT)]
+    own = looks[(looks["check"] == "") & (looks["seeds"] > 0)]
+    by_panel = [(panel, own[own["id"].isin(ids)]) for panel, ids in _by_panel(own)]
+    measured = set(looks.loc[looks["seeds"] > 0, "check"])
+    names = [name for name in dict.fromkeys(looks["check"]) if name in measured]  # in the declared order
+    row = ROW * max(_LEAST, 1 + len(names))
+    figure = Figure(figsize=(WIDTH, EDGES * max(1, len(by_panel)) + row * len(own)), layout="constrained")
+    if not by_panel:
+        figure.text(0.5, 0.5, "No claim has a value yet.", ha="center", va="center")
+        return figure
+    heights = [1 + len(rows) for _, rows in by_panel]
+    subplots = figure.subplots(len(by_panel), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (panel, rows) in zip(subplots, by_panel, strict=True):
+        _draw(axes, panel, rows.sort_values("mean", kind="stable"), looks, names)
+    _legend(figure, subplots)
+    return figure
+
+
+def _by_panel(own: pd.DataFrame) -> Iterable[tuple[Panel, list[str]]]:
+    left = dict(zip(own["id"], own["metric"], strict=True))
+    for panel in PANELS:
+        ids = [claim for claim, metric in left.items() if metric.startswith(panel.metrics)]
+        left = {claim: metric for claim, metric in left.items() if claim not in ids}
+        if ids:
+            yield panel, ids
+
+
+def _draw(axes: Axes, panel: Panel, rows: pd.DataFrame, looks: pd.DataFrame, names: list[str]) -> None:
+    """One panel; `rows` from the bottom to the top, `looks` of all studies, `names` of the checks to draw."""
+    if panel.logarithmic:
+        axes.set_xscale("symlog", linthresh=10)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))  # no mathtext
+    axes.axvline(0, color="0.4", linewidth=0.8)
+    places = {claim: float(place) for place, claim in enumerate(rows["id"])}
+    bands = rows.dropna(subset="within")
+    if len(bands):
+        axes.barh(
+            [places[claim] for claim in bands["id"]],
+            2 * bands["within"],
+            left=-bands["within"],
+            height=_SPREAD,
+            color="0.88",
+            edgecolor="0.6",
+            hatch="//",
+            linewidth=0.5,
+            label=BAND,
+            zorder=0,
+        )
+    step = _SPREAD / (1 + len(names))
+    offsets = {name: _SPREAD / 2 - step * (place + 0.5) for place, name in enumerate([PAPER, *names])}
+    checks = dict(zip((name for name in names if name), _CHECKS, strict=False))
+    for name in names:
+        found = looks[looks["id"].isin(places) & (looks["check"] == name) & (looks["seeds"] > 0)]
+        heights = [places[claim] + offsets[name] for claim in found["id"]]
+        _points(axes, found, heights, name or OURS, checks.get(name, _OWN))
+    printed = rows.dropna(subset="paper")
+    axes.scatter(
+        printed["paper"],
+        [places[claim] + offsets[PAPER] for claim in printed["id"]],
+        marker=_PRINTED.marker,
+        color=_PRINTED.colour,
+        s=36,
+        label=PAPER,
+        zorder=3,
+    )
+    axes.set_yticks(list(places.values()), [_label(row) for row in rows.to_dict("records")], fontsize=7)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlabel(panel.title, fontsize=8)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.grid(axis="x", color="0.92")
+    axes.set_axisbelow(True)
+
+
+def _points(axes: Axes, found: pd.DataFrame, heights: list[float], label: str, style: Style) -> None:
+    """The effects of one study, with their intervals where there are several seeds."""
+    # An effect of one seed has no interval; an error of nan draws no bar.
+    errors = [found["mean"] - found["low"], found["high"] - found["mean"]]
+    bars = axes.errorbar(
+        found["mean"],
+        heights,
+        xerr=errors,
+        fmt=style.marker,
+        markersize=4.5,
+        color=style.colour,
+        markerfacecolor=style.colour if style.filled else "white",
+        elinewidth=1.2,
+        capsize=2,
+        label=label,
+    )
+    for line in bars[2]:
+        line.set_linestyle(style.line)
+
+
+def _label(row: dict) -> str:
+    """A claim, its metric and the verdict on it, in two lines."""
+    claim = row["claim"] if len(row["claim"]) <= 75 else f"{row['claim'][:74]}…"
+    verdict = row["verdict"] if row["verdict"] != Verdict.PENDING else "no verdict"
+    return f"{claim}\n{row['metric']}: {verdict}"
+
+
+def _legend(figure: Figure, subplots: Iterable[Axes]) -> None:
+    handles: dict[str, Artist] = {}
+    for axes in subplots:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    order = sorted(handles, key=lambda label: (label == BAND, label not in (OURS, PAPER), label != OURS))
+    figure.legend(
+        [handles[label] for label in order],
+        order,
+        loc="outside upper center",
+        ncols=4,
+        fontsize=8,
+        frameon=False,
+    )

@@ -1,0 +1,90 @@
+"""What is kept of studies below `results/`, read for the pages and for the checks of claims."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from tood.report.evidence import Evidence
+from tood.report.readings import READINGS
+from tood.report.tables import NO_METRICS, as_metrics, read_complexity
+from tood.runtime.files import DamagedFile
+from tood.study.claims import load_checks
+from tood.study.declarations import load_runs
+from tood.study.paths import COMPLEXITY, METRICS, RESULTS, StudyPaths
+from tood.study.scales import load_scale, scale_names
+
+_NEEDED = ("run", "seed", "metric", "value", "stale")  # columns; without others a value is used all the same
+
+
+def kept(results: Path, study: str) -> pd.DataFrame:
+    """The measured values of a study, with the columns of `metrics.csv`.
+
+    Parameters and FLOPs are those of the paper-sized models at every scale. They are shown with the scale
+    that is comparable with the paper only, from `complexity.csv`, which needs no training.
+
+    Raises:
+        DamagedFile: a file is no table of metrics.
+    """
+    frames = [_trained(results, study)]
+    if _comparable(study):
+        frames.append(_sizes(results))
+    return _joined(frames)
+
+
+def kept_evidence(results: Path, study: str) -> Evidence:
+    """What the claims are judged by, of a study that has the name of its scale.
+
+    Raises:
+        DamagedFile: a file is no table of metrics or readings.
+    """
+    metrics = _joined([_trained(results, study), _sizes(results)])
+    return Evidence(study, metrics, _comparable(study), kept_readings(results, study), checks(results, study))
+
+
+def checks(results: Path, study: str) -> list[tuple[str, str, tuple[str, ...], pd.DataFrame]]:
+    """Of each check of a study its name, its study, the runs that it trains, and its values, if any."""
+    declared = load_checks(study, load_runs())
+    return [(check.name, check.study, check.runs, _trained(results, check.study)) for check in declared]
+
+
+def kept_readings(results: Path, study: str) -> pd.DataFrame:
+    """Table 6 of a study under every reading, with the columns of `READINGS`; empty without the file."""
+    path = _of(results, StudyPaths(study).readings)
+    if not path.is_file():
+        return pd.DataFrame(columns=READINGS)
+    try:
+        return pd.read_csv(path)[READINGS]
+    except (ValueError, KeyError) as error:
+        raise DamagedFile(f"{path}: no table of readings ({error}); call the workflow again") from error
+
+
+def _trained(results: Path, study: str) -> pd.DataFrame:
+    path = results / study / METRICS
+    if not path.is_file():
+        return NO_METRICS
+    try:
+        found = pd.read_csv(path)
+        if lacking := [name for name in _NEEDED if name not in found]:
+            raise ValueError(f"without {', '.join(lacking)}")
+        found = as_metrics(found)
+    except (ValueError, TypeError) as error:
+        raise DamagedFile(f"{path}: no table of metrics ({error}); call the workflow again") from error
+    return found[found["seed"].notna()]
+
+
+def _sizes(results: Path) -> pd.DataFrame:
+    return read_complexity(_of(results, COMPLEXITY))
+
+
+def _of(results: Path, path: Path) -> Path:
+    """A path below `RESULTS` in another folder."""
+    return results / path.relative_to(RESULTS)
+
+
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    frames = [frame for frame in frames if len(frame)]
+    return pd.concat(frames, ignore_index=True) if frames else NO_METRICS
+
+
+def _comparable(study: str) -> bool:
+    return study in scale_names() and load_scale(study).comparable
