@@ -129,7 +129,7 @@ def test_analysed_runs_are_those_of_table_6():
 
 def test_the_summary_counts_trainings_and_epochs():
     said = workflow.describe_study(PAIR)
-    assert said == ("smoke: 2 runs x seeds [4, 5] = 4 trainings, 48 epochs.")
+    assert said == ("smoke: 2 runs x seeds [4, 5] = 4 trainings, 24 epochs.")
 
 
 # What jobs ask for
