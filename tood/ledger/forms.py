@@ -149,6 +149,7 @@ class Content(BaseModel):
     run: str
     seed: _Count
     drawn: str | None
+    converted: str = ""
     files: Files
     epochs: list[Entry]
     best_anchors: Agreement | None = None
