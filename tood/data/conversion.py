@@ -64,8 +64,8 @@ def conversion_of(root: Path, given: Mapping[str, Split | str | None], usual: Sp
     if len(words) < len(given) or len(set(layouts.values())) > 1:
         others = {key: "COCO" if value else "not given" for key, value in given.items()}
         kinds = ", ".join(f"{key} {layout}" for key, layout in (others | layouts).items())
-        raise data_error(
-            root, ", ".join(given), f"different layouts: {kinds}", "name each split, in one layout"
+        raise DataError(
+            f"{', '.join(given)}: different layouts: {kinds}. Hint: name each split, in one layout."
         )
     return Conversion(layout=next(iter(layouts.values())), root=root, splits=words)
 
@@ -163,7 +163,7 @@ def convert(
         ImageError: an image cannot be read.
     """
     (folder / SOURCES).unlink(missing_ok=True)
-    names, splits = _names(conversion), _find(conversion)
+    splits, names = _find(conversion), _names(conversion)
     total, done = sum(map(len, splits.values())), 0
     counts: Counter[str] = Counter()
     read: dict[str, list[tuple[Labelled, tuple[int, int], list[Thing]]]] = {name: [] for name in splits}

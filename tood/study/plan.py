@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tood.data.annotations import DataError
 from tood.data.conversion import LINK, Conversion, conversion_of, sources_digest
 from tood.data.synthetic import DrawingSpec
 from tood.data.validation import Split
@@ -147,7 +148,10 @@ class Plan:
         if not self.study.data_root:
             return None
         given = {"train": self.study.train, "val": self.study.val}
-        conversion = conversion_of(self.study.data_root, given, self.scale.train)
+        try:
+            conversion = conversion_of(self.study.data_root, given, self.scale.train)
+        except DataError as error:
+            raise ExperimentError(f"--config {error}") from None
         return conversion.of(["val"]) if conversion and self.imports else conversion
 
     @functools.cached_property
