@@ -40,11 +40,12 @@ if PLAN.conversion:
             **study.requests(lambda wildcards: EVALUATION, on_gpu=False),
         params:
             conversion=PLAN.conversion.model_dump_json(),
-            # Of the content of what is converted, so that a change of it converts again
+            # Of the content of what is converted, so that a change of it converts again; empty where a file is
+            # missing, which is convert_data's to report
             sources=lambda wildcards: PLAN.sources,
             folder=PLAN.data_root,
         shell:
-            "python workflow/step.py convert_data --conversion {params.conversion:q} --sources {params.sources:q} "
+            "python workflow/step.py convert_data --conversion {params.conversion:q} --sources={params.sources:q} "
             "--folder {params.folder:q} 2>&1 | tee {log:q}"
 
 
