@@ -186,6 +186,7 @@ FAULTS: dict[str, tuple[str, str]] = {
         r"plain\.xml: object\[0\]\.bndbox: absent\. Hint: draw a box",
     ),
     "no number": (box_of("one", 1, 2, 2), r"plain\.xml: object\[0\]\.bndbox\.xmin: .*found 'one'"),
+    "a number as Python has it": (box_of(1, 1, "2_0", 2), r"object\[0\]\.bndbox\.xmax: .*found '2_0'"),
     "infinite": (box_of(1, 1, "inf", 2), r"plain\.xml: object\[0\]\.bndbox\.xmax: .*found 'inf'"),
     "not a number": (box_of(1, "nan", 2, 2), r"plain\.xml: object\[0\]\.bndbox\.ymin: .*found 'nan'"),
     "half a box": (

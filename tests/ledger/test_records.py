@@ -258,6 +258,10 @@ def test_unchecked_data_count_while_they_are_converted_from_the_same(folder):
     assert read_status(Plan(study | {"data_root": str(moved)}), "fcos", 0).stale == ["data"]
     absent = study | {"data_root": str(folder / "none"), "train": "train", "val": "val"}
     assert read_status(Plan(absent), "fcos", 0).state == "done"  # nothing speaks against it
+    # A study of another name has no reason to believe that its data are the same.
+    shutil.move("results/mine", "results/mini")
+    assert read_status(Plan(absent | {"name": "other"}), "fcos", 0).state == "pending"
+    assert read_status(Plan(study | {"name": "other"}), "fcos", 0).state == "done"
 
 
 def test_converted_data_do_not_count_as_checked_when_their_sources_change(folder):

@@ -209,7 +209,7 @@ def _expected_of(record: Record, expected: dict[str, str], plan: Plan, own: bool
     if plan.drawing:
         same = record.drawn == drawn_by(plan.drawing.model_dump(mode="json"))
     elif plan.conversion:
-        same = record.converted == plan.sources or (own and not plan.sources)
+        same = record.converted == plan.sources if plan.sources else own
     else:
         needed = plan.study.data_root is not None and not own
         same = record.drawn is None and same_annotations(record, plan.data_root, plan.splits, needed)
