@@ -101,10 +101,10 @@ def sources_digest(conversion: Conversion) -> str:
     Of images names and sizes in bytes count here. The check of the dataset covers their content.
     """
     try:
-        splits = _find(conversion)
+        names, splits = _read(conversion)
         content = {
             "layout": conversion.layout,
-            "names": _names(conversion),
+            "names": names,
             **{name: [_source(conversion.root, file) for file in files] for name, files in splits.items()},
         }
     except (DataError, OSError):
@@ -117,12 +117,12 @@ def _source(root: Path, file: Labelled) -> list:
     return [file.image, (root / file.image).stat().st_size, labels]
 
 
-def _find(conversion: Conversion) -> dict[str, list[Labelled]]:
-    """The images of each split, in the order of their names."""
+def _read(conversion: Conversion) -> tuple[dict[int, str] | None, dict[str, list[Labelled]]]:
+    """The classes as `_names` gives them, and the images of each split in the order of their names."""
     if not conversion.root.is_dir():
         raise data_error(conversion.root, "data_root", "no such folder", "name the folder of the dataset")
-    find = {"VOC": voc.find, "YOLO": yolo.find}[conversion.layout]
-    return {
+    names, find = _names(conversion), {"VOC": voc.find, "YOLO": yolo.find}[conversion.layout]
+    return names, {
         name: sorted(find(conversion.root, word, name)) for name, word in sorted(conversion.splits.items())
     }
 
@@ -163,7 +163,7 @@ def convert(
         ImageError: an image cannot be read.
     """
     (folder / SOURCES).unlink(missing_ok=True)
-    splits, names = _find(conversion), _names(conversion)
+    names, splits = _read(conversion)
     total, done = sum(map(len, splits.values())), 0
     counts: Counter[str] = Counter()
     read: dict[str, list[tuple[Labelled, tuple[int, int], list[Thing]]]] = {name: [] for name in splits}
