@@ -9,8 +9,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers.layouts import write_voc
 from helpers.records import MANIFEST, finish
 
+from tood.data.conversion import convert
 from tood.data.validation import check_dataset
 from tood.ledger import records, status
 from tood.ledger.code_digest import import_closure
@@ -240,6 +242,41 @@ def test_unchecked_data_count_while_their_annotations_are_the_same(folder, photo
     # A study of another name has no reason to believe that its data are the same.
     assert read_status(Plan(absent | {"name": "mine"}), "fcos", 0).state == "pending"
     assert read_status(Plan(study | {"name": "mine"}), "fcos", 0).state == "done"
+
+
+def test_unchecked_data_count_while_they_are_converted_from_the_same(folder):
+    root = write_voc(folder / "voc")
+    study = {"scale": "mini", "name": "mine", "runs": "fcos", "seeds": 0, "data_root": str(root)}
+    plan = Plan(study)
+    convert(plan.conversion, plan.data_root, plan.sources)
+    assert read_record(finish(plan, "fcos", 0)).converted == plan.sources != ""
+    elsewhere()
+    assert read_status(Plan(study), "fcos", 0).state == "done"
+    moved = shutil.copytree(root, folder / "moved")
+    assert read_status(Plan(study | {"data_root": str(moved)}), "fcos", 0).state == "done"
+    (moved / "Annotations/plain.xml").write_text("<annotation/>")
+    assert read_status(Plan(study | {"data_root": str(moved)}), "fcos", 0).stale == ["data"]
+    absent = study | {"data_root": str(folder / "none"), "train": "train", "val": "val"}
+    assert read_status(Plan(absent), "fcos", 0).state == "done"  # nothing speaks against it
+    # A study of another name has no reason to believe that its data are the same.
+    shutil.move("results/mine", "results/mini")
+    assert read_status(Plan(absent | {"name": "other"}), "fcos", 0).state == "pending"
+    assert read_status(Plan(study | {"name": "other"}), "fcos", 0).state == "done"
+
+
+def test_converted_data_do_not_count_as_checked_when_their_sources_change(folder):
+    """The converted files are those that were checked until they are converted again."""
+    root = write_voc(folder / "voc")
+    study = {"scale": "mini", "name": "mine", "runs": "fcos", "seeds": 0, "data_root": str(root)}
+    plan = Plan(study)
+    convert(plan.conversion, plan.data_root, plan.sources)
+    checked = check_dataset(plan.data_root, plan.splits["train"], plan.splits["val"])
+    finish(plan, "fcos", 0, data=data_digest(checked))
+    shutil.rmtree(StudyPaths("mine").run("fcos", 0).folder)
+    write_json(StudyPaths("mine").manifest, checked | {"root": str(plan.data_root)})
+    assert read_status(Plan(study), "fcos", 0).stale == []
+    (root / "Annotations/plain.xml").write_text("<annotation/>")
+    assert read_status(Plan(study), "fcos", 0).stale == ["data"]
 
 
 def test_checked_data_of_another_place_or_content_do_not_count_as_checked(folder, photographs):

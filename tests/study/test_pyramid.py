@@ -1,12 +1,18 @@
 """Detectors of the small scales on images of a user's own size."""
 
+import shlex
+from pathlib import Path
+
 import pytest
 import torch
 from helpers.runs import one_of_each_head
 from mmengine.config import Config
 
+from tood.data.conversion import Conversion
 from tood.engine.config import build_model, resolve
+from tood.ledger.status import call_of
 from tood.study.declarations import ExperimentError, load_runs
+from tood.study.options import parse_options
 from tood.study.paths import CONFIGS
 from tood.study.plan import Plan
 from tood.study.pyramid import fitted_head, fitted_model, strides_for
@@ -87,6 +93,10 @@ def test_no_head_says_anything_of_sizes_that_is_not_fitted(run):
         ({"image_size": "1,2,3"}, "image_size"),
         ({"train": "train.json"}, "train=train.json: write ANNOTATIONS:IMAGES"),
         ({"val": "a:b:c"}, "val=a:b:c: write ANNOTATIONS:IMAGES"),
+        ({"val": "data.yaml:b:c"}, "val=data.yaml:b:c: write the YAML file, or FILE:KEY"),
+        ({"train": "data.yaml:"}, "train=data.yaml:: write the YAML file, or FILE:KEY"),
+        ({"train": "trainval"}, "--config train, val: different layouts: train VOC, val not given"),
+        ({"data_root": None, "val": "test"}, "name files of a dataset of yours; add data_root=PATH"),
         ({"data_seed": 3}, "data_seed: nothing is drawn with data_root"),
         ({"name": None}, "draws its own data, and numbers on yours are not those of the scale"),
         ({"data_root": None, "image_size": 128}, "image_size: fits the detectors .* and data_root=PATH"),
@@ -113,6 +123,28 @@ def test_own_data_are_named_as_they_are():
         plan.notes()
     )
     assert Plan(plan.study.model_dump(mode="json", exclude_none=True)).splits == plan.splits
+
+
+@pytest.mark.parametrize(
+    ("words", "layout"), [(("trainval", "test"), "VOC"), (("data.yaml", "my data.yaml:test"), "YOLO")]
+)
+def test_own_data_in_another_layout_are_converted(words, layout):
+    """What trainings read is of the study, so that a record of it stands wherever the data are."""
+    plan = Plan({**OWN, **dict(zip(("train", "val"), words, strict=True)), "image_size": 160})
+    assert plan.conversion == Conversion(
+        layout=layout, root=Path("photographs"), splits={"train": words[0], "val": words[1]}
+    )
+    assert (str(plan.data_root), plan.sources) == ("work/mine/data", "")
+    assert plan.settings("fcos")["splits"] == {
+        "train": {"annotations": "train.json", "images": "images"},
+        "val": {"annotations": "val.json", "images": "images"},
+    }
+    assert any(note.startswith(f"Data: photographs ({layout} layout) in place of") for note in plan.notes())
+    again = Plan(plan.study.model_dump(mode="json", exclude_none=True))
+    assert (again.conversion, again.splits) == (plan.conversion, plan.splits)
+    call = shlex.split(call_of(plan))
+    assert f"train={words[0]}" in call
+    assert Plan(parse_options(call[call.index("--config") + 1 :])).study == plan.study
 
 
 def test_another_seed_draws_other_images():

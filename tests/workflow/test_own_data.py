@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers.layouts import NAMES, write_voc, write_yolo
 
 RUNS = ("atss_af", "tood_af")
 
@@ -134,3 +135,37 @@ def test_what_is_left_out_and_how_classes_are_matched_is_said(workspace, birds, 
     matched = "train.json and val.json list the same classes with other ids (bird is 3 and 1099511627776)"
     assert f"data: {matched}: they are matched by name" in outcome.stdout
     assert re.search(r"data: Training leaves out \d+ of \d+ annotations \(.*1 of area 0", outcome.stdout)
+
+
+def test_other_layouts_are_converted_before_the_check_and_again_when_they_change(workspace, tmp_path):
+    root = write_voc(tmp_path / "my cells")
+    options = {"train": "train", "val": "val", "image_size": "64,48", "runs": "tood_af", "iterations": 1}
+    words = call(root, **options)
+    outcome = workspace.run("snakemake", "work/birds/manifest.json", *words)
+    assert outcome.returncode == 0, outcome.stdout
+    assert "data: VOC, train=train: 4 images, 5 objects (0 ant, 2 cat, 2 dog, 1 hot dog)." in outcome.stdout
+    labels = root / "Annotations/plain.xml"
+    labels.touch()
+    assert "Nothing to be done" in workspace.run("snakemake", "work/birds/manifest.json", *words).stdout
+    labels.write_text(labels.read_text().replace("cat", "dog"))
+    os.utime(labels, (0, 0))
+    again = workspace.run("snakemake", "-n", "work/birds/runs/tood_af/seed0/model.pth", *words).stdout
+    assert all(f"rule {name}:" in again for name in ("convert_data", "check_data", "train"))
+    (root / "JPEGImages/plain.png").unlink()
+    refused = workspace.run("snakemake", "work/birds/manifest.json", *words)
+    assert refused.returncode
+    assert re.search(
+        r"data: .*ImageSets/Main/train\.txt: line 1: .*JPEGImages has no image of the name 'plain'\. Hint: ",
+        refused.stdout,
+    )
+    assert "Traceback" not in refused.stdout
+
+
+def test_yolo_is_found_by_its_file(workspace, tmp_path):
+    root = write_yolo(tmp_path / "yolo")
+    words = [word for word in call(root, image_size="64,48") if not word.startswith(("train=", "val="))]
+    outcome = workspace.run("snakemake", "work/birds/manifest.json", *words)
+    assert outcome.returncode == 0, outcome.stdout
+    manifest = json.loads((workspace.path / "work/birds/manifest.json").read_text())
+    assert [category["name"] for category in manifest["categories"]] == NAMES
+    assert manifest["root"] == "work/birds/data"

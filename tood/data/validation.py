@@ -21,7 +21,10 @@ from tood.data.manifest import read_manifest
 from tood.data.seen import file_digest, first_changed, marks_of
 
 BATCH = 1024  # images queued at a time; COCO has 118,000
-LAYOUT_HINT = "point `--config data_root=PATH` at a folder in the COCO layout"
+LAYOUT_HINT = (
+    "point `--config data_root=PATH` at a folder in the COCO layout, or with YOLO's data.yaml or VOC's "
+    "ImageSets/Main/train.txt and val.txt, or name its splits by train= and val= (docs/own_data.md)"
+)
 SMALLEST_SIDE = 32  # pixels; the loader leaves out smaller images in training, as mmdet's configurations do
 
 

@@ -163,6 +163,7 @@ class Content(BaseModel):
     run: str
     seed: _Count
     drawn: str | None
+    converted: str = ""
     files: Files
     epochs: list[Entry]
     best_anchors: Agreement | None = None

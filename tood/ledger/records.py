@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tood.data.conversion import converted_from
 from tood.data.manifest import read_manifest
 from tood.data.synthetic import SPEC_FILE
 from tood.ledger.code_digest import code_digest
@@ -82,6 +83,11 @@ class Record:
         """Digest of what the data were drawn by; None if they were not."""
         return self.content["drawn"]
 
+    @property
+    def converted(self) -> str:
+        """Digest of what the data were converted from; empty if they were not."""
+        return self.content.get("converted", "")
+
 
 def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
     """Write the record of a training that has ended, from the files of its run.
@@ -105,7 +111,8 @@ def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
     ):
         if measured and file.is_file():
             kept[file.name] = read_json(file, form)
-    spec = Path(read_manifest(manifest)["root"], SPEC_FILE)
+    root = Path(read_manifest(manifest)["root"])
+    spec = root / SPEC_FILE
     content: dict[str, Any] = {
         "version": VERSION,
         "run": provenance["run"],
@@ -114,6 +121,8 @@ def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
         "files": kept,
         "epochs": by_epoch(files.losses),
     }
+    if sources := converted_from(root):
+        content["converted"] = sources
     if measured and files.best_anchors.is_file():
         content["best_anchors"] = _agreement(read_json(files.best_anchors)["objects"])
     if measured and files.evaluated_images.is_file():

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
+from tood.data.conversion import converted_from
 from tood.data.manifest import read_manifest
 from tood.data.validation import annotations_as_checked
 from tood.ledger.curves import by_epoch
@@ -200,13 +201,15 @@ def _expected_of(record: Record, expected: dict[str, str], plan: Plan, own: bool
     """The digests that this record would have if it were made now.
 
     Where data have not been checked yet, they count as the record's as long as they are drawn by the same, or
-    as their annotation files are the same. Those of the study's `own` record, or of the scale's data, may be
-    elsewhere.
+    converted from the same, or as their annotation files are the same. Those of the study's `own` record, or
+    of the scale's data, may be elsewhere.
     """
     if expected["data"] != UNCHECKED and _checked(plan):
         return expected
     if plan.drawing:
         same = record.drawn == drawn_by(plan.drawing.model_dump(mode="json"))
+    elif plan.conversion:
+        same = record.converted == plan.sources if plan.sources else own
     else:
         needed = plan.study.data_root is not None and not own
         same = record.drawn is None and same_annotations(record, plan.data_root, plan.splits, needed)
@@ -217,8 +220,10 @@ def _checked(plan: Plan) -> bool:
     """Whether what was checked are the data that the study has now, by their place and their annotations."""
     manifest = read_manifest(StudyPaths(plan.name).manifest)
     files = {name: split.annotations for name, split in plan.splits.items()}
-    return Path(manifest["root"]) == plan.data_root and annotations_as_checked(
-        manifest, plan.data_root, files
+    return (
+        Path(manifest["root"]) == plan.data_root
+        and (not plan.conversion or converted_from(plan.data_root) == plan.sources)
+        and annotations_as_checked(manifest, plan.data_root, files)
     )
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 
+from tood.data.conversion import layout_of
 from tood.data.validation import Split
 from tood.runtime.text import did_you_mean
 from tood.study.declarations import Declaration, ExperimentError
@@ -70,8 +71,9 @@ class Study(Declaration):
     scale: Word = "smoke"
     name: Name | None = None
     data_root: File | None = None
-    train: Split | None = None  # ANNOTATIONS:IMAGES in the data's folder, and those of `val`
-    val: Split | None = None
+    # In the data's folder: ANNOTATIONS:IMAGES of COCO, or what `tood.data.conversion` takes
+    train: Word | Split | None = None
+    val: Word | Split | None = None
     image_size: tuple[Side, Side] | None = None  # * at most, pixels; of a scale that draws its own
     data_seed: Seed | None = None  # * of a scale that draws its data
     runs: Words | None = None  # default: all
@@ -135,14 +137,8 @@ def parse_study(options: Mapping[str, Any]) -> Study:
                 f"there are {', '.join(Study.model_fields)}"
             )
     for key in ("train", "val"):
-        if isinstance(values.get(key), str):
-            parts = values[key].split(":")
-            if len(parts) != 2 or not all(parts):
-                raise ExperimentError(
-                    f"{_typed(options, key)}: write ANNOTATIONS:IMAGES, a file and a folder in "
-                    "data_root, such as annotations/train.json:images"
-                )
-            values[key] = parts
+        if isinstance(value := values.get(key), str):
+            values[key] = _split(value, _typed(options, key))
     if isinstance(size := values.get("image_size"), str | int) and not isinstance(size, bool):
         sides = re.split("[,x ]+", str(size).strip("[] "))
         values["image_size"] = sides * 2 if len(sides) == 1 else sides
@@ -161,6 +157,21 @@ def parse_study(options: Mapping[str, Any]) -> Study:
         problem = first["msg"].removeprefix("Value error, ")
         key = str(first["loc"][0])
         raise ExperimentError(f"{_typed(options, key)}: {problem}; see docs/configuration.md") from None
+
+
+def _split(value: str, typed: str) -> str | list[str]:
+    """File and folder of a split in COCO's layout; of another layout the word as it is."""
+    parts = value.split(":")
+    if layout_of(value) != "YOLO" and (len(parts) > 1 or value.endswith(".json")):
+        if len(parts) != 2 or not all(parts):
+            raise ExperimentError(
+                f"{typed}: write ANNOTATIONS:IMAGES, a file and a folder in data_root, such as "
+                "annotations/train.json:images"
+            )
+        return parts
+    if len(parts) > 2 or not all(parts):
+        raise ExperimentError(f"{typed}: write the YAML file, or FILE:KEY, such as data.yaml:test")
+    return value
 
 
 def _unquoted(value: str) -> str:

@@ -76,6 +76,7 @@ class StudyPaths:
         return WORK / self.name
 
     options = _Below("work", "study.json")  # that the study was last called with
+    data = _Below("work", "data")  # converted to COCO's layout, where the user's have another one
     manifest = _Below("work", "manifest.json")  # what the checked dataset holds
     logs = _Below("work", "logs")  # one per job
     runs = _Below("work", "runs")

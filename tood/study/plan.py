@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tood.data.annotations import DataError
+from tood.data.conversion import LINK, Conversion, conversion_of, sources_digest
 from tood.data.synthetic import DrawingSpec
 from tood.data.validation import Split
 from tood.study.declarations import ExperimentError, Run, load_runs, select_runs
 from tood.study.jobs import DEFAULT_PRECISION, Device, Execution, Resources
 from tood.study.options import INCOMPARABLE, OF_TRAININGS, RESOURCES, check_data, parse_study
-from tood.study.paths import CONFIGS, SWEEPS
+from tood.study.paths import CONFIGS, SWEEPS, StudyPaths
 from tood.study.pyramid import fitted_head, fitted_model
 from tood.study.released import RELEASED, ReleasedChoice, ReleasedFile, choose_all
 from tood.study.scales import (
@@ -90,6 +92,7 @@ class Plan:
         if self.study.gpus and not self.on_gpu:
             raise ExperimentError("--config gpus: needs GPUs to be asked for; add device=cuda")
         check_data(self.study, self.scale)
+        self.conversion = self._conversion()
 
     @property
     def name(self) -> str:
@@ -98,7 +101,9 @@ class Plan:
 
     @property
     def data_root(self) -> Path:
-        """Folder of the dataset."""
+        """Folder of the dataset in COCO's layout."""
+        if self.conversion:
+            return StudyPaths(self.name).data
         if self.study.data_seed is not None:
             return self.scale.data_root.with_name(f"{self.scale.data_root.name}_seed{self.study.data_seed}")
         return self.study.data_root or self.scale.data_root
@@ -130,7 +135,29 @@ class Plan:
     @property
     def _splits(self) -> dict[str, Split]:
         """Those of the dataset, used or not."""
-        return {"train": self.study.train or self.scale.train, "val": self.study.val or self.scale.val}
+        if self.conversion:
+            return {name: Split(f"{name}.json", LINK) for name in ("train", "val")}
+        own = {"train": self.study.train, "val": self.study.val}
+        return {
+            name: split if isinstance(split, Split) else getattr(self.scale, name)
+            for name, split in own.items()
+        }
+
+    def _conversion(self) -> Conversion | None:
+        """How the user's splits become those of `_splits`; None where they are COCO's already, or drawn."""
+        if not self.study.data_root:
+            return None
+        given = {"train": self.study.train, "val": self.study.val}
+        try:
+            conversion = conversion_of(self.study.data_root, given, self.scale.train)
+        except DataError as error:
+            raise ExperimentError(f"--config {error}") from None
+        return conversion.of(["val"]) if conversion and self.imports else conversion
+
+    @functools.cached_property
+    def sources(self) -> str:
+        """Digest of what is converted, as it is now; empty where nothing is, or where it cannot be read."""
+        return sources_digest(self.conversion) if self.conversion else ""
 
     @property
     def device(self) -> Device:
@@ -278,14 +305,15 @@ class Plan:
         for share in sorted({share for share in shares.values() if share < 1}):
             names = ", ".join(name for name, other in shares.items() if other == share)
             notes.append(f"Runs with {names} train {share:.0%} of their epochs.")
+        layout = self.conversion.layout if self.conversion else "COCO"
         if study.data_root and scale.drawing:
             size = sorted(study.image_size or scale.input.size or (), reverse=True)
             notes.append(
-                f"Data: {study.data_root.name} (COCO layout) in place of the generated images, at most "
+                f"Data: {study.data_root.name} ({layout} layout) in place of the generated images, at most "
                 f"{' × '.join(map(str, size))} pixels."
             )
         elif study.data_root:
-            notes.append(f"Data: {study.data_root.name} (COCO layout), not necessarily COCO 2017.")
+            notes.append(f"Data: {study.data_root.name} ({layout} layout), not necessarily COCO 2017.")
         if self.weights == "random":
             notes.append("Backbones start from random weights, not from ImageNet's.")
         if self.imports:

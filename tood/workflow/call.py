@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tood.commands.checks import blocked_problem, writable_problem
+from tood.data.conversion import converted_from
 from tood.data.input_sizes import vanishing_of
 from tood.data.manifest import read_manifest
 from tood.data.validation import changed_since_check
@@ -59,7 +60,9 @@ def begin(plan: Plan, preload: bool) -> ExitStack:
     if plan.study.logger and find_spec(plan.study.logger) is None:
         raise ExperimentError(f"--config {event_files.MISSING}")
     paths = StudyPaths(plan.name)
-    if changed := changed_since_check(paths.manifest, plan.data_root):
+    # Data that are converted again are checked again, too.
+    kept = not plan.conversion or converted_from(plan.data_root) == plan.sources
+    if kept and (changed := changed_since_check(paths.manifest, plan.data_root)):
         raise ExperimentError(
             f"{changed} changed after the dataset was checked; remove {paths.manifest} to have it checked "
             "again, and everything trained again on what it holds now"

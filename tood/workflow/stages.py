@@ -99,11 +99,11 @@ def published(plan: Plan) -> str:
 
 
 def archives(plan: Plan) -> list[str]:
-    """The archives of COCO that `snakemake download` fetches; none for a scale that draws its data.
+    """The archives of COCO that `snakemake download` fetches; none for data that a rule makes.
 
     A study that trains nothing needs no images for training.
     """
-    if plan.scale.drawing:
+    if plan.scale.drawing or plan.conversion:
         return []
     unused = set() if "train" in plan.splits else {plan.scale.train.images}
     return [
@@ -114,12 +114,12 @@ def archives(plan: Plan) -> list[str]:
 
 
 def content_of_annotations(plan: Plan) -> dict[str, str]:
-    """SHA-256 of the study's own annotation files by split; empty where the scale draws them.
+    """SHA-256 of the study's own annotation files by split; empty where a rule makes them.
 
     By it the workflow tells whether to check the data again. Times do not say it: a copy has others, and
     where one lies in the future Snakemake takes every output for outdated.
     """
-    if plan.drawing:
+    if plan.drawing or plan.conversion:
         return {}
     manifest = StudyPaths(plan.name).manifest
     files = {name: split.annotations for name, split in plan.splits.items()}

@@ -8,12 +8,14 @@ import argparse
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import TypeAdapter
 
+from tood.data.conversion import Conversion
 from tood.data.synthetic import DrawingSpec
 from tood.data.validation import Split
 from tood.runtime.failures import ExitCode, one_message
@@ -95,22 +97,41 @@ def generate_data(root: Path, drawing: DrawingSpec) -> None:
 
 
 @_step("data")
+def convert_data(conversion: Conversion, sources: str, folder: Path) -> None:
+    """Convert a dataset in VOC's or YOLO's layout to COCO's, into a folder of the study."""
+    from tood.data.conversion import convert
+
+    with _counted("convert data") as show:
+        said = convert(conversion, folder, sources, show)
+    for sentence in said:
+        print(f"data: {sentence}")
+
+
+@_step("data")
 def check_data(root: Path, splits: dict[str, Split], sizes: list[list[int]], output: Path) -> None:
     """Check a COCO-layout dataset, every image of it, for these sizes of inputs, and write what it is."""
     from tood.data.validation import check_dataset
     from tood.runtime.files import write_json
+
+    with _counted("check data") as show:
+        manifest = check_dataset(root, splits.get("train"), splits["val"], sizes=sizes, progress=show)
+        for note in manifest["notes"]:
+            print(f"data: {note}")
+        write_json(output, {"root": str(root), **manifest})
+
+
+@contextmanager
+def _counted(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A line of progress, and what shows in it how many images are done, of how many."""
     from tood.runtime.progress import Progress
 
-    with Progress("check data", total=1) as progress:
+    with Progress(title, total=1) as progress:
 
         def show(done: int, total: int) -> None:
             progress.total = total
             progress.advance(done - progress.done)
 
-        manifest = check_dataset(root, splits.get("train"), splits["val"], sizes=sizes, progress=show)
-        for note in manifest["notes"]:
-            print(f"data: {note}")
-        write_json(output, {"root": str(root), **manifest})
+        yield show
 
 
 @_step("download")

@@ -2,8 +2,9 @@
 
 input   the drawing of a scale, or a folder of the user's (`data_root`), whose files are not declared: their content
         decides, not their times
-output  MANIFEST: what the dataset is (categories, counts, checksums)
-steps   generate_data (generated scales only) -> check_data
+output  MANIFEST: what the dataset is (categories, counts, checksums); of data in VOC's or YOLO's layout work/STUDY/data,
+        the same in COCO's
+steps   generate_data (generated scales), or convert_data (other layouts than COCO's) -> check_data
 """
 
 ANNOTATIONS = [
@@ -27,11 +28,32 @@ if PLAN.drawing:
             "2>&1 | tee {log:q}"
 
 
+if PLAN.conversion:
+
+    rule convert_data:
+        output:
+            ANNOTATIONS,
+        log:
+            f"{PATHS.logs}/convert_data.log",
+        threads: EVALUATION.threads
+        resources:
+            **study.requests(lambda wildcards: EVALUATION, on_gpu=False),
+        params:
+            conversion=PLAN.conversion.model_dump_json(),
+            # Of the content of what is converted, so that a change of it converts again; empty where a file is
+            # missing, which is convert_data's to report
+            sources=lambda wildcards: PLAN.sources,
+            folder=PLAN.data_root,
+        shell:
+            "python workflow/step.py convert_data --conversion {params.conversion:q} --sources={params.sources:q} "
+            "--folder {params.folder:q} 2>&1 | tee {log:q}"
+
+
 rule check_data:
     input:
         # Of a user's files the content decides, a param, and not the times, which may lie in the future. One that
         # is missing is check_data's to report: it says what is expected there, with a hint.
-        ANNOTATIONS if PLAN.drawing else [],
+        ANNOTATIONS if PLAN.drawing or PLAN.conversion else [],
     output:
         MANIFEST,
     log:

@@ -11,7 +11,7 @@ if not PLAN.imports:
 
     rule rehearse:
         input:
-            ANNOTATIONS if PLAN.drawing else [],
+            ANNOTATIONS if PLAN.drawing or PLAN.conversion else [],
         log:
             f"{PATHS.rehearsal}/rehearse.log",
         threads: study.rehearsal_resources(PLAN).threads

@@ -1,0 +1,282 @@
+"""Datasets in VOC's and YOLO's layouts, converted to COCO's; images stay where they are, behind a link.
+
+Equal sources give equal files. What is read here decides a training by these files alone.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from tood.data import voc, yolo
+from tood.data.annotations import DataError, data_error
+from tood.data.labelled import Labelled, Thing
+from tood.data.seen import file_digest
+from tood.data.validation import BATCH, Split
+from tood.runtime.files import DamagedFile, read_json, write_json
+
+Layout = Literal["VOC", "YOLO"]
+LINK = "images"  # beside the converted files; leads to the dataset
+SOURCES = "sources.json"  # beside them; says what they were converted from
+_DIGITS = 3  # of a pixel, after the point; labels of YOLO have no more
+
+
+class Conversion(BaseModel):
+    """What is to be converted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layout: Layout
+    root: Path  # folder of the dataset
+    splits: dict[str, str]  # by name, what `find` of the layout takes
+
+    def of(self, names: Sequence[str]) -> "Conversion":
+        """The same of some of the splits."""
+        return self.model_copy(update={"splits": {name: self.splits[name] for name in names}})
+
+
+class _Sources(BaseModel):
+    digest: str
+
+
+def conversion_of(root: Path, given: Mapping[str, Split | str | None], usual: Split) -> Conversion | None:
+    """How the splits of a dataset are to be converted; None if they are COCO's.
+
+    Args:
+        root: folder of the dataset.
+        given: what the user typed for each split; with None for each, what there is decides.
+        usual: the training split that a dataset of COCO has.
+
+    Raises:
+        DataError: the splits have different layouts.
+    """
+    if not any(given.values()):
+        return _found(root, list(given), usual)
+    words = {key: value for key, value in given.items() if isinstance(value, str)}
+    if not words:
+        return None
+    layouts = {key: layout_of(word) for key, word in words.items()}
+    if len(words) < len(given) or len(set(layouts.values())) > 1:
+        others = {key: "COCO" if value else "not given" for key, value in given.items()}
+        kinds = ", ".join(f"{key} {layout}" for key, layout in (others | layouts).items())
+        raise DataError(
+            f"{', '.join(given)}: different layouts: {kinds}. Hint: name each split, in one layout."
+        )
+    return Conversion(layout=next(iter(layouts.values())), root=root, splits=words)
+
+
+def layout_of(word: str) -> Layout:
+    """The layout of a split that is not COCO's, by what the user typed for it."""
+    return "YOLO" if word.partition(":")[0].endswith(yolo.SUFFIXES) else "VOC"
+
+
+def _found(root: Path, names: Sequence[str], usual: Split) -> Conversion | None:
+    if (root / usual.annotations).exists():
+        return None
+    for file in ("data.yaml", "data.yml"):
+        if (root / file).is_file():
+            return Conversion(layout="YOLO", root=root, splits=dict.fromkeys(names, file))
+    if all((root / "ImageSets/Main" / f"{name}.txt").is_file() for name in names):
+        return Conversion(layout="VOC", root=root, splits={name: name for name in names})
+    return None
+
+
+def converted_from(folder: Path) -> str:
+    """Digest of what the files in a folder were converted from; empty if nothing says so."""
+    path = folder / SOURCES
+    try:
+        return str(read_json(path, _Sources)["digest"]) if path.is_file() else ""
+    except (OSError, DamagedFile):
+        return ""
+
+
+def sources_digest(conversion: Conversion) -> str:
+    """Digest of what decides the result of a conversion; empty if it cannot be read, as `convert` will say.
+
+    Of images names and sizes in bytes count here. The check of the dataset covers their content.
+    """
+    try:
+        names, splits = _read(conversion)
+        content = {
+            "layout": conversion.layout,
+            "names": names,
+            **{name: [_source(conversion.root, file) for file in files] for name, files in splits.items()},
+        }
+    except (DataError, OSError):
+        return ""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+
+def _source(root: Path, file: Labelled) -> list:
+    labels = file.labels and [file.labels, file_digest(root / file.labels)]
+    return [file.image, (root / file.image).stat().st_size, labels]
+
+
+def _read(conversion: Conversion) -> tuple[dict[int, str] | None, dict[str, list[Labelled]]]:
+    """The classes as `_names` gives them, and the images of each split in the order of their names."""
+    if not conversion.root.is_dir():
+        raise data_error(conversion.root, "data_root", "no such folder", "name the folder of the dataset")
+    names, find = _names(conversion), {"VOC": voc.find, "YOLO": yolo.find}[conversion.layout]
+    return names, {
+        name: sorted(find(conversion.root, word, name)) for name, word in sorted(conversion.splits.items())
+    }
+
+
+def _names(conversion: Conversion) -> dict[int, str] | None:
+    """The classes by their numbers; None where the objects have names."""
+    if conversion.layout == "VOC":
+        return None
+    files = {key: yolo.file_and_entry(word, key)[0] for key, word in conversion.splits.items()}
+    names = {file: yolo.read_names(conversion.root / file) for file in sorted(set(files.values()))}
+    (first, known), *others = names.items()
+    for file, other in others:
+        if other != known:
+            problem = f"other names than in {first}: {list(other.values())} and {list(known.values())}"
+            raise data_error(conversion.root / file, "names", problem, "give both files the same names")
+    return known
+
+
+def convert(
+    conversion: Conversion,
+    folder: Path,
+    digest: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Write each split as a COCO instances file, and a link to the dataset for its images.
+
+    Args:
+        conversion: what to convert.
+        folder: gets `NAME.json` for each split, `LINK` and `SOURCES`.
+        digest: result of `sources_digest`, to be kept beside the files.
+        progress: receives (images read, images in all) after each image.
+
+    Returns:
+        sentences on what was found
+
+    Raises:
+        DataError: the dataset has a fault; the message names the file and the key, and gives a hint.
+        ImageError: an image cannot be read.
+    """
+    (folder / SOURCES).unlink(missing_ok=True)
+    names, splits = _read(conversion)
+    total, done = sum(map(len, splits.values())), 0
+    counts: Counter[str] = Counter()
+    read: dict[str, list[tuple[Labelled, tuple[int, int], list[Thing]]]] = {name: [] for name in splits}
+    for name, files in splits.items():
+        for file, (width, height) in zip(files, _sizes(conversion.root, files), strict=True):
+            things, stated = _things(conversion.root, file, names, width, height)
+            counts["size"] += stated is not None and stated != (width, height)
+            counts["without"] += file.labels is None
+            read[name].append((file, (width, height), things))
+            done += 1
+            if progress:
+                progress(done, total)
+    numbers = _numbers(
+        names, {thing.name for split in read.values() for *_, things in split for thing in things}
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, entries in read.items():
+        write_json(folder / f"{name}.json", _coco(conversion, entries, numbers, counts))
+    link = folder / LINK
+    link.unlink(missing_ok=True)
+    link.symlink_to(conversion.root.absolute(), target_is_directory=True)
+    write_json(folder / SOURCES, {"digest": digest})
+    return _said(conversion, read, numbers, counts)
+
+
+def _sizes(root: Path, files: Sequence[Labelled]) -> Iterator[tuple[int, int]]:
+    """Width and height of each image as trainings see it, upright."""
+    from tood.data.images import read_image  # not above: every call reads this module
+
+    def size(file: Labelled) -> tuple[int, int]:
+        height, width = read_image(root / file.image).shape[:2]
+        return width, height
+
+    with ThreadPoolExecutor() as pool:  # decoders do not hold the interpreter lock
+        for start in range(0, len(files), BATCH):
+            yield from pool.map(size, files[start : start + BATCH])
+
+
+def _things(
+    root: Path, file: Labelled, names: Mapping[int, str] | None, width: int, height: int
+) -> tuple[list[Thing], tuple[int, int] | None]:
+    if file.labels is None:
+        return [], None
+    if names is None:
+        return voc.read(root / file.labels)
+    return yolo.read(root / file.labels, names, width, height), None
+
+
+def _numbers(names: Mapping[int, str] | None, found: set[str]) -> dict[str, int]:
+    """The ids of the classes, the same in all splits: YOLO's numbers, or from 1 in the order of the names."""
+    if names is not None:
+        return {name: number for number, name in sorted(names.items())}
+    return {name: number for number, name in enumerate(sorted(found), 1)}
+
+
+def _coco(
+    conversion: Conversion,
+    entries: Sequence[tuple[Labelled, tuple[int, int], list[Thing]]],
+    numbers: Mapping[str, int],
+    counts: Counter[str],
+) -> dict[str, Any]:
+    images: list[dict] = []
+    annotations: list[dict] = []
+    for image_id, (file, (width, height), things) in enumerate(entries, 1):
+        images.append({"id": image_id, "file_name": file.image, "width": width, "height": height})
+        for thing in things:
+            x1, y1, x2, y2 = (
+                round(min(max(value, 0), side), _DIGITS)
+                for value, side in zip(thing.corners, (width, height) * 2, strict=True)
+            )
+            if x2 <= x1 or y2 <= y1:
+                problem = f"the box lies outside of the image, which has {width} x {height} pixels"
+                hint = "correct the box or remove the object; an EXIF orientation turns the image upright"
+                raise data_error(conversion.root / str(file.labels), thing.key, problem, hint)
+            moved = (abs(a - b) for a, b in zip((x1, y1, x2, y2), thing.corners, strict=True))
+            counts["cut"] += max(moved) > 1
+            counts["difficult"] += thing.difficult
+            w, h = round(x2 - x1, _DIGITS), round(y2 - y1, _DIGITS)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": numbers[thing.name],
+                    "bbox": [x1, y1, w, h],
+                    "area": round(w * h, _DIGITS),
+                    "iscrowd": 0,
+                    **({"difficult": 1} if thing.difficult else {}),
+                }
+            )
+    categories = [{"id": number, "name": name} for name, number in numbers.items()]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _said(
+    conversion: Conversion,
+    read: Mapping[str, Sequence[tuple[Labelled, tuple[int, int], list[Thing]]]],
+    numbers: Mapping[str, int],
+    counts: Mapping[str, int],
+) -> list[str]:
+    sentences = []
+    for name, entries in read.items():
+        found = Counter(thing.name for *_, things in entries for thing in things)
+        classes = ", ".join(f"{found[label]:,} {label}" for label in numbers)
+        sentences.append(
+            f"{conversion.layout}, {name}={conversion.splits[name]}: {len(entries):,} images, "
+            f"{found.total():,} objects ({classes})."
+        )
+    for key, sentence in (
+        ("without", "{:,} images have no file of labels and count as images without objects."),
+        ("difficult", "{:,} objects are marked as difficult and count as any other."),
+        ("cut", "{:,} boxes reach over the border of their image by more than a pixel and end there now."),
+        ("size", "{:,} images have another size than their XML files say; that of the image counts."),
+    ):
+        if counts[key]:
+            sentences.append(sentence.format(counts[key]))
+    return sentences
