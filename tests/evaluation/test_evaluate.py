@@ -55,7 +55,7 @@ def test_the_detections_carry_the_ids_of_the_user_and_every_tool_reads_them(mani
     """Ids of a signed hash, or from 0, and categories in another order: AP is that of plain ids."""
     root = Path(json.loads(manifest.read_text())["root"])
     plain = root / "annotations/instances_val2017.json"
-    job = initial_run(manifest, "tood_af", batch_size=3, evaluation="how")
+    job = initial_run(manifest, "atss_ab", batch_size=3, evaluation="how")
     job.settings["model"] = job.settings["model"] | {"test_cfg": {"score_thr": 0.0}}
     evaluate(job, CPU, RunPaths(tmp_path / "plain"))
 

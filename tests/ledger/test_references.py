@@ -78,6 +78,8 @@ def test_every_table_says_which_images_the_papers_values_are_of():
         **dict.fromkeys(("table1", "table2", "table3", "table4", "table6", "table_m"), "val2017"),
         "table5": "test-dev2017",
         "positives": None,
+        "control": None,
+        "one_backbone": None,
     }
     others = {row.run: row.paper_set for table in TABLES.values() for row in table.rows if row.paper_set}
     assert others == {"freeanchor": "test-dev2017", "mal": "test-dev2017"}

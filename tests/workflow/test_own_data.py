@@ -60,7 +60,7 @@ def test_one_command_compares_detectors_on_it(workspace, birds):
     assert (results / "figures/distances.png").is_file()
     model = workspace.path / "work/birds/runs/tood_af/seed0/provenance.json"
     config = json.loads(model.read_text())["config"]
-    assert config["model"]["bbox_head"]["anchor_generator"]["strides"] == [4, 8, 16, 32]
+    assert config["model"]["bbox_head"]["anchor_generator"]["strides"] == [4, 8, 16]
     assert (config["model"]["bbox_head"]["num_classes"], config["classes"]) == (1, ["bird"])
     notes = (results / "tables/table3.md").read_text()
     assert all(note in notes for note in ("random weights", "after 4 iterations", "Batches of 2"))

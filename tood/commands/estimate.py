@@ -105,7 +105,7 @@ def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus
         "measured": list(basis.measured) if basis else [],
         "basis": _statements(size, planning, basis),
         "study": cost(names),
-        "claims": cost(claimed(load_claims(runs, declared))),
+        "claims": cost(claimed(load_claims(runs, declared), runs)),
     }
 
 
@@ -127,9 +127,9 @@ def runs_of(names: Iterable[str], tables: Mapping[str, Table]) -> list[str]:
     return list(dict.fromkeys(row.run for name in names for row in tables[name].rows))
 
 
-def claimed(claims: Iterable[Claim]) -> list[str]:
-    """The runs on which claims rest, each once."""
-    return list(dict.fromkeys(run for claim in claims for run in claim.runs))
+def claimed(claims: Iterable[Claim], runs: Mapping[str, Run]) -> list[str]:
+    """The paper's runs on which claims rest, each once."""
+    return list(dict.fromkeys(run for claim in claims for run in claim.runs if runs[run].in_paper))
 
 
 def _basis(scale: Scale, planning: Planning, runs: Mapping[str, Run], gpu: str | None) -> Basis | None:

@@ -49,7 +49,7 @@ from tood.models.baselines.iqdet_sampling import (
     sample,
     touching,
 )
-from tood.models.common.positives import of_images, summary
+from tood.models.common.positives import means, of_images
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 METAS = [meta | {"img_id": number} for number, meta in enumerate(METAS_WITHOUT_ID, 7)]
@@ -611,7 +611,7 @@ def test_weights_of_positives_are_those_of_the_loss(head, monkeypatch):
     for image, gt in zip(found, GTS, strict=True):
         total = torch.zeros(len(gt)).index_add(0, image.objects, image.weights)
         torch.testing.assert_close(total, torch.ones(len(gt)))
-    assert summary(of_images(head, outs, GTS, METAS))["objects"] == 6
+    assert means(of_images(head, outs, GTS, METAS))["objects"] == 6
 
 
 def test_samples_do_not_depend_on_the_batch(head):
@@ -741,7 +741,7 @@ def test_a_few_images_are_learnt():
 
     def observe(outs, gt, metas) -> None:
         observed[:] = outs, gt, metas
-        ious.append(summary(of_images(model.bbox_head, outs, gt, metas))["positive_iou"])
+        ious.append(means(of_images(model.bbox_head, outs, gt, metas))["positive_iou"])
 
     for step in range(steps):
         model.bbox_head.set_progress(0, step / steps)

@@ -37,7 +37,7 @@ from tood.models.baselines.sapd_levels import (
     level_losses,
     soft_level_weights,
 )
-from tood.models.common.positives import of_images, summary
+from tood.models.common.positives import means, of_images
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 FSAF = Path(mmdet.__file__).parent / ".mim" / "configs" / "fsaf" / "fsaf_r50_fpn_1x_coco.py"
@@ -424,7 +424,7 @@ def test_weights_of_positives_are_those_of_the_loss(head):
         assert len(positives.anchors) > 2
     total = sum(positives.weights.sum() for positives in found).item()
     assert seen["divisor"].item() == pytest.approx(max(total, 1))
-    assert summary(of_images(head, outs, GTS, METAS))["objects"] == 6
+    assert means(of_images(head, outs, GTS, METAS))["objects"] == 6
 
 
 def test_objects_use_one_level_and_then_three():

@@ -28,7 +28,7 @@ from tood.models.baselines.noisy_anchor import (
     soft_labels,
     top_n_assign,
 )
-from tood.models.common.positives import of_images, summary
+from tood.models.common.positives import means, of_images
 from tood.study.plan import Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -270,7 +270,7 @@ def noisy():
 
 def test_noisy_anchor_head_learns_on_both_branches_and_keeps_the_sums(noisy):
     cls_scores, bbox_preds = noisy(features())
-    found = summary(of_images(noisy, (cls_scores, bbox_preds), GTS, METAS))
+    found = means(of_images(noisy, (cls_scores, bbox_preds), GTS, METAS))
     losses = noisy.loss_by_feat(cls_scores, bbox_preds, GTS, METAS)
     assert losses.keys() == {"loss_cls", "loss_bbox"}
     sum(losses.values()).backward()
@@ -317,7 +317,7 @@ def test_running_mean_of_the_positives(noisy):
     expected = 100.0
     for gts, positives in [(GTS, 30 * 6), ([objects(), objects()], 0), (GTS, 30 * 6)]:
         if positives:
-            found = summary(of_images(noisy, outs, gts, METAS))
+            found = means(of_images(noisy, outs, gts, METAS))
             positives = found["objects"] * found["positives"]
             assert positives <= 30 * 6
         noisy.loss_by_feat(*outs, gts, METAS)
