@@ -190,8 +190,8 @@ def test_owner_of_a_point_of_fcos():
 
 def test_owner_of_a_point_of_foveabox():
     # The inner 40 % of each side: (12.8, 19.2) of the large, (15.6, 20.4) and (11.6, 16.4) of the small
-    # object. Points at 4 n + 2 on the first level and at 8 n + 4 on the second. The second is for objects of 16
-    # to 64 pixels, so the large alone is on it, and none of its points is in the inner part.
+    # object. Points at 4 n + 2 on the first level and at 8 n + 4 on the second, which is for objects of 16
+    # to 64 pixels. So the large alone is on the second, and none of its points is in the inner part.
     inner = {(x, y): 0 for x in (14, 18) for y in (14, 18)}
     assert owners("fovea") == inner | {(18, 14): 1}
 
