@@ -253,7 +253,7 @@ def test_several_processes_stop_together_and_go_on(data, tmp_path, number):
     """The launcher is told to stop; then one process alone ends what two began, with the same losses."""
     # Large steps, and assignment by predictions, make much of the last bit of float32, in which they differ.
     smooth = {"model.train_cfg.initial_epoch": 100, "train.lr": 1e-3, "model.backbone.norm_eval": True}
-    alone, several = (Trainer(data, tmp_path / name, 40, smooth) for name in ("alone", "several"))
+    alone, several = (Trainer(data, tmp_path / name, 30, smooth) for name in ("alone", "several"))
     assert alone.run() == DONE, alone.log
     several.folder.mkdir()
     launcher = [sys.executable, "-m", "tood.runtime.launch", "--standalone", "--nproc-per-node", "2"]
@@ -269,14 +269,14 @@ def test_several_processes_stop_together_and_go_on(data, tmp_path, number):
     assert process.wait(60) != 0
     state = several.state
     assert (state["state"], state["device"]) == ("interrupted", "cpu x2"), several.log
-    assert 3 <= state["iteration"] < 40
+    assert 3 <= state["iteration"] < 30
     assert several.run(micro_batch=1) == DONE, several.log
     assert several.state["resumed_from"] == state["iteration"]
     losses = [
         [json.loads(line)["loss"] for line in (trainer.folder / "losses.jsonl").read_text().splitlines()]
         for trainer in (alone, several)
     ]
-    assert len(losses[0]) == 8
+    assert len(losses[0]) == 6
     assert losses[0] == pytest.approx(losses[1], rel=5e-3)
 
 
