@@ -37,7 +37,7 @@ def kill(losses: dict) -> None:
 
 def slow(losses: dict) -> None:
     """Of all ranks and in each iteration, so that a signal has time to reach them."""
-    time.sleep(0.2)
+    time.sleep(0.5)
 
 
 def wait(losses: dict) -> None:
