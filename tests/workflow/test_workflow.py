@@ -229,7 +229,7 @@ def test_figure1_shows_both_detectors_on_one_evaluated_image(study):
     assert len([line for line in text if line.startswith(("Score (stride ", "IoU (stride "))]) == 4
 
 
-def test_the_figure_of_positives_shows_the_records_of_the_trainings(study, tmp_path):
+def test_the_figure_of_positives_shows_the_records_of_the_trainings(study, tmp_path, monkeypatch):
     """Of the schemes of Table 2 this study trains ATSS. A line needs records of more epochs than it has."""
     workspace = study.copy(tmp_path / "copy")
     records = [
@@ -239,6 +239,7 @@ def test_the_figure_of_positives_shows_the_records_of_the_trainings(study, tmp_p
     files = RunPaths(workspace.path / "work/tiny/runs/atss_af/seed0")
     files.losses.write_text("".join(f"{json.dumps(record)}\n" for record in records))
     record = workspace.path / "results/tiny/runs/atss_af/seed0.json"
+    monkeypatch.chdir(workspace.path)  # the manifest names the annotations from there
     write_record(files, workspace.path / "work/tiny/manifest.json", record)
     drawn = workspace.path / "results/tiny/figures/positives.png"
     drawn.unlink()
