@@ -7,7 +7,6 @@ in each process as mmdet's Runner does, by mmdet's own head where it has one, an
 import copy
 import functools
 import json
-import logging
 
 import torch
 from mmdet.registry import MODELS
@@ -24,6 +23,7 @@ from tood.engine.config import build_model, resolve
 from tood.engine.replicas import batch_gradient
 from tood.evaluation.released import convert
 from tood.runtime.distributed import local_batch
+from tood.runtime.quiet import quiet
 from tood.study.plan import Plan
 
 CATEGORIES = [{"id": number, "name": str(number)} for number in range(1, 5)]
@@ -212,7 +212,7 @@ def theirs(run: str, epoch: int, images: int) -> dict[str, Tensor | None]:
 
 def of_cases(rank: int, whose: str, cases: list[str]) -> dict[str, dict[str, Tensor | None]]:
     """In one of several connected processes: the gradients of each case. Rank 0 has those of all."""
-    logging.disable(logging.INFO)  # mmengine lists how each single parameter was initialised
+    quiet()
     operators_of_torchvision(setattr)
     results = {}
     for case in cases:

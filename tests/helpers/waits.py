@@ -4,8 +4,6 @@ Run it in `tests`; without runs it takes one of each head. `--lines` adds the li
 """
 
 import argparse
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -22,6 +20,7 @@ from tood.engine.optimizer import build_optimizer
 from tood.engine.replicas import batch_gradient
 from tood.evaluation.detection import coco_results
 from tood.models.common import positives
+from tood.runtime.quiet import silence
 
 EPOCHS = (0, 4)  # warm-up, and after it
 OBJECTS = (14, 7, 7, 7)  # of the images of a batch
@@ -118,7 +117,6 @@ if __name__ == "__main__":
     parser.add_argument("runs", nargs="*", metavar="RUN", help="of the experiments")
     parser.add_argument("--lines", action="store_true", help="also the lines that wait")
     options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    logging.disable(logging.INFO)
+    silence()
     for row in rows(options.runs or list(MODELS), options.lines):
         print(row, flush=True)

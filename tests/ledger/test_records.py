@@ -244,11 +244,17 @@ def test_unchecked_data_count_while_their_annotations_are_the_same(folder, photo
     assert read_status(Plan(study | {"name": "mine"}), "fcos", 0).state == "done"
 
 
-def test_unchecked_data_count_while_they_are_converted_from_the_same(folder):
+def converted(folder):
+    """A dataset in VOC's layout, the options of a study on it, and its plan, once the data are converted."""
     root = write_voc(folder / "voc")
     study = {"scale": "mini", "name": "mine", "runs": "fcos", "seeds": 0, "data_root": str(root)}
     plan = Plan(study)
     convert(plan.conversion, plan.data_root, plan.sources)
+    return root, study, plan
+
+
+def test_unchecked_data_count_while_they_are_converted_from_the_same(folder):
+    root, study, plan = converted(folder)
     assert read_record(finish(plan, "fcos", 0)).converted == plan.sources != ""
     elsewhere()
     assert read_status(Plan(study), "fcos", 0).state == "done"
@@ -266,10 +272,7 @@ def test_unchecked_data_count_while_they_are_converted_from_the_same(folder):
 
 def test_converted_data_do_not_count_as_checked_when_their_sources_change(folder):
     """The converted files are those that were checked until they are converted again."""
-    root = write_voc(folder / "voc")
-    study = {"scale": "mini", "name": "mine", "runs": "fcos", "seeds": 0, "data_root": str(root)}
-    plan = Plan(study)
-    convert(plan.conversion, plan.data_root, plan.sources)
+    root, study, plan = converted(folder)
     checked = check_dataset(plan.data_root, plan.splits["train"], plan.splits["val"])
     finish(plan, "fcos", 0, data=data_digest(checked))
     shutil.rmtree(StudyPaths("mine").run("fcos", 0).folder)
