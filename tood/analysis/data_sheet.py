@@ -12,12 +12,9 @@ from pycocotools import mask as rle
 from sklearn.neighbors import KNeighborsClassifier
 
 from tood.data.synthetic import SPEC_FILE, SPLITS
+from tood.ledger.records import SIZES
 
-SIZES = {
-    "small": (0, 32**2),
-    "medium": (32**2, 96**2),
-    "large": (96**2, np.inf),
-}  # COCO's, by area of the mask
+AREAS = dict(zip(("small", "medium", "large"), SIZES.values(), strict=True))  # of masks
 PERCENTILES = (10, 50, 90)
 NEIGHBOURS = 25  # of the classifier
 
@@ -55,7 +52,7 @@ def _of_split(content: dict, strides: Sequence[int], counts: Sequence[int]) -> d
         "objects": len(objects),
         "objects_by_class": {name: of_class[name] for name in names.values()},
         "objects_by_size": {
-            name: int(((low <= areas) & (areas < high)).sum()) for name, (low, high) in SIZES.items()
+            name: int(((low <= areas) & (areas < high)).sum()) for name, (low, high) in AREAS.items()
         },
         "mask_area": _percentiles(areas),
         "box_side": _percentiles(np.sqrt(boxes[:, 2] * boxes[:, 3])),

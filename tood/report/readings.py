@@ -4,16 +4,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from tood.analysis.table6.names import METRIC_OF
+
 READINGS = ["run", "seed", "reading", "metric", "value"]  # of table6_readings.csv
 DEFAULT = "default"  # the reading that the tables show
-# The metrics of Table 6 by their names in `alignment_variants.json`
-METRIC_OF = {
-    "pcc": "PCC (top-50)",
-    "iou": "IoU (top-10)",
-    "correct": "#Correct boxes",
-    "redundant": "#Redundant boxes",
-    "error": "#Error boxes",
-}
 
 Values = dict[str, dict[int, float]]  # by run, then by seed
 

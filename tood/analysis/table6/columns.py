@@ -11,6 +11,7 @@ from mmdet.structures import DetDataSample
 from tood.analysis.table6.alignment import AlignmentOptions, InstanceAlignment, instance_alignment, summarise
 from tood.analysis.table6.anchors import Anchors
 from tood.analysis.table6.box_counts import CountOptions, count_boxes
+from tood.analysis.table6.names import METRIC_OF
 from tood.evaluation.detection import coco_results
 from tood.ledger.provenance import measured_digests
 from tood.models.common.dense_level import DenseLevel
@@ -107,17 +108,9 @@ def write_table6(
         files: of these are written `alignment`, the columns of the table and `digests`, and
             `alignment_variants`, every reading.
     """
-    write_json(
-        files.alignment,
-        {
-            "PCC (top-50)": before["default"]["pcc"],
-            "IoU (top-10)": before["default"]["iou"],
-            "#Correct boxes": after["default"]["correct"],
-            "#Redundant boxes": after["default"]["redundant"],
-            "#Error boxes": after["default"]["error"],
-            "digests": measured_digests(job.model, job.analysis),
-        },
-    )
+    values = {**before["default"], **after["default"]}
+    columns = {name: values[key] for key, name in METRIC_OF.items()}
+    write_json(files.alignment, columns | {"digests": measured_digests(job.model, job.analysis)})
     write_json(files.alignment_variants, {"before NMS": before, "after NMS": after})
 
 
