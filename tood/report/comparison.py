@@ -4,7 +4,7 @@ from enum import StrEnum
 
 import pandas as pd
 
-from tood.report.tables import RowStatus
+from tood.runtime.failures import State
 from tood.study.declarations import Table
 from tood.study.scales import Tolerance
 
@@ -36,7 +36,7 @@ def compare(table: Table, frame: pd.DataFrame, tolerance: Tolerance) -> pd.DataF
             continue
         ours = [
             values.get(metric if images == "val2017" else f"{metric}_test_dev", float("nan"))
-            if values["status"] in (RowStatus.DONE, RowStatus.RELEASED)
+            if values["status"] in (State.DONE, State.RELEASED)
             else float("nan")
             for images, values in zip(frame["paper_set"], frame.to_dict("records"), strict=True)
         ]

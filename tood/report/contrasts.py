@@ -73,10 +73,8 @@ def estimate(
         Without a margin 95 % intervals, and the two-sided p of a contrast of 0. With a margin 90 % intervals,
         and the p of two one-sided tests: of a contrast that is not within +- `margin`.
     """
-    by_run = {run: np.array([values[run][seed] for seed in seeds]) for run in weights}
-    sample = np.array(
-        [sum(weight * values[run][seed] for run, weight in weights.items()) for seed in seeds], dtype=float
-    )
+    by_run = {run: np.array([values[run][seed] for seed in seeds], dtype=float) for run in weights}
+    sample = sum((weight * by_run[run] for run, weight in weights.items()), np.zeros(len(seeds)))
     confidence = CONFIDENCE if margin is None else CONFIDENCE_WITHIN
     return Estimate(
         sample=dict(zip(seeds, sample.tolist(), strict=True)),
@@ -92,7 +90,7 @@ def paired_interval(sample: np.ndarray, confidence: float = CONFIDENCE) -> Inter
     """Student's interval of the mean of a sample [S]: mean +- t x sd / sqrt(S), S - 1 degrees of freedom."""
     if len(sample) < 2:
         return NO_INTERVAL
-    half = stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * _error(sample)
+    half = stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * stats.sem(sample)
     return Interval(float(sample.mean() - half), float(sample.mean() + half))
 
 
@@ -112,7 +110,7 @@ def welch_interval(
     if min(map(len, samples.values())) < 2:
         return NO_INTERVAL
     mean = float(sum(weight * samples[run].mean() for run, weight in weights.items()))
-    variances = {run: (weight * _error(samples[run])) ** 2 for run, weight in weights.items()}
+    variances = {run: (weight * stats.sem(samples[run])) ** 2 for run, weight in weights.items()}
     variance = sum(variances.values())
     if variance == 0:
         return Interval(mean, mean)
@@ -150,14 +148,9 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _error(sample: np.ndarray) -> float:
-    """Standard error of the mean."""
-    return float(sample.std(ddof=1) / math.sqrt(len(sample)))
-
-
 def _statistic(sample: np.ndarray, expected: float) -> float:
     """Student's t; infinite, or 0, where all values are the same."""
-    distance, error = float(sample.mean()) - expected, _error(sample)
+    distance, error = float(sample.mean()) - expected, float(stats.sem(sample))
     if error:
         return distance / error
     return math.copysign(math.inf, distance) if distance else 0.0

@@ -3,7 +3,6 @@
 import math
 import string
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,26 +42,13 @@ _COMPLEXITY = {
 }
 _SHORT = {"val2017": "val", "test-dev2017": "test-dev"}  # a set of images in headers and cells
 _DASH = "–"
+# Status of a row that is done, of a method without published code; any other status is a `State`.
+RECONSTRUCTION = "reconstruction"
 
 
-class RowStatus(StrEnum):
-    """Of a row: the state of its run, or what its values are once all of them are measured."""
-
-    FAILED = "failed"
-    OUT_OF_MEMORY = "oom"
-    DIVERGED = "diverged"
-    INTERRUPTED = "interrupted"
-    RUNNING = "running"
-    STALE = "stale"
-    PENDING = "pending"
-    DONE = "done"  # trained here
-    RELEASED = "released"  # of weights that others trained
-    RECONSTRUCTION = "reconstruction"  # trained here, of a method without published code
-
-    @property
-    def complete(self) -> bool:
-        """Whether every metric is measured, and nothing has changed since."""
-        return self in (RowStatus.DONE, RowStatus.RELEASED, RowStatus.RECONSTRUCTION)
+def _is_complete(status: str) -> bool:
+    """Whether every metric of a row is measured, and nothing has changed since."""
+    return status == RECONSTRUCTION or State(status).finished
 
 
 class _Values(NamedTuple):
@@ -138,9 +124,9 @@ def build(
 
     Returns:
         One row per row of the table: keys and details, each metric measured and as in the paper, run and
-        status, a `RowStatus`. A metric `M` is the mean over its seeds. `M_sd` is their sample standard
-        deviation, a column that exists if a row has several seeds. `M_stale` says whether any of the values
-        is stale, a column that exists if one is.
+        status, a `State` or `RECONSTRUCTION`. A metric `M` is the mean over its seeds. `M_sd` is their sample
+        standard deviation, a column that exists if a row has several seeds. `M_stale` says whether any of the
+        values is stale, a column that exists if one is.
 
         These columns exist if a row has them: `M_test_dev`, the server's score; `M_reference`, the published
         value on val2017, and `reference_source`; `reconstruction`. `paper_set` says which images the paper's
@@ -208,17 +194,17 @@ def _cells_of(
     return cells | {"reference_source": reference.described if reference and shown else None}
 
 
-def _status(values: Collection[_Values], seeds: set[int], state: State, reconstruction: bool) -> RowStatus:
+def _status(values: Collection[_Values], seeds: set[int], state: State, reconstruction: bool) -> str:
     """What a row shows, whatever the state of its run, if all is measured with the wanted seeds."""
     if any(value.stale for value in values):
         ends = state.finished or state == State.PENDING
-        return RowStatus.STALE if ends else RowStatus(state)
+        return State.STALE if ends else state
     if all(value.covers(seeds) for value in values):
         if state == State.RELEASED:
-            return RowStatus.RELEASED
-        return RowStatus.RECONSTRUCTION if reconstruction else RowStatus.DONE
+            return state
+        return RECONSTRUCTION if reconstruction else State.DONE
     # A training may be done while, for instance, its analysis is missing.
-    return RowStatus.PENDING if state.finished else RowStatus(state)
+    return State.PENDING if state.finished else state
 
 
 def to_markdown(table: Table, frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
@@ -331,7 +317,7 @@ def _measured(cells: Mapping, metric: str, spec: str) -> str:
     """The cell of one measured value, or the reason why there is none."""
     if math.isnan(cells[metric]):
         # Complete without a value: the metric is not defined, such as APS without small objects.
-        return "n/a" if RowStatus(cells["status"]).complete else cells["status"]
+        return "n/a" if _is_complete(cells["status"]) else cells["status"]
     value = format(cells[metric], spec)
     deviation = cells.get(f"{metric}_sd", math.nan)
     if not math.isnan(deviation):
