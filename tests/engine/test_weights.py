@@ -5,10 +5,9 @@ import torch
 from helpers.weight_files import Harmful
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
-from mmengine.runner import set_random_seed
 
 import tood.models  # noqa: F401 - registers the deformable layers
-from tood.engine.config import build_model, resolve
+from tood.engine.config import initial_model, resolve
 from tood.engine.weights import address, draw_weights, require_backbone
 from tood.study.declarations import load_runs
 from tood.study.plan import Plan
@@ -118,9 +117,7 @@ def test_every_name_has_an_address_with_a_checksum(name):
 def drawn(run: str, seed: int) -> dict[str, dict[str, torch.Tensor]]:
     """Initial weights of a run of the scale `mini`, by part; then the next number of the generator."""
     settings = Plan({"scale": "mini"}).settings(run)
-    set_random_seed(seed)
-    model = build_model(resolve(settings, [{"id": 1, "name": "cup"}], None))
-    draw_weights(model, seed)
+    model = initial_model(resolve(settings, [{"id": 1, "name": "cup"}], None), None, seed)
     parts = {name: dict(part.named_parameters()) for name, part in model.named_children()}
     return parts | {"next": {"number": torch.rand(1)}}
 

@@ -16,19 +16,18 @@ import torch
 from mmdet.datasets import CocoDataset
 from mmdet.models.detectors import SingleStageDetector
 from mmengine.config import Config
-from mmengine.runner import set_random_seed
 
 from tood.analysis.table6.measurement import analyse
 from tood.data.loading import batches_from, build_dataset
 from tood.data.manifest import read_manifest
 from tood.data.sample import LARGEST, TYPICAL
 from tood.data.validation import Split
-from tood.engine.config import build_model, resolve
+from tood.engine.config import initial_model, resolve
 from tood.engine.replicas import require_separable
 from tood.engine.reports import Reports
 from tood.engine.schedule import Schedule
 from tood.engine.trainer import train
-from tood.engine.weights import draw_weights, require_backbone, weights_of
+from tood.engine.weights import weights_of
 from tood.evaluation.evaluate import evaluate
 from tood.ledger.provenance import cpu_model
 from tood.ledger.rehearsal import Attempt, Rehearsed, fastest
@@ -96,13 +95,9 @@ def _steps(job: RehearsalJob, execution: Execution, files: RunPaths, known: Rehe
     known.precision, known.batch_size = config.train.precision, config.train.batch_size
     known.trained_images = manifest["trained_images"]
     allow_tf32(config.train.precision == "tf32")
-    set_random_seed(training.seed)
-    model = build_model(config)
-    if training.weights:
-        require_backbone(training.weights, model.backbone)
-    else:
+    if not training.weights:
         config.train.lr = STILL
-    draw_weights(model, training.seed)
+    model = initial_model(config, training.weights, training.seed)
     trials = _Trials(model, config, job, execution, device, files, Path(manifest["root"]))
     yield
 

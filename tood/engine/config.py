@@ -8,10 +8,12 @@ from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.runner import set_random_seed
 from torch import nn
 
 import tood.models  # noqa: F401 - registers what configurations name as tood.*
 from tood.engine.registered import MODEL_PARTS, require_registered
+from tood.engine.weights import draw_weights, require_backbone
 from tood.study.declarations import ExperimentError
 from tood.study.paths import CONFIGS
 from tood.study.settings import Settings
@@ -69,6 +71,25 @@ def build_model(config: Config) -> SingleStageDetector:
     init_default_scope("mmdet")
     require_registered(config.model, "model", MODEL_PARTS)
     return MODELS.build(config.model)
+
+
+def initial_model(config: Config, weights: Path | None, seed: int) -> SingleStageDetector:
+    """The detector that a training begins with.
+
+    Args:
+        config: resolved configuration.
+        weights: file of the backbone's weights, which `config` names; None: random ones.
+        seed: of the training.
+
+    Raises:
+        RuntimeError: the file is not of this backbone, see `require_backbone`.
+    """
+    set_random_seed(seed)  # layers without a recipe keep what is drawn when they are built
+    model = build_model(config)
+    if weights:
+        require_backbone(weights, model.backbone)
+    draw_weights(model, seed)
+    return model
 
 
 def place_anchors(head: nn.Module, device: torch.device) -> None:

@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from mmengine.runner import set_random_seed
 
 from tood.data.loading import build_dataset
 from tood.data.manifest import read_manifest
 from tood.engine.checkpoint import Checkpoints
-from tood.engine.config import build_model, resolve
+from tood.engine.config import initial_model, resolve
 from tood.engine.reports import Reports
 from tood.engine.trainer import train
-from tood.engine.weights import draw_weights, require_backbone, weights_of
+from tood.engine.weights import weights_of
 from tood.ledger.provenance import data_digest, describe_training, digest
 from tood.runtime.device import allow_tf32, choose_device, describe
 from tood.runtime.distributed import any_process, join, leave
@@ -191,11 +190,7 @@ class _Call:
         )
         if is_main():
             write_json(self.paths.provenance, origin())
-        set_random_seed(seed)
-        model = build_model(config)
-        if self.job.weights:
-            require_backbone(self.job.weights, model.backbone)
-        draw_weights(model, seed)
+        model = initial_model(config, self.job.weights, seed)
         replicas = config.train.batch_size // config.train.replica
         if is_main() and launched() > replicas:
             _say(
