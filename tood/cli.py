@@ -17,6 +17,7 @@ COMMANDS = {
     "progress": "show the state of all runs of a study, also while they train",
     "show": "show a run's state, results, provenance and files",
     "report": "render tables and report.html of a study from what is there",
+    "keep": "copy the weights of a run to its record, so that they travel with it",
     "detect": "detect objects on any images",
     "maps": "draw where detectors classify and localise one object best, as in Figures 1 and 4",
     "assign": "draw the positives of several schemes on one image",

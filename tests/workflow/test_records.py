@@ -55,6 +55,39 @@ def test_figures_that_need_weights_stay_as_they_are(study, clone):
     assert "runs=atss_af,tood_af seeds=0 fresh=true" in page.replace("iterations=3 val_images=6 ", "")
 
 
+def test_figures_1_and_4_are_drawn_from_weights_that_are_kept(study, tmp_path):
+    """As from those in `work`; and so are detections. Weights that are not the record's stop the call."""
+    clone = study.copy(tmp_path / "clone")
+    for run in TRAINED:
+        outcome = clone.run("tood", "keep", run, "--name", "tiny")
+        assert outcome.returncode == 0, outcome.stdout
+        assert record(clone, run).with_suffix(".pth").is_file()
+    before = clone.files("results/tiny/figures")
+    for folder in ("work", ".snakemake"):
+        shutil.rmtree(clone.path / folder)
+    for name in ("figure1", "figure4"):
+        (clone.path / f"results/tiny/figures/{name}.png").unlink()
+    outcome = clone.run("snakemake", *CALL)
+    assert outcome.returncode == 0, outcome.stdout
+    assert "rule train:" not in outcome.stdout
+    for name in ("figure1", "figure4"):
+        for suffix in ("png", "md"):
+            path = f"results/tiny/figures/{name}.{suffix}"
+            assert (clone.path / path).read_bytes() == before[path]
+
+    image = next((clone.path / "work/data/smoke/val2017").iterdir())
+    shutil.rmtree(clone.path / "work/tiny/runs", ignore_errors=True)
+    found = clone.run("tood", "detect", image, "--run", "tood_af", "--name", "tiny")
+    assert found.returncode == 0, found.stdout
+    assert "1 of 1 images" in found.stdout
+
+    kept = record(clone, "tood_af").with_suffix(".pth")
+    kept.write_bytes(kept.read_bytes()[:-1])
+    found = clone.run("tood", "detect", image, "--run", "tood_af", "--name", "tiny")
+    assert found.returncode == 2
+    assert f"{kept.relative_to(clone.path)}: not the weights that seed0.json was measured on" in found.stdout
+
+
 def test_the_report_of_a_clone_is_the_same(study, clone):
     before = (study.path / "results/tiny/report.html").read_text()
     assert clone.run("snakemake", *CALL, "--forcerun", "report").returncode == 0

@@ -42,13 +42,13 @@ def test_figures_are_those_that_the_runs_suffice_for(empty):
     assert list(found) == ["claims", "figure1", "figure4", *VIEWS, "positives"]
     assert found["claims"].trainings == {run: [(run, 4), (run, 5)] for run in ("tood_af", "atss_af")}
     pair = {"ATSS": [("atss_af", 4)], "TOOD": [("tood_af", 4)]}
-    assert found["figure1"] == found["figure4"] == (pair, "model.pth")
-    assert found["positives"] == ({"ATSS": [("atss_af", 4), ("atss_af", 5)]}, "")
+    assert found["figure1"] == found["figure4"] == (pair, "model.pth", True)
+    assert found["positives"] == ({"ATSS": [("atss_af", 4), ("atss_af", 5)]}, "", False)
     cells = {
         "Parallel head + ATSS": [("atss_af", 4), ("atss_af", 5)],
         "T-head + TAL": [("tood_af", 4), ("tood_af", 5)],
     }
-    assert all(found[view] == (cells, "model.pth") for view in VIEWS)
+    assert all(found[view] == (cells, "model.pth", False) for view in VIEWS)
     every = list(figures(Plan({}), TABLES))
     assert every == ["claims", "figure1", "figure4", *VIEWS, "positives", "sweep_m", "alpha_beta"]
     assert figures(Plan({"runs": "fcos_imprv"}), TABLES) == {}
@@ -114,7 +114,7 @@ def test_the_sweeps_want_every_run_of_their_tables(empty):
 
 
 def test_figure_1_shows_the_baseline_first_with_one_seed(empty):
-    job = figure1_job(PAIR, figures(PAIR, TABLES)["figure1"])
+    job = figure1_job(PAIR, figures(PAIR, TABLES)["figure1"], {})
     assert list(job.detectors) == ["ATSS", "TOOD"]
     paths = StudyPaths(PAIR.name)
     assert [d.model for d in job.detectors.values()] == [

@@ -1,7 +1,7 @@
 """A detector for any image: a trained run, or a file of weights with its configuration."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -22,6 +22,7 @@ from tood.evaluation.importing import built, checked, fitted
 from tood.evaluation.mmdet_config import of_mmdet
 from tood.evaluation.mmdet_levels import dense_levels
 from tood.evaluation.weight_meta import ImportFailed, Weights, declared_settings, read
+from tood.ledger.kept_weights import kept_weights
 from tood.ledger.status import call_of, load_study
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.dense_prediction import DensePredictionMixin, select_detections
@@ -144,6 +145,8 @@ def of_run(run: str, study: str | None, seed: int | None, device: str) -> tuple[
     paths, number = StudyPaths(plan.name), plan.seeds[0] if seed is None else seed
     weights = paths.run(run, number).model
     if not (weights.is_file() and paths.manifest.is_file()):
+        if kept := kept_weights(paths.record(run, number)):
+            return replace(of_file(kept, None, device), name=run), plan
         call = call_of(plan, runs=run, seeds=number, fresh=True)
         raise ExperimentError(f"--run {run}: {weights} is not there; this trains it:\n{call}")
     categories = read_manifest(paths.manifest)["categories"]

@@ -164,6 +164,7 @@ class Content(BaseModel):
     seed: _Count
     drawn: str | None
     converted: str = ""
+    weights: str = ""
     files: Files
     epochs: list[Entry]
     best_anchors: Agreement | None = None

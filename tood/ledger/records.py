@@ -1,8 +1,9 @@
 """Records: what a finished training leaves, in one file of a few kB that travels.
 
-A record holds the measurements, their digests, how the training went and what it was made with, but no
-weights. It stands for the training wherever its digests are those of a training made now. So a study can be
-shown without training, done in several sittings, and merged from several machines by copying files.
+A record holds the measurements, their digests, how the training went and what it was made with. Of the
+weights it has the checksum alone (`tood.ledger.kept_weights`). It stands for the training wherever its
+digests are those of a training made now. So a study can be shown without training, done in several sittings,
+and merged from several machines by copying files.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from typing import Any
 
 from tood.data.conversion import converted_from
 from tood.data.manifest import read_manifest
+from tood.data.seen import file_digest
 from tood.data.synthetic import SPEC_FILE
 from tood.ledger.code_digest import code_digest
 from tood.ledger.curves import by_epoch
@@ -62,6 +64,11 @@ class Record:
     def provenance(self) -> dict:
         """What the training was made with."""
         return self.content["files"]["provenance.json"]
+
+    @property
+    def weights(self) -> str:
+        """SHA-256 of the file of the weights that were measured; empty where it is not known."""
+        return self.content.get("weights", "")
 
     @property
     def epochs(self) -> Sequence[Mapping[str, float | None]]:
@@ -121,6 +128,8 @@ def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
         "files": kept,
         "epochs": by_epoch(files.losses),
     }
+    if measured and files.model.is_file():
+        content["weights"] = file_digest(files.model)
     if sources := converted_from(root):
         content["converted"] = sources
     if measured and files.best_anchors.is_file():

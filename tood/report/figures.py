@@ -3,10 +3,11 @@
 Read at every workflow start.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from tood.ledger.kept_weights import kept_weights
 from tood.ledger.status import Status, call_of, other_trainings, read_status
 from tood.ledger.study_jobs import figure_job
 from tood.runtime.failures import State
@@ -29,6 +30,7 @@ class Sources(NamedTuple):
     trainings: dict[str, list[Training]]  # by their names in the figure
     # A file of the run that changes with what the figure shows; empty: records suffice, which travel.
     file: str = ""
+    weights_suffice: bool = False  # else it also needs what was detected with them
 
     @property
     def all(self) -> list[Training]:
@@ -71,7 +73,7 @@ def _figures(plan: Plan, tables: Mapping[str, Table], trainings: Iterable[Traini
         shared = set.intersection(*(set(seeds_of[run]) for run in detectors.values()))
         if shared:
             trained = {name: [Training(run, min(shared))] for name, run in detectors.items()}
-            sources |= dict.fromkeys(FIGURES_1_AND_4, Sources(trained, "model.pth"))
+            sources |= dict.fromkeys(FIGURES_1_AND_4, Sources(trained, "model.pth", weights_suffice=True))
     cells = {row.key["Method"]: row.run for row in tables["table6"].rows if row.run in ids}
     if cells:
         sources |= dict.fromkeys(VIEWS, Sources(all_seeds(cells), "model.pth"))
@@ -85,28 +87,42 @@ def _figures(plan: Plan, tables: Mapping[str, Table], trainings: Iterable[Traini
     return sources
 
 
-def figure1_job(plan: Plan, sources: Sources) -> Figure1Job:
-    """What decides Figures 1 and 4."""
-    jobs = {name: figure_job(plan, *trained) for name, (trained,) in sources.trainings.items()}
+def figure1_job(plan: Plan, sources: Sources, records: Mapping[Training, Path]) -> Figure1Job:
+    """What decides Figures 1 and 4; arguments as `without_weights`."""
+    jobs = {}
+    for name, (trained,) in sources.trainings.items():
+        kept = kept_weights(records[trained]) if trained in records else None
+        job = figure_job(plan, *trained)
+        jobs[name] = job.model_copy(update={"model": kept}) if kept else job
     return Figure1Job(detectors=jobs)
 
 
 def without_weights(
-    plan: Plan, sources: Mapping[str, Sources], records: Collection[Training], statuses: Iterable[Status] = ()
+    plan: Plan,
+    sources: Mapping[str, Sources],
+    records: Mapping[Training, Path],
+    statuses: Iterable[Status] = (),
 ) -> dict[str, str]:
     """The figures that cannot be drawn by this call, and why or what it would take.
 
     Args:
         sources: its figures, as `figures` gives them.
-        records: trainings for which records stand.
+        records: trainings for which records stand, and these.
         statuses: statuses that are known; others are read.
     """
     known = list(statuses)
-    reasons = {name: _why_not(plan, shown, records, known) for name, shown in sources.items() if shown.file}
+    folder = StudyPaths(plan.name).figures
+    reasons = {
+        name: _why_not(plan, shown, records, known, folder / f"{name}.png")
+        for name, shown in sources.items()
+        if shown.file
+    }
     return {name: why for name, why in reasons.items() if why}
 
 
-def _why_not(plan: Plan, sources: Sources, records: Collection[Training], statuses: Iterable[Status]) -> str:
+def _why_not(
+    plan: Plan, sources: Sources, records: Mapping[Training, Path], statuses: Iterable[Status], picture: Path
+) -> str:
     """Why a figure that needs weights cannot be drawn by this call; empty if it can."""
     for status in _statuses(plan, sources, statuses):
         if status.state == State.DIVERGED:
@@ -116,11 +132,26 @@ def _why_not(plan: Plan, sources: Sources, records: Collection[Training], status
     called = set(plan.trainings)
     if others := [f"{run} with seed {seed}" for run, seed in sources.all if (run, seed) not in called]:
         return f"shows trainings that this call does not name: {', '.join(others)}"
-    if not any(training in records for training in sources.all):
+    bare = [records[training] for training in sources.all if training in records]
+    if not bare:
+        return ""
+    # A picture that is there stays: drawn on another machine it might differ in a pixel.
+    if (
+        sources.weights_suffice
+        and all(map(kept_weights, bare))
+        and _images_are_here(plan)
+        and not up_to_date(picture, plan, sources, statuses)
+    ):
         return ""
     runs, seeds = (tuple(dict.fromkeys(part)) for part in zip(*sources.all, strict=True))
     call = call_of(plan, runs=runs, seeds=tuple(sorted(seeds)), fresh=True)
     return f"needs trained weights, which records do not hold; `{call}` trains and draws"
+
+
+def _images_are_here(plan: Plan) -> bool:
+    if plan.conversion:
+        return bool(plan.sources)
+    return plan.drawing is not None or (plan.data_root / plan.splits["val"].annotations).is_file()
 
 
 def _statuses(plan: Plan, sources: Sources, statuses: Iterable[Status]) -> list[Status]:

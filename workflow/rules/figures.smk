@@ -1,7 +1,7 @@
 """Figures: the claims, the paper's Figures 1 and 4, views of Table 6's runs, sweeps of TAL's parameters, positives.
 
-input   of Figures 1 and 4 model.pth, best_anchors.json and MANIFEST: the first seed of ATSS and TOOD (or of the one
-        that the study has);
+input   of Figures 1 and 4 model.pth and best_anchors.json, or the weights kept beside the record, and MANIFEST: the
+        first seed of ATSS and TOOD (or of the one that the study has);
         of the views best_anchors.json, detections.json and evaluated_images.json of the runs of Table 6; the tables
         of the sweeps, where the study has all of their runs; claims.csv; of the schemes their records
 output  RESULTS/figures/*.{png,pdf}: figure1, figure4; distances, score_iou, ap_by_iou, box_kinds;
@@ -15,11 +15,15 @@ FIGURES = expand(
 
 
 if "figure1" in DRAWN:
+    FIGURE_1 = figure1_job(PLAN, SOURCES["figure1"], RECORDED)
 
     rule figure1:
         input:
-            models=of_each(OF_RUN.model, SOURCES["figure1"].all),
-            best_anchors=of_each(OF_RUN.best_anchors, SOURCES["figure1"].all),
+            models=[run.model for run in FIGURE_1.detectors.values()],
+            best_anchors=of_each(
+                OF_RUN.best_anchors,
+                [one for one in SOURCES["figure1"].all if one not in RECORDED],
+            ),
             manifest=MANIFEST,
         output:
             pictures("figure1", "figure4"),
@@ -34,7 +38,7 @@ if "figure1" in DRAWN:
         resources:
             **MEASURING,
         params:
-            job=figure1_job(PLAN, SOURCES["figure1"]).argument(),
+            job=FIGURE_1.argument(),
             folder=subpath(output[0], parent=True),
         shell:
             f"{study.PYTHON} "

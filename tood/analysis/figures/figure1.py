@@ -10,6 +10,8 @@ from tood.analysis.figures.chosen_objects import Case, caption, choose
 from tood.analysis.figures.files import save_captioned
 from tood.analysis.figures.map_figures import FigureRow, draw_figure1, draw_figure4
 from tood.analysis.figures.maps import instance_maps
+from tood.analysis.table6.anchors import anchors_of
+from tood.analysis.table6.best_anchors import BestAnchors
 from tood.evaluation.detection import dense_predictions
 from tood.evaluation.trained_run import Trained, load_trained
 from tood.runtime.files import read_json
@@ -21,7 +23,7 @@ def figures(job: Figure1Job, execution: Execution, folder: Path) -> None:
     """Choose the objects by `tood.analysis.figures.chosen_objects`, and draw them under every detector.
 
     Args:
-        job: the detectors, the baseline first; their best anchors lie beside their weights.
+        job: the detectors, the baseline first. Best anchors that are not beside their weights are measured.
         execution: how their predictions are computed.
         folder: `figure1` and `figure4` are written here, as PNG, as PDF, and as Markdown their captions.
 
@@ -32,7 +34,7 @@ def figures(job: Figure1Job, execution: Execution, folder: Path) -> None:
     detectors = {name: load_trained(run, execution) for name, run in job.detectors.items()}
     names = list(detectors)
     records = {
-        name: pd.DataFrame(read_json(RunPaths(run.model.parent).best_anchors)["objects"])
+        name: pd.DataFrame(_best_anchors(RunPaths(run.model.parent).best_anchors, detectors[name]))
         for name, run in job.detectors.items()
     }
     choice = choose(records, detectors[names[0]].dataset.metainfo["classes"])
@@ -43,6 +45,23 @@ def figures(job: Figure1Job, execution: Execution, folder: Path) -> None:
     drawn = {1: draw_figure1(rows[first]), 4: draw_figure4([rows[case] for case in shown[4]])}
     for number, figure in drawn.items():
         save_captioned(figure, folder / f"figure{number}", caption(choice, names, number, shown[number]))
+
+
+def _best_anchors(path: Path, trained: Trained) -> Mapping[str, list]:
+    """Those of every object, as `BestAnchors.to_json` gives them."""
+    if path.is_file():
+        return read_json(path)["objects"]
+    best = BestAnchors()
+    for sample, levels in dense_predictions(
+        trained.model,
+        trained.dataset,
+        device=trained.device,
+        label="best anchors",
+        indices=trained.indices,
+    ):
+        objects = sample.gt_instances
+        best.add(sample, anchors_of(levels, objects.bboxes, objects.labels))
+    return best.to_json(best.objects)["objects"]
 
 
 def rows_of(case: Case, detectors: Mapping[str, Trained]) -> list[FigureRow]:
