@@ -31,14 +31,11 @@ def every_iteration_logged(monkeypatch):
         # Warm-up alone or alignment alone: from one to the other the loss falls without any learning.
         ("atss_af_thead", {}),
         ("tood_af", {"model.train_cfg.initial_epoch": 0}),
-        ("atss_af", {}),
-        ("fovea", {}),
         ("fovea_thead", {}),
         (
             "fovea_thead",
             {"model.bbox_head.loss_bbox": {"_delete_": True, "type": "tood.LogDistanceGIoULoss"}},
         ),
-        ("fcos_imprv", {}),
         ("fcos_imprv_thead", {}),
         ("tal_tap_18e", {"model.train_cfg.initial_epoch": 0}),
         # Of the schemes of Table 2 that mmdet lacks; MAL's loss is a logarithm that falls too slowly

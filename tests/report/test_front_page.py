@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from tood.report.front_page import BEGIN, END, headlines_part, results_part, rewrite
-from tood.report.mini_page import mini_part
+from tood.report.mini_page import cells_part, mini_part
 from tood.study.claims import load_claims
 from tood.study.declarations import load_runs, load_tables
 from tood.study.pages import ResultsPart
@@ -151,14 +151,16 @@ def test_markers_that_are_wrong_are_named(results, tmp_path, text, named):
 def test_the_rule_writes_the_file_it_is_called_beside(workspace):
     (workspace.path / "results/paper").mkdir(parents=True)
     (workspace.path / "results/paper/complexity.csv").write_text(SIZES)
-    readme, shown, mini = (workspace.path / name for name in ("README.md", "docs/results.md", "docs/mini.md"))
+    names = ("README.md", "docs/results.md", "docs/mini.md", "docs/cells.md")
+    readme, shown, mini, cells = (workspace.path / name for name in names)
     mini.parent.mkdir()
-    for page in (readme, shown, mini):
+    for page in (readme, shown, mini, cells):
         page.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
     outcome = workspace.run("snakemake", "--cores", "1", "readme")
     assert outcome.returncode == 0, outcome.stdout
     folder = workspace.path / "results"
     parts = {readme: headlines_part(folder), shown: results_part(folder), mini: mini_part(folder)}
+    parts[cells] = cells_part(folder)
     for page, part in parts.items():
         assert page.read_text() == f"before\n{BEGIN}\n\n{part}\n{END}\nafter\n"
     assert "| 2.01 | 32.07 |" in shown.read_text()
@@ -189,10 +191,16 @@ def test_pages_have_the_form_in_which_they_are_rendered(tmp_path):
         "README.md": headlines_part(kept),
         "docs/results.md": results_part(kept),
         "docs/mini.md": mini_part(kept),
+        "docs/cells.md": cells_part(kept),
     }
     for name, part in parts.items():
         page = (REPOSITORY / name).read_text().partition(BEGIN)[2].partition(END)[0]
         assert form(page) == form(part), f"{name}: `make readme` writes it anew"
+        if name in ("docs/mini.md", "docs/cells.md"):  # what was found, by the values that are kept
+            said, expected = (
+                [line for line in text.splitlines() if line.startswith("- ")] for text in (page, part)
+            )
+            assert said == expected, f"{name}: `make readme` writes it anew"
     assert "| FoveaBox" in parts["docs/results.md"]
     assert "| T-head + TAL |" in parts["docs/mini.md"]
     assert "| TOOD is better than ATSS, anchor-free | same direction |" in parts["README.md"]

@@ -107,8 +107,8 @@ def effect_with_interval(row: Mapping, spec: str) -> str:
         row: with mean, low, high and seeds.
         spec: of the metric, as a format of Python without a sign.
     """
-    mean = _shown(row["mean"], spec)
-    return f"{mean} ({_shown(row['low'], spec)} to {_shown(row['high'], spec)})" if row["seeds"] > 1 else mean
+    mean = shown(row["mean"], spec)
+    return f"{mean} ({shown(row['low'], spec)} to {shown(row['high'], spec)})" if row["seeds"] > 1 else mean
 
 
 def verdict_with_welch(row: Mapping) -> str:
@@ -118,11 +118,13 @@ def verdict_with_welch(row: Mapping) -> str:
     return f"{row['verdict']} (by Welch: {row['welch_direction']})"
 
 
-def _shown(value: float, spec: str) -> str:
+def shown(value: float, spec: str) -> str:
+    """An effect with its sign; a dash where there is none."""
     return _DASH if math.isnan(value) else format(value, f"+{spec}")
 
 
-def _p(value: float) -> str:
+def shown_p(value: float) -> str:
+    """A p-value as papers print it."""
     return _DASH if math.isnan(value) else "<.001" if value < 0.001 else f"{value:.3f}".lstrip("0")
 
 
@@ -133,12 +135,12 @@ def _cells(row: Mapping, spec: str) -> list[str]:
         row["claim"] + margin,
         verdict_with_welch(row),
         row["metric"],
-        _shown(row["paper"], spec),
+        shown(row["paper"], spec),
         effect_with_interval(row, spec),
         seeds,
         _DASH if math.isnan(row["sd"]) else format(row["sd"], spec),
-        _p(row["p"]),
-        _p(row["holm_p"]),
+        shown_p(row["p"]),
+        shown_p(row["holm_p"]),
         row["robustness"] or _DASH,
         row["section"],
     ]

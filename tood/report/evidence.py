@@ -22,7 +22,7 @@ COLUMNS = [
     *("study", "check", "reading", "contrast", "decides", "direction", "welch_direction"),
     *("seeds", "mean", "sd", "low", "high", "welch_low", "welch_high", "p", "holm_p"),
 ]
-_SHORT = {Verdict.SAME_DIRECTION: "same"}
+SHORT = {Verdict.SAME_DIRECTION: "same"}
 
 
 @dataclass(frozen=True)
@@ -238,4 +238,4 @@ def _robustness(looks: Sequence[_Look]) -> str:
 
 
 def _short(verdict: Verdict) -> str:
-    return _SHORT.get(verdict, verdict)
+    return SHORT.get(verdict, verdict)

@@ -1,13 +1,14 @@
-"""The measured part of docs/mini.md: written from the files under `results/`, never by hand."""
+"""The measured parts of docs/mini.md and cells.md: written from the files under `results/`, not by hand."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
 from tood.ledger.records import Record
+from tood.report.claim_sentences import findings
 from tood.report.claims_table import effect_with_interval
 from tood.report.evidence import judge, summary
-from tood.report.front_page import code_changed, measured_tables, records_of
+from tood.report.front_page import code_changed, cost, forest_picture, measured_tables, records_of
 from tood.report.kept import kept, kept_evidence
 from tood.report.markup import markdown, markdown_table
 from tood.report.readings import DEFAULT
@@ -20,10 +21,12 @@ from tood.study.paths import AP
 
 
 def mini_part(results: Path) -> str:
-    """The sweep, the orders, every table, the agreement of best anchors, and the other images."""
+    """Findings, the sweep, the orders, every table, the agreement of best anchors, and the other images."""
     page = load_pages().mini
     other = page.other_images
     parts = [
+        "### Findings\n",
+        study_findings(results, page.study),
         "### Sweep\n",
         sweep(results),
         "### Orders\n",
@@ -39,6 +42,24 @@ def mini_part(results: Path) -> str:
         tables = measured_tables(results, other.study, other.tables)
         parts += ["### On other images\n", *tables, agreement(results, other.study)]
     return "\n".join(parts)
+
+
+def cells_part(results: Path) -> str:
+    """Of docs/cells.md: findings, and every table of the study on photographs."""
+    study = load_pages().cells
+    if not records_of(results, study):
+        return "Pending: no training of this study has a record yet.\n"
+    parts = [cost(results, study).strip(), *forest_picture(results, study, "../results")]
+    measured = [study_findings(results, study), *measured_tables(results, study), agreement(results, study)]
+    return "\n".join([*(f"{part}\n" for part in parts), *measured])
+
+
+def study_findings(results: Path, study: str) -> str:
+    """The sentences of `findings` on a study."""
+    runs = load_runs()
+    tables = load_tables(runs=runs)
+    claims = load_claims(runs, tables)
+    return findings(claims, judge(claims, kept_evidence(results, study), tables), tables)
 
 
 def sweep(results: Path) -> str:

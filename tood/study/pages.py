@@ -73,6 +73,7 @@ class Pages(Declaration):
     readme: Readme
     results: list[ResultsPart]
     mini: Mini
+    cells: str  # the study of docs/cells.md
     detectors: dict[str, str]  # runs of Figures 1 and 4
     figures: dict[str, str]  # captions, in the order of the page
 

@@ -321,11 +321,12 @@ def report(study: dict[str, Any], figures: list[Path], absent: dict[str, str]) -
 
 
 @_step("readme")
-def readme(readme: Path, kept: Path, mini: Path, results: Path) -> None:
-    """Rewrite the results in README.md, docs/results.md and docs/mini.md from the files under results/."""
+def readme(readme: Path, kept: Path, mini: Path, cells: Path, results: Path) -> None:
+    """Rewrite the results in README.md and docs/ from the files under results/."""
     from tood.report.front_page import headlines_part, results_part, rewrite
-    from tood.report.mini_page import mini_part
+    from tood.report.mini_page import cells_part, mini_part
 
     rewrite(readme, headlines_part(results))
     rewrite(kept, results_part(results))
     rewrite(mini, mini_part(results))
+    rewrite(cells, cells_part(results))

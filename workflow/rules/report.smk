@@ -3,7 +3,7 @@
 input   RESULTS/tables/*.md, RESULTS/figures/*.png
         of `readme`: COMPLEXITY and, where present, metrics.csv and records of the kept studies
 output  RESULTS/report.html
-        of `readme`: the parts of README.md, docs/results.md and docs/mini.md between their two markers;
+        of `readme`: the parts of README.md, docs/results.md, mini.md and cells.md between their markers;
         on demand only (`make readme`)
 steps   report; readme
 """
@@ -36,4 +36,4 @@ rule readme:
     localrule: True
     shell:
         "python workflow/step.py readme --readme README.md --kept docs/results.md --mini docs/mini.md "
-        "--results results 2>&1 | tee {log:q}"
+        "--cells docs/cells.md --results results 2>&1 | tee {log:q}"

@@ -1,0 +1,126 @@
+"""For each claim what was found, how sure it is, and what would change it, in sentences from the numbers."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from tood.report.claims_table import effect_with_interval, shown, shown_p, verdict_with_welch
+from tood.report.contrasts import CONFIDENCE
+from tood.report.evidence import SHORT, summary
+from tood.report.markup import markdown
+from tood.report.readings import DEFAULT
+from tood.report.verdicts import Verdict
+from tood.study.claims import Claim
+from tood.study.declarations import Table
+
+POWER = 0.8
+MOST_SEEDS = 1000  # that are worth a number
+_LEVEL = 1 - CONFIDENCE
+_DECIDED = (Verdict.SAME_DIRECTION, Verdict.OPPOSITE)
+
+
+def findings(claims: Sequence[Claim], judged: pd.DataFrame, tables: Mapping[str, Table]) -> str:
+    """A list in Markdown with an entry for each claim that the study has values for.
+
+    Args:
+        claims: all of them.
+        judged: what `tood.report.evidence.judge` says of them.
+        tables: by name.
+    """
+    entries = []
+    for claim, row in zip(claims, summary(judged).to_dict("records"), strict=True):
+        if row["verdict"] == Verdict.PENDING:
+            continue
+        looks = judged[(judged["id"] == claim.id) & judged["decides"].astype(bool)].to_dict("records")
+        spec = tables[claim.table].metrics[claim.metric]
+        sentences = [
+            _found(claim, row, spec),
+            *_sure(claim, row, spec),
+            *_would_change(row, looks),
+        ]
+        entries.append(f"- **{markdown(row['claim'])}:** {' '.join(sentences)}")
+    return "\n".join(entries) + "\n"
+
+
+def seeds_needed(effect: float, sd: float) -> int | None:
+    """The least number of paired seeds with which Student's test sees an effect with a power of `POWER`.
+
+    The power is that of the two-sided test at 5 %, by the noncentral t distribution.
+
+    Args:
+        effect: that is to be seen.
+        sd: of the contrast over seeds, in the same unit.
+
+    Returns:
+        None beyond `MOST_SEEDS`
+    """
+    for seeds in range(2, MOST_SEEDS + 1):
+        bound = stats.t.ppf(1 - _LEVEL / 2, seeds - 1)
+        centre = abs(effect) / sd * math.sqrt(seeds)
+        if stats.nct.sf(bound, seeds - 1, centre) + stats.nct.cdf(-bound, seeds - 1, centre) >= POWER:
+            return seeds
+    return None
+
+
+def _found(claim: Claim, row: Mapping, spec: str) -> str:
+    """The verdict with its numbers, and the paper's."""
+    paper = "" if math.isnan(row["paper"]) else f"; the paper has {shown(row['paper'], spec)}"
+    if not row["seeds"]:
+        return f"*{row['verdict']}*, {shown(row['mean'], spec)}{paper}. No seed decides it."
+    several = f" The contrast on which it hangs is `{row['contrast']}`." if len(claim.contrasts) > 1 else ""
+    seeds = f"{row['seeds']} seed" + "s" * (row["seeds"] > 1)
+    metric = markdown(claim.metric)
+    return (
+        f"*{verdict_with_welch(row)}*, {effect_with_interval(row, spec)} {metric}, {seeds}{paper}.{several}"
+    )
+
+
+def _sure(claim: Claim, row: Mapping, spec: str) -> list[str]:
+    """How far chance may have made it."""
+    if row["seeds"] < 2:
+        return ["One seed has no interval."] if row["seeds"] else []
+    sample = [value for name, value in row.items() if name.startswith("seed") and name != "seeds"]
+    low, high = np.nanmin(sample), np.nanmax(sample)
+    said = [f"Single seeds have {shown(low, spec)} to {shown(high, spec)}."]
+    tested = row["direction"] == Verdict.SAME_DIRECTION or not claim.within
+    if row["direction"] in _DECIDED and tested and not claim.best:
+        stands = "It stands" if row["holm_p"] < _LEVEL else "It does not stand"
+        said.append(f"{stands} when all contrasts are tested together (Holm's p {shown_p(row['holm_p'])}).")
+    elif row["direction"] == Verdict.INCONCLUSIVE and not claim.within and row["sd"] > 0:
+        said.append(_power(row, spec))
+    return said
+
+
+def _power(row: Mapping, spec: str) -> str:
+    """How many seeds an effect would take: the paper's, or where it prints none, the one that was found."""
+    own = math.isnan(row["paper"])
+    needed = seeds_needed(row["mean"] if own else row["paper"], row["sd"])
+    effect = "this effect" if own else "an effect of the paper's size"
+    number = f"{needed} seeds" if needed else f"more than {MOST_SEEDS:,} seeds"
+    return f"To see {effect} with a power of {POWER:.0%} would take {number} (SD {row['sd']:{spec}})."
+
+
+def _would_change(row: Mapping, looks: Iterable[Mapping]) -> list[str]:
+    """What else was looked at, and where it says something else."""
+    others = [look for look in looks if look["check"] or look["reading"] != DEFAULT]
+    known = [look for look in others if look["direction"] != Verdict.PENDING]
+    said = []
+    if differing := [look for look in known if look["direction"] != row["direction"]]:
+        named = ", ".join(
+            f"{_named(look)} ({SHORT.get(look['direction'], look['direction'])})" for look in differing
+        )
+        said.append(f"Differs: {named}.")
+    if agreeing := [look for look in known if look["direction"] == row["direction"]]:
+        readings = sum(not look["check"] for look in agreeing)
+        names = [f"{readings} other reading" + "s" * (readings > 1)] if readings else []
+        said.append(f"Agrees: {', '.join(names + [_named(look) for look in agreeing if look['check']])}.")
+    if waiting := [_named(look) for look in others if look["direction"] == Verdict.PENDING]:
+        said.append(f"Pending: {', '.join(waiting)}.")
+    return said
+
+
+def _named(look: Mapping) -> str:
+    return look["check"] or f"reading `{look['reading']}`"
