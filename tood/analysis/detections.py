@@ -1,6 +1,7 @@
 """Detections on a user's images: drawn, written as COCO results, and timed."""
 
 import colorsys
+import math
 import os
 import time
 from collections import Counter
@@ -34,6 +35,7 @@ class Detected(NamedTuple):
     boxes: int  # that were drawn
     seconds: float  # for the network and NMS on all images, one by one, without reading and drawing
     failed: list[str]  # the error of each of the others
+    empty: dict[Path, float]  # of images without a box that was drawn: their highest score, 0 without any
 
 
 def detect_images(detector: Detector, paths: Sequence[Path], folder: Path, least: float) -> Detected:
@@ -48,6 +50,7 @@ def detect_images(detector: Detector, paths: Sequence[Path], folder: Path, least
             the model's own threshold.
     """
     images, results, failed = [], [], []
+    empty: dict[Path, float] = {}
     boxes, seconds = 0, 0.0
     with Progress("detect", len(paths)) as progress:
         for number, (path, name) in enumerate(zip(paths, drawn_names(paths), strict=True), 1):
@@ -57,8 +60,10 @@ def detect_images(detector: Detector, paths: Sequence[Path], folder: Path, least
                 detections = detector.detect(pixels).to("cpu")
                 took = time.perf_counter() - start
                 shown = detections[detections.scores >= least]
+                highest = float(detections.scores.max()) if len(detections) else 0.0
+                note = "" if len(shown) else nothing_shown(least, highest)
                 with atomic_path(folder / name) as temporary:
-                    draw(pixels, shown, detector.classes).save(temporary, quality=92)
+                    draw(pixels, shown, detector.classes, note).save(temporary, quality=92)
             except ImageError as error:
                 failed.append(str(error))
             except Exception as error:  # such as too little memory: the other images may fit
@@ -69,12 +74,50 @@ def detect_images(detector: Detector, paths: Sequence[Path], folder: Path, least
                 results += coco_results(number, detections, detector.category_ids)
                 boxes += len(shown)
                 seconds += took
+                if not len(shown):
+                    empty[path] = highest
             progress.advance(1)
     pairs = zip(detector.category_ids, detector.classes, strict=True)
     categories = [{"id": number, "name": name} for number, name in pairs]
     write_json(folder / "detections.json", results)
     write_json(folder / "images.json", {"images": images, "annotations": [], "categories": categories})
-    return Detected(len(images), boxes, seconds, failed)
+    return Detected(len(images), boxes, seconds, failed, empty)
+
+
+def nothing_shown(least: float, highest: float) -> str:
+    """What to say of an image without a drawn detection.
+
+    Args:
+        least: lowest score that is drawn.
+        highest: of the image; 0 if the model has no detection at all.
+    """
+    if not highest:
+        return "no detection at all"
+    return f"no score of at least {least:g}; the highest is {lower_threshold(highest)}"
+
+
+def nothing_drawn(done: Detected, least: float) -> str:
+    """What to say of images on which no detection was drawn, and which threshold would draw something.
+
+    Args:
+        done: has such images.
+        least: lowest score that was drawn.
+    """
+    path, highest = max(done.empty.items(), key=lambda item: item[1])
+    which = str(path) if done.images == 1 else f"{len(done.empty)} of {done.images} images"
+    if not highest:
+        return f"nothing is drawn on {which}: the model has no detection there"
+    where = "there" if len(done.empty) == 1 else f"there, on {path},"
+    return (
+        f"nothing is drawn on {which}: no score of at least {least:g}. The highest score {where} is "
+        f"{highest:.3g}; `--score {lower_threshold(highest)}` draws it"
+    )
+
+
+def lower_threshold(highest: float) -> str:
+    """A short number that is not above a score, so that as a threshold it lets the score pass."""
+    digits = 2 if highest >= 0.01 else 1 - math.floor(math.log10(highest))
+    return f"{math.floor(highest * 10**digits) / 10**digits:.{digits}f}"
 
 
 def drawn_names(paths: Sequence[Path]) -> list[str]:
@@ -112,16 +155,18 @@ def missing_glyphs(classes: Iterable[str]) -> str:
     )
 
 
-def draw(pixels: np.ndarray, detections: InstanceData, classes: Sequence[str]) -> Image.Image:
+def draw(pixels: np.ndarray, detections: InstanceData, classes: Sequence[str], note: str = "") -> Image.Image:
     """An image with boxes in the colour of their class, named with their score; the best are on top.
 
     A small image is enlarged by a whole number, so that names do not hide it. An image that is too large for
-    a JPEG is reduced.
+    a JPEG is reduced. No name is on another, as long as there is room; a line leads from a name that is not
+    at its box to the box.
 
     Args:
         pixels: [H, W, 3] uint8 BGR.
         detections: `bboxes` [K, 4] in pixels, `scores` [K], `labels` [K].
         classes: names of the labels.
+        note: is written at the top.
     """
     shorter, longer = sorted(pixels.shape[:2])
     step = -(-longer // JPEG_SIDE)  # every pixel, or every second, ...
@@ -129,27 +174,95 @@ def draw(pixels: np.ndarray, detections: InstanceData, classes: Sequence[str]) -
     pixels = np.ascontiguousarray(pixels[::step, ::step, ::-1])
     if times > 1:
         pixels = pixels.repeat(times, axis=0).repeat(times, axis=1)
-    factor = times / step
     picture = Image.fromarray(pixels)
     canvas = ImageDraw.Draw(picture)
     size = max(min(pixels.shape[:2]) / 32, 10)  # pixels
     font, line = ImageFont.truetype(FONT, size), max(round(size / 7), 1)
-    for index in detections.scores.argsort().tolist():
+    order = detections.scores.argsort().tolist()
+    boxes = (detections.bboxes * (times / step)).tolist()
+    for index in order:
+        canvas.rectangle(boxes[index], outline=class_colour(int(detections.labels[index])), width=line)
+    places = LabelPlaces(picture.size)
+    # The best detections choose the place of their names first.
+    for index in reversed(order):
         label = int(detections.labels[index])
-        x1, y1, x2, y2 = (detections.bboxes[index] * factor).tolist()
-        colour = class_colour(label)
-        canvas.rectangle((x1, y1, x2, y2), outline=colour, width=line)
         name = classes[label].encode(errors="replace").decode()  # a single surrogate has no glyph
         text = f"{name} {float(detections.scores[index]):.2f}"
-        left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
-        width, height = right - left + 2 * line, bottom - top + 2 * line
-        # Above the box if there is room, and not beyond the right side
-        x = max(min(x1, pixels.shape[1] - width), 0)
-        y = y1 - height if y1 >= height else y1
-        canvas.rectangle((x, y, x + width, y + height), fill=colour)
-        bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
-        canvas.text((x + line - left, y + line - top), text, font=font, fill="black" if bright else "white")
+        _write(canvas, text, font, line, class_colour(label), places, boxes[index])
+    if note:
+        _write(canvas, note, font, line, (255, 255, 255), places, (0.0, 0.0, 0.0, 0.0))
     return picture
+
+
+def _write(
+    canvas: ImageDraw.ImageDraw,
+    text: str,
+    font: ImageFont.FreeTypeFont,
+    line: int,
+    colour: tuple[int, int, int],
+    places: "LabelPlaces",
+    box: Sequence[float],
+) -> None:
+    """A label on a ground of its colour, where there is room near its box (x1, y1, x2, y2)."""
+    left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
+    width, height = right - left + 2 * line, bottom - top + 2 * line
+    x, y, away = places.take(box, width, height)
+    if away:
+        canvas.line((x + width / 2, y + height / 2, box[0], box[1]), fill=colour, width=line)
+    canvas.rectangle((x, y, x + width, y + height), fill=colour)
+    bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
+    canvas.text((x + line - left, y + line - top), text, font=font, fill="black" if bright else "white")
+
+
+class LabelPlaces:
+    """Where labels of boxes are on an image, each on a place of its own.
+
+    Args:
+        size: width and height of the image.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.width, self.height = size
+        self._taken: list[tuple[float, float, float, float]] = []
+
+    def take(self, box: Sequence[float], width: float, height: float) -> tuple[float, float, bool]:
+        """The upper left corner of a label, and whether it is away from its box.
+
+        Preferred are places above the upper side of the box, then inside of it, below it, and ever farther
+        above and below. Where every one of them is taken, the label goes to the first.
+
+        Args:
+            box: (x1, y1, x2, y2) in pixels.
+            width: of the label.
+            height: of the label.
+        """
+        x1, y1, x2, y2 = box
+        steps = [
+            sign * step * height for step in range(1, 1 + int(self.height // height)) for sign in (-1, 1)
+        ]
+        places = [
+            *((x, y, False) for y in (y1 - height, y1, y2, y2 - height) for x in (x1, x2 - width)),
+            *((x1, y1 + step, True) for step in steps),
+        ]
+        lowest = max(self.height - height, 0)
+        on_image = [
+            (min(max(x, 0), max(self.width - width, 0)), y, away) for x, y, away in places if 0 <= y <= lowest
+        ]
+        on_image = on_image or [(0, min(max(y1, 0), lowest), False)]
+        free = (
+            place
+            for place in on_image
+            if not self._is_taken(place[0], place[1], place[0] + width, place[1] + height)
+        )
+        x, y, away = next(free, on_image[0])
+        self._taken.append((x, y, x + width, y + height))
+        return x, y, away
+
+    def _is_taken(self, left: float, top: float, right: float, bottom: float) -> bool:
+        return any(
+            left < other_right and other_left < right and top < other_bottom and other_top < bottom
+            for other_left, other_top, other_right, other_bottom in self._taken
+        )
 
 
 def class_colour(label: int) -> tuple[int, int, int]:

@@ -109,6 +109,13 @@ class Plan:
         return self.study.data_root or self.scale.data_root
 
     @property
+    def own_data(self) -> bool:
+        """Whether the images are others than the scale's, so that no value of the paper is of such images."""
+        if not self.study.data_root:
+            return False
+        return bool(self.scale.drawing) or self._splits != {"train": self.scale.train, "val": self.scale.val}
+
+    @property
     def drawing(self) -> DrawingSpec | None:
         """What the dataset is drawn by; None where it is the user's."""
         if self.study.data_root:
