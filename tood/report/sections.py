@@ -19,13 +19,16 @@ _MARK = re.compile(r"<sup>(\w+)</sup>")
 _OTHERS = ("paper", "reference", "same", "test-dev")
 # Of the claims, what a narrow page is to show first; the other columns follow in their order.
 _FIRST = ("ours", "paper", "Verdict", "Metric")
+_CLAIM_WORDS = {"Verdict": "words", "Metric": "words", "Section": "words", "Robustness": "text"}
+_SHORT = 4  # characters of keys that stand on one line
 
 
 class Cell(NamedTuple):
     """A cell of a table, or the title of a column."""
 
     content: Markup
-    kind: str  # class in HTML: "words", "number", or "other" for a number that is not this study's
+    # Class in HTML: "words", "text" for many words, "number", or "other" for a number that is not this study's
+    kind: str
 
 
 class PageRow(NamedTuple):
@@ -72,11 +75,9 @@ def table_section(path: Path, table: Table, states: Mapping[str, Collection[str]
         return Section(path.stem, found.title, empty=f"no value yet ({said})")
     rows = [found.rows[place] for place in asked]
     keys, words = len(table.keys), len(table.columns)
-    columns = [
-        place
-        for place in range(keys, len(found.header))
-        if place < words or any(row[place] != _DASH for row in rows)
-    ]
+    # Numbers first: a narrow page does not show all columns at once.
+    numbers = [place for place in range(words, len(found.header)) if any(row[place] != _DASH for row in rows)]
+    columns = [*numbers, *range(keys, words)]
     kinds = {place: "words" if place < words else _kind(found.header[place]) for place in columns}
     return _section(
         found,
@@ -110,8 +111,7 @@ def claims_section(path: Path, claims: Sequence[Claim], runs: Collection[str]) -
     titles = list(map(str, found.header))
     first = [titles.index(name) for name in _FIRST if name in titles]
     columns = [*first, *(place for place in range(1, len(titles)) if place not in first)]
-    words = {"Verdict", "Metric", "Robustness", "Section"}
-    kinds = {place: "words" if titles[place] in words else _kind(titles[place]) for place in columns}
+    kinds = {place: _CLAIM_WORDS.get(titles[place]) or _kind(titles[place]) for place in columns}
     return _section(
         found,
         path,
@@ -153,8 +153,9 @@ class _File(NamedTuple):
 def _read(path: Path) -> _File:
     caption, grid, *below = path.read_text(encoding="utf-8").strip().split("\n\n")
     header, *rows = ([Markup(cell) for cell in row] for row in cells_of_table(grid))
-    title = caption.removeprefix("**").partition(".**")[0]
-    return _File(title, Markup(html(caption)), header, rows, below)
+    # The title is the heading on the page.
+    title, _, caption = caption.removeprefix("**").partition(".** ")
+    return _File(Markup(html(title)).striptags(), Markup(html(caption)), header, rows, below)
 
 
 def _section(found: _File, path: Path, **content: Any) -> Section:
@@ -178,8 +179,10 @@ def _kind(title: str) -> str:
 
 
 def _label(parts: Sequence[Markup]) -> list[Markup]:
-    """The keys of a row in two lines: the first, then the others."""
+    """The keys of a row in two lines, the first and the others; short ones in one."""
     first, *others = parts
+    if max(map(len, parts)) <= _SHORT:
+        return [Markup(" · ").join(parts)]
     return [first, Markup(" · ").join(others)] if others else [first]
 
 

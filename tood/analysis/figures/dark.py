@@ -1,4 +1,4 @@
-"""A figure in the colours of a dark page: black, white and greys change places, other colours stay.
+"""A figure in the colours of a dark page: black, white and greys change places, dark colours become lighter.
 
 What is drawn on a photograph or on a map of values stays as it is, because its background does.
 """
@@ -19,6 +19,7 @@ from matplotlib.text import Text
 from tood.analysis.figures.style import AS_DRAWN
 
 PAGE, INK = np.array(to_rgba("#0d1117")), np.array(to_rgba("#e6edf3"))  # those of `page.html.j2`
+_LUMINANCE, _BRIGHT = np.array([0.299, 0.587, 0.114]), 0.48  # blue and vermilion are darker
 _GREY = 0.1  # largest difference between red, green and blue of what counts as grey
 _PARTS: dict[type[Artist], tuple[str, ...]] = {
     Text: ("color",),
@@ -55,13 +56,15 @@ def on_dark(figure: Figure) -> Iterator[None]:
 
 
 def flipped(colours: Any) -> Any:
-    """A colour, or an array of colours [N, 4], with greys between `INK` (black) and `PAGE` (white)."""
+    """A colour, or an array of colours [N, 4], for a dark page: greys are between `INK` (black) and `PAGE`."""
     several = np.ndim(np.asarray(colours, dtype=object)) > 1 or len(np.atleast_1d(colours)) == 0
     found = to_rgba_array(colours) if several else np.array([to_rgba(colours)])  # [N, 4]
     grey = np.ptp(found[:, :3], axis=1, keepdims=True) <= _GREY  # [N, 1]
     lightness = found[:, :3].mean(axis=1, keepdims=True)  # [N, 1]
     changed = found.copy()
-    changed[:, :3] = np.where(grey, INK[:3] + lightness * (PAGE[:3] - INK[:3]), found[:, :3])
+    bright = found[:, :3] @ _LUMINANCE > _BRIGHT  # [N]
+    lighter = np.where(bright[:, None], found[:, :3], 0.7 * found[:, :3] + 0.3 * INK[:3])
+    changed[:, :3] = np.where(grey, INK[:3] + lightness * (PAGE[:3] - INK[:3]), lighter)
     return changed if several else tuple(changed[0].tolist())
 
 

@@ -50,7 +50,9 @@ def save_captioned(figure: Figure, stem: Path, caption: str) -> None:
         caption: in Markdown; it says what marks, bars and bands mean.
     """
     picture = stem.with_suffix(".png")
-    save(figure, picture, stem.with_suffix(".pdf"))
+    save(figure, picture)
+    figure.set_layout_engine("none")  # it would move things a little each time the figure is drawn
+    save(figure, stem.with_suffix(".pdf"))
     with on_dark(figure):
         save(figure, dark_picture(picture))
     write_text(stem.with_suffix(".md"), f"{caption.strip()}\n")

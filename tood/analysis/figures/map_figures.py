@@ -94,8 +94,8 @@ def draw_figure1(
     aspects = [_aspect(row) for row in rows]
     shown = [row.maps.levels[row.maps.classification.level] for row in rows]
     top = _highest(shown)
-    # A panel is 3.4 inches wide, without labels and colour bars.
-    figure = Figure(figsize=(12, sum(3.4 * a + 0.75 for a in aspects) + 0.5), layout="constrained")
+    # A panel is 3.4 inches wide, without labels and colour bars; a row has a title above it and values below.
+    figure = Figure(figsize=(12, sum(3.4 * a + 1.1 for a in aspects) + 0.6), layout="constrained")
     axes = figure.subplots(len(rows), 3, squeeze=False, height_ratios=aspects)
     for row, level, (result, score, iou) in zip(rows, shown, axes, strict=True):
         classified, localised = row.maps.classification, row.maps.localisation
@@ -113,7 +113,7 @@ def draw_figure1(
 
 def _all_levels(rows: Sequence[FigureRow], colors: str) -> Figure:
     """Figure 1 with the maps of all levels, except levels without an anchor on the image."""
-    width, gap = 2.6, 0.55  # inches of a panel and of its titles
+    width, gap = 2.6, 0.7  # inches of a panel and of its titles
     columns = 1 + max(len(row.maps.levels) for row in rows)
     heights = [width * _aspect(row) + gap for row in rows]
     legend = 0.7  # inches
@@ -292,7 +292,7 @@ def _legend(figure: FigureBase, rows: Sequence[FigureRow], place: Any, columns: 
         handlelength=4,
         fontsize=10,
     )
-    for handle in legend.legend_handles:
+    for handle in filter(None, legend.legend_handles):
         handle.set_gid(AS_DRAWN)
 
 

@@ -300,6 +300,7 @@ def draw_box_kinds(kinds: Mapping[str, np.ndarray]) -> Figure:
     figure = Figure(figsize=(5.2 * columns, 3.4 * rows + 0.4), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
     centres = (np.arange(CONFIDENCE_BINS) + 0.5) / CONFIDENCE_BINS
+    top = max(float(counts.max(initial=0)) for counts in kinds.values())
     for axes, (name, counts) in zip(panels, kinds.items(), strict=False):
         for (kind, look), of_kind in zip(_KINDS.items(), counts, strict=True):
             axes.plot(
@@ -313,7 +314,7 @@ def draw_box_kinds(kinds: Mapping[str, np.ndarray]) -> Figure:
                 label=kind,
                 linewidth=1.2,
             )
-        axes.set(title=name, xlim=(0, 1), yscale="symlog", ylim=(0, None))
+        axes.set(title=name, xlim=(0, 1), yscale="symlog", ylim=(0, 2 * max(top, 1)))
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.grid(alpha=0.3)
     for axes in panels[len(kinds) :]:
