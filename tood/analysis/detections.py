@@ -24,6 +24,7 @@ from tood.runtime.text import one_line
 
 LEAST_SIDE, MOST_SIDE = 400, 4000  # pixels: enlarge a drawing to the first, not beyond the second
 JPEG_SIDE = 65_500  # pixels on a side of a JPEG
+FARTHEST = 6  # heights of a label between a label and its box
 NAME_BYTES = 200  # of a drawing's name before its suffix; file systems have a limit of 255
 FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
@@ -155,12 +156,21 @@ def missing_glyphs(classes: Iterable[str]) -> str:
     )
 
 
+class Label(NamedTuple):
+    """A text on a ground of a colour, and where it is on an image."""
+
+    text: str
+    colour: tuple[int, int, int]
+    place: tuple[float, float, float, float]  # (left, top, right, bottom) in pixels
+    line_to: tuple[float, float] | None  # corner of its box, where that is away from the label
+
+
 def draw(pixels: np.ndarray, detections: InstanceData, classes: Sequence[str], note: str = "") -> Image.Image:
     """An image with boxes in the colour of their class, named with their score; the best are on top.
 
     A small image is enlarged by a whole number, so that names do not hide it. An image that is too large for
-    a JPEG is reduced. No name is on another, as long as there is room; a line leads from a name that is not
-    at its box to the box.
+    a JPEG is reduced. No name covers another: the best detections choose their places first, a line leads
+    from a name to its box where there was none beside it, and a name without a place is left out.
 
     Args:
         pixels: [H, W, 3] uint8 BGR.
@@ -178,91 +188,71 @@ def draw(pixels: np.ndarray, detections: InstanceData, classes: Sequence[str], n
     canvas = ImageDraw.Draw(picture)
     size = max(min(pixels.shape[:2]) / 32, 10)  # pixels
     font, line = ImageFont.truetype(FONT, size), max(round(size / 7), 1)
-    order = detections.scores.argsort().tolist()
     boxes = (detections.bboxes * (times / step)).tolist()
-    for index in order:
-        canvas.rectangle(boxes[index], outline=class_colour(int(detections.labels[index])), width=line)
-    places = LabelPlaces(picture.size)
-    # The best detections choose the place of their names first.
-    for index in reversed(order):
+    wanted: list[tuple[str, tuple[int, int, int], Sequence[float]]] = []
+    for index in detections.scores.argsort().tolist():
         label = int(detections.labels[index])
         name = classes[label].encode(errors="replace").decode()  # a single surrogate has no glyph
-        text = f"{name} {float(detections.scores[index]):.2f}"
-        _write(canvas, text, font, line, class_colour(label), places, boxes[index])
+        wanted.append((f"{name} {float(detections.scores[index]):.2f}", class_colour(label), boxes[index]))
+        canvas.rectangle(boxes[index], outline=class_colour(label), width=line)
     if note:
-        _write(canvas, note, font, line, (255, 255, 255), places, (0.0, 0.0, 0.0, 0.0))
+        wanted.append((note, (255, 255, 255), (0.0, 0.0, 0.0, 0.0)))
+    labels: list[Label] = []
+    for text, colour, box in reversed(wanted):
+        left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
+        extent = right - left + 2 * line, bottom - top + 2 * line
+        if place := free_place(box, extent, picture.size, [placed.place for placed in labels]):
+            labels.append(Label(text, colour, *place))
+    for placed in labels:
+        if placed.line_to:
+            left, top, right, bottom = placed.place
+            line_ends = ((left + right) / 2, (top + bottom) / 2, *placed.line_to)
+            canvas.line(line_ends, fill=placed.colour, width=line)
+    for placed in labels:
+        canvas.rectangle(placed.place, fill=placed.colour)
+        bright = np.dot(placed.colour, (0.299, 0.587, 0.114)) > 140
+        left, top, *_ = canvas.textbbox((0, 0), placed.text, font=font)
+        corner = (placed.place[0] + line - left, placed.place[1] + line - top)
+        canvas.text(corner, placed.text, font=font, fill="black" if bright else "white")
     return picture
 
 
-def _write(
-    canvas: ImageDraw.ImageDraw,
-    text: str,
-    font: ImageFont.FreeTypeFont,
-    line: int,
-    colour: tuple[int, int, int],
-    places: "LabelPlaces",
+def free_place(
     box: Sequence[float],
-) -> None:
-    """A label on a ground of its colour, where there is room near its box (x1, y1, x2, y2)."""
-    left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
-    width, height = right - left + 2 * line, bottom - top + 2 * line
-    x, y, away = places.take(box, width, height)
-    if away:
-        canvas.line((x + width / 2, y + height / 2, box[0], box[1]), fill=colour, width=line)
-    canvas.rectangle((x, y, x + width, y + height), fill=colour)
-    bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
-    canvas.text((x + line - left, y + line - top), text, font=font, fill="black" if bright else "white")
+    extent: tuple[float, float],
+    image: tuple[int, int],
+    taken: Sequence[tuple[float, float, float, float]],
+) -> tuple[tuple[float, float, float, float], tuple[float, float] | None] | None:
+    """Where a label of a box may be: its place, and the corner to lead a line to if it is away from the box.
 
-
-class LabelPlaces:
-    """Where labels of boxes are on an image, each on a place of its own.
+    Preferred are places above the upper side of the box, then inside of it, below it, and ever farther away;
+    None if all of them are taken.
 
     Args:
-        size: width and height of the image.
+        box: (x1, y1, x2, y2) in pixels.
+        extent: width and height of the label.
+        image: width and height of the image.
+        taken: places (left, top, right, bottom) of other labels.
     """
+    x1, y1, x2, y2 = box
+    width, height = extent
+    farther = [sign * step * height for step in range(2, 2 + FARTHEST) for sign in (-1, 1)]
+    corners = [
+        *((x, y, False) for y in (y1 - height, y1, y2, y2 - height) for x in (x1, x2 - width)),
+        *((x1, y1 + step, True) for step in farther),
+    ]
+    lowest, rightmost = max(image[1] - height, 0), max(image[0] - width, 0)
+    on_image = [(x, y, away) for x, y, away in corners if 0 <= y <= lowest]
+    for x, y, away in on_image or [(x1, min(max(y1, 0), lowest), False)]:
+        left = min(max(x, 0), rightmost)
+        place = (left, y, left + width, y + height)
+        if not any(_overlap(place, other) for other in taken):
+            return place, (x1, y1) if away else None
+    return None
 
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.width, self.height = size
-        self._taken: list[tuple[float, float, float, float]] = []
 
-    def take(self, box: Sequence[float], width: float, height: float) -> tuple[float, float, bool]:
-        """The upper left corner of a label, and whether it is away from its box.
-
-        Preferred are places above the upper side of the box, then inside of it, below it, and ever farther
-        above and below. Where every one of them is taken, the label goes to the first.
-
-        Args:
-            box: (x1, y1, x2, y2) in pixels.
-            width: of the label.
-            height: of the label.
-        """
-        x1, y1, x2, y2 = box
-        steps = [
-            sign * step * height for step in range(1, 1 + int(self.height // height)) for sign in (-1, 1)
-        ]
-        places = [
-            *((x, y, False) for y in (y1 - height, y1, y2, y2 - height) for x in (x1, x2 - width)),
-            *((x1, y1 + step, True) for step in steps),
-        ]
-        lowest = max(self.height - height, 0)
-        on_image = [
-            (min(max(x, 0), max(self.width - width, 0)), y, away) for x, y, away in places if 0 <= y <= lowest
-        ]
-        on_image = on_image or [(0, min(max(y1, 0), lowest), False)]
-        free = (
-            place
-            for place in on_image
-            if not self._is_taken(place[0], place[1], place[0] + width, place[1] + height)
-        )
-        x, y, away = next(free, on_image[0])
-        self._taken.append((x, y, x + width, y + height))
-        return x, y, away
-
-    def _is_taken(self, left: float, top: float, right: float, bottom: float) -> bool:
-        return any(
-            left < other_right and other_left < right and top < other_bottom and other_top < bottom
-            for other_left, other_top, other_right, other_bottom in self._taken
-        )
+def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def class_colour(label: int) -> tuple[int, int, int]:

@@ -165,15 +165,16 @@ def _draw(axes: Axes, panel: Panel, rows: pd.DataFrame, looks: pd.DataFrame, nam
         heights = [places[claim] + offsets[name] for claim in found["id"]]
         _points(axes, found, heights, name or OURS, checks.get(name, _OWN))
     printed = rows.dropna(subset="paper")
-    axes.scatter(
-        printed["paper"],
-        [places[claim] + offsets[PAPER] for claim in printed["id"]],
-        marker=_PRINTED.marker,
-        color=_PRINTED.colour,
-        s=36,
-        label=PAPER,
-        zorder=3,
-    )
+    if len(printed):
+        axes.scatter(
+            printed["paper"],
+            [places[claim] + offsets[PAPER] for claim in printed["id"]],
+            marker=_PRINTED.marker,
+            color=_PRINTED.colour,
+            s=36,
+            label=PAPER,
+            zorder=3,
+        )
     axes.set_yticks(list(places.values()), [_label(row) for row in rows.to_dict("records")], fontsize=8)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel(f"{panel.title}; right of 0: as the paper says", fontsize=8)

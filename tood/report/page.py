@@ -82,6 +82,7 @@ def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] 
     page = environment.get_template("page.html.j2").render(
         name=plan.name,
         description=plan.scale.description,
+        data=plan.data_note,
         sentences=sentences(plan, statuses, paths.tables),
         first=[pictures.pop(name) for name in PICTURES_FIRST if name in pictures],
         notes=[Markup(html(note)) for note in notes],
@@ -136,7 +137,7 @@ def sentences(plan: Plan, statuses: Sequence[Status], tables: Path) -> list[str]
         said.append(verdicts(pd.read_csv(tables / f"{CLAIMS}.csv", keep_default_na=False), plan))
     states = Counter(str(status.state) for status in statuses)
     said.append(f"{states.total()} trainings: {', '.join(f'{n} {state}' for state, n in states.items())}.")
-    if not plan.scale.comparable:
+    if not (plan.scale.comparable or plan.own_data):
         said.append(
             "The paper's numbers are of COCO and of full-sized models. Those of this study can be compared "
             "with one another, not with them."
@@ -176,8 +177,9 @@ def _notes_apart(
         replace(section, remarks=[text for text in section.remarks if text not in several])
         for section in rest
     ]
-    # The head of the page has the scale's description.
-    return [*notes[1:], *several], rest
+    # The head of the page has the scale's description, and what the data are.
+    at_head = {notes[0], markdown(plan.data_note)}
+    return [*(note for note in notes if note not in at_head), *several], rest
 
 
 def _runs_of(section: Section, plan: Plan) -> list[str]:

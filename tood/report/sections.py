@@ -27,7 +27,7 @@ class Cell(NamedTuple):
     """A cell of a table, or the title of a column."""
 
     content: Markup
-    # Class in HTML: "words", "text" for many words, "number", or "other" for a number that is not this study's
+    # Class in HTML: "words", "text" for many words, "number", "other" for a number that is not this study's
     kind: str
 
 

@@ -220,7 +220,7 @@ def draw(assignments: Sequence[ImagePositives]) -> Figure:
     rows = -(-len(assignments) // columns)
     height, width = assignments[0].image.shape[:2]
     panel = min(max(4 * height / width, 1.5), 8)  # inches
-    figure = Figure(figsize=(max(4 * columns, 5), (panel + 0.6) * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=(max(4 * columns, 5), (panel + 0.5) * rows + 0.55), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, assignment in zip(panels, assignments, strict=False):
         _draw(axes, assignment)
@@ -255,7 +255,8 @@ def draw(assignments: Sequence[ImagePositives]) -> Figure:
 
 def _draw(axes: Axes, assignment: ImagePositives) -> None:
     """The image, the boxes of its objects with their classes, and the positives."""
-    axes.imshow(assignment.image, alpha=0.6)
+    height, width = assignment.image.shape[:2]
+    axes.imshow(assignment.image, alpha=0.6, extent=(0, width, height, 0))  # boxes count from pixels' edges
     for g, ((x1, y1, x2, y2), name) in enumerate(zip(assignment.gt_boxes, assignment.names, strict=True)):
         colour = _COLOURS[g % len(_COLOURS)]
         axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, lw=1.5, color=colour))

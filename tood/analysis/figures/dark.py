@@ -56,7 +56,7 @@ def on_dark(figure: Figure) -> Iterator[None]:
 
 
 def flipped(colours: Any) -> Any:
-    """A colour, or an array of colours [N, 4], for a dark page: greys are between `INK` (black) and `PAGE`."""
+    """A colour, or an array of colours [N, 4], for a dark page: greys go from `INK` to `PAGE`."""
     several = np.ndim(np.asarray(colours, dtype=object)) > 1 or len(np.atleast_1d(colours)) == 0
     found = to_rgba_array(colours) if several else np.array([to_rgba(colours)])  # [N, 4]
     grey = np.ptp(found[:, :3], axis=1, keepdims=True) <= _GREY  # [N, 1]

@@ -113,7 +113,7 @@ def draw_figure1(
 
 def _all_levels(rows: Sequence[FigureRow], colors: str) -> Figure:
     """Figure 1 with the maps of all levels, except levels without an anchor on the image."""
-    width, gap = 2.6, 0.7  # inches of a panel and of its titles
+    width, gap = 2.6, 0.6  # inches of a panel and of its titles
     columns = 1 + max(len(row.maps.levels) for row in rows)
     heights = [width * _aspect(row) + gap for row in rows]
     legend = 0.7  # inches
