@@ -313,14 +313,26 @@ def test_the_named_threshold_lets_the_score_pass(highest, said):
     assert float(said) <= highest
 
 
-def test_an_image_without_a_box_says_which_threshold_draws_one(there, tmp_path, capsys):
+def test_an_image_without_a_box_says_which_threshold_draws_one(there, tmp_path, capsys, monkeypatch):
     Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
     call = ["detect", str(tmp_path / "a.png"), "--run", "tood_af", "--name", "x", "--device", "cpu"]
     call += ["--output", str(tmp_path / "out")]
+    assert main(call) == 0  # the initial weights give no score above the model's own threshold
+    assert (
+        f"nothing is drawn on {tmp_path / 'a.png'}: the model has no detection there"
+        in capsys.readouterr().out
+    )
+    detect = Detector.detect
+
+    def without_threshold(self, image):
+        self.test_cfg["score_thr"] = 0.0
+        return detect(self, image)
+
+    monkeypatch.setattr(Detector, "detect", without_threshold)
     assert main([*call, "--score", "1"]) == 0
     out = capsys.readouterr().out
     scores = [found["score"] for found in json.loads((tmp_path / "out/detections.json").read_text())]
-    assert f"nothing is drawn on {tmp_path / 'a.png'}: no score of at least 1." in out
+    assert f"nothing is drawn on {tmp_path / 'a.png'}: no score of at least 1. " in out
     threshold = lower_threshold(max(scores))
     assert f"The highest score there is {max(scores):.3g}; `--score {threshold}` draws it" in out
     assert main([*call, "--score", threshold]) == 0

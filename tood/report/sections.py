@@ -109,6 +109,8 @@ def claims_section(path: Path, claims: Sequence[Claim], runs: Collection[str]) -
     if not asked:
         return Section(path.stem, found.title, empty="no claim of the paper rests on these runs alone")
     titles = list(map(str, found.header))
+    if all(found.rows[place][titles.index("ours")] == _DASH for place in asked):
+        return Section(path.stem, found.title, empty="no value yet")
     first = [titles.index(name) for name in _FIRST if name in titles]
     columns = [*first, *(place for place in range(1, len(titles)) if place not in first)]
     kinds = {place: _CLAIM_WORDS.get(titles[place]) or _kind(titles[place]) for place in columns}

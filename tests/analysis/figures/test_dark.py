@@ -17,6 +17,8 @@ def drawing() -> Figure:
     left, right = figure.subplots(1, 2)
     left.plot([0, 1], [0, 1], color="black", label="black")
     left.fill_between([0, 1], [0, 0], [1, 1], color=ORANGE)
+    left.axhspan(0.2, 0.4, facecolor=BLUE, alpha=0.3)  # without an edge
+    left.errorbar([0.5], [0.5], [0.1], capsize=3)
     left.set_title("a title")
     right.imshow(np.full((4, 4, 3), 40, np.uint8))
     right.plot([1], [1], "o", color="white", markeredgecolor="black")
@@ -44,6 +46,7 @@ def test_what_is_on_a_picture_stays():
     with on_dark(figure):
         assert to_hex(figure.patch.get_facecolor()) == to_hex(PAGE)
         assert to_hex(left.lines[0].get_color()) == to_hex(INK)
+        assert left.patches[0].get_edgecolor()[3] == 0
         assert to_hex(left.title.get_color()) == to_hex(INK)
         assert to_hex(left.collections[0].get_facecolor()[0]) == ORANGE.lower()
         assert to_hex(right.lines[0].get_color()) == "#ffffff"

@@ -34,7 +34,7 @@ def lines(axes: Axes) -> dict[str, dict[float, float]]:
 
 
 def _rounded(x, y) -> tuple:
-    return np.round(x), y
+    return np.asarray(x, dtype=float).round(), y
 
 
 def deviations(axes: Axes) -> list[list[float]]:

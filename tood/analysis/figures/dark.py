@@ -36,23 +36,31 @@ def on_dark(figure: Figure) -> Iterator[None]:
     Args:
         figure: was drawn before, so that it has its ticks.
     """
-    before: list[tuple[Callable[[Any], object], Any]] = []
     kept = _as_drawn(figure)
-    for artist in figure.findobj():
-        for kind, parts in _PARTS.items():
-            if not isinstance(artist, kind) or id(artist) in kept:
-                continue
-            for part in parts:
-                own, change = getattr(artist, f"get_{part}")(), getattr(artist, f"set_{part}")
-                # A word such as "none" or "face" is no colour of its own.
-                if not (isinstance(own, str) and own in ("none", "face", "auto")):
-                    before.append((change, own))
-                    change(flipped(own))
+    # All are read before any is changed, as a marker has the colour of its line.
+    before: list[tuple[Callable[[Any], object], Any]] = [
+        (getattr(artist, f"set_{part}"), own)
+        for artist in figure.findobj()
+        if id(artist) not in kept
+        for kind, parts in _PARTS.items()
+        if isinstance(artist, kind)
+        for part in parts
+        if _is_seen(own := getattr(artist, f"get_{part}")())
+    ]
+    for change, own in before:
+        change(flipped(own))
     try:
         yield
     finally:
-        for change, own in reversed(before):
+        for change, own in before:
             change(own)
+
+
+def _is_seen(colours: Any) -> bool:
+    """Whether something is drawn in a colour; a word such as "none" or "face" is no colour of its own."""
+    if isinstance(colours, str) and colours in ("none", "face", "auto"):
+        return False
+    return bool(to_rgba_array(colours)[:, 3].any())
 
 
 def flipped(colours: Any) -> Any:
