@@ -59,6 +59,12 @@ def test_a_table_has_the_rows_that_were_asked_for(tmp_path):
     )
 
 
+def test_keys_with_short_names_stand_on_one_line(tmp_path):
+    path = written("table4", tmp_path, metrics(tood_af=42.0))
+    section = table_section(path, TABLES["table4"], {"tood_af": ["done"]})
+    assert (section.label, section.rows[0].label) == (["α · β"], ["1.0 · 6"])
+
+
 def test_words_come_after_numbers_and_columns_of_dashes_do_not_come(tmp_path):
     frame = metrics(sapd_r101=40.0)
     path = written("table5", tmp_path, frame)

@@ -20,7 +20,7 @@ _OTHERS = ("paper", "reference", "same", "test-dev")
 # Of the claims, what a narrow page is to show first; the other columns follow in their order.
 _FIRST = ("ours", "paper", "Verdict", "Metric")
 _CLAIM_WORDS = {"Verdict": "words", "Metric": "words", "Section": "words", "Robustness": "text"}
-_SHORT = 4  # characters of keys that stand on one line
+_SHORT = 4  # characters of names of keys whose values stand on one line
 
 
 class Cell(NamedTuple):
@@ -75,6 +75,7 @@ def table_section(path: Path, table: Table, states: Mapping[str, Collection[str]
         return Section(path.stem, found.title, empty=f"no value yet ({said})")
     rows = [found.rows[place] for place in asked]
     keys, words = len(table.keys), len(table.columns)
+    short = max(map(len, table.keys)) <= _SHORT
     # Numbers first: a narrow page does not show all columns at once.
     numbers = [place for place in range(words, len(found.header)) if any(row[place] != _DASH for row in rows)]
     columns = [*numbers, *range(keys, words)]
@@ -82,12 +83,12 @@ def table_section(path: Path, table: Table, states: Mapping[str, Collection[str]
     return _section(
         found,
         path,
-        label=_label(found.header[:keys]),
+        label=_label(found.header[:keys], short),
         header=[Cell(found.header[place], kinds[place]) for place in columns],
         rows=[
             PageRow(
                 table.rows[place].run,
-                _label(row[:keys]),
+                _label(row[:keys], short),
                 [Cell(_apart(row[column]), kinds[column]) for column in columns],
             )
             for place, row in zip(asked, rows, strict=True)
@@ -180,10 +181,10 @@ def _kind(title: str) -> str:
     return "other" if title.startswith(_OTHERS) else "number"
 
 
-def _label(parts: Sequence[Markup]) -> list[Markup]:
-    """The keys of a row in two lines, the first and the others; short ones in one."""
+def _label(parts: Sequence[Markup], short: bool) -> list[Markup]:
+    """The keys of a row in two lines, the first and the others; in one where the keys have short names."""
     first, *others = parts
-    if max(map(len, parts)) <= _SHORT:
+    if short:
         return [Markup(" · ").join(parts)]
     return [first, Markup(" · ").join(others)] if others else [first]
 
