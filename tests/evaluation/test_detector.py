@@ -16,7 +16,14 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from PIL import Image
 
-from tood.analysis.detections import class_colour, draw, drawn_names, missing_glyphs
+from tood.analysis.detections import (
+    class_colour,
+    draw,
+    drawn_names,
+    free_place,
+    lower_threshold,
+    missing_glyphs,
+)
 from tood.analysis.figures.figure1 import row
 from tood.analysis.figures.image_maps import of_study, row_of
 from tood.cli import main
@@ -272,6 +279,64 @@ def test_names_of_classes_are_drawn_whatever_they_are():
     )
     draw(np.zeros((100, 80, 3), dtype=np.uint8), found, names)
     assert missing_glyphs(names) == "猫\ud83d"
+
+
+def test_no_name_covers_another():
+    """Twenty objects at nearly one place: each name has a place of its own on the image, or none."""
+    image, extent, taken = (200, 100), (60.0, 10.0), []
+    for number in range(20):
+        x = 20.0 + number % 3
+        found = free_place((x, 40.0, x + 30, 60.0), extent, image, taken)
+        if number == 0:
+            assert found == ((20.0, 30.0, 80.0, 40.0), None)  # above the box
+        if found is None:
+            continue
+        (left, top, right, bottom), line_to = found
+        assert 0 <= left < right <= image[0]
+        assert 0 <= top < bottom <= image[1]
+        assert line_to in (None, (x, 40.0))
+        for other in taken:
+            apart = right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+            assert apart, (found, other)
+        taken.append((left, top, right, bottom))
+    assert 4 < len(taken) < 20
+    # A box at the upper side has its name inside, one at the right side is moved to the left.
+    assert free_place((0.0, 0.0, 90.0, 50.0), extent, image, []) == ((0.0, 0.0, 60.0, 10.0), None)
+    assert free_place((190.0, 40.0, 199.0, 60.0), extent, image, []) == ((140.0, 30.0, 200.0, 40.0), None)
+
+
+@pytest.mark.parametrize(
+    ("highest", "said"), [(0.299, "0.29"), (0.3, "0.30"), (0.0117, "0.01"), (0.0042, "0.0042")]
+)
+def test_the_named_threshold_lets_the_score_pass(highest, said):
+    assert lower_threshold(highest) == said
+    assert float(said) <= highest
+
+
+def test_an_image_without_a_box_says_which_threshold_draws_one(there, tmp_path, capsys, monkeypatch):
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    call = ["detect", str(tmp_path / "a.png"), "--run", "tood_af", "--name", "x", "--device", "cpu"]
+    call += ["--output", str(tmp_path / "out")]
+    assert main(call) == 0  # the initial weights give no score above the model's own threshold
+    assert (
+        f"nothing is drawn on {tmp_path / 'a.png'}: the model has no detection there"
+        in capsys.readouterr().out
+    )
+    detect = Detector.detect
+
+    def without_threshold(self, image):
+        self.test_cfg["score_thr"] = 0.0
+        return detect(self, image)
+
+    monkeypatch.setattr(Detector, "detect", without_threshold)
+    assert main([*call, "--score", "1"]) == 0
+    out = capsys.readouterr().out
+    scores = [found["score"] for found in json.loads((tmp_path / "out/detections.json").read_text())]
+    assert f"nothing is drawn on {tmp_path / 'a.png'}: no score of at least 1. " in out
+    threshold = lower_threshold(max(scores))
+    assert f"The highest score there is {max(scores):.3g}; `--score {threshold}` draws it" in out
+    assert main([*call, "--score", threshold]) == 0
+    assert "nothing is drawn" not in capsys.readouterr().out
 
 
 def test_colours_are_drawn_in_their_order():

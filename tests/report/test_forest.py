@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 
 from tood.report.claims_table import write_claims
 from tood.report.evidence import Evidence, judge, summary
-from tood.report.forest import OURS, PAPER, draw_forest, forest
+from tood.report.forest import OURS, PAPER, caption, draw_forest, forest
 from tood.study.claims import load_claims
 from tood.study.declarations import load_runs, load_tables
-from tood.study.pages import load_pages
 
 RUNS = load_runs()
 TABLES = load_tables(runs=RUNS)
@@ -52,11 +51,16 @@ JUDGED = judge(CLAIMS, EVIDENCE, TABLES)
 
 def values(axes: Axes, label: str) -> dict[str, float]:
     """The position of each marker of a study, by the claim in whose row it is."""
-    claims = [text.get_text().partition("\n")[0] for text in axes.get_yticklabels()]
+    claims = claims_of(axes)
     found = next((bars[0].get_xydata() for bars in axes.containers if bars.get_label() == label), None)
     if found is None:
         found = next((dots.get_offsets() for dots in axes.collections if dots.get_label() == label), [])
     return {claims[round(float(y))]: float(x) for x, y in found}
+
+
+def claims_of(axes: Axes) -> list[str]:
+    """The claims of a panel's rows, from the bottom to the top; a label ends with metric and verdict."""
+    return [" ".join(text.get_text().split("\n")[:-1]) for text in axes.get_yticklabels()]
 
 
 def intervals(axes: Axes, label: str) -> list[list[float]]:
@@ -66,7 +70,7 @@ def intervals(axes: Axes, label: str) -> list[list[float]]:
 
 def of_panel(figure: Figure, number: int, check: str = "") -> pd.DataFrame:
     """The rows of `JUDGED` that a panel shows."""
-    shown = [text.get_text().partition("\n")[0] for text in figure.axes[number].get_yticklabels()]
+    shown = claims_of(figure.axes[number])
     looks = JUDGED[JUDGED["decides"].astype(bool) & (JUDGED["check"] == check) & (JUDGED["seeds"] > 0)]
     return looks[looks["claim"].isin(shown)].set_index("claim")
 
@@ -106,7 +110,7 @@ def test_studies_stand_side_by_side_in_the_row_of_their_claim(figure):
 
 def test_the_largest_effect_is_on_top_of_its_panel(figure):
     for axes in figure.axes:
-        upwards = [text.get_text().partition("\n")[0] for text in axes.get_yticklabels()]
+        upwards = claims_of(axes)
         effects = [values(axes, OURS)[claim] for claim in upwards]
         assert effects == sorted(effects)
         assert axes.get_yticks().tolist() == list(range(len(effects)))
@@ -121,8 +125,8 @@ def test_a_margin_is_a_band(figure):
 def test_labels_have_the_metric_and_the_verdict(figure):
     shown = summary(JUDGED).set_index("claim")
     for axes in figure.axes:
-        for text in axes.get_yticklabels():
-            claim, said = text.get_text().split("\n")
+        for claim, text in zip(claims_of(axes), axes.get_yticklabels(), strict=True):
+            said = text.get_text().split("\n")[-1]
             assert said == f"{shown.loc[claim, 'metric']}: {shown.loc[claim, 'verdict']}"
     (legend,) = figure.legends
     names = [OURS, PAPER, "images", "cells", "margin of the claim"]
@@ -154,11 +158,26 @@ def test_the_figure_is_drawn_from_the_file(tmp_path, monkeypatch):
     saved = watch_figures(monkeypatch)
     draw_forest(tmp_path / "claims.csv", tmp_path / "figures/claims")
     figures = sorted(path.name for path in (tmp_path / "figures").iterdir())
-    assert figures == ["claims.md", "claims.pdf", "claims.png"]
+    assert figures == ["claims.md", "claims.pdf", "claims.png", "claims_dark.png"]
     assert values(saved[0].axes[0], "images") == pytest.approx(
         {"TOOD is better than ATSS, anchor-free": 10 / 3}
     )
     text = text_of_pdf(tmp_path / "figures/claims.pdf")
     assert "TOOD is better than ATSS, anchor-free" in text
     assert "$" not in text
-    assert (tmp_path / "figures/claims.md").read_text().strip() == load_pages().figures["claims"].strip()
+    said = (tmp_path / "figures/claims.md").read_text()
+    parts = (
+        "a bar its 95% interval",
+        "band is the margin",
+        "cross is the difference",
+        "Open markers are other studies",
+    )
+    assert [part in said for part in parts] == [True] * 4
+
+
+def test_without_the_papers_values_nothing_is_said_of_them():
+    own = judge(CLAIMS, Evidence(study="own", metrics=OWN), TABLES).assign(paper=float("nan"))
+    (legend,) = forest(own).legends
+    assert [text.get_text() for text in legend.get_texts()] == [OURS, "margin of the claim"]
+    assert "cross" not in caption(own)
+    assert "Open markers" not in caption(own)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from tood.report.markup import html, latex, markdown
-from tood.report.page import section
+from tood.report.markup import cells_of_table, html, latex, markdown, markdown_table
+from tood.report.sections import table_section
 from tood.report.tables import build, write
 from tood.study.declarations import load_runs, load_tables
 
@@ -79,15 +79,31 @@ def test_tables_of_the_report_take_no_markup_from_notes_rows_and_titles(tmp_path
     changed = row.model_copy(update={"key": dict.fromkeys(row.key, text), "footnote": text})
     table = table.model_copy(update={"rows": [changed, *table.rows[1:]], "caption": text, "title": text})
     write(table, build(table, no_values(), {}, runs), tmp_path, [text])
-    shown = section(tmp_path / "table3.md", table, [])
-    for part, times in ((shown["caption"], 2), (shown["table"], len(row.key)), (shown["remarks"], 2)):
+    # A value, as a table without any is not shown
+    values = build(table, no_values(), {}, runs)
+    values.loc[0, "AP"] = 40.0
+    values.to_csv(tmp_path / "table3.csv", index=False)
+    shown = table_section(tmp_path / "table3.md", table, {row.run: ["done"]})
+    label = " ".join(map(str, shown.rows[0].label))
+    remarks = "".join([*map(html, shown.remarks), *map(str, shown.footnotes)])
+    for part, times in ((shown.caption, 1), (label, len(row.key)), (remarks, 2)):
         read = Reader(str(part))
-        allowed = {"p", "strong", "table", "thead", "tbody", "tr", "th", "td", "sup"}
-        assert {tag for tag, _ in read.elements} <= allowed
-        assert {name for _, attributes in read.elements for name in attributes} <= {"style", "scope"}
+        assert {tag for tag, _ in read.elements} <= {"p", "sup"}
+        assert [attributes for _, attributes in read.elements if attributes] == []
         assert plain(read.text).count(plain(text)) == times
+    assert plain(shown.title) == plain(text)
     tex = (tmp_path / "table3.tex").read_text()
     assert re.search(r"(?<!\\)[&%#]", "".join(line for line in tex.splitlines() if "caption" in line)) is None
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_cells_of_a_table_are_read_as_they_were_written(text):
+    table = markdown_table("", ["A", "B"], [[markdown(text), "1"], ["", "2"]], 1, [])
+    header, first, second = cells_of_table(table.strip())
+    assert (header, first[1], second) == (["A", "B"], "1", ["", "2"])
+    read = Reader(first[0])
+    assert {tag for tag, _ in read.elements} <= {"sup"}
+    assert plain(read.text) == plain(text)
 
 
 def no_values():

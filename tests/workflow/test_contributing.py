@@ -102,7 +102,7 @@ def test_the_study_fills_the_table(workspace):
     rendered = [line for line in rendered if line.startswith("|")]
     assert rendered[:2] == shown[:2]
     assert [line.split("|")[1] for line in rendered] == [line.split("|")[1] for line in shown]
-    assert "<strong>Variants of ATSS.</strong>" in (results / "report.html").read_text()
+    assert '<h2 id="variants">Variants of ATSS</h2>' in (results / "report.html").read_text()
     sizes = pd.read_csv(workspace.path / "results/paper/complexity.csv").set_index("run")
     assert sizes.loc["atss_top"].equals(sizes.loc["atss_af"])  # an assigner has no parameters
 

@@ -53,16 +53,24 @@ def test_one_command_compares_detectors_on_it(workspace, birds):
     outcome = workspace.run("snakemake", *call(birds))
     assert outcome.returncode == 0, outcome.stdout
     results = workspace.path / "results/birds"
-    table = pd.read_csv(results / "tables/table3.csv")
-    assert set(table.loc[table["status"] == "done", "run"]) == set(RUNS)
+    table = pd.read_csv(results / "tables/methods.csv")
+    assert table["run"].tolist() == list(RUNS)
+    assert table["status"].tolist() == ["done", "done"]
+    for path in (results / "tables").glob("*.csv"):
+        frame = pd.read_csv(path)
+        assert not [column for column in frame if column.endswith("_paper")], path
+        assert set(frame.get("run", RUNS)) <= set(RUNS), path
+    assert pd.read_csv(results / "tables/claims.csv")["paper"].isna().all()
     page = (results / "report.html").read_text()
+    assert "has the highest AP: " in page
+    assert not re.search("dining table|>paper<|Anchor-based", page)
     assert "Data: birds (COCO layout) in place of the generated images, at most 128 × 96 pixels." in page
     assert (results / "figures/distances.png").is_file()
     model = workspace.path / "work/birds/runs/tood_af/seed0/provenance.json"
     config = json.loads(model.read_text())["config"]
     assert config["model"]["bbox_head"]["anchor_generator"]["strides"] == [4, 8, 16]
     assert (config["model"]["bbox_head"]["num_classes"], config["classes"]) == (1, ["bird"])
-    notes = (results / "tables/table3.md").read_text()
+    notes = (results / "tables/methods.md").read_text()
     assert all(note in notes for note in ("random weights", "after 4 iterations", "Batches of 2"))
     assert "Nothing to be done" in workspace.run("snakemake", *call(birds)).stdout
 

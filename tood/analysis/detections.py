@@ -1,6 +1,7 @@
 """Detections on a user's images: drawn, written as COCO results, and timed."""
 
 import colorsys
+import math
 import os
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from tood.runtime.text import one_line
 
 LEAST_SIDE, MOST_SIDE = 400, 4000  # pixels: enlarge a drawing to the first, not beyond the second
 JPEG_SIDE = 65_500  # pixels on a side of a JPEG
+FARTHEST = 6  # heights of a label between a label and its box
 NAME_BYTES = 200  # of a drawing's name before its suffix; file systems have a limit of 255
 FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
@@ -34,6 +36,7 @@ class Detected(NamedTuple):
     boxes: int  # that were drawn
     seconds: float  # for the network and NMS on all images, one by one, without reading and drawing
     failed: list[str]  # the error of each of the others
+    empty: dict[Path, float]  # of images without a box that was drawn: their highest score, 0 without any
 
 
 def detect_images(detector: Detector, paths: Sequence[Path], folder: Path, least: float) -> Detected:
@@ -48,6 +51,7 @@ def detect_images(detector: Detector, paths: Sequence[Path], folder: Path, least
             the model's own threshold.
     """
     images, results, failed = [], [], []
+    empty: dict[Path, float] = {}
     boxes, seconds = 0, 0.0
     with Progress("detect", len(paths)) as progress:
         for number, (path, name) in enumerate(zip(paths, drawn_names(paths), strict=True), 1):
@@ -57,8 +61,10 @@ def detect_images(detector: Detector, paths: Sequence[Path], folder: Path, least
                 detections = detector.detect(pixels).to("cpu")
                 took = time.perf_counter() - start
                 shown = detections[detections.scores >= least]
+                highest = float(detections.scores.max()) if len(detections) else 0.0
+                note = "" if len(shown) else nothing_shown(least, highest)
                 with atomic_path(folder / name) as temporary:
-                    draw(pixels, shown, detector.classes).save(temporary, quality=92)
+                    draw(pixels, shown, detector.classes, note).save(temporary, quality=92)
             except ImageError as error:
                 failed.append(str(error))
             except Exception as error:  # such as too little memory: the other images may fit
@@ -69,12 +75,50 @@ def detect_images(detector: Detector, paths: Sequence[Path], folder: Path, least
                 results += coco_results(number, detections, detector.category_ids)
                 boxes += len(shown)
                 seconds += took
+                if not len(shown):
+                    empty[path] = highest
             progress.advance(1)
     pairs = zip(detector.category_ids, detector.classes, strict=True)
     categories = [{"id": number, "name": name} for number, name in pairs]
     write_json(folder / "detections.json", results)
     write_json(folder / "images.json", {"images": images, "annotations": [], "categories": categories})
-    return Detected(len(images), boxes, seconds, failed)
+    return Detected(len(images), boxes, seconds, failed, empty)
+
+
+def nothing_shown(least: float, highest: float) -> str:
+    """What to say of an image without a drawn detection.
+
+    Args:
+        least: lowest score that is drawn.
+        highest: of the image; 0 if the model has no detection at all.
+    """
+    if not highest:
+        return "no detection at all"
+    return f"no score of at least {least:g}; the highest is {lower_threshold(highest)}"
+
+
+def nothing_drawn(done: Detected, least: float) -> str:
+    """What to say of images on which no detection was drawn, and which threshold would draw something.
+
+    Args:
+        done: has such images.
+        least: lowest score that was drawn.
+    """
+    path, highest = max(done.empty.items(), key=lambda item: item[1])
+    which = str(path) if done.images == 1 else f"{len(done.empty)} of {done.images} images"
+    if not highest:
+        return f"nothing is drawn on {which}: the model has no detection there"
+    where = "there" if len(done.empty) == 1 else f"there, on {path},"
+    return (
+        f"nothing is drawn on {which}: no score of at least {least:g}. The highest score {where} is "
+        f"{highest:.3g}; `--score {lower_threshold(highest)}` draws it"
+    )
+
+
+def lower_threshold(highest: float) -> str:
+    """A short number that is not above a score, so that as a threshold it lets the score pass."""
+    digits = 2 if highest >= 0.01 else 1 - math.floor(math.log10(highest))
+    return f"{math.floor(highest * 10**digits) / 10**digits:.{digits}f}"
 
 
 def drawn_names(paths: Sequence[Path]) -> list[str]:
@@ -112,16 +156,27 @@ def missing_glyphs(classes: Iterable[str]) -> str:
     )
 
 
-def draw(pixels: np.ndarray, detections: InstanceData, classes: Sequence[str]) -> Image.Image:
+class Label(NamedTuple):
+    """A text on a ground of a colour, and where it is on an image."""
+
+    text: str
+    colour: tuple[int, int, int]
+    place: tuple[float, float, float, float]  # (left, top, right, bottom) in pixels
+    line_to: tuple[float, float] | None  # corner of its box, where that is away from the label
+
+
+def draw(pixels: np.ndarray, detections: InstanceData, classes: Sequence[str], note: str = "") -> Image.Image:
     """An image with boxes in the colour of their class, named with their score; the best are on top.
 
     A small image is enlarged by a whole number, so that names do not hide it. An image that is too large for
-    a JPEG is reduced.
+    a JPEG is reduced. No name covers another: the best detections choose their places first, a line leads
+    from a name to its box where there was none beside it, and a name without a place is left out.
 
     Args:
         pixels: [H, W, 3] uint8 BGR.
         detections: `bboxes` [K, 4] in pixels, `scores` [K], `labels` [K].
         classes: names of the labels.
+        note: is written at the top.
     """
     shorter, longer = sorted(pixels.shape[:2])
     step = -(-longer // JPEG_SIDE)  # every pixel, or every second, ...
@@ -129,27 +184,75 @@ def draw(pixels: np.ndarray, detections: InstanceData, classes: Sequence[str]) -
     pixels = np.ascontiguousarray(pixels[::step, ::step, ::-1])
     if times > 1:
         pixels = pixels.repeat(times, axis=0).repeat(times, axis=1)
-    factor = times / step
     picture = Image.fromarray(pixels)
     canvas = ImageDraw.Draw(picture)
     size = max(min(pixels.shape[:2]) / 32, 10)  # pixels
     font, line = ImageFont.truetype(FONT, size), max(round(size / 7), 1)
+    boxes = (detections.bboxes * (times / step)).tolist()
+    wanted: list[tuple[str, tuple[int, int, int], Sequence[float]]] = []
     for index in detections.scores.argsort().tolist():
         label = int(detections.labels[index])
-        x1, y1, x2, y2 = (detections.bboxes[index] * factor).tolist()
-        colour = class_colour(label)
-        canvas.rectangle((x1, y1, x2, y2), outline=colour, width=line)
         name = classes[label].encode(errors="replace").decode()  # a single surrogate has no glyph
-        text = f"{name} {float(detections.scores[index]):.2f}"
+        wanted.append((f"{name} {float(detections.scores[index]):.2f}", class_colour(label), boxes[index]))
+        canvas.rectangle(boxes[index], outline=class_colour(label), width=line)
+    if note:
+        wanted.append((note, (255, 255, 255), (0.0, 0.0, 0.0, 0.0)))
+    labels: list[Label] = []
+    for text, colour, box in reversed(wanted):
         left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
-        width, height = right - left + 2 * line, bottom - top + 2 * line
-        # Above the box if there is room, and not beyond the right side
-        x = max(min(x1, pixels.shape[1] - width), 0)
-        y = y1 - height if y1 >= height else y1
-        canvas.rectangle((x, y, x + width, y + height), fill=colour)
-        bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
-        canvas.text((x + line - left, y + line - top), text, font=font, fill="black" if bright else "white")
+        extent = right - left + 2 * line, bottom - top + 2 * line
+        if place := free_place(box, extent, picture.size, [placed.place for placed in labels]):
+            labels.append(Label(text, colour, *place))
+    for placed in labels:
+        if placed.line_to:
+            left, top, right, bottom = placed.place
+            line_ends = ((left + right) / 2, (top + bottom) / 2, *placed.line_to)
+            canvas.line(line_ends, fill=placed.colour, width=line)
+    for placed in labels:
+        canvas.rectangle(placed.place, fill=placed.colour)
+        bright = np.dot(placed.colour, (0.299, 0.587, 0.114)) > 140
+        left, top, *_ = canvas.textbbox((0, 0), placed.text, font=font)
+        corner = (placed.place[0] + line - left, placed.place[1] + line - top)
+        canvas.text(corner, placed.text, font=font, fill="black" if bright else "white")
     return picture
+
+
+def free_place(
+    box: Sequence[float],
+    extent: tuple[float, float],
+    image: tuple[int, int],
+    taken: Sequence[tuple[float, float, float, float]],
+) -> tuple[tuple[float, float, float, float], tuple[float, float] | None] | None:
+    """Where a label of a box may be: its place, and the corner to lead a line to if it is away from the box.
+
+    Preferred are places above the upper side of the box, then inside of it, below it, and ever farther away;
+    None if all of them are taken.
+
+    Args:
+        box: (x1, y1, x2, y2) in pixels.
+        extent: width and height of the label.
+        image: width and height of the image.
+        taken: places (left, top, right, bottom) of other labels.
+    """
+    x1, y1, x2, y2 = box
+    width, height = extent
+    farther = [sign * step * height for step in range(2, 2 + FARTHEST) for sign in (-1, 1)]
+    corners = [
+        *((x, y, False) for y in (y1 - height, y1, y2, y2 - height) for x in (x1, x2 - width)),
+        *((x1, y1 + step, True) for step in farther),
+    ]
+    lowest, rightmost = max(image[1] - height, 0), max(image[0] - width, 0)
+    on_image = [(x, y, away) for x, y, away in corners if 0 <= y <= lowest]
+    for x, y, away in on_image or [(x1, min(max(y1, 0), lowest), False)]:
+        left = min(max(x, 0), rightmost)
+        place = (left, y, left + width, y + height)
+        if not any(_overlap(place, other) for other in taken):
+            return place, (x1, y1) if away else None
+    return None
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def class_colour(label: int) -> tuple[int, int, int]:

@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--output {options.output}: no such folder can be made ({error})") from error
     silence()
     with silent():
-        from tood.analysis.detections import detect_images, missing_glyphs
+        from tood.analysis.detections import detect_images, missing_glyphs, nothing_drawn
         from tood.evaluation.detector import load_detectors
         from tood.evaluation.images import find_images
 
@@ -52,6 +52,8 @@ def run(options: argparse.Namespace) -> int:
         f"{done.images} of {len(paths)} images{rate} (network and NMS, one image at a time); "
         f"{done.boxes} detections with a score of at least {options.score:g} drawn"
     )
+    if done.empty:
+        print(nothing_drawn(done, options.score))
     print(f"written to {options.output}: drawings, detections.json (COCO results), images.json")
     if lacking := missing_glyphs(detector.classes) if done.boxes else "":
         print(

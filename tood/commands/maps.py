@@ -33,9 +33,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--colors",
-        default="jet",
+        default="viridis",
         metavar="NAME",
-        help="matplotlib's colour map; default: jet, as in the paper; viridis is perceptually uniform",
+        help="matplotlib's colour map; default: viridis, which can be read in grey; the paper has jet",
     )
     parser.add_argument(
         "--output",
@@ -55,10 +55,10 @@ def run(options: argparse.Namespace) -> int:
     import matplotlib as mpl
 
     if options.colors not in mpl.colormaps:
-        raise InputError(f"--colors {options.colors}: matplotlib has none of that name; such as viridis")
+        raise InputError(f"--colors {options.colors}: matplotlib has none of that name; such as jet")
     with silent():
         from tood.analysis.figures.files import save
-        from tood.analysis.figures.image_maps import described, row_of, scene
+        from tood.analysis.figures.image_maps import described, labelled, row_of, scene
         from tood.analysis.figures.map_figures import draw_figure1, draw_figure4
         from tood.evaluation.detector import load_detectors
 
@@ -72,8 +72,11 @@ def run(options: argparse.Namespace) -> int:
         )
         shown = scene(options.image, options.box, options.label, options.object, plan, detectors)
         rows = [row_of(detector, shown) for detector in detectors]
-    drawn = (rows, options.colors, options.levels)
-    figure = draw_figure4([rows]) if options.figure == 4 else draw_figure1(*drawn)
+    drawn = list(map(labelled, rows))
+    if options.figure == 4:
+        figure = draw_figure4([drawn])
+    else:
+        figure = draw_figure1(drawn, options.colors, options.levels)
     save(figure, options.output)
     for row in rows:
         print(described(row))

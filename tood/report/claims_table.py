@@ -27,9 +27,9 @@ _INTERVALS = (
 )
 _CAPTION = (
     "Statements of the paper as differences between runs (Feng et al., TOOD, ICCV 2021), signed so that the "
-    "paper's effect is positive, or with a margin around 0. The paper's effects are differences of the "
-    "values that it prints. SD is of the difference, over seeds."
+    "paper's effect is positive, or with a margin around 0. {paper}SD is of the difference, over seeds."
 )
+_PAPER = "The paper's effects are differences of the values that it prints. "
 
 
 def write_claims(
@@ -38,6 +38,7 @@ def write_claims(
     tables: Mapping[str, Table],
     directory: Path,
     notes: Sequence[str],
+    paper: bool = True,
 ) -> None:
     """Write `claims.csv`, a row for each contrast, and `claims.md` and `.tex`, a row for each claim.
 
@@ -47,18 +48,25 @@ def write_claims(
         tables: by name.
         directory: of the files.
         notes: facts about the study.
+        paper: whether the paper's own effects are shown, which are of COCO.
     """
     judged = judge(claims, evidence, tables)
+    if not paper:
+        judged["paper"] = math.nan
     write_text(directory / f"{NAME}.csv", judged.to_csv(index=False, float_format="%.8g"))
     body = _body(claims, summary(judged), tables)
     margins = [f"{claim.claim}: {claim.why}" for claim in claims if claim.why]
     below = [_INTERVALS, *margins, *notes]
-    write_text(directory / f"{NAME}.md", _markdown(body, below))
+    header = _HEADER
+    if not paper:
+        place = _HEADER.index("paper")
+        header = [*_HEADER[:place], *_HEADER[place + 1 :]]
+        body = [[*cells[:place], *cells[place + 1 :]] for cells in body]
+    write_text(directory / f"{NAME}.md", _markdown(body, below, header))
     cells = [list(map(latex, cells)) for cells in body]
-    write_text(
-        directory / f"{NAME}.tex",
-        latex_table(NAME, latex(_CAPTION), _HEADER, cells, _WORDS, list(map(latex, below))),
-    )
+    caption = latex(_caption(header))
+    text = latex_table(NAME, caption, header, cells, _WORDS, list(map(latex, below)))
+    write_text(directory / f"{NAME}.tex", text)
 
 
 def claims_markdown(claims: Sequence[Claim], evidence: Evidence, tables: Mapping[str, Table]) -> str:
@@ -93,11 +101,16 @@ def _body(claims: Sequence[Claim], frame: pd.DataFrame, tables: Mapping[str, Tab
     return [_cells(row, spec) for row, spec in zip(frame.to_dict("records"), specs, strict=True)]
 
 
-def _markdown(body: Sequence[Sequence[str]], below: Sequence[str]) -> str:
+def _markdown(
+    body: Sequence[Sequence[str]], below: Sequence[str], header: Sequence[str] = tuple(_HEADER)
+) -> str:
     cells = [list(map(markdown, row)) for row in body]
-    return markdown_table(
-        f"**Claims.** {markdown(_CAPTION)}", _HEADER, cells, _WORDS, list(map(markdown, below))
-    )
+    caption = f"**Claims.** {markdown(_caption(header))}"
+    return markdown_table(caption, header, cells, _WORDS, list(map(markdown, below)))
+
+
+def _caption(header: Sequence[str]) -> str:
+    return _CAPTION.format(paper=_PAPER if "paper" in header else "")
 
 
 def effect_with_interval(row: Mapping, spec: str) -> str:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from tood.ledger.kept_weights import kept_weights
 from tood.ledger.status import Status, call_of, other_trainings, read_status
 from tood.ledger.study_jobs import figure_job
+from tood.report.shown import SWEPT
 from tood.runtime.failures import State
 from tood.study.claims import load_claims
 from tood.study.declarations import Table
@@ -81,7 +82,7 @@ def _figures(plan: Plan, tables: Mapping[str, Table], trainings: Iterable[Traini
     # Where nothing is trained, nothing is known of the positives.
     if (schemes := {row.key["Anchor assignment"]: row.run for row in rows}) and not plan.imports:
         sources["positives"] = Sources(all_seeds(schemes))
-    swept = {row.run: row.run for name in ("table4", "table_m") for row in tables[name].rows}
+    swept = {row.run: row.run for name in SWEPT for row in tables[name].rows}
     if set(swept) <= set(ids):
         sources |= dict.fromkeys(("sweep_m", "alpha_beta"), Sources(all_seeds(swept)))
     return sources

@@ -1,9 +1,10 @@
 """The forest plot of the claims: effects with intervals, the paper's values, and the studies that check them.
 
 Drawn from `claims.csv` alone. Marker and line style tell the studies apart as well as colour does, and the
-markers of checks are not filled, so that the figure can be read in grey. The colours are Okabe and Ito's.
+markers of checks are not filled, so that the figure can be read in grey.
 """
 
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,19 +16,28 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from tood.analysis.figures.files import save_captioned
+from tood.analysis.figures.style import BLACK, BLUE, GREEN, PURPLE, SKY, VERMILION
+from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
 from tood.report.readings import DEFAULT
 from tood.report.verdicts import Verdict
-from tood.study.pages import load_pages
 
 PAPER, OURS = "paper", "this study"
 BAND = "margin of the claim"
-WIDTH, ROW, EDGES = (
-    9.0,
-    0.1,
-    1.4,
-)  # inches: of the figure, of a value in the row of a claim, of a panel's edges
-_LEAST = 4  # values for which a row has room
+WIDTH, ROW, EDGES = 9.0, 0.1, 1.4  # inches: the figure, a value in the row of a claim, a panel's edges
+_LEAST = 5  # values for which a row has room
 _SPREAD = 0.7  # of a claim's row, that the studies take
+_LINE = 46  # characters of a claim on a line
+CAPTION = (
+    "**Claims of the paper.** Each row is a statement of the paper as a difference between runs; below it "
+    "the metric and the verdict. Right of 0 is the direction that the paper states. A point is the mean over "
+    f"the seeds, a bar its {CONFIDENCE:.0%} interval by Student's t over paired seeds; one seed has no bar. "
+)
+_CAPTION_BAND = (
+    f"A hatched band is the margin of a claim that runs are alike, whose bar is the {CONFIDENCE_WITHIN:.0%} "
+    "interval; the claim is that the whole bar lies in the band. "
+)
+_CAPTION_PAPER = "A cross is the difference between the values that the paper prints. "
+_CAPTION_CHECKS = "Open markers are other studies that checked the claim, with intervals of their own. "
 
 
 class Style(NamedTuple):
@@ -39,13 +49,13 @@ class Style(NamedTuple):
     filled: bool
 
 
-_OWN = Style("#000000", "o", "-", filled=True)
-_PRINTED = Style("#D55E00", "X", "None", filled=True)
+_OWN = Style(BLACK, "o", "-", filled=True)
+_PRINTED = Style(VERMILION, "X", "None", filled=True)
 _CHECKS = (
-    Style("#0072B2", "s", "--", filled=False),
-    Style("#56B4E9", "D", "--", filled=False),
-    Style("#009E73", "^", "-.", filled=False),
-    Style("#CC79A7", "v", ":", filled=False),
+    Style(BLUE, "s", "--", filled=False),
+    Style(SKY, "D", "--", filled=False),
+    Style(GREEN, "^", "-.", filled=False),
+    Style(PURPLE, "v", ":", filled=False),
 )
 
 
@@ -73,7 +83,23 @@ def draw_forest(claims: Path, stem: Path) -> None:
         stem: of the files, without a suffix.
     """
     judged = pd.read_csv(claims, keep_default_na=False, na_values=[""], dtype={"check": str})
-    save_captioned(forest(judged.fillna({"check": ""})), stem, f"{load_pages().figures[stem.name]}\n")
+    judged = judged.fillna({"check": ""})
+    save_captioned(forest(judged), stem, caption(judged))
+
+
+def caption(judged: pd.DataFrame) -> str:
+    """What the marks of the figure mean; of paper, bands and checks only where there are some.
+
+    Args:
+        judged: as for `forest`.
+    """
+    shown = judged[judged["seeds"] > 0]
+    parts = (
+        (_CAPTION_BAND, shown["within"].notna().any()),
+        (_CAPTION_PAPER, shown["paper"].notna().any()),
+        (_CAPTION_CHECKS, (shown["check"] != "").any()),
+    )
+    return CAPTION + "".join(text for text, there in parts if there)
 
 
 def forest(judged: pd.DataFrame) -> Figure:
@@ -139,18 +165,19 @@ def _draw(axes: Axes, panel: Panel, rows: pd.DataFrame, looks: pd.DataFrame, nam
         heights = [places[claim] + offsets[name] for claim in found["id"]]
         _points(axes, found, heights, name or OURS, checks.get(name, _OWN))
     printed = rows.dropna(subset="paper")
-    axes.scatter(
-        printed["paper"],
-        [places[claim] + offsets[PAPER] for claim in printed["id"]],
-        marker=_PRINTED.marker,
-        color=_PRINTED.colour,
-        s=36,
-        label=PAPER,
-        zorder=3,
-    )
-    axes.set_yticks(list(places.values()), [_label(row) for row in rows.to_dict("records")], fontsize=7)
+    if len(printed):
+        axes.scatter(
+            printed["paper"],
+            [places[claim] + offsets[PAPER] for claim in printed["id"]],
+            marker=_PRINTED.marker,
+            color=_PRINTED.colour,
+            s=36,
+            label=PAPER,
+            zorder=3,
+        )
+    axes.set_yticks(list(places.values()), [_label(row) for row in rows.to_dict("records")], fontsize=8)
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel(panel.title, fontsize=8)
+    axes.set_xlabel(f"{panel.title}; right of 0: as the paper says", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", color="0.92")
     axes.set_axisbelow(True)
@@ -177,10 +204,10 @@ def _points(axes: Axes, found: pd.DataFrame, heights: list[float], label: str, s
 
 
 def _label(row: dict) -> str:
-    """A claim, its metric and the verdict on it, in two lines."""
-    claim = row["claim"] if len(row["claim"]) <= 75 else f"{row['claim'][:74]}…"
+    """A claim in one or two lines, and in a last line its metric and the verdict on it."""
+    claim = textwrap.wrap(row["claim"], _LINE, max_lines=2, placeholder="…")
     verdict = row["verdict"] if row["verdict"] != Verdict.PENDING else "no verdict"
-    return f"{claim}\n{row['metric']}: {verdict}"
+    return "\n".join([*claim, f"{row['metric']}: {verdict}"])
 
 
 def _legend(figure: Figure, subplots: Iterable[Axes]) -> None:

@@ -48,7 +48,26 @@ def latex(text: str) -> str:
 
 def html(text: str) -> str:
     """Markdown as HTML, of which it can bring in no element but a superscript, the mark of a footnote."""
-    rendered = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    return _with_marks(_reader().render(text))
+
+
+def cells_of_table(table: str) -> list[list[str]]:
+    """The cells of a table in Markdown as HTML, row by row, the header first; as `html` makes them."""
+    reader, rows = _reader(), list[list[str]]()
+    for token in reader.parse(table):
+        if token.type == "tr_open":
+            rows.append([])
+        elif token.type == "inline" and rows:
+            shown = reader.renderer.render(token.children or [], reader.options, {})
+            rows[-1].append(_with_marks(str(shown)))
+    return rows
+
+
+def _reader() -> MarkdownIt:
+    return MarkdownIt("commonmark", {"html": False}).enable("table")
+
+
+def _with_marks(rendered: str) -> str:
     return re.sub(r"&lt;sup&gt;(\w{1,4})&lt;/sup&gt;", r"<sup>\1</sup>", rendered)
 
 

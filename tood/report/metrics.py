@@ -16,7 +16,9 @@ from tood.report.claims_table import write_claims
 from tood.report.comparison import compare
 from tood.report.evidence import Evidence
 from tood.report.kept import checks
+from tood.report.methods import write_methods
 from tood.report.readings import READINGS
+from tood.report.shown import asked_for, claims_of, tables_of
 from tood.report.tables import (
     FEWEST,
     NO_METRICS,
@@ -34,6 +36,8 @@ from tood.study.paths import CONFIGS, RESULTS, StudyPaths
 from tood.study.plan import Plan
 from tood.study.released import ReleasedFile
 from tood.study.source_files import config_settings
+
+RENEW = "Call the workflow again to renew it; where that finds nothing to do, add `--forcerun train`."
 
 
 def write_results(plan: Plan, complexity: Path) -> None:
@@ -61,8 +65,8 @@ def write_results(plan: Plan, complexity: Path) -> None:
         for status in statuses
         if status.report.get("state") == State.RELEASED and status.provenance.get("released")
     }
-    tables, shown = load_tables(runs=plan.all_runs), with_enough_objects(metrics)
-    for table in tables.values():
+    declared, shown = load_tables(runs=plan.all_runs), with_enough_objects(metrics)
+    for table in tables_of(plan, declared).values():
         frame = build(table, shown, urgent, plan.all_runs, seeds, references, scores)
         notes = [*about, *remarks([row.run for row in table.rows], statuses), *of_sizes(table, metrics)]
         if plan.tolerance:
@@ -80,11 +84,16 @@ def write_results(plan: Plan, complexity: Path) -> None:
             ]
             table = with_origins(table, released)
         write(table, frame, paths.tables, notes)
-    claims = load_claims(plan.all_runs, tables)
+    if plan.own_data:
+        runs = [plan.all_runs[run] for run in asked_for(plan)]
+        notes = [*about, *remarks([run.id for run in runs], statuses)]
+        write_methods(runs, shown, urgent, paths.tables, notes)
+    claims = claims_of(plan, load_claims(plan.all_runs, declared))
     of_claims = remarks([run for claim in claims for run in claim.runs], statuses)
     elsewhere = checks(RESULTS, plan.name)
     evidence = Evidence(plan.name, metrics, plan.scale.comparable, of_readings, elsewhere)
-    write_claims(claims, evidence, tables, paths.tables, [*about, *of_claims])
+    notes = [*about, *of_claims]
+    write_claims(claims, evidence, declared, paths.tables, notes, paper=not plan.own_data)
 
 
 def of_sizes(table: Table, metrics: pd.DataFrame) -> list[str]:
@@ -208,20 +217,22 @@ def remarks(runs: Iterable[str], statuses: Iterable[Status]) -> list[str]:
         for status in concerned
         if status.state.stopped
     ]
-    titles = dict.fromkeys(status.run.title for status in concerned if status.run.reconstruction)
-    lines += [
-        f"{title}: no code of its authors was published, so it was written from what is public about it; its "
-        "result is not a reproduction of theirs."
-        for title in titles
-    ]
+    lines += reconstructions(concerned)
     changed: dict[str, list[str]] = {}
     for status in concerned:
         if status.stale:
             changed.setdefault(status.run.id, []).extend(status.stale)
     if changed:
         named = "; ".join(f"{run}: {', '.join(dict.fromkeys(parts))}" for run, parts in changed.items())
-        lines.append(
-            f"stale: made with something else than the workflow would use now ({named}). Call the workflow "
-            "again to renew it; where that finds nothing to do, add `--forcerun train`."
-        )
+        lines.append(f"stale: made with something else than the workflow would use now ({named}). {RENEW}")
     return lines
+
+
+def reconstructions(statuses: Iterable[Status]) -> list[str]:
+    """A line for each method whose code was not published."""
+    titles = dict.fromkeys(status.run.title for status in statuses if status.run.reconstruction)
+    return [
+        f"{title}: no code of its authors was published, so it was written from what is public about it; its "
+        "result is not a reproduction of theirs."
+        for title in titles
+    ]

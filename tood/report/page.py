@@ -1,71 +1,206 @@
-"""One page with everything that a study shows: claims, tables, figures, and a card for each training."""
+"""One page with everything that a study shows: what came out, figures, tables, and every training."""
 
 import base64
-import math
+import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from markupsafe import Markup
 
 from tood.ledger.status import Status, known_status
-from tood.report.markup import html
+from tood.report.evidence import summary
+from tood.report.figures import FIGURES_1_AND_4, FOREST, VIEWS
+from tood.report.markup import html, markdown
+from tood.report.methods import best
+from tood.report.metrics import RENEW, of_data, reconstructions, remarks
+from tood.report.run_table import hardware, run_table, sources
+from tood.report.sections import (
+    Section,
+    claims_section,
+    methods_section,
+    said_more_than_once,
+    table_section,
+)
+from tood.report.shown import CLAIMS, METHODS, claims_of, table_names, tables_of
+from tood.report.verdicts import Verdict, vocabulary
 from tood.runtime.files import write_text
-from tood.study.declarations import Table, cells_of, load_tables
+from tood.study.claims import load_claims
+from tood.study.declarations import Table, load_tables
 from tood.study.pages import load_pages
-from tood.study.paths import StudyPaths
+from tood.study.paths import StudyPaths, dark_picture
 from tood.study.plan import Plan
 
-WIDTH, HEIGHT, MARGIN = 320, 120, 16  # of a curve
+PICTURES_FIRST = (FOREST, *FIGURES_1_AND_4)
+# Other figures stand below the table whose runs they show.
+_FIGURES_OF = {
+    "table6": VIEWS,
+    "table_m": ("sweep_m",),
+    "table4": ("alpha_beta",),
+    "positives": ("positives",),
+}
+_DPI = 200  # of a figure's PNG (`tood.analysis.figures.files`)
+
+
+class Picture(NamedTuple):
+    """A figure on the page."""
+
+    name: str
+    alt: str
+    caption: Markup
+    light: str  # PNG in base64
+    dark: str  # the same for dark pages; empty where there is none
+    width: int  # CSS pixels
+    height: int
 
 
 def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] | None = None) -> None:
     """Write the page of a study from its tables and the files of its runs; nothing has to be complete.
 
     Args:
+        plan: the study.
+        figures: PNGs to show.
         absent: why there is no figure of a name.
     """
-    paths, statuses, tables = StudyPaths(plan.name), known_status(plan), load_tables(runs=plan.all_runs)
-    names = ["claims", *sorted(tables, key=lambda name: (not name.startswith("table"), name))]
+    paths, statuses = StudyPaths(plan.name), known_status(plan)
+    declared = load_tables(runs=plan.all_runs)
+    pictures = {path.stem: picture(path) for path in sorted(figures, key=_place)}
+    found = sections(plan, statuses, declared)
+    shown = [section for section in found if not section.empty]
+    notes, shown = _notes_apart(plan, statuses, shown)
+    for section in shown:
+        named = [name for name in _FIGURES_OF.get(section.id, ()) if name in pictures]
+        section.pictures.extend(pictures.pop(name) for name in named)
+    columns, rows = run_table(statuses)
     folder = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(folder), autoescape=select_autoescape(["j2"]))
-    pictures = {path.stem: _figure(path) for path in sorted(figures, key=_place)}
+    environment.filters["html"] = lambda text: Markup(html(text))
     page = environment.get_template("page.html.j2").render(
         name=plan.name,
         description=plan.scale.description,
-        counts=_counted(statuses),
-        comparable=plan.scale.comparable,
-        sections=[
-            section(path, tables.get(name), statuses)
-            for name in names
-            if (path := paths.tables / f"{name}.md").is_file()
-        ],
-        pictures={name: picture for name, picture in pictures.items() if name in names},
-        figures=[picture for name, picture in pictures.items() if name not in names],
+        data=plan.data_note,
+        sentences=sentences(plan, statuses, paths.tables),
+        first=[pictures.pop(name) for name in PICTURES_FIRST if name in pictures],
+        notes=[Markup(html(note)) for note in notes],
+        sections=shown,
+        without_values=[section for section in found if section.empty],
+        figures=list(pictures.values()),
         absent=absent or {},
-        cards=_cards(statuses, tables),
+        columns=columns,
+        runs=rows,
+        machine=hardware(statuses),
+        sources=sources(statuses),
     )
     write_text(paths.report, page)
 
 
-def section(path: Path, table: Table | None, statuses: Iterable[Status]) -> dict[str, Any]:
-    """A table in Markdown as HTML: its caption before it, all other text after it, and its runs."""
-    caption, grid, *remarks = path.read_text(encoding="utf-8").split("\n\n")
-    title = caption.removeprefix("**").partition(".**")[0]
-    there = {status.run.id for status in statuses}
-    runs = [row.run for row in table.rows if row.run in there] if table else []
-    header_cells = html(grid).replace("<th>", '<th scope="col">')
-    return dict(
-        id=path.stem,
-        title=title,
-        caption=Markup(html(caption)),
-        table=Markup(header_cells.replace("<th style", '<th scope="col" style')),
-        remarks=Markup(html("\n\n".join(remarks))),
-        runs=list(dict.fromkeys(runs)),
-    )
+def sections(plan: Plan, statuses: Sequence[Status], declared: Mapping[str, Table]) -> list[Section]:
+    """The tables of the study in the order of the page, those without values too.
+
+    Args:
+        statuses: of the study.
+        declared: all tables.
+    """
+    folder, tables = StudyPaths(plan.name).tables, tables_of(plan, declared)
+    states: dict[str, list[str]] = {}
+    for status in statuses:
+        states.setdefault(status.run.id, []).append(str(status.state))
+    found = []
+    for name in table_names(plan, declared):
+        path = folder / f"{name}.md"
+        if not path.is_file():
+            continue
+        if name == CLAIMS:
+            found.append(claims_section(path, claims_of(plan, load_claims(plan.all_runs, declared)), states))
+        elif name == METHODS:
+            found.append(methods_section(path))
+        else:
+            found.append(table_section(path, tables[name], states))
+    return found
+
+
+def sentences(plan: Plan, statuses: Sequence[Status], tables: Path) -> list[str]:
+    """What came out, in a few sentences.
+
+    Args:
+        statuses: of the study.
+        tables: folder of its tables.
+    """
+    said = []
+    if (tables / f"{METHODS}.csv").is_file() and plan.own_data:
+        said.append(best(pd.read_csv(tables / f"{METHODS}.csv")))
+    if (tables / f"{CLAIMS}.csv").is_file():
+        said.append(verdicts(pd.read_csv(tables / f"{CLAIMS}.csv", keep_default_na=False), plan))
+    states = Counter(str(status.state) for status in statuses)
+    said.append(f"{states.total()} trainings: {', '.join(f'{n} {state}' for state, n in states.items())}.")
+    if not (plan.scale.comparable or plan.own_data):
+        said.append(
+            "The paper's numbers are of COCO and of full-sized models. Those of this study can be compared "
+            "with one another, not with them."
+        )
+    return list(filter(None, said))
+
+
+def verdicts(judged: pd.DataFrame, plan: Plan) -> str:
+    """How many claims came out how.
+
+    Args:
+        judged: `claims.csv`, with empty text for no value.
+    """
+    counts = Counter(summary(judged)["verdict"])
+    pending = counts.pop(Verdict.PENDING, 0)
+    if not counts:
+        return "No claim of the paper has a verdict yet." if pending else ""
+    words = vocabulary(plan.scale.comparable)
+    listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in words if counts[verdict])
+    rest = f"; {pending} {'have' if pending > 1 else 'has'} no verdict" if pending else ""
+    return f"Claims of the paper: {listed}{rest}."
+
+
+def _notes_apart(
+    plan: Plan, statuses: Sequence[Status], shown: Sequence[Section]
+) -> tuple[list[str], list[Section]]:
+    """What concerns the whole study, in Markdown and each once, and the tables without it."""
+    about = [*plan.notes([status.training for status in statuses]), *of_data(statuses)]
+    notes = [markdown(note) for note in [*about, *reconstructions(statuses), *_stale(statuses)]]
+    of_runs = {markdown(note) for section in shown for note in remarks(_runs_of(section, plan), statuses)}
+    known = {*notes, *of_runs}
+    rest = [
+        replace(section, remarks=[text for text in section.remarks if text not in known]) for section in shown
+    ]
+    several = said_more_than_once(rest)
+    rest = [
+        replace(section, remarks=[text for text in section.remarks if text not in several])
+        for section in rest
+    ]
+    # The head of the page has the scale's description, and what the data are.
+    at_head = {notes[0], markdown(plan.data_note)}
+    return [*(note for note in notes if note not in at_head), *several], rest
+
+
+def _runs_of(section: Section, plan: Plan) -> list[str]:
+    """The runs of a table's file, whose remarks are in it."""
+    declared = load_tables(runs=plan.all_runs)
+    if section.id == CLAIMS:
+        claims = claims_of(plan, load_claims(plan.all_runs, declared))
+        return [run for claim in claims for run in claim.runs]
+    tables = tables_of(plan, declared)
+    rows = [row.run for row in tables[section.id].rows] if section.id in tables else []
+    return rows or [row.run for row in section.rows]
+
+
+def _stale(statuses: Iterable[Status]) -> list[str]:
+    """How many trainings are stale, in a line; the table of runs has them one by one."""
+    changed = [status.stale for status in statuses if status.stale]
+    if not changed:
+        return []
+    parts = ", ".join(dict.fromkeys(part for stale in changed for part in stale))
+    number = "1 training was" if len(changed) == 1 else f"{len(changed)} trainings were"
+    return [f"stale: {number} made with other {parts} than the workflow would use now. {RENEW}"]
 
 
 def _place(path: Path) -> tuple[int, str]:
@@ -74,70 +209,20 @@ def _place(path: Path) -> tuple[int, str]:
     return known.index(path.stem) if path.stem in known else len(known), path.stem
 
 
-def _figure(path: Path) -> dict[str, Any]:
-    alt, said = load_pages().figures.get(path.stem, path.stem), path.with_suffix(".md")
-    caption = Markup(html(said.read_text(encoding="utf-8") if said.is_file() else alt))
-    return dict(
-        name=path.stem, alt=alt, caption=caption, content=base64.b64encode(path.read_bytes()).decode()
+def picture(path: Path) -> Picture:
+    """A figure with its caption, which is beside it, and its variant for dark pages."""
+    alt = load_pages().figures.get(path.stem, path.stem)
+    said, dark = path.with_suffix(".md"), dark_picture(path)
+    caption = said.read_text(encoding="utf-8") if said.is_file() else alt
+    content = path.read_bytes()
+    # The header of a PNG: 8 bytes of signature, 8 of the first chunk's length and name, then both sides
+    width, height = struct.unpack(">II", content[16:24])
+    return Picture(
+        name=path.stem,
+        alt=alt,
+        caption=Markup(html(caption)),
+        light=base64.b64encode(content).decode(),
+        dark=base64.b64encode(dark.read_bytes()).decode() if dark.is_file() else "",
+        width=round(width * 100 / _DPI),
+        height=round(height * 100 / _DPI),
     )
-
-
-def _counted(statuses: Iterable[Status]) -> str:
-    counts = Counter(status.state for status in statuses)
-    return f"{sum(counts.values())} trainings: {', '.join(f'{n} {state}' for state, n in counts.items())}."
-
-
-def _cards(statuses: Iterable[Status], tables: Mapping[str, Table]) -> list[dict[str, Any]]:
-    cards, seen = [], set()
-    for status in statuses:
-        # Links are to the first seed of a run.
-        name = status.run.id if status.run.id not in seen else f"{status.run.id}-{status.seed}"
-        seen.add(status.run.id)
-        ap = f": AP {status.ap:.1f}" if status.ap is not None else ""
-        summary = f"{status.run.id}, seed {status.seed} — {status.run.title} — {status.state}{ap}"
-        facts, curve = _facts(status, tables), loss_curve(status.epochs)
-        cards.append(dict(id=f"run-{name}", summary=summary, facts=facts, curve=curve))
-    return cards
-
-
-def _facts(status: Status, tables: Mapping[str, Table]) -> dict[str, str]:
-    """What is known of a training, by the words that the page has for it."""
-    run, report, made = status.run, status.report, status.provenance
-    hardware: dict[str, Any] = made.get("hardware", {})
-    facts = {
-        "Backbone, epochs": f"{run.backbone}, {run.epochs}",
-        "Shown in": "; ".join(cells_of(run.id, tables)),
-        "State": f"{status.state}: {status.reason}" if status.reason else status.state,
-        "Stale": ", ".join(status.stale),
-        "Time": str(timedelta(seconds=round(report["seconds"]))) if report.get("seconds") else "",
-        "Images/s": f"{report['images_per_second']:.1f}" if report.get("images_per_second") else "",
-        "Hardware": ", ".join(map(str, hardware.get("gpu_names") or [hardware.get("cpu") or ""])),
-        "Attempts": str(made.get("attempts") or ""),
-        "Made with": ", ".join(f"{name} {value}" for name, value in made.get("digests", {}).items()),
-        "Source": run.source or "",
-        "Folder": status.folder.as_posix(),
-    }
-    return {name: value for name, value in facts.items() if value}
-
-
-def loss_curve(epochs: Sequence[Mapping[str, float | None]]) -> dict[str, str] | None:
-    """The mean total loss of each epoch, of `tood.ledger.curves.by_epoch`, for the SVG of a training's card.
-
-    None without two finite ones.
-    """
-    known = [
-        (epoch["loss"], epoch["epoch"] or 0.0)
-        for epoch in epochs
-        if epoch["loss"] is not None and math.isfinite(epoch["loss"])
-    ]
-    if len(known) < 2:
-        return None
-    losses, passed = zip(*known, strict=True)
-    low, high, last = min(losses), max(losses), passed[-1]
-    span = high - low or 1.0
-    points = " ".join(
-        f"{WIDTH * epoch / last:.1f},{MARGIN + (HEIGHT - 2 * MARGIN) * (high - loss) / span:.1f}"
-        for loss, epoch in zip(losses, passed, strict=True)
-    )
-    label = f"loss from {losses[0]:.3g} to {losses[-1]:.3g} over {last:g} epochs"
-    return dict(points=points, label=label, lowest=f"{low:.3g}", highest=f"{high:.3g}", epochs=f"{last:g}")

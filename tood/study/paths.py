@@ -101,3 +101,8 @@ class StudyPaths:
     def record(self, run_id: str, seed: int | str) -> Path:
         """What is kept of one run and seed (`tood.ledger.records`)."""
         return self.records / run_id / f"seed{seed}.json"
+
+
+def dark_picture(picture: Path) -> Path:
+    """The variant of a figure for dark pages, beside the figure."""
+    return picture.with_name(f"{picture.stem}_dark{picture.suffix}")

@@ -109,6 +109,13 @@ class Plan:
         return self.study.data_root or self.scale.data_root
 
     @property
+    def own_data(self) -> bool:
+        """Whether the images are others than the scale's, so that no value of the paper is of such images."""
+        if not self.study.data_root:
+            return False
+        return bool(self.scale.drawing) or self._splits != {"train": self.scale.train, "val": self.scale.val}
+
+    @property
     def drawing(self) -> DrawingSpec | None:
         """What the dataset is drawn by; None where it is the user's."""
         if self.study.data_root:
@@ -293,6 +300,20 @@ class Plan:
         differs = any(getattr(study, key) is not None for key in differing)
         return None if differs or self.weights == "random" else self.scale.tolerance
 
+    @property
+    def data_note(self) -> str:
+        """What a reader of the tables must know about the user's data; empty for those of the scale."""
+        root, layout = self.study.data_root, self.conversion.layout if self.conversion else "COCO"
+        if not root:
+            return ""
+        if not self.scale.drawing:
+            return f"Data: {root.name} ({layout} layout), not necessarily COCO 2017."
+        size = sorted(self.study.image_size or self.scale.input.size or (), reverse=True)
+        return (
+            f"Data: {root.name} ({layout} layout) in place of the generated images, at most "
+            f"{' × '.join(map(str, size))} pixels."
+        )
+
     def notes(self, trainings: Iterable[Training] | None = None) -> list[str]:
         """What a reader of the tables must know about how these numbers came about.
 
@@ -305,15 +326,7 @@ class Plan:
         for share in sorted({share for share in shares.values() if share < 1}):
             names = ", ".join(name for name, other in shares.items() if other == share)
             notes.append(f"Runs with {names} train {share:.0%} of their epochs.")
-        layout = self.conversion.layout if self.conversion else "COCO"
-        if study.data_root and scale.drawing:
-            size = sorted(study.image_size or scale.input.size or (), reverse=True)
-            notes.append(
-                f"Data: {study.data_root.name} ({layout} layout) in place of the generated images, at most "
-                f"{' × '.join(map(str, size))} pixels."
-            )
-        elif study.data_root:
-            notes.append(f"Data: {study.data_root.name} ({layout} layout), not necessarily COCO 2017.")
+        notes += filter(None, [self.data_note])
         if self.weights == "random":
             notes.append("Backbones start from random weights, not from ImageNet's.")
         if self.imports:

@@ -299,8 +299,8 @@ def forest(claims: Path, output: Path) -> None:
 
 
 @_step("positives")
-def positives(records: dict[str, list[Path]], png: Path, pdf: Path) -> None:
-    """Draw positives per object, and their IoU, over training, from records by scheme."""
+def positives(records: dict[str, list[Path]], output: Path) -> None:
+    """Draw positives per object, and their IoU, over training, from records by scheme, with a caption."""
     from tood.analysis.figures.positive_curves import draw_positive_curves
     from tood.ledger.records import read_record
 
@@ -308,7 +308,7 @@ def positives(records: dict[str, list[Path]], png: Path, pdf: Path) -> None:
         scheme: [record.epochs for path in paths if (record := read_record(path))]
         for scheme, paths in records.items()
     }
-    draw_positive_curves(epochs, png, pdf)
+    draw_positive_curves(epochs, output.with_suffix(""))
 
 
 @_step("report")

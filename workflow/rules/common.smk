@@ -53,9 +53,10 @@ from tood.report.figures import (
     without_weights,
 )
 from tood.workflow.heartbeat import watch
+from tood.report.shown import table_names
 from tood.study.options import parse_options
 from tood.study.pages import load_pages
-from tood.study.paths import COMPLEXITY, StudyPaths
+from tood.study.paths import COMPLEXITY, StudyPaths, dark_picture
 from tood.study.plan import Plan, Training
 from tood.study.released import FOLDER as RELEASED
 from tood.ledger.study_jobs import (
@@ -165,9 +166,14 @@ def picture(figure):
     return f"{PATHS.figures}/{figure}.png"
 
 
-def pictures(*figures):
-    """The pictures of figures, which `snakemake --report` shows."""
-    return [reported("figure", figure, picture(figure)) for figure in figures]
+def figure_files(*figures):
+    """The files of figures: pictures, which `snakemake --report` shows, and what is beside each."""
+    shown = [reported("figure", figure, picture(figure)) for figure in figures]
+    beside = [str(dark_picture(Path(picture(figure)))) for figure in figures]
+    others = expand(
+        f"{PATHS.figures}/{{figure}}.{{format}}", figure=figures, format=["pdf", "md"]
+    )
+    return [*shown, *beside, *others]
 
 
 def submissions():

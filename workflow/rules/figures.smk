@@ -5,7 +5,7 @@ input   of Figures 1 and 4 model.pth and best_anchors.json, or the weights kept 
         of the views best_anchors.json, detections.json and evaluated_images.json of the runs of Table 6; the tables
         of the sweeps, where the study has all of their runs; claims.csv; of the schemes their records
 output  RESULTS/figures/*.{png,pdf}: figure1, figure4; distances, score_iou, ap_by_iou, box_kinds;
-        sweep_m, alpha_beta; claims; positives. Beside the first six and the claims their captions, *.md
+        sweep_m, alpha_beta; claims; positives. Beside each a picture for dark pages, *_dark.png, and its caption, *.md
 steps   figure1; views; sweeps; forest; positives
 """
 
@@ -26,12 +26,7 @@ if "figure1" in DRAWN:
             ),
             manifest=MANIFEST,
         output:
-            pictures("figure1", "figure4"),
-            expand(
-                f"{PATHS.figures}/{{figure}}.{{format}}",
-                figure=["figure1", "figure4"],
-                format=["pdf", "md"],
-            ),
+            figure_files("figure1", "figure4"),
         log:
             f"{PATHS.logs}/figure1.log",
         threads: EVALUATION.threads
@@ -55,12 +50,7 @@ if VIEWS[0] in DRAWN:
             images=of_each(OF_RUN.evaluated_images, SOURCES[VIEWS[0]].all),
             manifest=MANIFEST,
         output:
-            pictures(*VIEWS),
-            expand(
-                f"{PATHS.figures}/{{figure}}.{{format}}",
-                figure=VIEWS,
-                format=["pdf", "md"],
-            ),
+            figure_files(*VIEWS),
         log:
             f"{PATHS.logs}/views.log",
         localrule: True
@@ -83,8 +73,7 @@ rule sweeps:
         table_m=f"{PATHS.tables}/table_m.csv",
         table4=f"{PATHS.tables}/table4.csv",
     output:
-        pictures("sweep_m", "alpha_beta"),
-        expand(f"{PATHS.figures}/{{figure}}.pdf", figure=["sweep_m", "alpha_beta"]),
+        figure_files("sweep_m", "alpha_beta"),
     log:
         f"{PATHS.logs}/sweeps.log",
     localrule: True
@@ -101,13 +90,12 @@ if FOREST in DRAWN:
         input:
             claims=f"{PATHS.tables}/claims.csv",
         output:
-            png=pictures(FOREST),
-            others=expand(f"{PATHS.figures}/{FOREST}.{{format}}", format=["pdf", "md"]),
+            figure_files(FOREST),
         log:
             f"{PATHS.logs}/forest.log",
         localrule: True
         shell:
-            "python workflow/step.py forest --claims {input.claims:q} --output {output.png:q} "
+            "python workflow/step.py forest --claims {input.claims:q} --output {output[0]:q} "
             "2>&1 | tee {log:q}"
 
 
@@ -117,8 +105,7 @@ if "positives" in DRAWN:
         input:
             records(SOURCES["positives"].all),
         output:
-            png=pictures("positives"),
-            pdf=f"{PATHS.figures}/positives.pdf",
+            figure_files("positives"),
         log:
             f"{PATHS.logs}/positives.log",
         localrule: True
@@ -131,4 +118,4 @@ if "positives" in DRAWN:
             ),
         shell:
             "python workflow/step.py positives --records {params.records:q} "
-            "--png {output.png:q} --pdf {output.pdf:q} 2>&1 | tee {log:q}"
+            "--output {output[0]:q} 2>&1 | tee {log:q}"

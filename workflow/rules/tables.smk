@@ -1,4 +1,5 @@
-"""Tables: the paper's claims judged, its six tables and the sweep of m, ours beside the paper's.
+"""Tables: the paper's claims judged, its six tables and the sweep of m, ours beside the paper's. Of a study of the
+user's own data: its methods with their AP, the claims on them, and what else its runs have.
 
 input   the record of every run and seed, also of those that the call does not name, COMPLEXITY; metrics.csv of
         the studies that check the claims of this one, where they exist
@@ -7,7 +8,7 @@ output  RESULTS/metrics.csv (every value, what it was made with, stale or not), 
 steps   tables
 """
 
-NAMES = ["claims", *DECLARED_TABLES]
+NAMES = table_names(PLAN, DECLARED_TABLES)
 TABLES = expand(
     f"{PATHS.tables}/{{table}}.{{format}}", table=NAMES, format=["csv", "md", "tex"]
 )

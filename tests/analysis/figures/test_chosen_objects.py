@@ -121,7 +121,8 @@ def test_the_captions_say_the_rule_what_it_left_and_the_means():
         "under TOOD has an IoU of at least 0.5, it has the largest distance between both best anchors under "
         "ATSS",
         "The rule left 2 of 3 objects.",
-        "Images with dining table and pizza go first; none of the objects is on such an image.",
+        "the object's area. Images with dining table and pizza go first; none of the objects is on such an "
+        "image.",
         "all objects: 0.567 under ATSS; 0.300 under TOOD.",
     ):
         assert part in text
@@ -131,6 +132,14 @@ def test_the_captions_say_the_rule_what_it_left_and_the_means():
     assert ', then "that both detectors localise' in text
     assert ', then "that no crowd' in text
     assert "4 %" not in text.split("dropping")[1]
+
+
+def test_classes_that_the_data_lack_are_not_spoken_of():
+    choice = choose(both(record(1), record(2)), ("bird", "bee", "dog"))
+    assert choice.preferred is None
+    text = caption(choice, ["ATSS", "TOOD"], 1, choice.cases[:1])
+    assert "dining table" not in text
+    assert "in units of the square root of the object's area. The rule left 2 of 2 objects." in text
 
 
 def test_a_study_of_one_detector_has_its_own_words():

@@ -51,7 +51,7 @@ def test_every_detector_shows_the_objects_that_the_rule_chose(job, tmp_path, mon
         monkeypatch.setattr(module, name, spy)
     figures(job, CPU, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
-        f"figure{number}.{suffix}" for number in (1, 4) for suffix in ("png", "pdf", "md")
+        f"figure{number}{end}" for number in (1, 4) for end in (".png", "_dark.png", ".pdf", ".md")
     }
     trained = load_trained(job.detectors["ATSS"], CPU)
     choice = choose(records(job), trained.dataset.metainfo["classes"])

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import matplotlib
 import numpy as np
 import pytest
@@ -5,10 +7,18 @@ import torch
 from helpers.figures import text_of_pdf
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
+from matplotlib.text import Annotation
 
 from tood.analysis.figures.files import save
-from tood.analysis.figures.map_figures import FigureRow, draw_figure1, draw_figure4
+from tood.analysis.figures.map_figures import (
+    CLASSIFICATION,
+    LOCALISATION,
+    FigureRow,
+    draw_figure1,
+    draw_figure4,
+)
 from tood.analysis.figures.maps import instance_maps
+from tood.analysis.figures.style import YELLOW
 from tood.models.common.dense_level import DenseLevel
 
 SIZE = (64, 96)  # height and width of the input without padding
@@ -181,7 +191,7 @@ def figure_rows() -> list[FigureRow]:
     plant(together, 2, 1, 1, label=1, score=0.7, box=GT_BOXES[0])
     image = np.full((*SIZE, 3), 128, dtype=np.uint8)
     return [
-        FigureRow(name, image, maps_of(levels), GT_BOXES.numpy(), 0, "pizza")
+        FigureRow(name, image, maps_of(levels), GT_BOXES.numpy(), 0, ["pizza", "pizza", "dog"])
         for name, levels in (("ATSS", apart), ("TOOD", together))
     ]
 
@@ -204,7 +214,13 @@ def cells(axes: Axes) -> list[tuple]:
 
 def arrows(axes: Axes) -> list[tuple]:
     """Ends of the arrows: where they start and where they point to."""
-    return [(text.get_position(), text.xy) for text in axes.texts]
+    return [(text.get_position(), text.xy) for text in axes.texts if isinstance(text, Annotation)]
+
+
+def marks(axes: Axes) -> list[tuple]:
+    """Marker and place of best anchors, without the centre of the object."""
+    drawn = [(line.get_marker(), line.get_xydata()[0].tolist()) for line in axes.lines]
+    return [(marker, tuple(place)) for marker, place in drawn if marker != "+"]
 
 
 def colour(name: str) -> tuple:
@@ -232,43 +248,54 @@ def test_figure_shows_the_maps_and_the_best_anchors_in_their_places():
         assert axes[1].images[0].get_clim() == (0, pytest.approx(0.7))
         assert axes[2].images[0].get_clim() == (0, 1)
 
-    truths = [(colour("yellow"), tuple(box.tolist())) for box in (*GT_BOXES[1:], GT_BOXES[0])]
-    of_red, of_green = (16.0, 16.0, 48.0, 20.0), tuple(GT_BOXES[0].tolist())
+    truths = [(colour(YELLOW), tuple(box.tolist())) for box in (*GT_BOXES[1:], GT_BOXES[0])]
+    of_score, of_iou = (16.0, 16.0, 48.0, 20.0), tuple(GT_BOXES[0].tolist())
+    score, iou = colour(CLASSIFICATION.colour), colour(LOCALISATION.colour)
     apart, together = panels
-    assert outlines(apart[0]) == [(colour("lime"), of_green), (colour("red"), of_red), *truths]
-    assert cells(apart[0]) == [(colour("lime")[:3], (16.0, 32.0)), (colour("red")[:3], (48.0, 32.0))]
-    assert outlines(together[0]) == [(colour("red"), of_green), *truths]
-    assert cells(together[0]) == [(colour("red")[:3], (48.0, 48.0))]
+    assert outlines(apart[0]) == [(iou, of_iou), (score, of_score), *truths]
+    assert cells(apart[0]) == [(iou[:3], (16.0, 32.0)), (score[:3], (48.0, 32.0))]
+    assert [marks(panel) for panel in apart] == [
+        [("D", (16.0, 32.0)), ("o", (48.0, 32.0))],
+        [("o", (48.0, 32.0))],
+        [("D", (16.0, 32.0))],
+    ]
+    assert outlines(together[0]) == [(score, of_iou), *truths]
+    assert cells(together[0]) == [(score[:3], (48.0, 48.0))]
     for panel in (*apart[1:], *together[1:]):
         assert outlines(panel) == truths[-1:]
 
-    centre, green = (32.0, 32.0), (16.0, 32.0)
-    # No arrow leads to the red anchor of the first row: it is only one stride away from the middle.
-    assert [arrows(panel) for panel in apart] == [[(centre, green)], [], [(centre, green)]]
+    centre, away = (32.0, 32.0), (16.0, 32.0)
+    # No arrow leads to the best-classified anchor of the first row: it is one stride away from the middle.
+    assert [arrows(panel) for panel in apart] == [[(centre, away)], [], [(centre, away)]]
     assert not any(arrows(panel) for panel in together)
 
 
 def test_figure_says_what_it_shows(tmp_path):
     save(draw_figure1(figure_rows()), tmp_path / "a.pdf")
     lines = text_of_pdf(tmp_path / "a.pdf").splitlines()
-    words = [line for line in lines if line[0].isalpha()]
-    first, second = words[:6], words[6:]
-    assert sorted(first) == [
-        "ATSS",
-        "IoU (stride 16, best on 8)",
-        "Result",
-        "Score (stride 16)",
-        "pizza",
-        "red: score 0.70, IoU 0.12; green: score 0.00, IoU 1.00",
-    ]
-    assert sorted(second) == [
-        "IoU (stride 32)",
-        "Result",
-        "Score (stride 32)",
-        "TOOD",
-        "both: score 0.70, IoU 1.00",
-        "pizza",
-    ]
+    words = [line.strip() for line in lines if line.strip()[:1].isalpha()]
+    assert Counter(words) == Counter(
+        [
+            *("ATSS", "TOOD", "Result", "Result", "Score (stride 16)", "Score (stride 32)"),
+            *("IoU (stride 16, best on 8)", "IoU (stride 32)"),
+            *(
+                "best score: score 0.70, IoU 0.12",
+                "best IoU: score 0.00, IoU 1.00",
+                "both: score 0.70, IoU 1.00",
+            ),
+            *["pizza"] * 2,
+            "the object, and its centre",
+            "other objects",
+            "best score: the anchor with the highest score for the class, and its box",
+            "best IoU: the anchor with the highest IoU, and its box",
+        ]
+    )
+
+
+def test_other_objects_have_the_names_of_their_classes():
+    result = draw_figure1(figure_rows()).axes[0]
+    names = [text.get_text().strip() for text in result.texts if not isinstance(text, Annotation)]
+    assert names == ["pizza", "dog"]
 
 
 def test_figure_is_the_same_each_time(tmp_path):
@@ -283,6 +310,17 @@ def test_figure_is_the_same_each_time(tmp_path):
     assert files["pdf"][0].startswith(b"%PDF")
     assert b"<svg" in files["svg"][0]
     assert matplotlib.get_backend() == backend
+
+
+def test_the_scores_of_all_detectors_have_one_scale():
+    first, second = figure_rows()
+    for level in second.maps.levels:
+        level.scores[:] *= 0.5
+    for levels in ("best", "all"):
+        figure = draw_figure1([first, second], levels=levels)
+        of_scores = [axes for axes in figure.axes if axes.get_title().startswith("Score (")]
+        tops = [axes.images[0].get_clim()[1] for axes in of_scores]
+        assert tops == pytest.approx([0.7] * {"best": 2, "all": 6}[levels])
 
 
 def test_figure_needs_a_row():
@@ -328,6 +366,7 @@ def test_figure_4_has_a_column_for_each_object_and_a_row_for_each_detector():
     figure = draw_figure4([rows, rows[::-1], rows])
     assert len(figure.axes) == 6
     assert [axes.get_ylabel() for axes in figure.axes] == ["ATSS", "", "", "TOOD", "", ""]
-    boxes = [[box for color, box in outlines(axes) if color == colour("red")] for axes in figure.axes]
+    score = colour(CLASSIFICATION.colour)
+    boxes = [[box for color, box in outlines(axes) if color == score] for axes in figure.axes]
     apart, together = (16.0, 16.0, 48.0, 20.0), tuple(GT_BOXES[0].tolist())
     assert boxes == [[apart], [together], [apart], [together], [apart], [together]]

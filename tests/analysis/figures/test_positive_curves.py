@@ -7,15 +7,23 @@ import pandas as pd
 import pytest
 from helpers.figures import pixels, rendered, text_of_pdf, watch_figures
 from helpers.losses import LOSSES, write_losses
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from tood.analysis.figures.positive_curves import draw, draw_positive_curves, positives
+from tood.analysis.figures.style import BESIDE
 from tood.engine.loss_log import LossLog
 from tood.ledger.curves import by_epoch
-from tood.report.page import loss_curve
+from tood.report.run_table import loss_curve
 from tood.study.declarations import load_tables
 
 
-def test_the_figure_has_a_line_per_scheme():
+def shown_lines(axes: Axes) -> list[Line2D]:
+    """The line of the panel's own scheme, which is not grey."""
+    return [line for line in axes.lines if line.get_color() != BESIDE]
+
+
+def test_the_figure_has_two_panels_per_scheme():
     names = [row.key["Anchor assignment"] for row in load_tables()["positives"].rows]
     curves = pd.DataFrame(
         [
@@ -27,17 +35,22 @@ def test_the_figure_has_a_line_per_scheme():
         columns=["scheme", "seed", "epoch", "positives", "positive_iou"],
     )
     figure = draw(curves)
-    for axes, column in zip(figure.axes, ("positives", "positive_iou"), strict=True):
-        lines = [line for line in axes.lines if len(line.get_xdata())]
-        assert len(lines) == len(names) == 14
-        for line, name in zip(lines, names, strict=True):
-            expected = curves[curves["scheme"] == name].groupby("epoch")[column].mean()
+    titled = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+    assert list(titled) == names
+    assert len(figure.axes) == 2 * len(names) == 28
+    for name, axes in titled.items():
+        of_scheme = curves[curves["scheme"] == name]
+        below = figure.axes[figure.axes.index(axes) + 7]  # panels are numbered along rows of seven
+        for panel, column in ((axes, "positives"), (below, "positive_iou")):
+            (line,) = shown_lines(panel)
             assert list(line.get_xdata()) == [1, 2, 3]
-            assert list(line.get_ydata()) == pytest.approx(expected.tolist())
-        looks = {(line.get_color(), line._dash_pattern[1] and tuple(line._dash_pattern[1])) for line in lines}
-        assert len(looks) == len(names)
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == names
+            means = of_scheme.groupby("epoch")[column].mean()
+            assert list(line.get_ydata()) == pytest.approx(means.tolist())
+            assert len(panel.lines) == len(names)  # the others in grey
+    # One axis for all, filled by the values
+    low, high = figure.axes[7].get_ylim()
+    assert {axes.get_ylim() for axes in figure.axes[7:14]} == {(low, high)}
+    assert (low, high) == pytest.approx((-0.039, 0.689))
 
 
 def test_epochs_without_any_object_are_no_points(tmp_path):
@@ -50,21 +63,23 @@ def test_epochs_without_any_object_are_no_points(tmp_path):
 def test_the_figure_shows_the_losses_of_each_scheme(tmp_path, monkeypatch):
     first = by_epoch(write_losses(tmp_path / "losses.jsonl", *LOSSES))
     other = by_epoch(write_losses(tmp_path / "others.jsonl", (1.0, 1, 8.0, 0.6), (2.0, 1, 2.0, 0.8)))
-    png, pdf = tmp_path / "figure.png", tmp_path / "figure.pdf"
     saved = watch_figures(monkeypatch)
-    draw_positive_curves({"A*": [first, other], "B": [other]}, png, pdf)
-    figure, again = saved
-    assert figure is again
+    draw_positive_curves({"A*": [first, other], "B": [other]}, tmp_path / "figure")
+    figure, *again = saved
+    assert all(figure is other for other in again)
     # Of the two seeds of A* the mean, in the third epoch of the one that has it.
     expected = [
         ([(6 + 8) / 2, (8 / 6 * 1 + 2) / 2, 7], [8, 2]),
         ([(0.35 + 0.6) / 2, (0.5 + 0.8) / 2, 0.7], [0.6, 0.8]),
     ]
-    for axes, (of_a, of_b) in zip(figure.axes, expected, strict=True):
-        found = [list(line.get_ydata()) for line in axes.lines if len(line.get_ydata())]
-        assert found == [pytest.approx(of_a), pytest.approx(of_b)]
-    assert np.array_equal(pixels(png), rendered(figure, 200))
-    assert {"A*", "B", "epoch", "positives per object"} <= set(text_of_pdf(pdf).splitlines())
+    for panels, values in zip((figure.axes[:2], figure.axes[2:]), expected, strict=True):
+        for axes, of_scheme in zip(panels, values, strict=True):
+            (line,) = shown_lines(axes)
+            assert list(line.get_ydata()) == pytest.approx(of_scheme)
+    assert np.array_equal(pixels(tmp_path / "figure.png"), rendered(figure, 200))
+    text = text_of_pdf(tmp_path / "figure.pdf").splitlines()
+    assert {"A*", "B", "epoch", "positives", "per object"} <= set(text)
+    assert "a band reaches from the lowest to the highest" in (tmp_path / "figure.md").read_text()
 
 
 def test_a_loss_that_is_not_finite_is_no_point(tmp_path):

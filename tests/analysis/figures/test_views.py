@@ -137,7 +137,13 @@ def test_curves_and_counts_are_drawn():
     assert axes.lines[0].get_ydata().tolist() == [45, 25]
     counts = np.arange(100).reshape(5, 20)
     (axes,) = draw_box_kinds({"a": counts}).axes
-    assert [patch.get_data()[0].tolist() for patch in axes.patches] == counts.tolist()
+    assert [line.get_ydata().tolist() for line in axes.lines] == counts.tolist()
+    assert axes.lines[0].get_xdata()[:2].tolist() == pytest.approx(
+        [0.025, 0.075]
+    )  # of [0, 0.05], [0.05, 0.1]
+    assert len({line.get_marker() for line in axes.lines}) == len(counts)  # told apart without colours
+    # No box, no marker
+    assert axes.lines[0].get_markevery() == list(range(1, 20))
 
 
 def test_every_view_and_its_caption_are_written(annotations, tmp_path):
@@ -154,6 +160,7 @@ def test_every_view_and_its_caption_are_written(annotations, tmp_path):
     draw_views(runs, annotations, tmp_path / "figures")
     for name in ("distances", "score_iou", "ap_by_iou", "box_kinds"):
         assert (tmp_path / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / f"figures/{name}_dark.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
         text = (tmp_path / f"figures/{name}.md").read_text()
         assert text.startswith("**")

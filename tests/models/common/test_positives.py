@@ -331,6 +331,7 @@ def test_a_panel_shows_the_positives_in_their_places():
     image = np.full((40, 60, 3), 200, dtype=np.uint8)
     boxes, points = np.array([[5.0, 5, 30, 30], [20, 10, 50, 35]]), np.array([[10.0, 10], [20, 20], [40, 24]])
     parts = dict(trained=True, image=image, gt_boxes=boxes, per_object=1.5, iou=0.5)
+    parts |= dict(title="A scheme", names=["disc", "ring"], strides=[4, 8, 16])
     nothing = dict(points=points[:0], levels=np.zeros(0), objects=np.zeros(0, int), weights=np.ones(0))
     some = dict(points=points, levels=np.array([0, 0, 2]), objects=np.array([0, 0, 1]), weights=np.ones(3))
     figure = draw([ImagePositives("some", **parts, **some), ImagePositives("none", **parts, **nothing)])
@@ -340,8 +341,9 @@ def test_a_panel_shows_the_positives_in_their_places():
     of_dots = [tuple(c[:3]) for dots in first.collections for c in dots.get_facecolors()]
     assert of_dots == [colours[0], colours[0], colours[1]]
     assert len(second.collections) == 0
-    assert first.get_title() == "some: 1.5 per object, IoU 0.50"
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["level 1", "level 3"]
+    assert first.get_title() == "A scheme\n1.5 positives per object, IoU of their boxes 0.50"
+    assert [text.get_text().strip() for text in first.texts] == ["disc", "ring"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["stride 4", "stride 16"]
     draw([ImagePositives("none", **parts, **nothing)]).savefig(io.BytesIO())
 
 

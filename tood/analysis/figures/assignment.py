@@ -3,20 +3,24 @@
 import functools
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 
+from tood.analysis.figures.files import shown_name
+from tood.analysis.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, YELLOW
 from tood.data.annotations import read_image_list
 from tood.data.images import ImageError
 from tood.data.loading import build_dataset
@@ -31,16 +35,20 @@ from tood.study.plan import Plan
 # One per pyramid level, from the finest on
 MARKERS = "os^Dv"
 COLUMNS = 3
+_COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK, YELLOW)  # of objects, in turn
 _LISTED = 10  # images of the same name
 
 
 class ImagePositives(NamedTuple):
     """The assignment of one image by one scheme."""
 
-    scheme: str
+    scheme: str  # id of its run
+    title: str  # of its run
     trained: bool  # or with random weights, on which the positives do not depend
     image: np.ndarray  # [H, W, 3] uint8, RGB, as the network sees it
     gt_boxes: np.ndarray  # [G, 4] pixels of `image`
+    names: Sequence[str]  # [G] classes of the objects
+    strides: Sequence[int]  # of all pyramid levels, from the finest on
     points: np.ndarray  # [P, 2] centres of the positives
     levels: np.ndarray  # [P] their pyramid levels
     objects: np.ndarray  # [P] their objects
@@ -104,9 +112,12 @@ def assign(plan: Plan, run_id: str, image: str, seed: int) -> ImagePositives:
     largest = torch.zeros(len(gt)).scatter_reduce(0, positives.objects, positives.weights, "amax")
     return ImagePositives(
         scheme=run_id,
+        title=plan.all_runs[run_id].title,
         trained=trained,
         image=item["inputs"].flip(0).permute(1, 2, 0).numpy(),  # BGR [3, H, W] to RGB [H, W, 3]
         gt_boxes=gt.bboxes.numpy(),
+        names=[config.classes[label] for label in gt.labels.tolist()],
+        strides=[level.stride for level in levels],
         points=points[positives.anchors].numpy(),
         levels=level_of[positives.anchors].numpy(),
         objects=positives.objects.numpy(),
@@ -208,36 +219,66 @@ def draw(assignments: Sequence[ImagePositives]) -> Figure:
     columns = min(COLUMNS, len(assignments))
     rows = -(-len(assignments) // columns)
     height, width = assignments[0].image.shape[:2]
-    figure = Figure(figsize=(4 * columns, 4 * rows * height / width + 0.5 * rows + 0.4), layout="constrained")
+    panel = min(max(4 * height / width, 1.5), 8)  # inches
+    figure = Figure(figsize=(max(4 * columns, 5), (panel + 0.5) * rows + 0.55), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    colours = mpl.color_sequences["tab10"]
     for axes, assignment in zip(panels, assignments, strict=False):
-        axes.imshow(assignment.image, alpha=0.6)
-        for g, (x1, y1, x2, y2) in enumerate(assignment.gt_boxes):
-            colour = colours[g % len(colours)]
-            axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, lw=1.5, color=colour))
-        for level in np.unique(assignment.levels):
-            here = assignment.levels == level
-            axes.scatter(
-                *assignment.points[here].T,
-                c=[colours[g % len(colours)] for g in assignment.objects[here]],
-                alpha=0.25 + 0.75 * assignment.weights[here],
-                marker=MARKERS[level % len(MARKERS)],
-                s=14 + 10 * level,
-                edgecolors="black",
-                linewidths=0.3,
-            )
-        quality = f"IoU {assignment.iou:.2f}" if assignment.trained else "untrained"
-        axes.set_title(
-            f"{assignment.scheme}: {assignment.per_object:.1f} per object, {quality}", fontsize="small"
-        )
+        _draw(axes, assignment)
+        quality = f"IoU of their boxes {assignment.iou:.2f}" if assignment.trained else "untrained"
+        title = "\n".join(textwrap.wrap(shown_name(assignment.title), 48))
+        axes.set_title(f"{title}\n{assignment.per_object:.1f} positives per object, {quality}", fontsize=9)
         axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     for axes in panels[len(assignments) :]:
         axes.remove()
-    present = sorted({int(level) for assignment in assignments for level in assignment.levels})
+    # Each scheme may have levels of its own, such as one more.
+    present = {
+        int(level): assignment.strides[level]
+        for assignment in assignments
+        for level in np.unique(assignment.levels)
+    }
     handles = [
-        Line2D([], [], ls="", c="grey", marker=MARKERS[level % len(MARKERS)], label=f"level {level + 1}")
-        for level in present
+        Line2D(
+            [], [], ls="", c="grey", marker=MARKERS[level % len(MARKERS)], label=f"stride {present[level]}"
+        )
+        for level in sorted(present)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=max(len(handles), 1), frameon=False)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=max(len(handles), 1),
+        frameon=False,
+        title="positives, in the colour of their object; the fainter, the lower their weight",
+        title_fontsize=9,
+    )
     return figure
+
+
+def _draw(axes: Axes, assignment: ImagePositives) -> None:
+    """The image, the boxes of its objects with their classes, and the positives."""
+    height, width = assignment.image.shape[:2]
+    axes.imshow(assignment.image, alpha=0.6, extent=(0, width, height, 0))  # boxes count from pixels' edges
+    for g, ((x1, y1, x2, y2), name) in enumerate(zip(assignment.gt_boxes, assignment.names, strict=True)):
+        colour = _COLOURS[g % len(_COLOURS)]
+        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, lw=1.5, color=colour))
+        text = axes.text(
+            *(max(x1, 0), max(y1, 0)),
+            f" {shown_name(name)}",
+            va="top",
+            fontsize=8,
+            color=colour,
+            clip_on=True,
+        )
+        text.set_path_effects([withStroke(linewidth=2, foreground="white")])
+    for level in np.unique(assignment.levels):
+        here = assignment.levels == level
+        x, y = assignment.points[here].T
+        axes.scatter(
+            x,
+            y,
+            c=[_COLOURS[g % len(_COLOURS)] for g in assignment.objects[here]],
+            alpha=0.25 + 0.75 * assignment.weights[here],
+            marker=MARKERS[level % len(MARKERS)],
+            s=14 + 10 * level,
+            edgecolors="black",
+            linewidths=0.3,
+        )

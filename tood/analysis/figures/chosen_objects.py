@@ -26,7 +26,8 @@ class Choice(NamedTuple):
     cases: list[Case]  # Figure 1's first, then Figure 4's, each on an image of its own
     left: int  # objects that satisfy the whole rule
     total: int  # objects without crowds
-    preferred: int  # of those that satisfy the rule, on images with both preferred classes
+    # Of those that satisfy the rule, on images with both preferred classes; None: the data lack one of these
+    preferred: int | None
     means: dict[str, tuple[float, int]]  # by detector: distance in object sizes, over how many objects
 
 
@@ -92,7 +93,8 @@ def choose(detectors: Mapping[str, pd.DataFrame], classes: Sequence[str], count:
         for image, instance in kept.drop_duplicates("image_id")[KEYS].itertuples(index=False):
             if len(cases) < count and image not in {case.image_id for case in cases}:
                 cases.append(Case(int(image), int(instance), dropped))
-    return Choice(cases, left, len(objects), preferred, means)
+    known_classes = set(PREFERRED) <= set(classes)
+    return Choice(cases, left, len(objects), preferred if known_classes else None, means)
 
 
 def caption(choice: Choice, names: Sequence[str], figure: int, shown: Collection[Case]) -> str:
@@ -108,21 +110,21 @@ def caption(choice: Choice, names: Sequence[str], figure: int, shown: Collection
     baseline = names[0]
     who = " and ".join(names)
     if figure == 1:
-        what = f"Result, scores and IoUs of {who} on one object"
+        what = f"Result, scores and IoUs of {who} on one object, with one scale of colours for all scores"
     elif set(shown) == {choice.cases[0]}:
         what = f"Results of {who} on the object of Figure 1, as no other image has one"
     else:
         what = f"Results of {who} on {len(shown)} further object{'s' * (len(shown) != 1)}"
     text = [
-        f"**Figure {figure}.** {what} (Feng et al., TOOD, ICCV 2021, Figure {figure}). Dashed: the object. "
-        "Red: the anchor with the highest score for its class, and its box; green: the anchor with the "
-        "highest IoU. An arrow leads from the object's centre to a best anchor that is farther away than a "
-        "stride.",
+        f"**Figure {figure}.** {what} (Feng et al., TOOD, ICCV 2021, Figure {figure}). Dashed: the object; "
+        "dotted: other objects. Circle and solid box: the anchor with the highest score for the object's "
+        "class, and its box. Diamond and dash-dotted box: the anchor with the highest IoU. An arrow leads "
+        "from the object's centre to a best anchor that is farther away than a stride.",
         f"A rule chose {'it' if figure == 1 else 'them'}. Of the objects {', '.join(rule[:-1])}, and "
         f"{rule[-1]}, "
         f"{'it has' if figure == 1 else 'after that of Figure 1, and each on another image, they have'} "
         f"the largest distance between both best anchors under {baseline}, in units of the square root of "
-        f"the object's area. {_preferences(choice)}",
+        f"the object's area.{_preferences(choice)}",
         f"The rule left {choice.left:,} of {choice.total:,} objects.",
     ]
     text += _excused(rule, shown)
@@ -137,8 +139,10 @@ def caption(choice: Choice, names: Sequence[str], figure: int, shown: Collection
 
 
 def _preferences(choice: Choice) -> str:
-    """How many objects went first because of the other objects on their image."""
-    images = f"Images with {' and '.join(PREFERRED)} go first"
+    """How many objects went first because of the other objects on their image; empty for other classes."""
+    if choice.preferred is None:
+        return ""
+    images = f" Images with {' and '.join(PREFERRED)} go first"
     if choice.preferred:
         return f"{images}: {choice.preferred:,} of the objects are on such."
     return f"{images}; none of the objects is on such an image."

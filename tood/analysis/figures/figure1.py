@@ -103,7 +103,7 @@ def row(trained: Trained, name: str, index: int, instance: int) -> FigureRow:
         maps=maps,
         gt_boxes=gt.bboxes.numpy(),
         instance=instance,
-        class_name=trained.dataset.metainfo["classes"][int(gt.labels[instance])],
+        names=[trained.dataset.metainfo["classes"][label] for label in gt.labels.tolist()],
     )
 
 

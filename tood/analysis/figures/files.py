@@ -17,7 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 
+from tood.analysis.figures.dark import on_dark
 from tood.runtime.files import atomic_path, write_text
+from tood.study.paths import dark_picture
 
 LONGEST_NAME = 60  # characters of a name in a figure
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
@@ -40,9 +42,20 @@ def save(figure: Figure, *paths: Path) -> None:
 
 
 def save_captioned(figure: Figure, stem: Path, caption: str) -> None:
-    """Write a figure of the workflow as PNG and PDF, and its caption in Markdown, beside one another."""
-    save(figure, stem.with_suffix(".png"), stem.with_suffix(".pdf"))
-    write_text(stem.with_suffix(".md"), caption)
+    """Write a figure of the workflow and its caption, beside one another.
+
+    Args:
+        figure: drawn for a light page.
+        stem: of the files, without a suffix: PNG, PDF, another PNG for dark pages (`dark_picture`), Markdown.
+        caption: in Markdown; it says what marks, bars and bands mean.
+    """
+    picture = stem.with_suffix(".png")
+    save(figure, picture)
+    figure.set_layout_engine("none")  # it would move things a little each time the figure is drawn
+    save(figure, stem.with_suffix(".pdf"))
+    with on_dark(figure):
+        save(figure, dark_picture(picture))
+    write_text(stem.with_suffix(".md"), f"{caption.strip()}\n")
 
 
 def shown_name(name: str) -> str:

@@ -1,6 +1,8 @@
 """Figures 1 and 4 for an image and an object of the user's choice, under any detectors."""
 
+import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tood.analysis.figures.assignment import find_image
+from tood.analysis.figures.files import shown_name
 from tood.analysis.figures.map_figures import FigureRow
 from tood.analysis.figures.maps import instance_maps
 from tood.data.images import ImageError, read_image
@@ -15,7 +18,7 @@ from tood.data.manifest import read_manifest
 from tood.engine.config import resolve
 from tood.evaluation.detector import Detector
 from tood.runtime.text import did_you_mean, one_line
-from tood.study.declarations import ExperimentError
+from tood.study.declarations import ExperimentError, load_runs
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
 
@@ -148,16 +151,23 @@ def row_of(detector: Detector, shown: Scene) -> FigureRow:
         raise ExperimentError(f"{detector.name}: predicts no box of {name} that touches the object")
     height, width = sample.img_shape[:2]
     pixels = prepared["inputs"][:, :height, :width].flip(0).permute(1, 2, 0)  # BGR to RGB [H, W, 3]
-    return FigureRow(detector.name, pixels.numpy(), maps, boxes.numpy(), shown.chosen, name)
+    return FigureRow(detector.name, pixels.numpy(), maps, boxes.numpy(), shown.chosen, shown.names)
+
+
+def labelled(row: FigureRow) -> FigureRow:
+    """The row with the title of its run in place of the run's id, on lines that fit beside a panel."""
+    run = load_runs().get(row.detector)
+    title = run.title.partition(" (")[0] if run else row.detector
+    return replace(row, detector="\n".join(textwrap.wrap(shown_name(title), 18)))
 
 
 def described(row: FigureRow) -> str:
     """A description of the row, in one line."""
     x1, y1, x2, y2 = (float(side) for side in row.gt_boxes[row.instance])
-    red, green = row.maps.classification, row.maps.localisation
+    classified, localised = row.maps.classification, row.maps.localisation
     size = ((x2 - x1) * (y2 - y1)) ** 0.5
     return (
-        f"{row.detector}: {row.class_name}, best classified score {red.score:.3f} IoU {red.iou:.3f}, best "
-        f"localised score {green.score:.3f} IoU {green.iou:.3f}, {row.maps.distance / size:.3f} object "
-        "sizes apart"
+        f"{row.detector}: {row.class_name}, best classified score {classified.score:.3f} IoU "
+        f"{classified.iou:.3f}, best localised score {localised.score:.3f} IoU {localised.iou:.3f}, "
+        f"{row.maps.distance / size:.3f} object sizes apart"
     )

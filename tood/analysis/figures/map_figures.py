@@ -3,19 +3,53 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 
 from tood.analysis.figures.files import shown_name
 from tood.analysis.figures.maps import BestAnchor, InstanceMaps, LevelMaps
+from tood.analysis.figures.style import AS_DRAWN, SKY, VERMILION, YELLOW
 
-TRUTH, CLASSIFICATION, LOCALISATION = "yellow", "red", "lime"
+COLORS = "viridis"  # it can be read in grey and by the colour-blind; the paper has "jet"
+
+
+class Look(NamedTuple):
+    """How a best anchor and its box are drawn; the shapes tell them apart without colours."""
+
+    name: str
+    colour: str
+    marker: str
+    dashes: str | tuple
+
+
+CLASSIFICATION = Look("best score", VERMILION, "o", "-")
+LOCALISATION = Look("best IoU", SKY, "D", (0, (8, 2, 2, 2)))
+_TRUTH: dict[str, Any] = {"ec": YELLOW, "linewidth": 2, "linestyle": (0, (4, 4))}
+_OTHERS: dict[str, Any] = {"ec": YELLOW, "linewidth": 1, "linestyle": ":"}
+_CENTRE: dict[str, Any] = {
+    "marker": "+",
+    "markersize": 9,
+    "markeredgewidth": 2,
+    "markeredgecolor": "white",
+}
+
+
+class _Map(NamedTuple):
+    """What a panel shows of one level."""
+
+    title: str
+    level: LevelMaps
+    values: np.ndarray  # [H, W] of the level
+    top: float  # value of the last colour
+    best: BestAnchor | None  # None: it is on another level, and no mark is drawn
+    look: Look
 
 
 @dataclass(frozen=True)
@@ -27,22 +61,27 @@ class FigureRow:
     maps: InstanceMaps
     gt_boxes: np.ndarray  # [G, 4] (x1, y1, x2, y2), pixels of `image`
     instance: int  # index in gt_boxes
-    class_name: str
+    names: Sequence[str]  # [G] classes of the objects
+
+    @property
+    def class_name(self) -> str:
+        """Class of the object that is shown."""
+        return self.names[self.instance]
 
 
 def draw_figure1(
-    rows: Sequence[FigureRow], colors: str = "jet", levels: Literal["best", "all"] = "best"
+    rows: Sequence[FigureRow], colors: str = COLORS, levels: Literal["best", "all"] = "best"
 ) -> Figure:
     """Figure 1: a row for each detector with the result, the map of scores and the map of IoUs.
 
     The maps show the level of the best classification anchor. If the best localisation anchor is on another
     level, the title of the IoU map says so. With "all" there are maps of each level, a row of scores above a
     row of IoUs. White arrows lead from the object's centre to the best anchor. The colours of scores range
-    over the values in the maps of a detector, those of IoUs over [0, 1].
+    from 0 to the highest value in the maps of all detectors, those of IoUs over [0, 1].
 
     Args:
         rows: one for each detector.
-        colors: name of matplotlib's colour map; the paper has "jet", "viridis" is perceptually uniform.
+        colors: name of matplotlib's colour map.
         levels: which levels have maps.
 
     Raises:
@@ -53,45 +92,54 @@ def draw_figure1(
     if levels == "all":
         return _all_levels(rows, colors)
     aspects = [_aspect(row) for row in rows]
-    # A panel is 3.4 inches wide, without labels and colour bars.
-    figure = Figure(figsize=(12, sum(3.4 * a + 0.75 for a in aspects)), layout="constrained")
+    shown = [row.maps.levels[row.maps.classification.level] for row in rows]
+    top = _highest(shown)
+    # A panel is 3.4 inches wide, without labels and colour bars; a row has a title above it and values below.
+    figure = Figure(figsize=(12, sum(3.4 * a + 1.1 for a in aspects) + 0.6), layout="constrained")
     axes = figure.subplots(len(rows), 3, squeeze=False, height_ratios=aspects)
-    for row, (result, score, iou) in zip(rows, axes, strict=True):
-        red, green = row.maps.classification, row.maps.localisation
-        level = row.maps.levels[red.level]
-        away = "" if green.level == red.level else f", best on {row.maps.levels[green.level].stride}"
+    for row, level, (result, score, iou) in zip(rows, shown, axes, strict=True):
+        classified, localised = row.maps.classification, row.maps.localisation
+        elsewhere = localised.level != classified.level
+        away = f", best on {row.maps.levels[localised.level].stride}" if elsewhere else ""
         _draw_result(result, row)
-        result.set_ylabel(shown_name(row.detector), fontsize=15, fontweight="bold")
-        _draw_map(score, row, level, level.scores, red, f"Score (stride {level.stride})", None, colors)
-        _draw_map(iou, row, level, level.ious, green, f"IoU (stride {level.stride}{away})", 1.0, colors)
+        result.set_ylabel(_detector(row), fontsize=13, fontweight="bold")
+        title = f"Score (stride {level.stride})"
+        _draw_map(score, row, _Map(title, level, level.scores, top, classified, CLASSIFICATION), colors)
+        title = f"IoU (stride {level.stride}{away})"
+        _draw_map(iou, row, _Map(title, level, level.ious, 1.0, localised, LOCALISATION), colors)
+    _legend(figure, rows, "outside lower center")
     return figure
 
 
 def _all_levels(rows: Sequence[FigureRow], colors: str) -> Figure:
     """Figure 1 with the maps of all levels, except levels without an anchor on the image."""
-    width, gap = 2.6, 0.55  # inches of a panel and of its titles
+    width, gap = 2.6, 0.6  # inches of a panel and of its titles
     columns = 1 + max(len(row.maps.levels) for row in rows)
     heights = [width * _aspect(row) + gap for row in rows]
-    figure = Figure(figsize=(width * columns + 0.6, 2 * sum(heights)), layout="constrained")
-    parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
+    legend = 0.7  # inches
+    figure = Figure(figsize=(width * columns + 0.6, 2 * sum(heights) + legend), layout="constrained")
+    ratios = [*(2 * height for height in heights), legend]
+    *parts, below = figure.subfigures(len(rows) + 1, 1, squeeze=False, height_ratios=ratios)[:, 0]
+    top = _highest([level for row in rows for level in row.maps.levels])
     for row, part in zip(rows, parts, strict=True):
         axes = part.subplots(2, columns, squeeze=False)
         axes[1, 0].remove()
-        _draw_result(axes[0, 0], row, apart="\n")
-        axes[0, 0].set_ylabel(shown_name(row.detector), fontsize=15, fontweight="bold")
-        top = max(float(level.scores.max(initial=0)) for level in row.maps.levels)
-        best = row.maps.classification, row.maps.localisation
-        for index in range(columns - 1):
-            here = row.maps.levels[index : index + 1]
-            for kind, panel in enumerate(axes[:, index + 1]):
-                if not here or not here[0].scores.size:
-                    panel.remove()
-                    continue
-                values, limit = (here[0].ious, 1.0) if kind else (here[0].scores, top)
-                name = "IoU" if kind else "Score"
-                marked = best[kind] if best[kind].level == index else None
-                title = f"{name} (stride {here[0].stride}{', best' if marked else ''})"
-                _draw_map(panel, row, here[0], values, marked, title, limit, colors)
+        _draw_result(axes[0, 0], row)
+        axes[0, 0].set_ylabel(_detector(row), fontsize=13, fontweight="bold")
+        for index, (upper, lower) in enumerate(axes[:, 1:].T):
+            if index >= len(row.maps.levels) or not row.maps.levels[index].scores.size:
+                upper.remove()
+                lower.remove()
+                continue
+            level = row.maps.levels[index]
+            for panel, name, values, limit, best, look in (
+                (upper, "Score", level.scores, top, row.maps.classification, CLASSIFICATION),
+                (lower, "IoU", level.ious, 1.0, row.maps.localisation, LOCALISATION),
+            ):
+                here = best if best.level == index else None
+                title = f"{name} (stride {level.stride}{', best' if here else ''})"
+                _draw_map(panel, row, _Map(title, level, values, limit, here, look), colors)
+    _legend(below, rows, "center")
     return figure
 
 
@@ -108,16 +156,23 @@ def draw_figure4(cases: Sequence[Sequence[FigureRow]]) -> Figure:
         raise ValueError("Figure 4 needs an object")
     ratios = [1 / _aspect(rows[0]) for rows in cases]  # panels of a row are equally high
     height = min(3.2, 15 / sum(ratios))
-    size = (height * sum(ratios) + 0.6, (height + 0.85) * len(cases[0]))
+    size = (max(height * sum(ratios) + 0.6, 5.5), (height + 0.85) * len(cases[0]) + 0.6)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(cases[0]), len(cases), squeeze=False, width_ratios=ratios)
     for column, rows in enumerate(cases):
         for panel, row in zip(axes[:, column], rows, strict=True):
-            _draw_result(panel, row, apart="\n")
+            _draw_result(panel, row)
             panel.set_title("")
         for panel, row in zip(axes[:, 0], cases[0], strict=True):
-            panel.set_ylabel(shown_name(row.detector), fontsize=15, fontweight="bold")
+            panel.set_ylabel(_detector(row), fontsize=13, fontweight="bold")
+    shown = [row for rows in cases for row in rows]
+    _legend(figure, shown, "outside lower center", columns=2 if size[0] > 9 else 1)
     return figure
+
+
+def _detector(row: FigureRow) -> str:
+    """The name of the detector, with its own line breaks."""
+    return "\n".join(map(shown_name, row.detector.splitlines()))
 
 
 def _aspect(row: FigureRow) -> float:
@@ -125,61 +180,81 @@ def _aspect(row: FigureRow) -> float:
     return row.image.shape[0] / row.image.shape[1]
 
 
-def _draw_result(axes: Axes, row: FigureRow, apart: str = "; ") -> None:
-    """Draw the image, both best anchors with their boxes, and true boxes; `apart` separates their values."""
-    red, green = row.maps.classification, row.maps.localisation
+def _highest(levels: Sequence[LevelMaps]) -> float:
+    """The highest score in maps, so that all have one scale."""
+    return max(float(level.scores.max(initial=0)) for level in levels)
+
+
+def _draw_result(axes: Axes, row: FigureRow) -> None:
+    """Draw the image, both best anchors with their boxes and values, and true boxes."""
+    classified, localised = row.maps.classification, row.maps.localisation
     height, width = row.image.shape[:2]
     axes.imshow(row.image, extent=(0, width, height, 0))  # boxes count from pixels' edges
-    marks = [(green, LOCALISATION), (red, CLASSIFICATION)] if green != red else [(red, CLASSIFICATION)]
-    for anchor, color in marks:
-        _outline(axes, anchor.box, color, linewidth=2.5)
+    same = classified == localised
+    marks = (
+        [(classified, CLASSIFICATION)] if same else [(localised, LOCALISATION), (classified, CLASSIFICATION)]
+    )
+    for anchor, look in marks:
+        _outline(axes, anchor.box, ec=look.colour, linewidth=2.5, linestyle=look.dashes)
         x, y = anchor.point
         stride = row.maps.levels[anchor.level].stride
         cell = (x - stride / 2, y - stride / 2)
-        axes.add_patch(Rectangle(cell, stride, stride, fc=to_rgba(color, 0.6), ec="black", lw=0.5))
-    for index, box in enumerate(row.gt_boxes):
+        axes.add_patch(Rectangle(cell, stride, stride, fc=to_rgba(look.colour, 0.6), ec="black", lw=0.5))
+    for index, (box, name) in enumerate(zip(row.gt_boxes, row.names, strict=True)):
         if index != row.instance:
-            _outline(axes, box, TRUTH, linewidth=1, linestyle=":")
+            _outline(axes, box, **_OTHERS)
+            _name(axes, box, name)
     # Dashed and on top, so that a good prediction under it stays visible.
-    _outline(axes, row.gt_boxes[row.instance], TRUTH, linewidth=2, linestyle=(0, (5, 5)))
+    _outline(axes, row.gt_boxes[row.instance], **_TRUTH)
     _arrows(axes, row, [anchor for anchor, _ in marks])
+    for anchor, look in marks:
+        _mark(axes, anchor, look)
     _frame(axes, row.image, "Result")
-    names = ("green", "red") if green != red else ("both",)
-    captions = [
-        f"{name}: score {anchor.score:.2f}, IoU {anchor.iou:.2f}"
-        for name, (anchor, _) in zip(names, marks, strict=True)
+    values = [
+        f"{'both' if same else look.name}: score {anchor.score:.2f}, IoU {anchor.iou:.2f}"
+        for anchor, look in reversed(marks)
     ]
-    axes.set_xlabel(f"{shown_name(row.class_name)}\n" + apart.join(reversed(captions)), fontsize=10)
+    axes.set_xlabel("\n".join([shown_name(row.class_name), *values]), fontsize=10)
 
 
-def _draw_map(
-    axes: Axes,
-    row: FigureRow,
-    level: LevelMaps,
-    values: np.ndarray,
-    best: BestAnchor | None,
-    title: str,
-    top: float | None,
-    colors: str,
-) -> None:
-    """Draw one map, each pixel its nearest anchor, in colours from 0 to `top` (default: maximum)."""
+def _draw_map(axes: Axes, row: FigureRow, shown: _Map, colors: str) -> None:
+    """Draw one map, each pixel its nearest anchor, in colours from 0 to the map's `top`."""
     # The last cells may end before the image does, so there is one more; the frame cuts off the surplus.
-    values = np.pad(values, ((0, 1), (0, 1)), mode="edge")
-    left, upper = (centre - level.stride / 2 for centre in level.origin)
-    right, lower = left + values.shape[1] * level.stride, upper + values.shape[0] * level.stride
-    shown = axes.imshow(values, cmap=colors, vmin=0, vmax=top, extent=(left, right, lower, upper))
-    _outline(axes, row.gt_boxes[row.instance], TRUTH, linewidth=2, linestyle=(0, (5, 5)))
-    _arrows(axes, row, [best] if best else [])
-    _frame(axes, row.image, title)
-    axes.figure.colorbar(shown, cax=axes.inset_axes((1.02, 0, 0.04, 1)))
+    values, stride = np.pad(shown.values, ((0, 1), (0, 1)), mode="edge"), shown.level.stride
+    left, upper = (centre - stride / 2 for centre in shown.level.origin)
+    right, lower = left + values.shape[1] * stride, upper + values.shape[0] * stride
+    drawn = axes.imshow(values, cmap=colors, vmin=0, vmax=shown.top, extent=(left, right, lower, upper))
+    _outline(axes, row.gt_boxes[row.instance], **_TRUTH)
+    best = [shown.best] if shown.best else []
+    _arrows(axes, row, best)
+    for anchor in best:
+        _mark(axes, anchor, shown.look)
+    _frame(axes, row.image, shown.title)
+    axes.figure.colorbar(drawn, cax=axes.inset_axes((1.02, 0, 0.04, 1)))
 
 
-def _outline(axes: Axes, box: Sequence[float], color: str, linewidth: float, **style: Any) -> None:
+def _outline(axes: Axes, box: Sequence[float], **style: Any) -> None:
     """Draw the outline of a box (x1, y1, x2, y2), with a dark rim to stand on any background."""
     x1, y1, x2, y2 = (float(side) for side in box)
-    rim: list[AbstractPathEffect] = [withStroke(linewidth=linewidth + 1, foreground="black")]
-    outline = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=color, lw=linewidth, **style)
-    axes.add_patch(outline).set_path_effects(rim)
+    rim: list[AbstractPathEffect] = [withStroke(linewidth=style["linewidth"] + 1.2, foreground="black")]
+    axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, **style)).set_path_effects(rim)
+
+
+def _name(axes: Axes, box: Sequence[float], name: str) -> None:
+    """The class of an object in the upper left corner of its box."""
+    (left, right), (lower, upper) = axes.get_xlim(), axes.get_ylim()
+    x, y = max(float(box[0]), min(left, right)), max(float(box[1]), min(lower, upper))
+    text = axes.text(x, y, f" {shown_name(name)}", color="white", fontsize=7, va="top", clip_on=True)
+    text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
+
+
+def _mark(axes: Axes, anchor: BestAnchor, look: Look) -> None:
+    """The marker of a best anchor."""
+    axes.plot(*anchor.point, color=look.colour, zorder=6, **_marker(look))
+
+
+def _marker(look: Look) -> dict[str, Any]:
+    return {"marker": look.marker, "markersize": 8, "markeredgecolor": "white", "markeredgewidth": 1.2}
 
 
 def _arrows(axes: Axes, row: FigureRow, anchors: Sequence[BestAnchor]) -> None:
@@ -192,7 +267,33 @@ def _arrows(axes: Axes, row: FigureRow, anchors: Sequence[BestAnchor]) -> None:
         if math.dist(anchor.point, centre) > row.maps.levels[anchor.level].stride:
             style = {"arrowstyle": "-|>", "mutation_scale": 14, "shrinkA": 0, "shrinkB": 7}
             axes.annotate("", anchor.point, centre, arrowprops={**look, **style})
-    axes.plot(*centre, "o", color="white", markersize=5, markeredgecolor="black", zorder=5)
+    axes.plot(*centre, color="white", zorder=5, **_CENTRE)
+
+
+def _legend(figure: FigureBase, rows: Sequence[FigureRow], place: Any, columns: int = 2) -> None:
+    """What boxes and marks are; without other objects in the rows they are not named."""
+    entries: dict[str, dict[str, Any]] = {
+        "the object, and its centre": {"color": YELLOW, "linestyle": _TRUTH["linestyle"], **_CENTRE}
+    }
+    for look, what in ((CLASSIFICATION, "highest score for the class"), (LOCALISATION, "highest IoU")):
+        label = f"{look.name}: the anchor with the {what}, and its box"
+        entries[label] = {"color": look.colour, "linestyle": look.dashes, **_marker(look)}
+    if any(len(row.gt_boxes) > 1 for row in rows):
+        entries["other objects"] = {"color": YELLOW, "linestyle": ":"}
+    rim = [withStroke(linewidth=3.5, foreground="black")]
+    legend = figure.legend(
+        handles=[
+            Line2D([], [], label=label, linewidth=2.2, path_effects=rim, **look)
+            for label, look in entries.items()
+        ],
+        loc=place,
+        ncols=columns,
+        frameon=False,
+        handlelength=4,
+        fontsize=10,
+    )
+    for handle in filter(None, legend.legend_handles):
+        handle.set_gid(AS_DRAWN)
 
 
 def _frame(axes: Axes, image: np.ndarray, title: str) -> None:

@@ -1,29 +1,37 @@
-"""Positives per object and their IoU over training, of the schemes of Table 2."""
+"""Positives per object and their IoU over training, of the schemes of Table 2: a panel for each scheme."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-import seaborn
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
-from tood.analysis.figures.files import save
+from tood.analysis.figures.files import save_captioned
+from tood.analysis.figures.style import BESIDE, BLUE, VERMILION
 
 Epochs = Sequence[Mapping[str, float | None]]  # of a training, as `tood.ledger.curves.by_epoch` gives them
 PANELS = {
-    "positives": "positives per object",
-    "positive_iou": "mean IoU of their predicted boxes",
+    "positives": "positives\nper object",
+    "positive_iou": "IoU of their\npredicted boxes",
 }
+LOOKS = {"positives": (BLUE, "o"), "positive_iou": (VERMILION, "s")}  # colour and marker
+MOST = 7  # schemes side by side
+CAPTION = (
+    "**Positives during training.** For each scheme of Table 2, above: how many anchors it makes positive "
+    "for an object, on a logarithmic axis. Below: the mean IoU of their predicted boxes with the object. A "
+    "line is the mean over the seeds; with several seeds, a band reaches from the lowest to the highest. The "
+    "other schemes are grey in each panel, for comparison. The axes of all panels are the same."
+)
 
 
-def draw_positive_curves(trainings: Mapping[str, Sequence[Epochs]], png: Path, pdf: Path) -> None:
-    """Draw the positives of trainings.
+def draw_positive_curves(trainings: Mapping[str, Sequence[Epochs]], stem: Path) -> None:
+    """Draw the positives of trainings, and write the caption.
 
     Args:
-        trainings: of each seed its epochs, by the name of the scheme in the legend.
-        png: written.
-        pdf: written.
+        trainings: of each seed its epochs, by the name of the scheme in the figure.
+        stem: of the files, without a suffix.
     """
     figure = draw(
         pd.concat(
@@ -32,7 +40,7 @@ def draw_positive_curves(trainings: Mapping[str, Sequence[Epochs]], png: Path, p
             for seed, epochs in enumerate(seeds)
         )
     )
-    save(figure, png, pdf)
+    save_captioned(figure, stem, CAPTION)
 
 
 def positives(epochs: Epochs) -> pd.DataFrame:
@@ -47,30 +55,65 @@ def positives(epochs: Epochs) -> pd.DataFrame:
 
 
 def draw(curves: pd.DataFrame) -> Figure:
-    """Both quantities over the epochs, one line per scheme; several seeds as their mean and range.
+    """Both quantities over the epochs, a column of two panels per scheme; several seeds as mean and range.
 
     Args:
         curves: columns scheme, seed, epoch, positives and positive_iou.
     """
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    for axes, (column, label) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
-        seaborn.lineplot(
-            curves,
-            x="epoch",
-            y=column,
-            hue="scheme",
-            style="scheme",
-            palette="husl",
-            dashes=[(), (4, 1.5), (1, 1)] * 5,
-            errorbar=("pi", 100),
-            ax=axes,
-        )
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.get_legend().remove()
-    figure.axes[0].set_yscale("log", base=2)
-    figure.axes[0].yaxis.set_major_formatter(ScalarFormatter())
-    figure.axes[0].yaxis.set_minor_formatter(NullFormatter())  # its labels would be mathtext
-    figure.axes[1].set_ylim(0, 1)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    schemes = list(dict.fromkeys(curves["scheme"]))
+    columns = min(MOST, len(schemes))
+    blocks = -(-len(schemes) // columns)
+    figure = Figure(figsize=(1.55 * columns + 1, 3.5 * blocks), layout="constrained")
+    panels = figure.subplots(2 * blocks, columns, squeeze=False, sharex=True, sharey=False)
+    spread = curves.groupby(["scheme", "epoch"])[list(PANELS)].agg(["mean", "min", "max"])
+    for place in range(blocks * columns):
+        block, column = divmod(place, columns)
+        pair = panels[2 * block : 2 * block + 2, column]
+        if place >= len(schemes):
+            for axes in pair:
+                axes.remove()
+            continue
+        for axes, quantity in zip(pair, PANELS, strict=True):
+            _draw(axes, pd.DataFrame(spread[quantity]), schemes, schemes[place], quantity)
+            axes.tick_params(labelleft=column == 0)
+        pair[0].set_title(schemes[place], fontsize=10)
+        if column == 0:
+            for axes, label in zip(pair, PANELS.values(), strict=True):
+                axes.set_ylabel(label)
+        # Of the last panel in each column
+        pair[1].tick_params(labelbottom=place + columns >= len(schemes))
+    figure.supxlabel("epoch", fontsize=10)
     return figure
+
+
+def _draw(axes: Axes, spread: pd.DataFrame, schemes: Sequence[str], shown: str, quantity: str) -> None:
+    """One scheme, with the others in grey behind it.
+
+    Args:
+        spread: mean, min and max by scheme and epoch.
+    """
+    colour, marker = LOOKS[quantity]
+    for scheme in sorted(schemes, key=lambda scheme: scheme == shown):
+        line, own = spread.loc[scheme].dropna(), scheme == shown
+        if own:
+            axes.fill_between(line.index, line["min"], line["max"], color=colour, alpha=0.25, linewidth=0)
+        look = {"marker": marker, "markersize": 3, "linewidth": 1.5} if own else {"linewidth": 0.7}
+        axes.plot(
+            line.index,
+            line["mean"],
+            color=colour if own else BESIDE,
+            label=scheme if own else None,
+            **look,
+        )
+    low, high = spread["min"].min(), spread["max"].max()
+    if quantity == "positives":
+        axes.set_yscale("log", base=2)
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(NullFormatter())  # its labels would be mathtext
+        if low > 0:
+            axes.set_ylim(low / 1.2, high * 1.2)
+    elif high > low:
+        axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+    axes.grid(alpha=0.3)
+    axes.tick_params(labelsize=8)

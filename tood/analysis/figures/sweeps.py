@@ -5,48 +5,98 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tood.analysis.figures.files import save
+from tood.analysis.figures.files import save_captioned
+from tood.analysis.figures.style import BLUE, ORANGE, series
 
 # The paper's text: "results in a range of 42.0 ~ 42.5 AP" over m, the upper end at m = 13.
 PAPER_RANGE = (42.0, 42.5)
+APART = 0.25  # in units of beta: values of several alpha with one beta stand side by side
+
+_PAPER = "AP_paper"  # column of the paper's values
+_SEEDS = (
+    "A point is the mean over the seeds, a bar the sample standard deviation over the seeds to both sides; "
+    "one seed has no bar."
+)
 
 
 def draw_sweeps(table_m: Path, table4: Path, folder: Path) -> None:
-    """Write `sweep_m` and `alpha_beta` as PNG and PDF.
+    """Write `sweep_m` and `alpha_beta`, each with its caption.
 
     Args:
         table_m: CSV of the table of m.
-        table4: CSV of Table 4.
+        table4: CSV of Table 4. Without the paper's values, as of a study of other data, ours are drawn alone.
         folder: of the figures.
     """
-    figures = {"sweep_m": sweep_of_m(pd.read_csv(table_m)), "alpha_beta": alpha_beta(pd.read_csv(table4))}
-    for name, figure in figures.items():
-        save(figure, folder / f"{name}.png", folder / f"{name}.pdf")
+    of_m, of_pairs = pd.read_csv(table_m), pd.read_csv(table4)
+    save_captioned(sweep_of_m(of_m), folder / "sweep_m", caption_of_m(of_m))
+    save_captioned(alpha_beta(of_pairs), folder / "alpha_beta", caption_of_pairs(of_pairs))
+
+
+def caption_of_m(table: pd.DataFrame) -> str:
+    """The caption of `sweep_of_m`."""
+    band = " The band is the range in which all five values of the paper lie (Section 4.1)."
+    return (
+        "**AP against m**, the number of anchors that TAL selects for an object, relative to m = 13. "
+        f"{_SEEDS}{band if _PAPER in table else ''}"
+    )
+
+
+def caption_of_pairs(table: pd.DataFrame) -> str:
+    """The caption of `alpha_beta`."""
+    paper = " Right: the values that the paper prints, on an axis of their own." if _PAPER in table else ""
+    return (
+        "**AP for each pair of α and β**, the exponents of the score and of the IoU in the alignment metric "
+        f"(Table 4). {'Left: this study. ' if paper else ''}{_SEEDS}{paper} Points of one β stand side by "
+        "side."
+    )
 
 
 def sweep_of_m(table: pd.DataFrame) -> Figure:
     """AP against m, relative to m = 13 so that ours and the paper's share an axis at every scale."""
     table = table.sort_values("m")
     reference = table.set_index("m")["AP"][13]
-    figure = Figure(figsize=(5, 3.4), layout="constrained")
+    figure = Figure(figsize=(5.4, 3.8), layout="constrained")
     axes = figure.subplots()
-    low, high = (ap - PAPER_RANGE[1] for ap in PAPER_RANGE)
-    axes.axhspan(low, high, color="tab:orange", alpha=0.3, label="paper, range over m")
+    at = f"at m = 13: this study {reference:.1f} AP"
+    if _PAPER in table:
+        low, high = (ap - PAPER_RANGE[1] for ap in PAPER_RANGE)
+        axes.axhspan(low, high, facecolor=ORANGE, alpha=0.35, label="paper, range over m")
+        at += f", paper {PAPER_RANGE[1]} AP"
     errors = table.get("AP_sd")
-    axes.errorbar(table["m"], table["AP"] - reference, errors, marker="o", capsize=3, label="ours")
+    axes.errorbar(
+        table["m"], table["AP"] - reference, errors, marker="o", capsize=3, color=BLUE, label="this study"
+    )
     axes.set(xlabel="m", ylabel="AP relative to m = 13", xticks=table["m"])
-    axes.set_title(f"at m = 13: ours {reference:.1f} AP, paper {PAPER_RANGE[1]} AP", fontsize="medium")
-    axes.legend()
+    axes.set_title(at, fontsize="medium")
+    axes.grid(alpha=0.3)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
 def alpha_beta(table: pd.DataFrame) -> Figure:
-    """AP over beta, a line for each alpha; ours and the paper's side by side, each on its own axis."""
-    figure = Figure(figsize=(7, 3.4), layout="constrained")
-    for axes, column, title in zip(figure.subplots(1, 2), ("AP", "AP_paper"), ("ours", "paper"), strict=True):
-        for alpha, line in table.sort_values("β").groupby("α"):
+    """AP over beta, a line for each alpha; ours and the paper's side by side, each on its own axis.
+
+    Without values of the paper, as in a study of other data, ours alone.
+    """
+    shown = {"this study": "AP"} | ({"paper": _PAPER} if _PAPER in table else {})
+    figure = Figure(figsize=(3.8 * len(shown) + 0.4, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    alphas = sorted(table["α"].unique())
+    for axes, (title, column) in zip(panels, shown.items(), strict=True):
+        for place, (alpha, look) in enumerate(zip(alphas, series(), strict=False)):
+            line = table[table["α"] == alpha].sort_values("β")
             errors = line.get("AP_sd") if column == "AP" else None
-            axes.errorbar(line["β"], line[column], errors, marker="o", capsize=3, label=f"α = {alpha}")
+            axes.errorbar(
+                line["β"] + APART * (place - (len(alphas) - 1) / 2),
+                line[column],
+                errors,
+                marker=look.marker,
+                capsize=3,
+                label=f"α = {alpha}",
+                **look.line,
+            )
         axes.set(title=title, xlabel="β", ylabel="AP", xticks=sorted(table["β"].unique()))
-        axes.legend()
+        axes.grid(alpha=0.3)
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=len(alphas), frameon=False, handlelength=3.5)
     return figure

@@ -3,21 +3,22 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from tood.analysis.figures.files import save_captioned
+from tood.analysis.figures.style import Series, series
 from tood.analysis.table6.box_counts import KINDS, CountOptions, name_boxes
 from tood.evaluation.detection import coco_evaluation
 from tood.runtime.files import read_json
 from tood.study.paths import RunPaths
 
 CONFIDENCE_BINS = 20  # of [0, 1]
-KIND_COLORS = dict(zip(KINDS, ("#1a9850", "#fdae61", "#9e9e9e", "#d73027", "#4575b4"), strict=True))
+_KINDS: dict[str, Series] = dict(zip(KINDS, series(), strict=False))
 
 
 def draw_views(runs: Mapping[str, Sequence[RunPaths]], annotations: Path, folder: Path) -> None:
@@ -87,8 +88,8 @@ def cumulative(values: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 
 _DISTANCES = {  # column: label, largest value shown
-    "distance": ("distance of the best anchors, in sizes of the object", 2.0),
-    "lost": ("IoU lost by the best-classified box", 1.0),
+    "distance": ("distance of the best anchors, in sizes of the object (less is better)", 2.0),
+    "lost": ("IoU lost by the best-classified box (less is better)", 1.0),
 }
 
 
@@ -102,14 +103,38 @@ def draw_distances(objects: Mapping[str, pd.DataFrame]) -> Figure:
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (column, (label, largest)) in zip(panels, _DISTANCES.items(), strict=True):
         at = np.linspace(0, largest, 401)
-        for (name, anchors), style in zip(objects.items(), _STYLES, strict=False):
-            axes.plot(at, cumulative(anchors[column].to_numpy(), at), label=name, **style)
+        for place, ((name, anchors), look) in enumerate(zip(objects.items(), series(), strict=False)):
+            axes.plot(
+                at,
+                cumulative(anchors[column].to_numpy(), at),
+                label=name,
+                marker=look.marker,
+                markersize=5,
+                markevery=(10 * place, 40),  # the markers of two lines are not on one another
+                **look.line,
+            )
         axes.set(xlabel=label, xlim=(0, largest), ylim=(0, 1))
+        _point_to_better(axes)
         axes.grid(alpha=0.3)
         seaborn.despine(ax=axes)
     panels[0].set_ylabel("share of objects")
-    panels[1].legend(frameon=False, loc="lower right")
+    _legend_above(figure, panels[0])
     return figure
+
+
+def _point_to_better(axes: Axes) -> None:
+    """An arrow to the upper left, where the two best anchors of more objects are closer together."""
+    axes.annotate(
+        "better",
+        xy=(0.62, 0.44),
+        xytext=(0.78, 0.24),
+        xycoords="axes fraction",
+        textcoords="axes fraction",
+        ha="center",
+        va="center",
+        color="0.35",
+        arrowprops={"arrowstyle": "-|>", "color": "0.35", "linewidth": 1.5, "mutation_scale": 16},
+    )
 
 
 def caption_distances(objects: Mapping[str, pd.DataFrame]) -> str:
@@ -127,9 +152,9 @@ def caption_distances(objects: Mapping[str, pd.DataFrame]) -> str:
         "**Best anchors.** Left: share of all objects for which the distance between the anchor with the "
         "highest score and the anchor with the highest IoU is at most x, in units of the square root of the "
         "object's area. Right: share of all objects whose top-scoring box has an IoU at most x below the "
-        "best box. The farther left a line is, the better the two tasks agree. If several anchors have about "
-        "equally good boxes, as after the alignment of boxes, the best anchor may be far away and no IoU is "
-        "lost. "
+        "best box. The farther up and to the left a line is, the better the two tasks agree; markers only "
+        "tell the lines apart. If several anchors have about equally good boxes, as after the alignment of "
+        "boxes, the best anchor may be far away and no IoU is lost. "
         f"Mean distance: {means('distance')}. Mean IoU lost: {means('lost')}. {number:,} objects each. A "
         "line ends below 1 because of objects beyond its end, and of objects that no predicted box of "
         f"their class touches ({lacking})."
@@ -166,7 +191,8 @@ def caption_density(density: Mapping[str, np.ndarray]) -> str:
     shares = "; ".join(f"{name} {_share_misplaced(counts)}" for name, counts in density.items())
     return (
         "**Score against IoU.** The 50 most confident anchors of each object before NMS, on which Table 6 "
-        "measures PCC. In an aligned detector the score rises with the IoU. Share of anchors whose box has "
+        "measures PCC. The lighter a cell, the larger is its share of these anchors; there is none where the "
+        "ground shows. In an aligned detector the score rises with the IoU. Share of anchors whose box has "
         f"an IoU below 0.5, among the anchors with a score of at least 0.5: {shares}."
     )
 
@@ -201,17 +227,39 @@ def ap_by_iou(annotations: Path, image_ids: list[int], detections: list[dict]) -
 
 def draw_ap_by_iou(curves: Mapping[str, Sequence[pd.Series]]) -> Figure:
     """AP over the IoU threshold, the mean of the seeds, a line per run."""
-    figure, axes = _panel()
-    for (name, seeds), style in zip(curves.items(), _STYLES, strict=False):
+    figure = Figure(figsize=(6.6, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for (name, seeds), look in zip(curves.items(), series(), strict=False):
         table = pd.concat(seeds, axis=1)
-        axes.plot(table.index, table.mean(axis=1), marker="o", markersize=4, label=name, **style)
+        axes.plot(table.index, table.mean(axis=1), marker=look.marker, markersize=5, label=name, **look.line)
         if len(seeds) > 1:
             axes.fill_between(
-                table.index, table.min(axis=1), table.max(axis=1), alpha=0.15, color=style["color"]
+                table.index, table.min(axis=1), table.max(axis=1), alpha=0.15, color=look.colour, linewidth=0
             )
-    axes.set(xlabel="IoU threshold", ylabel="AP (%)", ylim=(0, None), xticks=[0.5, 0.6, 0.7, 0.8, 0.9])
-    axes.legend(frameon=False)
+    axes.set(
+        xlabel="IoU threshold",
+        ylabel="AP in percent (more is better)",
+        ylim=(0, None),
+        xticks=[0.5, 0.6, 0.7, 0.8, 0.9],
+    )
+    axes.grid(alpha=0.3)
+    seaborn.despine(ax=axes)
+    _legend_above(figure, axes)
     return figure
+
+
+def _legend_above(figure: Figure, axes: Axes) -> None:
+    """The legend of the lines in a panel, above all panels and so on no data."""
+    handles, names = axes.get_legend_handles_labels()
+    wide = figure.get_figwidth() > 8
+    figure.legend(
+        handles,
+        names,
+        loc="outside upper center",
+        ncols=len(names) if wide else 2,
+        frameon=False,
+        handlelength=3.5,
+    )
 
 
 def caption_ap_by_iou(curves: Mapping[str, Sequence[pd.Series]]) -> str:
@@ -220,8 +268,9 @@ def caption_ap_by_iou(curves: Mapping[str, Sequence[pd.Series]]) -> str:
         f"{name} {np.mean([curve[0.75] for curve in seeds]):.1f}" for name, seeds in curves.items()
     )
     return (
-        "**AP by IoU threshold.** AP at the ten thresholds whose mean is COCO's AP; with several seeds "
-        f"their mean and range. In the paper TOOD gains more in AP75 than in AP. AP75: {means}."
+        "**AP by IoU threshold.** AP at the ten thresholds whose mean is COCO's AP. A line is the mean over "
+        "the seeds; with several seeds, a band reaches from the lowest to the highest. In the paper TOOD "
+        f"gains more in AP75 than in AP. AP75: {means}."
     )
 
 
@@ -250,11 +299,22 @@ def draw_box_kinds(kinds: Mapping[str, np.ndarray]) -> Figure:
     rows = -(-len(kinds) // columns)
     figure = Figure(figsize=(5.2 * columns, 3.4 * rows + 0.4), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
-    edges = np.linspace(0, 1, CONFIDENCE_BINS + 1)
+    centres = (np.arange(CONFIDENCE_BINS) + 0.5) / CONFIDENCE_BINS
+    top = max(float(counts.max(initial=0)) for counts in kinds.values())
     for axes, (name, counts) in zip(panels, kinds.items(), strict=False):
-        for kind, of_kind in zip(KINDS, counts, strict=True):
-            axes.stairs(of_kind, edges, color=KIND_COLORS[kind], lw=2, label=kind, baseline=None)
-        axes.set(title=name, xlim=(0, 1), yscale="symlog", ylim=(0, None))
+        for (kind, look), of_kind in zip(_KINDS.items(), counts, strict=True):
+            axes.plot(
+                centres,
+                of_kind,
+                drawstyle="steps-mid",
+                color=look.colour,
+                marker=look.marker,
+                markersize=5,
+                markevery=np.flatnonzero(of_kind).tolist(),  # no box, no marker
+                label=kind,
+                linewidth=1.2,
+            )
+        axes.set(title=name, xlim=(0, 1), yscale="symlog", ylim=(0, 2 * max(top, 1)))
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.grid(alpha=0.3)
     for axes in panels[len(kinds) :]:
@@ -275,24 +335,9 @@ def caption_box_kinds(kinds: Mapping[str, np.ndarray]) -> str:
         for name, counts in kinds.items()
     )
     return (
-        "**Kinds of boxes.** Detections after NMS by kind, as Table 6 counts them, and by confidence. "
+        "**Kinds of boxes.** Detections after NMS by kind, as Table 6 counts them, and by confidence: a "
+        "marker is the number of boxes in a twentieth of the confidence, as a mean over the seeds. "
         "Correct: IoU of at least 0.5 with an object not yet taken. Redundant: with one that is taken. "
         "Error: IoU between 0.1 and 0.5. Ignored: in a crowd. Background: the rest. The scale is linear "
         f"below 1 box, logarithmic above. In all, as a mean over seeds: {totals}."
     )
-
-
-_STYLES: list[dict] = [
-    {"color": color, "ls": dashes}
-    for color, dashes in zip(
-        mpl.color_sequences["tab10"], ("-", "--", "-.", ":", "-", "--", "-.", ":", "-", "--"), strict=True
-    )
-]
-
-
-def _panel() -> tuple:
-    figure = Figure(figsize=(6.6, 4.2), layout="constrained")
-    axes = figure.subplots()
-    axes.grid(alpha=0.3)
-    seaborn.despine(ax=axes)
-    return figure, axes

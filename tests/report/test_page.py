@@ -1,0 +1,195 @@
+"""The page of a study: rows that were asked for, notes once, what came out first, runs that sort."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tood.ledger.status import Status
+from tood.report.claims_table import write_claims
+from tood.report.evidence import Evidence, judge
+from tood.report.page import verdicts, write_report
+from tood.report.run_table import run_table
+from tood.report.sections import claims_section, said_more_than_once, table_section
+from tood.report.tables import build, write
+from tood.runtime.failures import State
+from tood.study.claims import load_claims
+from tood.study.declarations import load_runs, load_tables
+from tood.study.paths import StudyPaths
+from tood.study.plan import Plan
+
+RUNS = load_runs()
+TABLES = load_tables(runs=RUNS)
+CLAIMS = load_claims(RUNS, TABLES)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def metrics(**values: float) -> pd.DataFrame:
+    """AP of runs over two seeds."""
+    rows = [
+        (run, seed, "AP", value + seed / 10, None, False) for run, value in values.items() for seed in (0, 1)
+    ]
+    return pd.DataFrame(rows, columns=["run", "seed", "metric", "value", "objects", "stale"])
+
+
+def written(name: str, folder: Path, frame: pd.DataFrame, notes=()) -> Path:
+    write(TABLES[name], build(TABLES[name], frame, {}, RUNS), folder, notes)
+    return folder / f"{name}.md"
+
+
+def test_a_table_has_the_rows_that_were_asked_for(tmp_path):
+    path = written("table3", tmp_path, metrics(tood_af=42.0, atss_af=39.0, tood_ab=41.0))
+    section = table_section(path, TABLES["table3"], {"tood_af": ["done"], "atss_af": ["done"]})
+    assert [row.run for row in section.rows] == ["atss_af", "tood_af"]
+    assert section.left_out == 2
+    assert [list(map(str, row.label)) for row in section.rows] == [
+        ["Anchor-free", "ATSS"],
+        ["Anchor-free", "TOOD"],
+    ]
+    assert list(map(str, section.label)) == ["Type", "Method"]
+    titles = [str(cell.content) for cell in section.header]
+    assert titles[:2] == ["AP", "paper"]
+    first, second = section.rows[1].cells[:2]
+    assert (str(first.content), first.kind, str(second.content), second.kind) == (
+        *("42.0 ± 0.1", "number"),
+        *("42.5", "other"),
+    )
+
+
+def test_keys_with_short_names_stand_on_one_line(tmp_path):
+    path = written("table4", tmp_path, metrics(tood_af=42.0))
+    section = table_section(path, TABLES["table4"], {"tood_af": ["done"]})
+    assert (section.label, section.rows[0].label) == (["α · β"], ["1.0 · 6"])
+
+
+def test_words_come_after_numbers_and_columns_of_dashes_do_not_come(tmp_path):
+    frame = metrics(sapd_r101=40.0)
+    path = written("table5", tmp_path, frame)
+    section = table_section(path, TABLES["table5"], {"sapd_r101": ["done"]})
+    titles = [str(cell.content) for cell in section.header]
+    assert titles[0] == "AP (val)"
+    assert titles[-3:] == ["Epochs", "Sizes", "DCN"]
+    assert "reference (val)" not in titles  # SAPD has none
+    assert "<sup>" in str(section.rows[0].label[0])
+    assert len(section.footnotes) == 1  # of 21 in the file
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        ({}, "none of its runs is in this study"),
+        ({"tood_af": ["pending", "pending"], "atss_af": ["failed"]}, "no value yet (2 pending, 1 failed)"),
+    ],
+)
+def test_a_table_without_values_is_one_line(tmp_path, states, said):
+    path = written("table3", tmp_path, metrics())
+    section = table_section(path, TABLES["table3"], states)
+    assert (section.empty, list(section.rows)) == (said, [])
+
+
+def test_claims_show_first_what_a_narrow_page_has_room_for(tmp_path):
+    frame = metrics(tood_af=42.0, atss_af=39.0)
+    write_claims(CLAIMS, Evidence(metrics=frame), TABLES, tmp_path, [])
+    section = claims_section(tmp_path / "claims.md", CLAIMS, ["tood_af", "atss_af"])
+    assert [str(cell.content) for cell in section.header[:4]] == ["ours", "paper", "Verdict", "Metric"]
+    assert section.left_out == len(CLAIMS) - len(section.rows) > 0
+    row = next(row for row in section.rows if row.label[0] == "TOOD is better than ATSS, anchor-free")
+    assert str(row.cells[0].content) == '+3.0 <span class="apart">(+3.0 to +3.0)</span>'
+    for runs, said in ((["tood_af"], "no claim of the paper rests on"), (["tal", "paa_iou"], "no claim")):
+        assert claims_section(tmp_path / "claims.md", CLAIMS, runs).empty.startswith(said)
+    assert claims_section(tmp_path / "claims.md", CLAIMS, ["fovea", "fovea_thead"]).empty == "no value yet"
+
+
+def test_the_verdicts_are_counted_in_a_sentence(tmp_path):
+    plan = Plan({})
+    frame = metrics(tood_af=42.0, atss_af=39.0, tal=38.0)
+    judged = judge(CLAIMS, Evidence(metrics=frame), TABLES)
+    rest = len(CLAIMS) - 2
+    assert (
+        verdicts(judged, plan)
+        == f"Claims of the paper: 1 same direction, 1 opposite; {rest} have no verdict."
+    )
+    assert verdicts(judge(CLAIMS, Evidence(), TABLES), plan) == "No claim of the paper has a verdict yet."
+
+
+def test_what_several_tables_say_is_found_once(tmp_path):
+    frame = metrics(tood_af=42.0)
+    states = {"tood_af": ["done"]}
+    several = [
+        table_section(written(name, tmp_path, frame, ["Of all.", f"Of {name}."]), TABLES[name], states)
+        for name in ("table3", "table6")
+    ]
+    assert "Of all." in said_more_than_once(several)
+    assert "Of table3." not in said_more_than_once(several)
+
+
+def status(run: str, seed: int, **changes: object) -> Status:
+    return Status(RUNS[run], seed, Path("x"), State.DONE, **changes)
+
+
+def test_the_table_of_runs_has_a_row_per_training_and_no_empty_column():
+    made = {"hardware": {"cpu": "A CPU"}, "digests": {"code": "abc"}, "attempts": 1}
+    report = {"seconds": 61.4, "images_per_second": 12.34}
+    statuses = [
+        status("tood_af", 0, provenance=made, report=report),
+        status("tood_af", 1, provenance=made),
+        status("atss_af", 0, provenance=made | {"attempts": 2}),
+    ]
+    columns, rows = run_table(statuses)
+    assert columns == ["Seed", "State", "Time", "Images/s", "Backbone", "Attempts", "Code"]
+    assert [row.id for row in rows] == ["run-tood_af", "run-tood_af-1", "run-atss_af"]
+    first = dict(zip(columns, rows[0].cells, strict=True))
+    assert (first["Time"].text, first["Time"].order) == ("0:01:01", 61.4)
+    assert first["Images/s"].text == "12.3"
+    assert rows[1].cells[columns.index("Time")] == ("", "", None)
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch) -> str:
+    """Of a study of two runs, of which nothing is trained but one table has values."""
+    monkeypatch.chdir(tmp_path)
+    paths = StudyPaths("x")
+    frame = metrics(tood_af=42.0, atss_af=39.0)
+    plan = Plan({"name": "x", "runs": "tood_af,atss_af"})
+    for name in TABLES:
+        write(TABLES[name], build(TABLES[name], frame, {}, RUNS), paths.tables, plan.notes())
+    write_claims(CLAIMS, Evidence(metrics=frame), TABLES, paths.tables, plan.notes())
+    write_report(plan, [], {"figure1": "no weights"})
+    return paths.report.read_text()
+
+
+def test_notes_are_said_once_and_empty_tables_in_one_line(page):
+    for note in Plan({"name": "x", "runs": "tood_af,atss_af"}).notes():
+        assert page.count(note.removeprefix("Scale smoke: ").partition(" (")[0]) == 1
+    empty = re.findall(r"<li>(Table \d|Sweep of m): (.*)</li>", page)
+    assert ("Table 5", "none of its runs is in this study") in empty
+    assert '<h2 id="table5">' not in page
+    assert page.index("Claims of the paper: ") < page.index('<h2 id="claims">') < page.index('<h2 id="runs">')
+    assert "figure1 is not shown: no weights." in page
+
+
+# Sorts by AP both ways and by the run, and writes down the order of the rows.
+SORTING = """<script>addEventListener("load", () => {
+  const rows = () => [...document.querySelectorAll(".sortable tbody tr")].map(row => row.id).join();
+  const press = title => [...document.querySelectorAll(".sortable th button")]
+    .find(button => button.textContent === title).click();
+  const found = [];
+  for (const title of ["Run", "Run", "Seed"]) { press(title); found.push(rows()); }
+  document.documentElement.dataset.found = found.join(" ");
+})</script>"""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed: no browser sorts the table of runs")
+def test_a_click_on_a_title_sorts_and_another_turns_it_round(page, tmp_path):
+    (tmp_path / "page.html").write_text(page.replace("</body>", f"{SORTING}</body>"))
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--dump-dom")
+    command = [CHROMIUM, *options, (tmp_path / "page.html").as_uri()]
+    outcome = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    (found,) = re.findall(r'<html[^>]* data-found="([^"]+)"', outcome.stdout)
+    first, second, third = (order.split(",") for order in found.split())
+    assert first == ["run-atss_af", "run-tood_af"]
+    assert second == ["run-tood_af", "run-atss_af"]
+    assert third == second  # of equal seeds, the order stays

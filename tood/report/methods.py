@@ -1,0 +1,114 @@
+"""The runs of a study with their AP, over seeds: what a comparison on the user's own data comes to."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tood.report.contrasts import CONFIDENCE, paired_interval
+from tood.report.markup import latex, latex_table, markdown, markdown_table
+from tood.report.shown import METHOD_METRICS, METHODS
+from tood.runtime.files import write_text
+from tood.study.declarations import Run
+
+_TITLE = "Methods"
+_CAPTION = (
+    "The methods of this study: mean over the seeds, and in brackets the {confidence} interval of the mean "
+    "by Student's t. One seed has no interval. Two methods whose intervals overlap may still differ, as they "
+    "share seeds; the claims compare them seed by seed."
+)
+_DASH = "–"
+_WORDS = 2  # columns that are not numbers
+
+
+def methods(runs: Iterable[Run], metrics: pd.DataFrame, states: Mapping[str, str]) -> pd.DataFrame:
+    """Each run with its AP.
+
+    Args:
+        runs: those of the study, in the order of the table.
+        metrics: measured values, with the columns run, seed, metric and value, and `stale`.
+        states: of each run.
+
+    Returns:
+        columns run, method, status, seeds (that AP was measured with); for each metric `M` that any run has:
+        `M`, its mean, `M_low` and `M_high`, nan where there is one seed, and `M_stale`
+    """
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        own = metrics[(metrics["run"] == run.id) & metrics["value"].notna()]
+        of_metric = {name: own[own["metric"] == name] for name in METHOD_METRICS}
+        row: dict[str, Any] = {"run": run.id, "method": run.title, "status": str(states.get(run.id, ""))}
+        row["seeds"] = int(of_metric["AP"]["seed"].nunique())
+        for name, found in of_metric.items():
+            sample = found["value"].to_numpy(float)
+            low, high = paired_interval(sample)
+            row |= {name: float(sample.mean()) if len(sample) else math.nan}
+            row |= {f"{name}_low": low, f"{name}_high": high, f"{name}_stale": bool(found["stale"].any())}
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    unknown = [name for name in METHOD_METRICS if len(frame) == 0 or frame[name].isna().all()]
+    parts = ("", "_low", "_high", "_stale")
+    return frame.drop(columns=[f"{name}{part}" for name in unknown if name != "AP" for part in parts if rows])
+
+
+def write_methods(
+    runs: Iterable[Run],
+    metrics: pd.DataFrame,
+    states: Mapping[str, str],
+    directory: Path,
+    notes: Sequence[str],
+) -> None:
+    """Write the table as `methods.csv`, `.md` and `.tex`.
+
+    Args:
+        runs: as for `methods`, as are metrics and states.
+        directory: of the files.
+        notes: facts about the study.
+    """
+    frame = methods(runs, metrics, states)
+    write_text(directory / f"{METHODS}.csv", frame.to_csv(index=False, float_format="%.8g"))
+    header = ["Method", "Run", "Seeds", *(name for name in METHOD_METRICS if name in frame)]
+    body = [_cells(row, header[3:]) for row in _rows(frame)]
+    caption = _CAPTION.format(confidence=f"{CONFIDENCE:.0%}")
+    cells = [list(map(markdown, row)) for row in body]
+    text = markdown_table(f"**{_TITLE}.** {caption}", header, cells, _WORDS, list(map(markdown, notes)))
+    write_text(directory / f"{METHODS}.md", text)
+    cells = [list(map(latex, row)) for row in body]
+    text = latex_table(METHODS, latex(caption), header, cells, _WORDS, list(map(latex, notes)))
+    write_text(directory / f"{METHODS}.tex", text)
+
+
+def best(frame: pd.DataFrame) -> str:
+    """Which method has the highest AP, in a sentence; empty where nothing is measured.
+
+    Args:
+        frame: as `methods` returns it.
+    """
+    known = frame.dropna(subset="AP") if len(frame) else frame
+    if known.empty:
+        return ""
+    row = max(_rows(known), key=lambda row: row["AP"])
+    seeds = f"{row['seeds']} seeds" if row["seeds"] > 1 else "one seed"
+    return f"{row['method']} has the highest AP: {_value(row, 'AP')}, with {seeds}."
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _cells(row: Mapping[str, Any], metrics: Iterable[str]) -> list[str]:
+    values = [_value(row, name) for name in metrics]
+    if math.isnan(row["AP"]):
+        values[0] = row["status"] or _DASH
+    return [row["method"], row["run"], str(row["seeds"]), *values]
+
+
+def _value(row: Mapping[str, Any], metric: str) -> str:
+    spec = METHOD_METRICS[metric]
+    if math.isnan(row[metric]):
+        return _DASH
+    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
+    interval = "" if math.isnan(low) else f" ({format(low, spec)} to {format(high, spec)})"
+    return f"{format(row[metric], spec)}{interval}{' (stale)' if row[f'{metric}_stale'] else ''}"

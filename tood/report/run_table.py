@@ -1,0 +1,128 @@
+"""The table of all trainings in `report.html`."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from tood.ledger.status import Status
+
+WIDTH, HEIGHT, MARGIN = 96, 28, 2  # of a curve
+
+
+class RunCell(NamedTuple):
+    """A cell of the table."""
+
+    text: str
+    order: str | float  # by which the table sorts; empty is last
+    curve: Mapping[str, str] | None = None
+
+
+class RunRow(NamedTuple):
+    """A training."""
+
+    id: str  # in HTML; links to a run lead to its first seed
+    run: str
+    title: str
+    cells: Sequence[RunCell]
+
+
+def run_table(statuses: Iterable[Status]) -> tuple[list[str], list[RunRow]]:
+    """Titles of the columns after the first, and the rows; a column in which nothing is known is left out."""
+    statuses = list(statuses)
+    every = {title: list(map(cell, statuses)) for title, cell in _COLUMNS.items()}
+    columns = {title: cells for title, cells in every.items() if any(cell.text for cell in cells)}
+    hardware = {cell.text for cell in every["Hardware"]}
+    if len(hardware) == 1:  # it is said once
+        columns.pop("Hardware", None)
+    if not any(cell.order != 1 for cell in every["Attempts"] if cell.text):
+        columns.pop("Attempts", None)
+    rows, seen = [], set()
+    for place, status in enumerate(statuses):
+        name = status.run.id if status.run.id not in seen else f"{status.run.id}-{status.seed}"
+        seen.add(status.run.id)
+        cells = [cells[place] for cells in columns.values()]
+        rows.append(RunRow(f"run-{name}", status.run.id, status.run.title, cells))
+    return list(columns), rows
+
+
+def hardware(statuses: Iterable[Status]) -> str:
+    """The machine of all trainings; empty where it is unknown, or differs."""
+    names = {_hardware(status).text for status in statuses}
+    return names.pop() if len(names) == 1 else ""
+
+
+def sources(statuses: Iterable[Status]) -> dict[str, str]:
+    """Where methods and their published values come from, by the titles of the runs."""
+    return {status.run.title: status.run.source for status in statuses if status.run.source}
+
+
+def loss_curve(epochs: Sequence[Mapping[str, float | None]]) -> dict[str, str] | None:
+    """The mean total loss of each epoch, of `tood.ledger.curves.by_epoch`, for an SVG.
+
+    None without two finite ones.
+    """
+    known = [
+        (epoch["loss"], epoch["epoch"] or 0.0)
+        for epoch in epochs
+        if epoch["loss"] is not None and math.isfinite(epoch["loss"])
+    ]
+    if len(known) < 2:
+        return None
+    losses, passed = zip(*known, strict=True)
+    low, high, last = min(losses), max(losses), passed[-1]
+    span = high - low or 1.0
+    points = " ".join(
+        f"{WIDTH * epoch / last:.1f},{MARGIN + (HEIGHT - 2 * MARGIN) * (high - loss) / span:.1f}"
+        for loss, epoch in zip(losses, passed, strict=True)
+    )
+    label = f"loss from {losses[0]:.3g} to {losses[-1]:.3g} over {last:g} epochs"
+    return dict(points=points, label=label, last=f"{losses[-1]:.3g}")
+
+
+def _text(value: object) -> RunCell:
+    return RunCell(str(value or ""), str(value or ""))
+
+
+def _number(value: float | None, spec: str) -> RunCell:
+    return RunCell("", "") if value is None else RunCell(format(value, spec), value)
+
+
+def _state(status: Status) -> RunCell:
+    text = f"{status.state}: {status.reason}" if status.reason and status.state.stopped else status.state
+    return RunCell(text, str(status.state))
+
+
+def _loss(status: Status) -> RunCell:
+    curve = loss_curve(status.epochs)
+    return RunCell(curve["last"], float(curve["last"]), curve) if curve else RunCell("", "")
+
+
+def _time(status: Status) -> RunCell:
+    seconds = status.report.get("seconds")
+    return RunCell(str(timedelta(seconds=round(seconds))), seconds) if seconds else RunCell("", "")
+
+
+def _hardware(status: Status) -> RunCell:
+    found: dict[str, Any] = status.provenance.get("hardware", {})
+    return _text(", ".join(map(str, found.get("gpu_names") or [found.get("cpu") or ""])))
+
+
+def _epochs(status: Status) -> RunCell:
+    return _number((status.provenance.get("settings") or {}).get("run", {}).get("epochs"), "g")
+
+
+_COLUMNS: dict[str, Callable[[Status], RunCell]] = {
+    "Seed": lambda status: _number(status.seed, "d"),
+    "State": _state,
+    "AP": lambda status: _number(status.ap, ".1f"),
+    "Loss": _loss,
+    "Epochs": _epochs,
+    "Time": _time,
+    "Images/s": lambda status: _number(status.report.get("images_per_second") or None, ".1f"),
+    "Backbone": lambda status: _text(status.run.backbone),
+    "Hardware": _hardware,
+    "Attempts": lambda status: _number(status.provenance.get("attempts") or None, "d"),
+    "Changed since": lambda status: _text(", ".join(status.stale)),
+    "Code": lambda status: _text(status.provenance.get("digests", {}).get("code")),
+}

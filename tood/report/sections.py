@@ -1,0 +1,206 @@
+"""The tables of `report.html`: the rows that were asked for, from the files under `tables/`."""
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from markupsafe import Markup
+
+from tood.report.markup import cells_of_table, html
+from tood.study.claims import Claim
+from tood.study.declarations import Table
+
+_DASH = "–"
+_MARK = re.compile(r"<sup>(\w+)</sup>")
+# Columns of values that are not this study's, by the beginning of their names
+_OTHERS = ("paper", "reference", "same", "test-dev")
+# Of the claims, what a narrow page is to show first; the other columns follow in their order.
+_FIRST = ("ours", "paper", "Verdict", "Metric")
+_CLAIM_WORDS = {"Verdict": "words", "Metric": "words", "Section": "words", "Robustness": "text"}
+_SHORT = 4  # characters of names of keys whose values stand on one line
+
+
+class Cell(NamedTuple):
+    """A cell of a table, or the title of a column."""
+
+    content: Markup
+    # Class in HTML: "words", "text" for many words, "number", "other" for a number that is not this study's
+    kind: str
+
+
+class PageRow(NamedTuple):
+    """A row of a table."""
+
+    run: str  # whose row in the table of runs it leads to; empty where there is none
+    label: Sequence[Markup]  # in lines
+    cells: Sequence[Cell]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of the page, with what is said about it."""
+
+    id: str
+    title: str
+    caption: str = ""
+    label: Sequence[Markup] = ()  # title of the first column, in lines
+    header: Sequence[Cell] = ()
+    rows: Sequence[PageRow] = ()
+    left_out: int = 0  # rows of runs that the study does not have
+    remarks: Sequence[str] = ()  # paragraphs of Markdown that concern this table
+    footnotes: Sequence[Markup] = ()
+    empty: str = ""  # why there is nothing to show, in one line
+    pictures: list = field(default_factory=list)
+
+
+def table_section(path: Path, table: Table, states: Mapping[str, Collection[str]]) -> Section:
+    """A declared table.
+
+    Args:
+        path: its Markdown; the CSV beside it has the same rows.
+        table: its declaration.
+        states: of the runs of the study, those of their seeds.
+    """
+    found = _read(path)
+    asked = [place for place, row in enumerate(table.rows) if row.run in states]
+    if not asked:
+        return Section(path.stem, found.title, empty="none of its runs is in this study")
+    values = pd.read_csv(path.with_suffix(".csv")).iloc[asked]
+    if values[list(table.metrics)].isna().all(axis=None):
+        counts = pd.Series([state for place in asked for state in states[table.rows[place].run]])
+        said = ", ".join(f"{count} {state}" for state, count in counts.value_counts().items())
+        return Section(path.stem, found.title, empty=f"no value yet ({said})")
+    rows = [found.rows[place] for place in asked]
+    keys, words = len(table.keys), len(table.columns)
+    short = max(map(len, table.keys)) <= _SHORT
+    # Numbers first: a narrow page does not show all columns at once.
+    numbers = [place for place in range(words, len(found.header)) if any(row[place] != _DASH for row in rows)]
+    columns = [*numbers, *range(keys, words)]
+    kinds = {place: "words" if place < words else _kind(found.header[place]) for place in columns}
+    return _section(
+        found,
+        path,
+        label=_label(found.header[:keys], short),
+        header=[Cell(found.header[place], kinds[place]) for place in columns],
+        rows=[
+            PageRow(
+                table.rows[place].run,
+                _label(row[:keys], short),
+                [Cell(_apart(row[column]), kinds[column]) for column in columns],
+            )
+            for place, row in zip(asked, rows, strict=True)
+        ],
+        left_out=len(table.rows) - len(asked),
+    )
+
+
+def claims_section(path: Path, claims: Sequence[Claim], runs: Collection[str]) -> Section:
+    """The claims that rest on runs of the study.
+
+    Args:
+        path: their Markdown, with a row for each claim.
+        claims: of the file.
+        runs: of the study.
+    """
+    found = _read(path)
+    asked = [place for place, claim in enumerate(claims) if set(claim.runs) <= set(runs)]
+    if not asked:
+        return Section(path.stem, found.title, empty="no claim of the paper rests on these runs alone")
+    titles = list(map(str, found.header))
+    if all(found.rows[place][titles.index("ours")] == _DASH for place in asked):
+        return Section(path.stem, found.title, empty="no value yet")
+    first = [titles.index(name) for name in _FIRST if name in titles]
+    columns = [*first, *(place for place in range(1, len(titles)) if place not in first)]
+    kinds = {place: _CLAIM_WORDS.get(titles[place]) or _kind(titles[place]) for place in columns}
+    return _section(
+        found,
+        path,
+        label=[found.header[0]],
+        header=[Cell(found.header[place], kinds[place]) for place in columns],
+        rows=[
+            PageRow("", [row[0]], [Cell(_apart(row[column]), kinds[column]) for column in columns])
+            for row in (found.rows[place] for place in asked)
+        ],
+        left_out=len(claims) - len(asked),
+    )
+
+
+def methods_section(path: Path) -> Section:
+    """The methods of a study of the user's own data, by `tood.report.methods`."""
+    found = _read(path)
+    return _section(
+        found,
+        path,
+        label=[found.header[0]],
+        header=[Cell(title, "number") for title in found.header[2:]],
+        rows=[
+            PageRow(str(row[1]), [row[0]], [Cell(_apart(cell), "number") for cell in row[2:]])
+            for row in found.rows
+        ],
+    )
+
+
+class _File(NamedTuple):
+    """A table in Markdown, taken apart."""
+
+    title: str
+    caption: Markup
+    header: list[Markup]
+    rows: list[list[Markup]]
+    below: list[str]  # paragraphs
+
+
+def _read(path: Path) -> _File:
+    caption, grid, *below = path.read_text(encoding="utf-8").strip().split("\n\n")
+    header, *rows = ([Markup(cell) for cell in row] for row in cells_of_table(grid))
+    # The title is the heading on the page.
+    title, _, caption = caption.removeprefix("**").partition(".** ")
+    return _File(Markup(html(title)).striptags(), Markup(html(caption)), header, rows, below)
+
+
+def _section(found: _File, path: Path, **content: Any) -> Section:
+    """A section with the remarks of its file, and those of its footnotes that its rows refer to."""
+    rows: Iterable[PageRow] = content["rows"]
+    shown = "".join(part for row in rows for part in (*row.label, *(cell.content for cell in row.cells)))
+    marks = set(_MARK.findall(shown))
+    footnotes = [text for text in found.below if (mark := _MARK.match(text)) and mark[1] in marks]
+    return Section(
+        id=path.stem,
+        title=found.title,
+        caption=found.caption,
+        remarks=[text for text in found.below if not _MARK.match(text)],
+        footnotes=[Markup(html(text)) for text in footnotes],
+        **content,
+    )
+
+
+def _kind(title: str) -> str:
+    return "other" if title.startswith(_OTHERS) else "number"
+
+
+def _label(parts: Sequence[Markup], short: bool) -> list[Markup]:
+    """The keys of a row in two lines, the first and the others; in one where the keys have short names."""
+    first, *others = parts
+    if short:
+        return [Markup(" · ").join(parts)]
+    return [first, Markup(" · ").join(others)] if others else [first]
+
+
+def _apart(cell: Markup) -> Markup:
+    """A cell whose interval may stand on a line of its own, in one piece."""
+    value, bracket, rest = cell.partition(" (")
+    if not (bracket and " to " in rest):
+        return cell
+    return Markup('{} <span class="apart">({}</span>').format(value, rest)
+
+
+def said_more_than_once(sections: Iterable[Section]) -> list[str]:
+    """The remarks that several tables have, each once."""
+    counts: dict[str, int] = {}
+    for section in sections:
+        for text in dict.fromkeys(section.remarks):
+            counts[text] = counts.get(text, 0) + 1
+    return [text for text, count in counts.items() if count > 1]
