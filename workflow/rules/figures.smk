@@ -39,7 +39,7 @@ if "figure1" in DRAWN:
         shell:
             f"{study.PYTHON} "
             "workflow/step.py figure1 --job {params.job:q} --execution {resources.execution:q} "
-            "--output {params.folder:q} 2>&1 | tee {log:q}"
+            "--output {params.folder:q} > {log:q} 2>&1"
 
 
 if VIEWS[0] in DRAWN:
@@ -71,7 +71,7 @@ if VIEWS[0] in DRAWN:
             folder=subpath(output[0], parent=True),
         shell:
             "python workflow/step.py views --runs {params.runs:q} --manifest {input.manifest:q} "
-            "--annotations {params.annotations:q} --output {params.folder:q} 2>&1 | tee {log:q}"
+            "--annotations {params.annotations:q} --output {params.folder:q} > {log:q} 2>&1"
 
 
 rule sweeps:
@@ -88,7 +88,7 @@ rule sweeps:
         folder=subpath(output[0], parent=True),
     shell:
         "python workflow/step.py sweeps --table-m {input.table_m:q} --table4 {input.table4:q} "
-        "--output {params.folder:q} 2>&1 | tee {log:q}"
+        "--output {params.folder:q} > {log:q} 2>&1"
 
 
 if FOREST in DRAWN:
@@ -104,7 +104,7 @@ if FOREST in DRAWN:
         localrule: True
         shell:
             "python workflow/step.py forest --claims {input.claims:q} --output {output.png:q} "
-            "2>&1 | tee {log:q}"
+            "> {log:q} 2>&1"
 
 
 if "positives" in DRAWN:
@@ -127,4 +127,4 @@ if "positives" in DRAWN:
             ),
         shell:
             "python workflow/step.py positives --records {params.records:q} "
-            "--png {output.png:q} --pdf {output.pdf:q} 2>&1 | tee {log:q}"
+            "--png {output.png:q} --pdf {output.pdf:q} > {log:q} 2>&1"

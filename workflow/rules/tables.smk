@@ -40,4 +40,4 @@ rule tables:
         checks=[check.model_dump_json() for check in CHECKS],
     shell:
         "python workflow/step.py tables --study {params.study:q} --complexity {input.complexity:q} "
-        "2>&1 | tee {log:q}"
+        "> {log:q} 2>&1"
