@@ -146,7 +146,7 @@ def test_the_end_of_the_log_of_a_failed_job_is_the_last_that_is_printed(call):
     call.send("error", "WorkflowError:\nAt least one job did not complete successfully.", logging.ERROR)
     call.send(None, "the report shows what is done")
     assert call.lines == [
-        "train tood_af seed 0  failed: train: the disk is full",
+        f"train tood_af seed 0  failed, see {log}",
         "the report shows what is done",
     ]
     call.terminal.close()
@@ -163,7 +163,7 @@ def test_a_failed_job_that_succeeds_at_last_is_not_shown_at_the_end(call):
     call.fail(1, "train", log, "SLURM-job '7' failed, SLURM status is:\n'OUT_OF_MEMORY'", (slurm,))
     call.send(None, "Trying to restart job 1.")
     assert [line.split(maxsplit=4)[4] for line in call.lines] == [
-        "failed: SLURM-job '7' failed, SLURM status is: 'OUT_OF_MEMORY'",
+        f"failed, see {log} (SLURM-job '7' failed, SLURM status is: 'OUT_OF_MEMORY')",
         "is started again",
     ]
     call.start(1, "train", run="tood_af", seed="0")

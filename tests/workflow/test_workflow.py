@@ -44,7 +44,7 @@ SIZES = ("Head params (M)", "Full params (M)", "Head FLOPs (G)", "Full FLOPs (G)
 
 
 def planned(output: str) -> Counter:
-    """The jobs of a dry run: (rule,), or (rule, run, seed)."""
+    """The jobs of a dry run with `-p`, which prints them: (rule,), or (rule, run, seed)."""
     parts = re.split(r"^(?:local)?rule (\w+):$", output, flags=re.MULTILINE)
     jobs = Counter()
     for rule, block in zip(parts[1::2], parts[2::2], strict=True):
@@ -65,7 +65,7 @@ def test_every_run_is_planned_once_and_planning_imports_nothing_heavy(workspace,
     assert workspace.run("python", "-c", "import torch", PYTHONPATH=str(poison)).returncode
     (poison / "imported").unlink()
 
-    outcome = workspace.run("snakemake", "-n", "--config", f"scale={scale}", PYTHONPATH=str(poison))
+    outcome = workspace.run("snakemake", "-n", "-p", "--config", f"scale={scale}", PYTHONPATH=str(poison))
     assert outcome.returncode == 0, outcome.stdout
     assert not (poison / "imported").exists()
 
@@ -373,7 +373,7 @@ def test_a_second_call_has_nothing_to_do(study):
 
 
 def test_another_seed_trains_that_seed_only(study):
-    outcome = study.run("snakemake", "-n", *CALL, "seeds=0,1")
+    outcome = study.run("snakemake", "-n", "-p", *CALL, "seeds=0,1")
     assert outcome.returncode == 0, outcome.stdout
     per_seed = [(rule, run, "1") for run in TRAINED for rule in ("train", "evaluate_and_analyse")]
     again = ("views", "forest", "positives", "tables", "report", "all")
@@ -381,7 +381,7 @@ def test_another_seed_trains_that_seed_only(study):
 
 
 def test_other_iterations_train_again(study):
-    outcome = study.run("snakemake", "-n", *OPTIONS, "iterations=4")
+    outcome = study.run("snakemake", "-n", "-p", *OPTIONS, "iterations=4")
     assert outcome.returncode == 0, outcome.stdout
     jobs = planned(outcome.stdout)
     assert {job for job in jobs if job[0] == "train"} == {("train", run, "0") for run in TRAINED}
@@ -392,7 +392,7 @@ def test_a_changed_byte_in_the_annotations_is_checked_and_trained_on_again(study
     workspace = study.copy(tmp_path / "copy")
     with (workspace.path / "work/data/smoke/annotations/instances_train2017.json").open("a") as file:
         file.write(" ")
-    outcome = workspace.run("snakemake", "-n", *CALL)
+    outcome = workspace.run("snakemake", "-n", "-p", *CALL)
     assert outcome.returncode == 0, outcome.stdout
     jobs = planned(outcome.stdout)
     assert {("check_data",), *(("train", run, "0") for run in TRAINED)} <= set(jobs)
@@ -442,7 +442,7 @@ def test_a_failure_costs_only_what_failed(study, tmp_path):
 
 def test_another_device_trains_nothing_again(study):
     """Nor anything else that decides how a training is computed, not what comes out."""
-    outcome = study.run("snakemake", "-n", *CALL, "device=cpu")
+    outcome = study.run("snakemake", "-n", "-p", *CALL, "device=cpu")
     assert outcome.returncode == 0, outcome.stdout
     assert not {job for job in planned(outcome.stdout) if job[0] == "train"}
 
@@ -477,10 +477,11 @@ def test_the_same_command_after_snakemake_was_killed(workspace):
     os.kill(trainer, signal.SIGSTOP)  # it lives, and has time until the second has seen it
 
     second, log = start("second.log")
-    wait_until(lambda: f"process {trainer} on" in log.read_text(), second, log)
+    of_job = workspace.path / "work/tiny/logs/train_tood_af_seed0.log"
+    wait_until(lambda: f"process {trainer} on" in of_job.read_text(), second, log)
     os.kill(trainer, signal.SIGCONT)
     assert second.wait(240) == 0, log.read_text()
-    assert "already trained" in log.read_text()
+    assert "already trained" in of_job.read_text()
     state = json.loads((folder / "state.json").read_text())
     assert (state["state"], state["pid"], state["attempt"]) == ("done", trainer, 1)
     assert table(workspace, "table3").set_index("run").loc["tood_af", "status"] == "done"

@@ -67,7 +67,7 @@ def show_progress(name: str | None = None, watch: bool = False, as_json: bool = 
     console = Console()
     plain = not console.is_terminal or bool(os.environ.get("NO_COLOR"))
     with contextlib.suppress(KeyboardInterrupt):  # the way to stop watching
-        console.print(study_header(plan, name), markup=False, highlight=False, soft_wrap=True)
+        print(study_header(plan, name))
         _watch_plain(plan, watch) if plain else _watch(console, plan, watch)
 
 

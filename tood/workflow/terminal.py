@@ -162,7 +162,7 @@ class Terminal(logging.Handler):
         self._screen, self._dry = screen, dry
         self._jobs: dict[int, Job] = {}
         self._running: dict[int, Job] = {}
-        self._failed: dict[int, tuple[Job, list[Path], str]] = {}
+        self._failed: dict[int, tuple[Job, list[Path]]] = {}
         self._begun: dict[str, float] = {}  # trainings whose line comes with their evaluation
         self._stats: Mapping[str, int] = {}  # jobs of each rule
         self._counted: tuple[str, ...] = MEASURES
@@ -238,9 +238,9 @@ class Terminal(logging.Handler):
             self._say_of(job, "stopped")
             return
         said = single_line(record.rule_msg or "")
-        self._failed[record.jobid] = (job, logs, said)
-        reason = said or "".join(line for path in logs[:1] for line in last_lines(path, 1))
-        self._say_of(job, f"failed: {reason.strip() or 'it wrote nothing'}", _RED)
+        self._failed[record.jobid] = (job, logs)
+        where = f", see {logs[0]}" if logs else ""
+        self._say_of(job, f"failed{where}" + (f" ({said})" if said else ""), _RED)
 
     def _on_error(self, record: Any) -> None:
         """An exception; those of failed jobs come with a message of their own."""
@@ -331,12 +331,12 @@ class Terminal(logging.Handler):
         with self._locked():
             self._screen.keep("")
             failures, self._failed = list(self._failed.values()), {}
-            for number, (job, logs, said) in enumerate(failures):
-                self._print_failure(job, logs, said, _LINES_OF_A_FAILURE if number < _SHOWN_FAILURES else 1)
+            for number, (job, logs) in enumerate(failures):
+                self._print_failure(job, logs, _LINES_OF_A_FAILURE if number < _SHOWN_FAILURES else 1)
         super().close()
 
-    def _print_failure(self, job: Job, logs: list[Path], said: str, number: int) -> None:
-        self._screen.print(f"\n{job.label} failed" + (f": {said}" if said else ""), _RED)
+    def _print_failure(self, job: Job, logs: list[Path], number: int) -> None:
+        self._screen.print(f"\n{job.label} failed", _RED)
         for path in () if job.rule in FOLLOWED else logs:  # of those all was printed
             lines = last_lines(path, number)
             self._screen.print(f"{path} ends with:" if lines else f"{path}: it is not there, or empty")
