@@ -290,6 +290,7 @@ def test_what_is_typed_is_completed(elsewhere, workspace, monkeypatch, capsys):
     assert completed("pro", capsys) == ["progress"]
     assert completed("", capsys) == list(COMMANDS)
     assert completed("show --f", capsys) == ["--full"]
+    assert completed("runs --", capsys) == ["--help", "--json"]
     assert completed("show tood_a", capsys)[:2] == ["tood_af", "tood_ab"]
     assert completed("detect a.png --run fov", capsys)[0] == "fovea"
     assert completed("show tood_af --name ", capsys) == ["mine"]

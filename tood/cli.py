@@ -79,6 +79,11 @@ def _run(given: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    if given[:2] == ["completion", "--words"]:  # whose words argparse would not leave as they are
+        from tood.commands.completion import candidates
+
+        print("\n".join(candidates(given[2:], COMMANDS, _parser_of)))
+        return 0
     try:
         options = _parse(given)
         if options is None:
@@ -132,7 +137,7 @@ def _add_options(parser: argparse.ArgumentParser, name: str) -> None:
     module = importlib.import_module(f"tood.commands.{_MODULES.get(name, name)}")
     parser.description = COMMANDS[name]
     module.add_options(parser)
-    parser.set_defaults(run_command=module.run, commands=COMMANDS, parser_of=_parser_of)
+    parser.set_defaults(run_command=module.run)
 
 
 def _parser_of(name: str) -> argparse.ArgumentParser:

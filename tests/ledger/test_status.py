@@ -392,10 +392,8 @@ def test_the_studies_that_have_a_run_are_named(plan, capsys):
     save_study(Plan({"name": "last", "scale": "mini"}))
     os.utime(StudyPaths("last").options, (NOW + 9, NOW + 9))
     main(["show", "tood_af"])
-    header = (
-        "study last (scale mini), the last that was called; tood_af is also in other, sweeps/mini_lr, tiny"
-    )
-    assert capsys.readouterr().out.splitlines()[1] == f"{header} (--name)"
+    header = "study last (scale mini), the last that was called; tood_af is also in "
+    assert capsys.readouterr().out.splitlines()[1] == f"{header}other, sweeps/mini_lr, tiny (--name)"
     with pytest.raises(ExperimentError, match=r"model.pth is not there; this trains it:\nsnakemake"):
         trained_weights("tood_af", "tiny", None)
     for file in ("manifest.json", "runs/tood_af/seed0/model.pth"):

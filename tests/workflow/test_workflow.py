@@ -86,6 +86,34 @@ def test_every_run_is_planned_once_and_planning_imports_nothing_heavy(workspace,
     assert not (workspace.path / "work").exists()
 
 
+# What is printed
+
+
+def test_a_call_prints_a_line_for_each_run_and_where_things_are(study):
+    lines = (study.path / "printed.txt").read_text().splitlines()
+    assert len(lines) <= 25
+    for run in TRAINED:
+        (line,) = (line for line in lines if line.startswith(f"{run} seed 0 "))
+        assert re.search(r" AP (\d+\.\d|n/a) +\d+:\d\d  [12]/2$", line)
+    (end,) = (number for number, line in enumerate(lines) if line.startswith("tiny: done in "))
+    assert "2 trained, 2 evaluated" in lines[end]
+    assert lines[end + 1].split() == ["report", "results/tiny/report.html"]
+    log = study.path / "work/tiny/logs/evaluate_tood_af_seed0.log"
+    assert "loading annotations" in log.read_text()
+
+
+@pytest.mark.parametrize("scale", ["smoke", "paper"])
+def test_a_dry_run_fits_a_screen(workspace, scale):
+    outcome = workspace.run("snakemake", "-n", "--config", f"scale={scale}")
+    assert outcome.returncode == 0, outcome.stdout
+    lines = outcome.stdout.splitlines()
+    assert len(lines) <= 24
+    assert re.search(r"^ *60  train ", outcome.stdout, re.MULTILINE)
+    assert "60 pending" in outcome.stdout
+    assert "60 trainings to do" in outcome.stdout
+    assert ("GPU-hours" in outcome.stdout) == (scale == "paper")
+
+
 # A study from its data to its report
 
 
@@ -412,7 +440,7 @@ def test_each_result_carries_what_made_it(study):
             assert json.loads((folder / name).read_text())["digests"].items() >= made["digests"].items()
     shown = study.run("tood", "show", "tood_af")
     assert shown.returncode == 0, shown.stdout
-    assert re.search(r"^state +done$", shown.stdout, re.MULTILINE)
+    assert re.search(r"^0 +done ", shown.stdout, re.MULTILINE)
     progress = study.run("tood", "progress").stdout.splitlines()
     assert progress[-1].startswith("tiny: 2 done;")
 

@@ -3,11 +3,9 @@
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 
-from tood.runtime.failures import InputError
-
 ParserOf = Callable[[str], argparse.ArgumentParser]
 
-_ASK = "tood completion --words"
+_ASK = "tood completion --words"  # the words of the command line follow
 SCRIPTS = {
     "bash": f"""_tood() {{
     local IFS=$'\\n'
@@ -24,7 +22,7 @@ _tood() {{
 compdef _tood tood
 """,
     "fish": f"""function __tood_words
-    {_ASK} (commandline -opc)[2..-1] (commandline -ct | string collect --allow-empty) 2>/dev/null
+    {_ASK} (commandline -opc)[2..-1] "$(commandline -ct)" 2>/dev/null
 end
 complete -c tood -a '(__tood_words)'
 """,
@@ -38,18 +36,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         'eval "$(tood completion bash)" into ~/.bashrc, for zsh the same with zsh into ~/.zshrc, for fish '
         "tood completion fish | source into config.fish"
     )
-    parser.add_argument("shell", nargs="?", choices=list(SCRIPTS))
-    parser.add_argument("--words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.add_argument("shell", choices=list(SCRIPTS))
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the script of a shell, or what may stand in the place of the last word."""
-    if options.words is None and options.shell is None:
-        raise InputError(f"completion: name a shell: {', '.join(SCRIPTS)}")
-    if options.words is None:
-        print(SCRIPTS[options.shell], end="")
-    else:
-        print("\n".join(candidates(options.words, options.commands, options.parser_of)))
+    """Print the script of a shell."""
+    print(SCRIPTS[options.shell], end="")
     return 0
 
 

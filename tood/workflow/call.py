@@ -145,7 +145,7 @@ def describe_success(plan: Plan, done: Mapping[str, int], seconds: float) -> str
     counts = (
         (trained, "imported" if plan.imports else "trained"),
         (measured, "evaluated"),
-        (others, "other jobs"),
+        (others, "other job" + "s" * (others != 1)),
     )
     said = ", ".join(f"{number} {what}" for number, what in counts if number)
     lines = [f"{plan.name}: done in {duration(seconds)}: {said}."]

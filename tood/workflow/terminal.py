@@ -76,8 +76,8 @@ def take_over(logger: logging.Logger, settings: Any) -> "Terminal | None":
         logger.addHandler(Logs(theirs.stream))
     if settings.verbose or settings.printshellcmds or settings.debug_dag:
         return None
-    ours = Terminal(Screen(theirs.stream, not getattr(theirs, "nocolor", True)), settings.dryrun)
-    ours.filters = list(theirs.filters)  # of --quiet
+    quiet = {each.name for each in settings.quiet or ()} & {"ALL", "PROGRESS", "RULES"}
+    ours = Terminal(Screen(theirs.stream, not getattr(theirs, "nocolor", True)), settings.dryrun, bool(quiet))
     logger.removeHandler(theirs)
     logger.addHandler(ours)
     return ours
@@ -152,14 +152,15 @@ class Terminal(logging.Handler):
     Args:
         screen: where to.
         dry: whether jobs are only announced.
+        quiet: whether nothing is said of jobs that run or have succeeded.
     """
 
-    def __init__(self, screen: Screen, dry: bool = False) -> None:
+    def __init__(self, screen: Screen, dry: bool = False, quiet: bool = False) -> None:
         super().__init__()
         self.study: StudyPaths | None = None
         self.width = 0  # of the column of labels
         self.on_cluster = False  # a job may be in a queue, so that each of its ends is news
-        self._screen, self._dry = screen, dry
+        self._screen, self._dry, self._quiet = screen, dry, quiet
         self._jobs: dict[int, Job] = {}
         self._running: dict[int, Job] = {}
         self._failed: dict[int, tuple[Job, list[Path]]] = {}
@@ -203,7 +204,7 @@ class Terminal(logging.Handler):
         self._jobs[record.jobid] = self._running[record.jobid] = job
         for path in logs:
             self._offsets.pop(path, None)
-        if self._ticker is None and not self._dry:
+        if self._ticker is None and not (self._dry or self._quiet):
             self._ticker = threading.Thread(target=self._tick, name="terminal", daemon=True)
             self._ticker.start()
 
@@ -211,6 +212,8 @@ class Terminal(logging.Handler):
         if (job := self._running.pop(record.job_id, None)) is None:
             return
         self._failed.pop(record.job_id, None)
+        if self._quiet:
+            return
         self._follow(job)
         for note in notes(job):
             if note not in self._noted:
@@ -256,7 +259,7 @@ class Terminal(logging.Handler):
         if not text or text.startswith(_HIDDEN):
             return
         if submitted := _SUBMITTED.match(text):
-            if job := self._jobs.get(int(submitted[1])):
+            if (job := self._jobs.get(int(submitted[1]))) and not self._quiet:
                 self._say_of(job, f"submitted: Slurm job {submitted[2]}")
         elif restarted := _RESTARTED.match(text):
             if failed := self._failed.pop(int(restarted[1]), None):
