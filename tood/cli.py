@@ -102,8 +102,26 @@ def _run(given: Sequence[str]) -> int:
 
 
 def _parse(given: Sequence[str]) -> argparse.Namespace | None:
-    """The options of the command line; None if it only asked for help, which was printed."""
-    parser = argparse.ArgumentParser(
+    """The options of the command line; None if it only asked for help or version, which was printed."""
+    parser = _parser(given)
+    options = parser.parse_args(given)
+    if options.version:
+        print(_version())
+        return None
+    if options.command is None:
+        parser.print_help()
+        return None
+    return options
+
+
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
+    """A parser of the command line that knows the options of the command in it."""
+    called = next((argument for argument in given if not argument.startswith("-")), None)
+    if called is not None and called not in COMMANDS:
+        raise InputError(
+            f"{called}: there is no such command; {did_you_mean(called, COMMANDS)}`tood` lists them"
+        )
+    parser = _Parser(
         prog="tood",
         description=_HELP,
         epilog=_EXAMPLES,
@@ -113,23 +131,12 @@ def _parse(given: Sequence[str]) -> argparse.Namespace | None:
     commands = parser.add_subparsers(
         dest="command", title="commands", metavar="COMMAND", parser_class=_Parser
     )
-    called = next((argument for argument in given if not argument.startswith("-")), None)
-    if called is not None and called not in COMMANDS:
-        raise InputError(
-            f"{called}: there is no such command; {did_you_mean(called, COMMANDS)}`tood` lists them"
-        )
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text)
         if name == called:
             _add_options(command, name)
-    options, unknown = parser.parse_known_args(given)
-    if unknown:
-        (commands.choices[called] if called else parser).error(f"unrecognized arguments: {' '.join(unknown)}")
-    if options.version:
-        print(_version())
-    elif not called:
-        parser.print_help()
-    return None if options.version or not called else options
+            parser.command = command
+    return parser
 
 
 def _add_options(parser: argparse.ArgumentParser, name: str) -> None:
@@ -148,22 +155,27 @@ def _parser_of(name: str) -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser of a command, which says what a mistyped option may be."""
+    """A parser that says what a mistyped option may be."""
+
+    command: argparse.ArgumentParser | None = None  # whose options these may be
+    _given: Sequence[str] = ()
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
-        self._given = list(sys.argv[1:] if args is None else args)
+        """As argparse's."""
+        self._given = list(args or ())
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print one line with a hint, and end."""
-        known = [name for name in self._option_string_actions if name.startswith("--")]
+        parser = self.command or self
+        known = [name for name in parser._option_string_actions if name.startswith("--")]
         wrong = [word.partition("=")[0] for word in self._given if word.startswith("--") and word != "--"]
         wrong = [word for word in wrong if not any(name.startswith(word) for name in known)]
         if wrong:
             message = f"{wrong[0]}: there is no such option; {did_you_mean(wrong[0], known)}"
         else:
             message += "; "
-        self.exit(2, f"{self.prog}: {message}`{self.prog} --help` lists the options\n")
+        self.exit(2, f"{parser.prog}: {message}`{parser.prog} --help` lists the options\n")
 
 
 def _version() -> str:

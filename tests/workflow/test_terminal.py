@@ -14,7 +14,8 @@ from tood.runtime.files import write_json
 from tood.study.paths import StudyPaths
 from tood.study.plan import Training
 from tood.workflow import terminal
-from tood.workflow.terminal import Screen, Terminal, take_over
+from tood.workflow.screen import Screen
+from tood.workflow.terminal import Terminal, take_over
 
 STUDY = StudyPaths("tiny")
 
@@ -104,9 +105,12 @@ def test_on_a_cluster_each_end_and_each_submission_is_a_line(call):
     call.send(None, "Job 1 has been submitted with SLURM jobid 4711 (log: a.log).")
     write_json(STUDY.run("tood_af", 0).state, {"state": "done", "loss": 1.3861})
     call.finish(1)
+    call.start(2, "tables")
+    call.finish(2)
     assert [line.split() for line in call.lines] == [
         ["train", "tood_af", "seed", "0", "submitted:", "Slurm", "job", "4711"],
         ["train", "tood_af", "seed", "0", "loss", "1.386"],
+        ["tables", "done"],
     ]
 
 
@@ -161,7 +165,10 @@ def test_a_failed_job_that_succeeds_at_last_is_not_shown_at_the_end(call):
     log = call.start(1, "train", run="tood_af", seed="0")
     slurm = Path("slurm.log")
     slurm.write_text("killed by the out-of-memory handler\n")
-    call.fail(1, "train", log, "SLURM-job '7' failed, SLURM status is:\n'OUT_OF_MEMORY'", (slurm,))
+    said = (
+        "SLURM-job '7' failed, SLURM status is:\n'OUT_OF_MEMORY'. Detailed failure reason unavailable (so)."
+    )
+    call.fail(1, "train", log, said, (slurm,))
     call.send(None, "Trying to restart job 1.")
     assert [line.split(maxsplit=4)[4] for line in call.lines] == [
         f"failed, see {log} (SLURM-job '7' failed, SLURM status is: 'OUT_OF_MEMORY')",
@@ -185,6 +192,25 @@ def test_jobs_that_the_user_stops_have_not_failed(call):
     call.terminal.close()
     assert call.lines[0].startswith("Stopping the jobs. The same command continues")
     assert call.lines[1:] == ["train tood_af seed 0  stopped"]
+
+
+def test_of_a_clusters_log_only_what_the_cluster_did_is_shown_before_the_jobs_own(call):
+    log, slurm = call.start(1, "tables"), Path("slurm.log")
+    slurm.write_text("slurmstepd: error: Detected 1 oom_kill event\nExiting because a job execution failed\n")
+    log.write_text("tables: no\n")
+    call.fail(1, "tables", log, others=(slurm,))
+    call.terminal.close()
+    assert call.lines[3:] == [
+        "slurm.log ends with:",
+        "    slurmstepd: error: Detected 1 oom_kill event",
+        f"{log} ends with:",
+        "    tables: no",
+    ]
+    log.write_text("")
+    call.fail(1, "tables", log, others=(slurm,))
+    call.terminal.close()
+    assert "    Exiting because a job execution failed" in call.lines
+    assert call.lines[-1] == f"{log}: it is not there, or empty"
 
 
 def test_quiet_says_only_what_failed():
@@ -310,6 +336,17 @@ def test_a_reader_that_has_ended_is_no_error():
         for _ in range(2):
             call.send(None, "news")
         call.terminal.close()
+
+
+def test_nor_is_it_for_snakemakes_own_output(logger):
+    reading, writing = os.pipe()
+    os.close(reading)
+    (theirs,) = logger.handlers
+    with open(writing, "w") as theirs.stream:
+        take_over(logger, settings(printshellcmds=True))
+        theirs.handleError = lambda record: pytest.fail("it failed")
+        for _ in range(2):
+            logger.warning("news")
 
 
 # Who prints

@@ -9,7 +9,7 @@ from typing import Any
 
 from tood.ledger.studies import called_studies
 from tood.runtime.failures import InputError
-from tood.study.paths import EXPERIMENTS, REPOSITORY
+from tood.study.paths import EXPERIMENTS, REPOSITORY, StudyPaths
 
 _RULES = "Snakefile"
 _FILES = ("image", "images", "config")  # options with text that may name files
@@ -35,7 +35,8 @@ def enter_clone(options: argparse.Namespace) -> None:
     Files that the options name stay those that were meant.
     """
     here = Path.cwd()
-    if Path(_RULES).exists() or called_studies() or not (REPOSITORY / _RULES).is_file():
+    checked = any(Path().glob(str(StudyPaths("*").manifest)))  # data of a study that may be called later
+    if Path(_RULES).exists() or called_studies() or checked or not (REPOSITORY / _RULES).is_file():
         return
     for name, value in vars(options).items():
         setattr(options, name, _from(here, name, value))

@@ -133,6 +133,8 @@ def _in_short(plan: Plan, statuses: Sequence[Status]) -> dict[str, str]:
 def _made_with(made: Mapping[str, Any]) -> str:
     """Settings, data and machine of a training in one line."""
     settings, hardware, git = (made.get(key) or {} for key in ("settings", "hardware", "git"))
+    if released := made.get("released"):
+        return f"{released.get('file')}, sha256 {released.get('sha256')}"
     train, data = settings.get("train") or {}, made.get("data") or {}
     commit = str(git.get("commit") or "")[:7] + (" and changes" if git.get("dirty") else "")
     splits = (f"{split['images']} images ({name})" for name, split in data.items() if _counted(split))

@@ -8,7 +8,6 @@ would print its whole usage in place of what `common.smk` says.
 
 import contextlib
 import logging
-import os
 import re
 import shutil
 import threading
@@ -16,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from tood.runtime.failures import Unbroken
 from tood.runtime.text import duration, single_line
 from tood.study.paths import StudyPaths
 from tood.study.plan import Training
@@ -31,6 +31,7 @@ from tood.workflow.lines import (
     progress,
     text_of,
 )
+from tood.workflow.screen import RED, YELLOW, Screen
 
 _SNAKEMAKES = "DefaultStreamHandler"  # name of the handler whose place is taken
 # How messages of Snakemake begin that say nothing to a user of this workflow
@@ -38,6 +39,7 @@ _HIDDEN = (
     *("Assuming unrestricted shared", "Building DAG", "Complete log", "Conda environments", "Elapsed time"),
     *("Exiting because a job execution failed", "Reasons:", "Rules with", "Select jobs", "Singularity"),
     *("SLURM run ID", "Some jobs were triggered", "Storing output", "Using shell", "Write-protecting"),
+    "Cleaning up SLURM log",
 )
 _HIDDEN_EVENTS = {
     *("debug_dag", "job_started", "progress", "resources_info", "rulegraph", "shellcmd"),
@@ -45,6 +47,7 @@ _HIDDEN_EVENTS = {
 }
 _SUBMITTED = re.compile(r"Job (\d+) has been submitted with SLURM jobid (\S+)")
 _RESTARTED = re.compile(r"Trying to restart job (\d+)")
+_UNSAID = re.compile(r"\.? ?(Detailed failure reason unavailable|For further error details).*")
 _FORGOTTEN = re.compile(
     r"(\d+) jobs have (missing|outdated) provenance.*\nRules with \w+ metadata: (.*)", re.DOTALL
 )
@@ -54,8 +57,8 @@ _RAISED = re.compile(
     r'WorkflowError in file "[^"]*/workflow/rules/[^"]*", line \d+:\n(.*?)(?:\n  File .*)?', re.S
 )
 _SECONDS_BETWEEN_UPDATES = 1.0
+_OF_SLURM = ("slurmstepd", "srun")
 _SHOWN_FAILURES, _LINES_OF_A_FAILURE = 3, 15
-_RED, _YELLOW = 31, 33
 _NARROWEST = 15  # characters, such as of "figures 1 and 4"
 
 
@@ -72,12 +75,14 @@ def take_over(logger: logging.Logger, settings: Any) -> "Terminal | None":
     theirs = next((handler for handler in logger.handlers if handler.name == _SNAKEMAKES), None)
     if not isinstance(theirs, logging.StreamHandler):
         return None
-    if settings.verbose:
-        logger.addHandler(Logs(theirs.stream))
+    stream = theirs.stream
     if settings.verbose or settings.printshellcmds or settings.debug_dag:
+        theirs.stream = Unbroken(stream)
+        if settings.verbose:
+            logger.addHandler(Logs(theirs.stream))
         return None
     quiet = {each.name for each in settings.quiet or ()} & {"ALL", "PROGRESS", "RULES"}
-    ours = Terminal(Screen(theirs.stream, not getattr(theirs, "nocolor", True)), settings.dryrun, bool(quiet))
+    ours = Terminal(Screen(stream, not getattr(theirs, "nocolor", True)), settings.dryrun, bool(quiet))
     logger.removeHandler(theirs)
     logger.addHandler(ours)
     return ours
@@ -106,46 +111,6 @@ class Logs(logging.Handler):
                 self._stream.write(f"{path}:\n{text_of(Path(path))}\n")
 
 
-class Screen:
-    """Lines of text, and at their end one that changes if they go to a terminal.
-
-    Args:
-        stream: where to.
-        color: whether lines may be coloured.
-    """
-
-    def __init__(self, stream: TextIO, color: bool = False) -> None:
-        self.live = stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._stream, self._color = stream, color
-        self._last = ""  # the line that changes
-
-    def print(self, text: str, color: int = 0) -> None:
-        """Print lines above the one that changes."""
-        shown = f"\033[{color}m{text}\033[0m" if color and self._color else text
-        self._write(f"{self._cleared()}{shown}\n")
-
-    def keep(self, line: str) -> None:
-        """Make this the line that changes; an empty one removes it."""
-        if line != self._last:
-            self._write(self._cleared() + line)
-            self._last = line
-
-    def _cleared(self) -> str:
-        """What removes the line that changes."""
-        cleared, self._last = ("\r\033[2K" if self._last else ""), ""
-        return cleared
-
-    def _write(self, text: str) -> None:
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except BrokenPipeError:  # nobody reads it any more, such as `head`: the jobs go on
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-        except ValueError:  # it is closed
-            pass
-
-
 class Terminal(logging.Handler):
     """Writes what the user of a workflow should read.
 
@@ -163,7 +128,7 @@ class Terminal(logging.Handler):
         self._screen, self._dry, self._quiet = screen, dry, quiet
         self._jobs: dict[int, Job] = {}
         self._running: dict[int, Job] = {}
-        self._failed: dict[int, tuple[Job, list[Path]]] = {}
+        self._failed: dict[int, tuple[Job, list[Path]]] = {}  # with the cluster's own logs
         self._begun: dict[str, float] = {}  # trainings whose line comes with their evaluation
         self._stats: Mapping[str, int] = {}  # jobs of each rule
         self._counted: tuple[str, ...] = MEASURES
@@ -227,6 +192,7 @@ class Terminal(logging.Handler):
         took = record.created - self._begun.pop(job.training, job.started)
         label = job.training if job.rule in MEASURES else job.label
         found = outcome(job, self.study) if self.study else ""
+        found = found or ("done" if self.on_cluster else "")
         time = "" if self.on_cluster else duration(took)
         count = f"{self._done}/{self._total}" if counts else ""
         self._screen.print(f"{label:<{self.width}}  {found:<10}  {time:>8}  {count}".rstrip())
@@ -235,15 +201,14 @@ class Terminal(logging.Handler):
         job = self._running.pop(record.jobid, None) or self._jobs.get(record.jobid)
         job = job or Job(record.rule_name, {})
         self._follow(job)
-        # Of a cluster's jobs there is a log of the cluster's, too.
-        logs = [*job.logs, *(Path(path) for path in record.log if Path(path) not in job.logs)]
+        theirs = [Path(path) for path in record.log if Path(path) not in job.logs]
         if self._stopped:
             self._say_of(job, "stopped")
             return
-        said = single_line(record.rule_msg or "")
-        self._failed[record.jobid] = (job, logs)
-        where = f", see {logs[0]}" if logs else ""
-        self._say_of(job, f"failed{where}" + (f" ({said})" if said else ""), _RED)
+        said = _UNSAID.sub("", single_line(record.rule_msg or ""))
+        self._failed[record.jobid] = (job, theirs)
+        where = f", see {job.logs[0]}" if job.logs else ""
+        self._say_of(job, f"failed{where}" + (f" ({said})" if said else ""), RED)
 
     def _on_error(self, record: Any) -> None:
         """An exception; those of failed jobs come with a message of their own."""
@@ -252,7 +217,7 @@ class Terminal(logging.Handler):
             return
         if raised := _RAISED.fullmatch(text):
             text = raised[1]
-        self._screen.print(text, _RED)
+        self._screen.print(text, RED)
 
     def _on_message(self, record: logging.LogRecord) -> None:
         text = record.getMessage() if record.msg else ""
@@ -277,7 +242,7 @@ class Terminal(logging.Handler):
         elif text.startswith("Nothing to be done") and self.study and self.study.report.is_file():
             self._screen.print(f"{text} The report is {self.study.report}")
         elif record.levelno >= logging.WARNING:
-            self._screen.print(text, _RED if record.levelno >= logging.ERROR else _YELLOW)
+            self._screen.print(text, RED if record.levelno >= logging.ERROR else YELLOW)
         else:
             self._screen.print(text)
 
@@ -334,14 +299,20 @@ class Terminal(logging.Handler):
         with self._locked():
             self._screen.keep("")
             failures, self._failed = list(self._failed.values()), {}
-            for number, (job, logs) in enumerate(failures):
-                self._print_failure(job, logs, _LINES_OF_A_FAILURE if number < _SHOWN_FAILURES else 1)
+            for number, (job, theirs) in enumerate(failures):
+                self._print_failure(job, theirs, _LINES_OF_A_FAILURE if number < _SHOWN_FAILURES else 1)
         super().close()
 
-    def _print_failure(self, job: Job, logs: list[Path], number: int) -> None:
-        self._screen.print(f"\n{job.label} failed", _RED)
-        for path in () if job.rule in FOLLOWED else logs:  # of those all was printed
+    def _print_failure(self, job: Job, theirs: list[Path], number: int) -> None:
+        self._screen.print(f"\n{job.label} failed", RED)
+        own = [] if job.rule in FOLLOWED else job.logs  # of those all was printed
+        written = any(last_lines(path, 1) for path in own)
+        for path in (*theirs, *own):
             lines = last_lines(path, number)
+            if path in theirs and written:  # then Slurm's log matters only for what Slurm has done
+                lines = [line for line in lines if line.startswith(_OF_SLURM)]
+                if not lines:
+                    continue
             self._screen.print(f"{path} ends with:" if lines else f"{path}: it is not there, or empty")
             for line in lines:
                 self._screen.print(f"    {line}")
