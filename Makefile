@@ -58,11 +58,11 @@ format: $(INSTALLED)
 	@$(PY) -m snakefmt Snakefile workflow
 
 doctor: $(INSTALLED)
-	@$(PY) -m tood.cli doctor
+	@$(PY) -m tood doctor
 
 # Tables and report.html of the study that was called last, from what is there, also while it trains
 report: $(INSTALLED)
-	@$(PY) -m tood.cli report
+	@$(PY) -m tood report
 
 # The results in README.md, docs/results.md and docs/mini.md, from the files kept under results/
 readme: $(INSTALLED)

@@ -23,6 +23,10 @@ onstart:
     before_work()
 
 
+onsuccess:
+    after_success()
+
+
 onerror:
     after_failure()
 

@@ -1,18 +1,24 @@
 """The subcommands: what they print, where, and their exit status."""
 
+import argparse
 import json
+import os
+import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tood.cli import main
+from tood.cli import COMMANDS, main
 from tood.commands import checks as doctor
-from tood.commands import runs
+from tood.commands import folder, runs
 from tood.commands.findings import Finding
+from tood.ledger.status import save_study
+from tood.study.plan import Plan
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -130,11 +136,182 @@ def test_submission_is_checked_without_torch(tmp_path, photographs, poison):
     assert bad.stderr.startswith(f"tood: {path}: detection 0: category_id 0 is not in {images.name}")
 
 
-def test_unknown_options_and_no_command(capsys):
-    for arguments in ([], ["walk"], ["runs", "--walk"]):
-        with pytest.raises(SystemExit) as stopped:
-            main(arguments)
-        assert stopped.value.code == 2
+def test_without_a_command_it_helps(capsys):
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"\n    {command} " in printed or f"\n    {command}\n" in printed for command in COMMANDS)
+
+
+def test_a_mistyped_command_is_named_with_the_one_that_was_meant(capsys):
+    assert main(["prgress"]) == 2
+    said = "tood: prgress: there is no such command; did you mean progress? `tood` lists them\n"
+    assert capsys.readouterr() == ("", said)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("runs --jsn", "tood runs: --jsn: there is no such option; did you mean --json? "),
+        ("show --nmae=x tood_af", "tood show: --nmae: there is no such option; did you mean --name? "),
+        # Both are wrong. The option that is lacking is the one that was mistyped.
+        ("detect --runn tood_af a.png", "tood detect: --runn: there is no such option; did you mean --run? "),
+        ("show tood_af more", "tood show: unrecognized arguments: more; "),
+        ("show", "tood show: the following arguments are required: RUN; "),
+        ("detect a.png --run x --device gpu", "tood detect: argument --device: invalid choice: 'gpu'"),
+    ],
+)
+def test_a_mistyped_option_is_named_with_the_one_that_was_meant(words, said, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(words.split())
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(said)
+    assert line.endswith(f"`tood {words.split()[0]} --help` lists the options")
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"tood {version}")
+    assert printed.endswith(f", in {REPOSITORY}\n")
+
+
+def test_the_package_is_the_command():
+    call = [sys.executable, "-m", "tood", "prgress"]
+    outcome = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True)
+    assert (outcome.returncode, outcome.stderr[:14]) == (2, "tood: prgress:")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "detect none.png --run tood_af",
+        "detect image.png --checkpoint none.pth",
+        "detect image.png --run tood_af",  # which is not trained
+        "maps --image none.png --box 1,2,3,4 --label disc --run tood_af",
+        "maps --image image.png --checkpoint none.pth",
+        "import none.pth --run tood_af",
+        "scores none.txt --run tood_af --source x",
+    ],
+)
+def test_a_file_that_is_not_there_is_named_before_anything_heavy_is_imported(words, tmp_path, poison):
+    (tmp_path / "image.png").touch()
+    (tmp_path / "Snakefile").touch()
+    call = [sys.executable, "-m", "tood", *words.split()]
+    environment = {"PYTHONPATH": f"{poison}:{REPOSITORY}", "PATH": ""}
+    outcome = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (outcome.returncode, outcome.stdout) == (2, "")
+    lacking = (
+        "model.pth is not there" if "none" not in words else next(w for w in words.split() if "none" in w)
+    )
+    assert lacking in outcome.stderr
+    assert not (poison / "imported").exists()
+
+
+# The folder
+
+
+@pytest.fixture
+def elsewhere(tmp_path, workspace, monkeypatch) -> Path:
+    """A folder that is no clone; the package is in one, where a study was called."""
+    monkeypatch.chdir(workspace.path)
+    save_study(Plan({"runs": "tood_af", "name": "mine"}))
+    monkeypatch.setattr(folder, "REPOSITORY", workspace.path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return Path.cwd()
+
+
+def test_in_another_folder_the_studies_of_the_clone_are_shown(elsewhere, workspace, capsys):
+    assert main(["progress"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("study mine (scale smoke), the last that was called")
+    assert said.err == (
+        f"tood: no study was called in {elsewhere}; this is about the studies in {workspace.path}\n"
+    )
+
+
+def test_files_of_the_command_line_stay_those_of_the_folder(elsewhere, workspace):
+    (elsewhere / "a.png").touch()
+    given = {"output": Path("out"), "image": "a.png", "images": ["*.png", "b.png"], "config": ["tood_af"]}
+    options = argparse.Namespace(run="a.png", **given)
+    folder.enter_clone(options)
+    assert Path.cwd() == workspace.path
+    assert vars(options) == {
+        "output": elsewhere / "out",
+        "image": str(elsewhere / "a.png"),
+        "images": [str(elsewhere / "*.png"), "b.png"],
+        "config": ["tood_af"],
+        "run": "a.png",
+    }
+
+
+def test_a_folder_with_studies_is_not_left(elsewhere, capsys):
+    save_study(Plan({"name": "other"}))
+    assert main(["progress"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("study other (scale smoke), the last that was called\n")
+    assert said.err == ""
+
+
+def test_a_package_without_a_clone_says_where_to_run_this(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(folder, "EXPERIMENTS", tmp_path / "experiments")
+    for command in ("runs", "progress"):
+        assert main([command]) == 2
+        assert "Run this in a clone" in capsys.readouterr().err
+
+
+def test_the_installed_package_is_enough_for_imports(tmp_path):
+    """As `pip install git+...` leaves it: the package alone."""
+    shutil.copytree(REPOSITORY / "tood", tmp_path / "tood", ignore=shutil.ignore_patterns("__pycache__"))
+    assert (tmp_path / "tood/py.typed").exists()
+    environment = {"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
+    program = "import tood; from tood.heads import TOODHead; print(tood.__file__)"
+    call = [sys.executable, "-c", program]
+    outcome = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (outcome.returncode, outcome.stdout) == (0, f"{tmp_path / 'tood/__init__.py'}\n"), outcome.stderr
+    call = [sys.executable, "-m", "tood", "progress"]
+    outcome = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert outcome.returncode == 2
+    assert "Run this in a clone" in outcome.stderr
+
+
+# Completion
+
+
+def completed(line: str, capsys) -> list[str]:
+    assert main(["completion", "--words", *line.split(" ")]) == 0
+    return capsys.readouterr().out.split()
+
+
+def test_what_is_typed_is_completed(elsewhere, workspace, monkeypatch, capsys):
+    monkeypatch.chdir(workspace.path)
+    assert completed("pro", capsys) == ["progress"]
+    assert completed("", capsys) == list(COMMANDS)
+    assert completed("show --f", capsys) == ["--full"]
+    assert completed("runs --", capsys) == ["--help", "--json"]
+    assert completed("show tood_a", capsys)[:2] == ["tood_af", "tood_ab"]
+    assert completed("detect a.png --run fov", capsys)[0] == "fovea"
+    assert completed("show tood_af --name ", capsys) == ["mine"]
+    assert completed("plan --scale p", capsys) == ["paper"]
+    assert completed("maps --levels ", capsys) == ["best", "all"]
+    assert completed("assign --config na", capsys) == ["name="]
+    assert completed("detect ", capsys) == []  # files, which the shell knows
+    assert completed("prgress ", capsys) == []
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_bash_completes(tmp_path):
+    program = tmp_path / "tood"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m tood "$@"\n')
+    program.chmod(0o755)
+    typed = "COMP_WORDS=(tood show --f); COMP_CWORD=2"
+    script = f'eval "$(tood completion bash)"; {typed}; _tood; echo "${{COMPREPLY[@]}}"'
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
+    call = ["bash", "-c", script]
+    outcome = subprocess.run(call, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert (outcome.stdout, outcome.stderr) == ("--full\n", "")
 
 
 def test_starts_without_heavy_imports():

@@ -105,7 +105,7 @@ def circles(everything: Modules) -> list[str]:
 def in_the_root(everything: Modules) -> list[str]:
     """What the root lacks, or has too much; and what the facade has beside imports."""
     roots = {name.removeprefix("tood.") for name in everything if name.count(".") == 1}
-    found = sorted(roots ^ {"__init__", "cli", "heads"})
+    found = sorted(roots ^ {"__init__", "__main__", "cli", "heads"})
     facade = everything.get("tood.heads", ast.Module([], []))
     return [*found, *(f"heads: {text}" for text in more_than_imports(facade))]
 
@@ -181,6 +181,7 @@ def test_the_package_is_in_order(check):
 IN_ORDER = {
     "__init__.py": "from tood.runtime.files import write\n\nwrite()\n",
     "cli.py": "def main():\n    from tood.engine.trainer import train\n",
+    "__main__.py": "from tood.cli import main\nmain()\n",
     "heads.py": '"""Facade."""\nfrom tood.models import *\nfrom tood.models import __all__\n',
     **{
         f"{folder}/__init__.py": '"""A room."""\n'

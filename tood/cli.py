@@ -7,8 +7,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from tood.runtime.failures import InputError
+from tood.runtime.text import did_you_mean
 
 COMMANDS = {
     "runs": "list every run and its rows in tables",
@@ -27,8 +29,22 @@ COMMANDS = {
     "complexity": "count parameters and FLOPs of the paper's models",
     "images": "draw the images of a scale, and describe them",
     "padding": "measure the padding of training images at COCO's sizes",
+    "completion": "print what lets a shell complete commands, options, runs and studies",
 }
 _MODULES = {"import": "import_weights"}  # whose name is a word of Python
+_NO_CLONE = ("completion", "submission")  # commands that read nothing of the repository
+_NO_STUDY = (*_NO_CLONE, "runs", "scores", "images", "padding")  # nor of a study
+_HELP = """\
+Look at a study while it trains and afterwards, and use its detectors. `snakemake` trains (README.md).
+"""
+_EXAMPLES = """\
+examples:
+  tood progress --watch                       the state of every run
+  tood show tood_af                           one run
+  tood detect photos/ --run tood_af           its detections on images
+
+`tood COMMAND --help` shows the options of a command.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         try:
-            return _run(arguments)
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
         finally:
             if sys.stdout:  # it may be closed
                 sys.stdout.flush()
@@ -55,36 +71,130 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(given: Sequence[str]) -> int:
     own, here = Path(__file__).resolve(), Path("tood/cli.py").resolve()
     if here.is_file() and here != own:  # results would be read and made by another version of the code
         print(
             f"tood: this is the command of {own.parents[1]}, the folder is another clone; activate its "
-            "environment, or type `python -m tood.cli`",
+            "environment, or type `python -m tood`",
             file=sys.stderr,
         )
         return 2
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:2] == ["completion", "--words"]:  # whose words argparse would not leave as they are
+        from tood.commands.completion import candidates
+
+        print("\n".join(candidates(given[2:], COMMANDS, _parser_of)))
+        return 0
     try:
-        options = _parser(given).parse_args(given)
+        options = _parse(given)
+        if options is None:
+            return 0
+        if options.command not in _NO_CLONE:
+            from tood.commands.folder import enter_clone, require_clone  # here, as help needs no study
+
+            require_clone()
+            # Of a file of weights no study matters.
+            if options.command not in _NO_STUDY and getattr(options, "run", True):
+                enter_clone(options)
         return options.run_command(options)
     except InputError as error:
         print(f"tood: {error}", file=sys.stderr)
         return 2
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+def _parse(given: Sequence[str]) -> argparse.Namespace | None:
+    """The options of the command line; None if it only asked for help or version, which was printed."""
+    parser = _parser(given)
+    options = parser.parse_args(given)
+    if options.version:
+        print(_version())
+        return None
+    if options.command is None:
+        parser.print_help()
+        return None
+    return options
+
+
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     """A parser of the command line that knows the options of the command in it."""
-    called = next((argument for argument in arguments if not argument.startswith("-")), None)
-    parser = argparse.ArgumentParser(prog="tood", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    called = next((argument for argument in given if not argument.startswith("-")), None)
+    if called is not None and called not in COMMANDS:
+        raise InputError(
+            f"{called}: there is no such command; {did_you_mean(called, COMMANDS)}`tood` lists them"
+        )
+    parser = _Parser(
+        prog="tood",
+        description=_HELP,
+        epilog=_EXAMPLES,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=16),
+    )
+    parser.add_argument("--version", action="store_true", help="print the version, its commit and its folder")
+    commands = parser.add_subparsers(
+        dest="command", title="commands", metavar="COMMAND", parser_class=_Parser
+    )
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text)
         if name == called:
-            module = importlib.import_module(f"tood.commands.{_MODULES.get(name, name)}")
-            module.add_options(command)
-            command.set_defaults(run_command=module.run)
+            _add_options(command, name)
+            parser.command = command
     return parser
+
+
+def _add_options(parser: argparse.ArgumentParser, name: str) -> None:
+    """The options of a command."""
+    module = importlib.import_module(f"tood.commands.{_MODULES.get(name, name)}")
+    parser.description = COMMANDS[name]
+    module.add_options(parser)
+    parser.set_defaults(run_command=module.run)
+
+
+def _parser_of(name: str) -> argparse.ArgumentParser:
+    """The parser of one command."""
+    parser = _Parser(prog=f"tood {name}")
+    _add_options(parser, name)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what a mistyped option may be."""
+
+    command: argparse.ArgumentParser | None = None  # whose options these may be
+    _given: Sequence[str] = ()
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """As argparse's."""
+        self._given = list(args or ())
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line with a hint, and end."""
+        parser = self.command or self
+        known = [name for name in parser._option_string_actions if name.startswith("--")]
+        wrong = [word.partition("=")[0] for word in self._given if word.startswith("--") and word != "--"]
+        wrong = [word for word in wrong if not any(name.startswith(word) for name in known)]
+        if wrong:
+            message = f"{wrong[0]}: there is no such option; {did_you_mean(wrong[0], known)}"
+        else:
+            message += "; "
+        self.exit(2, f"{parser.prog}: {message}`{parser.prog} --help` lists the options\n")
+
+
+def _version() -> str:
+    """The version, the commit where it is known, and the folder."""
+    import subprocess
+    from importlib import metadata
+
+    folder = Path(__file__).parents[1]
+    try:
+        version = metadata.version("tood-reproduction")
+    except metadata.PackageNotFoundError:
+        version = "of a folder that is not installed"
+    try:
+        question = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"]
+        commit = subprocess.run(question, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = ""
+    return f"tood {version}" + (f", commit {commit}" if commit else "") + f", in {folder}"
 
 
 if __name__ == "__main__":

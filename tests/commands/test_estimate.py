@@ -12,14 +12,14 @@ from helpers.gpus import ARCHITECTURES
 
 from tood.cli import main
 from tood.commands import estimate as estimate_module
-from tood.commands.estimate import claimed, describe, estimate, runs_of, table_names
+from tood.commands.estimate import claimed, cost_of, describe, estimate, runs_of, table_names
 from tood.engine.config import build_model, resolve
 from tood.runtime.device import has_code_for
 from tood.runtime.files import write_json
 from tood.study.claims import load_claims
 from tood.study.declarations import ExperimentError, load_runs, load_tables
 from tood.study.paths import StudyPaths
-from tood.study.plan import Plan
+from tood.study.plan import Plan, Training
 from tood.study.planning import PLANNING, load_planning, relative_pixels
 
 REPOSITORY = Path(__file__).parents[2]
@@ -53,6 +53,34 @@ def trained(run: str, hours: float, seed: int = 0, scale: str = "paper", gpus: i
 
 def near(*span: float):
     return pytest.approx(span, rel=1e-9)
+
+
+# In one sentence
+
+
+def test_the_cost_of_a_call_is_that_of_its_trainings(empty):
+    plan = Plan({"scale": "paper", "runs": "tood_af,atss_af", "data_root": "x"})
+    trained("tood_af", 9.0)
+    assert cost_of(plan, plan.trainings[:1]).startswith(
+        "1 training to do: 9 GPU-hours on NVIDIA H100 80GB HBM3, "
+    )
+    longer = Plan({"scale": "paper", "name": "x", "runs": "tood_af", "data_root": "x", "schedule": 2})
+    assert cost_of(longer, longer.trainings).startswith("1 training to do: 18 GPU-hours on ")
+    assert cost_of(plan, plan.trainings[:1]).endswith(", measured here.")
+    assert cost_of(plan, []) == "Nothing is to be trained."
+
+
+def test_the_cost_of_a_call_says_what_is_assumed_or_not_known(empty):
+    plan = Plan({"scale": "paper", "runs": "tood_af", "data_root": "x"})
+    low, high = estimate("paper", "3")["study"]["gpu_hours"]
+    assert "GPU-hours on A100" in cost_of(plan, plan.trainings)
+    assert cost_of(plan, plan.trainings).endswith("assumed and not measured (`tood plan`).")
+    whole = [Training(run, 0) for run in runs_of(["table3"], TABLES)]
+    assert f"{low:,.0f}–{high:,.0f} GPU-hours" in cost_of(plan, whole)
+    cut = Plan({"runs": "tood_af", "name": "x", "iterations": 3})
+    assert cost_of(cut, cut.trainings) == "1 training to do, each stopped after 3 iterations."
+    own = Plan({"runs": "tood_af", "name": "x", "data_root": "x"})
+    assert "is known once one of them has finished" in cost_of(own, own.trainings)
 
 
 # Which runs

@@ -175,7 +175,8 @@ def test_maps_of_a_run_are_those_of_the_workflow(there, tmp_path, capsys):
     call = ["maps", "--run", "atss_af", "--run", "tood_af", "--name", "x", "--image", shown.path.name]
     capsys.readouterr()
     assert main([*call, "--output", str(tmp_path / "a.png")]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.startswith("study x (scale ")
     assert [line.split(":")[0] for line in lines[:2]] == ["atss_af", "tood_af"]
     assert lines[2:] == [f"written to {tmp_path / 'a.png'}"]
     sizes = (shown.boxes[:, 2:] - shown.boxes[:, :2]).prod(1)

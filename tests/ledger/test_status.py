@@ -25,6 +25,7 @@ from tood.ledger.status import (
     read_status,
     save_study,
     study_status,
+    trained_weights,
 )
 from tood.runtime.files import write_json
 from tood.runtime.locks import claim
@@ -269,7 +270,8 @@ def test_progress_in_a_log(plan, capsys):
     leave(plan, "tal", {**RUNNING, "state": "diverged", "reason": "the loss is nan"}, AP, code="x")
     leave(plan, "atss_af", {"state": "done", "seconds": 1200.0}, AP)
     assert main(["progress"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header == "study tiny (scale smoke), the last that was called"
     rows = {line.split()[0]: line.split() for line in lines}
     assert len(lines) == 5
     device = ["NVIDIA", "H200", "x2"]
@@ -297,7 +299,7 @@ def test_a_training_that_has_just_begun_knows_nothing_yet(plan, capsys):
     leave(plan, "tood_af", {**RUNNING, **unknown, "attempt": 1})
     main(["progress"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2].split()[1:] == ["0", "running", *"–––––", "NVIDIA", "H200", "x2", "1"]
+    assert lines[3].split()[1:] == ["0", "running", *"–––––", "NVIDIA", "H200", "x2", "1"]
     assert lines[-1] == "tiny: 1 running, 2 pending; time left unknown"
 
 
@@ -347,9 +349,63 @@ def test_a_terminal_gets_a_table_with_what_moves_first(plan, capsys, monkeypatch
         assert "NVIDIA H200 x2" in printed
 
 
-def test_show_a_run(plan, capsys):
-    leave(plan, "tood_af", {"state": "done", "device": "cpu"}, AP, code="another")
+def test_show_a_run_on_a_screen(plan, capsys):
+    leave(plan, "tood_af", {"state": "done", "device": "cpu", "seconds": 401.0}, AP, code="another")
     assert main(["show", "tood_af"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 15
+    assert lines[0].startswith("tood_af: TOOD")
+    assert lines[1] == "study tiny (scale smoke), the last that was called"
+    columns = dict(zip(lines[3].split(), lines[4].split(), strict=True))
+    assert columns.items() >= {"state": "stale", "AP": "40.1", "AP75": "43.0", "time": "6:41"}.items()
+    printed = "\n".join(lines)
+    for part in (
+        "Table 3: ",
+        "other code than now",
+        "work/tiny/runs/tood_af/seed0",
+        "tood show tood_af --full",
+    ):
+        assert part in printed
+
+
+def test_show_several_seeds_with_their_mean(workspace, monkeypatch, capsys):
+    monkeypatch.chdir(workspace.path)
+    plan = Plan(OPTIONS | {"seeds": "0,1,2"})
+    save_study(plan)
+    write_json(workspace.path / "work/tiny/manifest.json", MANIFEST)
+    for seed, ap in ((0, 40.0), (1, 42.0)):
+        folder = StudyPaths("tiny").run("tood_af", seed)
+        write_json(folder.state, {"state": "done"})
+        write_json(folder.ap, {"AP": ap, "digests": {}})
+    assert main(["show", "tood_af"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[4:8]] == ["0", "1", "2", "mean"]
+    assert "41.0 ± 1.4" in lines[7]
+    (trains,) = (line for line in lines if line.startswith("trained by"))
+    assert "seeds=2" in trains.split()
+
+
+def test_the_studies_that_have_a_run_are_named(plan, capsys):
+    leave(plan, "tood_af", {"state": "done"})
+    for path in ("work/other/runs/tood_af", "results/sweeps/mini_lr/runs/tood_af", "work/no/runs/tal"):
+        os.makedirs(path)
+    save_study(Plan({"name": "last", "scale": "mini"}))
+    os.utime(StudyPaths("last").options, (NOW + 9, NOW + 9))
+    main(["show", "tood_af"])
+    header = "study last (scale mini), the last that was called; tood_af is also in "
+    assert capsys.readouterr().out.splitlines()[1] == f"{header}other, sweeps/mini_lr, tiny (--name)"
+    with pytest.raises(ExperimentError, match=r"model.pth is not there; this trains it:\nsnakemake"):
+        trained_weights("tood_af", "tiny", None)
+    for file in ("manifest.json", "runs/tood_af/seed0/model.pth"):
+        write_json(StudyPaths("tiny").work / file, {})
+    with pytest.raises(ExperimentError, match=r"there are weights of it in tiny: --name tiny"):
+        trained_weights("tood_af", None, 0)
+    assert trained_weights("tood_af", "tiny", None)[1] == 0
+
+
+def test_show_everything_of_a_run(plan, capsys):
+    leave(plan, "tood_af", {"state": "done", "device": "cpu"}, AP, code="another")
+    assert main(["show", "tood_af", "--full"]) == 0
     printed = capsys.readouterr().out
     for part in (
         "TOOD",

@@ -216,8 +216,8 @@ def check_results(study: Path) -> None:
     jobs = [line.split("|") for line in output("squeue", "--states=all", "-h", "-o", "%k|%T").splitlines()]
     # From Snakemake's log: on a slow machine Slurm has forgotten the first job by now.
     log = (study / "snakemake.log").read_text()
-    rules = set(re.findall(r"submitted with SLURM jobid \d+ \(log: \S*/rule_(\w+)/", log))
-    expect(rules == {"check_data", "train", "evaluate"}, f"jobs of {rules} were submitted")
+    rules = set(re.findall(r"^(check data|train|evaluate)\b.* submitted: Slurm job \d+$", log, re.MULTILINE))
+    expect(rules == {"check data", "train", "evaluate"}, f"jobs of {rules} were submitted")
     trainings = sorted(state for comment, state in jobs if "rule_train_" in comment)
     expect(trainings == ["COMPLETED", "COMPLETED", "FAILED", "FAILED"], f"the trainings' jobs: {trainings}")
     say(f"jobs of {', '.join(sorted(rules))}; of the trainings': {', '.join(trainings)}")

@@ -21,5 +21,6 @@ def study(new_workspace, tmp_path_factory, worker_id):
         complexity.write_text(COMPLEXITY)
         outcome = workspace.run_alone("snakemake", *CALL)
         assert outcome.returncode == 0, outcome.stdout
+        (workspace.path / "printed.txt").write_text(outcome.stdout)
         note.write_text(str(workspace.path))
     return workspace

@@ -82,7 +82,7 @@ def test_a_split_without_objects_stops_before_any_training(workspace, birds, tmp
     outcome = workspace.run("snakemake", *call(root))
     assert outcome.returncode
     assert "val.json: annotations: none can be used: it needs iscrowd 0, an area above 0" in outcome.stdout
-    assert "rule train:" not in outcome.stdout
+    assert not list(workspace.path.glob("work/birds/runs/*"))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_files_from_the_future_train_once(workspace, birds, tmp_path):
     content = json.loads((root / "train.json").read_text())
     (root / "train.json").write_text(json.dumps(content, indent=1))
     os.utime(root / "train.json", (0, 0))
-    again = workspace.run("snakemake", "-n", *model_of(root)).stdout
+    again = workspace.run("snakemake", "-n", "-p", *model_of(root)).stdout
     assert "rule check_data:" in again
     assert "rule train:" in again
 
@@ -157,7 +157,7 @@ def test_other_layouts_are_converted_before_the_check_and_again_when_they_change
     assert "Nothing to be done" in workspace.run("snakemake", "work/birds/manifest.json", *words).stdout
     labels.write_text(labels.read_text().replace("cat", "dog"))
     os.utime(labels, (0, 0))
-    again = workspace.run("snakemake", "-n", "work/birds/runs/tood_af/seed0/model.pth", *words).stdout
+    again = workspace.run("snakemake", "-n", "-p", "work/birds/runs/tood_af/seed0/model.pth", *words).stdout
     assert all(f"rule {name}:" in again for name in ("convert_data", "check_data", "train"))
     (root / "JPEGImages/plain.png").unlink()
     refused = workspace.run("snakemake", "work/birds/manifest.json", *words)

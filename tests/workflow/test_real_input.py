@@ -146,7 +146,7 @@ def test_figure_shows_one_of_the_images(real):
 
 def test_a_submission_for_the_server_is_planned(workspace, photographs):
     """Its content: tests/evaluation/test_submitted_run.py."""
-    outcome = workspace.run("snakemake", "-n", *call(photographs, "test_dev"))
+    outcome = workspace.run("snakemake", "-n", "-p", *call(photographs, "test_dev"))
     assert outcome.returncode == 0, outcome.stdout
     rules = re.findall(r"^(?:local)?rule (\w+):$", outcome.stdout, re.MULTILINE)
     assert sorted(rules) == ["check_data", "submission", "test_dev", "train"]

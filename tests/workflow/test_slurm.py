@@ -101,7 +101,7 @@ def submitted(asked: dict[str, str]) -> argparse.Namespace:
 
 
 def dry_run(workspace, *options: str, **environment: str) -> dict[str, dict[str, str]]:
-    call = ("snakemake", "-n", "--cores", "all", "--profile", "slurm", "--config", "runs=tood_af,paa")
+    call = ("snakemake", "-n", "-p", "--cores", "all", "--profile", "slurm", "--config", "runs=tood_af,paa")
     outcome = workspace.run(*call, *options, **environment)
     assert outcome.returncode == 0, outcome.stdout
     return requests(outcome.stdout)
@@ -247,7 +247,7 @@ def test_the_command_of_a_training(workspace, options, program, execution):
     call = ("snakemake", "-n", "-p", "--cores", "2", "--config", "runs=tood_af", "device=cpu", *options)
     outcome = workspace.run(*call)
     assert outcome.returncode == 0, outcome.stdout
-    (command,) = re.findall(r"^Shell command: (.* workflow/step\.py train .*) 2>&1", outcome.stdout, re.M)
+    (command,) = re.findall(r"^Shell command: (.* workflow/step\.py train .*) > ", outcome.stdout, re.M)
     before, _, after = command.partition(" workflow/step.py train ")
     words = shlex.split(after)
     given = dict(zip(words[::2], words[1::2], strict=True))

@@ -133,6 +133,40 @@ def test_the_summary_counts_trainings_and_epochs():
     assert said == ("smoke: 2 runs x seeds [4, 5] = 4 trainings, 24 epochs.")
 
 
+def test_a_dry_run_says_what_is_there_and_what_the_rest_takes(empty):
+    said = call.describe_what_is_left(PAIR, []).splitlines()
+    assert said == [
+        "Trainings without a record: 4 pending (`tood progress --name smoke` lists them).",
+        "4 trainings to do; how long they take is known once one of them has finished here.",
+    ]
+    paths = StudyPaths("smoke")
+    write_json(paths.run("tood_af", 4).state, {"state": "interrupted"})
+    said = call.describe_what_is_left(PAIR, [("atss_af", 4), ("atss_af", 5)]).splitlines()
+    assert said[0].startswith("Trainings without a record: 1 interrupted, 1 pending (")
+    assert said[1].startswith("2 trainings to do; ")
+    assert call.describe_what_is_left(PAIR, PAIR.trainings) == "Nothing is to be trained."
+
+
+def test_a_dry_run_says_that_the_dataset_is_not_there(empty):
+    plan = Plan({"scale": "paper", "runs": "tood_af", "data_root": "nowhere"})
+    *_, cost, data = call.describe_what_is_left(plan, []).splitlines()
+    assert cost.startswith("1 training to do: ")
+    assert data.startswith("The dataset nowhere is not there: add data_root=PATH if it is elsewhere")
+    Path("nowhere").mkdir()
+    assert call.describe_what_is_left(plan, []).splitlines()[-1] == cost
+
+
+def test_a_success_says_what_was_done_and_where_it_is():
+    done = {"train": 2, "evaluate": 1, "evaluate_and_analyse": 1, "tables": 1, "report": 1, "all": 1}
+    first, *places = call.describe_success(PAIR, done, 401).splitlines()
+    assert first == "smoke: done in 6:41: 2 trained, 2 evaluated, 2 other jobs."
+    assert [place.split()[-1] for place in places[:3]] == [
+        f"results/smoke/{name}" for name in ("report.html", "tables", "figures")
+    ]
+    # Without a report nothing is said of places, where there may be older files.
+    assert call.describe_success(PAIR, {"check_data": 1}, 3) == "smoke: done in 0:03: 1 other job."
+
+
 # What jobs ask for
 
 
@@ -178,6 +212,15 @@ def test_a_file_in_the_place_of_a_folder_is_refused(empty):
     (empty / "results").unlink()
     call.require_folders(PAIR)
     assert list(empty.iterdir()) == []
+
+
+def test_a_name_belongs_to_one_scale(empty):
+    named = Plan({"name": "mine", "runs": "tood_af"})
+    call.require_scale(named)
+    call.begin(named, preload=False).close()
+    call.require_scale(Plan({"name": "mine", "runs": "atss_af"}))
+    with pytest.raises(ExperimentError, match=r"scale=mini: the study 'mine' was called with scale=smoke; "):
+        call.require_scale(Plan({"name": "mine", "scale": "mini"}))
 
 
 def test_a_study_begins_once_and_leaves_word_of_itself(empty):

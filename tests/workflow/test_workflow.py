@@ -44,7 +44,7 @@ SIZES = ("Head params (M)", "Full params (M)", "Head FLOPs (G)", "Full FLOPs (G)
 
 
 def planned(output: str) -> Counter:
-    """The jobs of a dry run: (rule,), or (rule, run, seed)."""
+    """The jobs of a dry run with `-p`, which prints them: (rule,), or (rule, run, seed)."""
     parts = re.split(r"^(?:local)?rule (\w+):$", output, flags=re.MULTILINE)
     jobs = Counter()
     for rule, block in zip(parts[1::2], parts[2::2], strict=True):
@@ -65,7 +65,7 @@ def test_every_run_is_planned_once_and_planning_imports_nothing_heavy(workspace,
     assert workspace.run("python", "-c", "import torch", PYTHONPATH=str(poison)).returncode
     (poison / "imported").unlink()
 
-    outcome = workspace.run("snakemake", "-n", "--config", f"scale={scale}", PYTHONPATH=str(poison))
+    outcome = workspace.run("snakemake", "-n", "-p", "--config", f"scale={scale}", PYTHONPATH=str(poison))
     assert outcome.returncode == 0, outcome.stdout
     assert not (poison / "imported").exists()
 
@@ -84,6 +84,34 @@ def test_every_run_is_planned_once_and_planning_imports_nothing_heavy(workspace,
     assert re.findall(r"^total +(\d+)$", outcome.stdout, re.MULTILINE) == [str(len(expected))] * 2
     assert not (workspace.path / "results").exists()
     assert not (workspace.path / "work").exists()
+
+
+# What is printed
+
+
+def test_a_call_prints_a_line_for_each_run_and_where_things_are(study):
+    lines = (study.path / "printed.txt").read_text().splitlines()
+    assert len(lines) <= 25
+    for run in TRAINED:
+        (line,) = (line for line in lines if line.startswith(f"{run} seed 0 "))
+        assert re.search(r" AP (\d+\.\d|n/a) +\d+:\d\d  [12]/2$", line)
+    (end,) = (number for number, line in enumerate(lines) if line.startswith("tiny: done in "))
+    assert "2 trained, 2 evaluated" in lines[end]
+    assert lines[end + 1].split() == ["report", "results/tiny/report.html"]
+    log = study.path / "work/tiny/logs/evaluate_tood_af_seed0.log"
+    assert "loading annotations" in log.read_text()
+
+
+@pytest.mark.parametrize("scale", ["smoke", "paper"])
+def test_a_dry_run_fits_a_screen(workspace, scale):
+    outcome = workspace.run("snakemake", "-n", "--config", f"scale={scale}")
+    assert outcome.returncode == 0, outcome.stdout
+    lines = outcome.stdout.splitlines()
+    assert len(lines) <= 24
+    assert re.search(r"^ *60  train ", outcome.stdout, re.MULTILINE)
+    assert "60 pending" in outcome.stdout
+    assert "60 trainings to do" in outcome.stdout
+    assert ("GPU-hours" in outcome.stdout) == (scale == "paper")
 
 
 # A study from its data to its report
@@ -383,7 +411,7 @@ def test_a_second_call_has_nothing_to_do(study):
 
 
 def test_another_seed_trains_that_seed_only(study):
-    outcome = study.run("snakemake", "-n", *CALL, "seeds=0,1")
+    outcome = study.run("snakemake", "-n", "-p", *CALL, "seeds=0,1")
     assert outcome.returncode == 0, outcome.stdout
     per_seed = [(rule, run, "1") for run in TRAINED for rule in ("train", "evaluate_and_analyse")]
     again = ("views", "forest", "positives", "tables", "report", "all")
@@ -391,7 +419,7 @@ def test_another_seed_trains_that_seed_only(study):
 
 
 def test_other_iterations_train_again(study):
-    outcome = study.run("snakemake", "-n", *OPTIONS, "iterations=4")
+    outcome = study.run("snakemake", "-n", "-p", *OPTIONS, "iterations=4")
     assert outcome.returncode == 0, outcome.stdout
     jobs = planned(outcome.stdout)
     assert {job for job in jobs if job[0] == "train"} == {("train", run, "0") for run in TRAINED}
@@ -402,7 +430,7 @@ def test_a_changed_byte_in_the_annotations_is_checked_and_trained_on_again(study
     workspace = study.copy(tmp_path / "copy")
     with (workspace.path / "work/data/smoke/annotations/instances_train2017.json").open("a") as file:
         file.write(" ")
-    outcome = workspace.run("snakemake", "-n", *CALL)
+    outcome = workspace.run("snakemake", "-n", "-p", *CALL)
     assert outcome.returncode == 0, outcome.stdout
     jobs = planned(outcome.stdout)
     assert {("check_data",), *(("train", run, "0") for run in TRAINED)} <= set(jobs)
@@ -422,7 +450,7 @@ def test_each_result_carries_what_made_it(study):
             assert json.loads((folder / name).read_text())["digests"].items() >= made["digests"].items()
     shown = study.run("tood", "show", "tood_af")
     assert shown.returncode == 0, shown.stdout
-    assert re.search(r"^state +done$", shown.stdout, re.MULTILINE)
+    assert re.search(r"^0 +done ", shown.stdout, re.MULTILINE)
     progress = study.run("tood", "progress").stdout.splitlines()
     assert progress[-1].startswith("tiny: 2 done;")
 
@@ -453,7 +481,7 @@ def test_a_failure_costs_only_what_failed(study, tmp_path):
 
 def test_another_device_trains_nothing_again(study):
     """Nor anything else that decides how a training is computed, not what comes out."""
-    outcome = study.run("snakemake", "-n", *CALL, "device=cpu")
+    outcome = study.run("snakemake", "-n", "-p", *CALL, "device=cpu")
     assert outcome.returncode == 0, outcome.stdout
     assert not {job for job in planned(outcome.stdout) if job[0] == "train"}
 
@@ -488,10 +516,11 @@ def test_the_same_command_after_snakemake_was_killed(workspace):
     os.kill(trainer, signal.SIGSTOP)  # it lives, and has time until the second has seen it
 
     second, log = start("second.log")
-    wait_until(lambda: f"process {trainer} on" in log.read_text(), second, log)
+    of_job = workspace.path / "work/tiny/logs/train_tood_af_seed0.log"
+    wait_until(lambda: f"process {trainer} on" in of_job.read_text(), second, log)
     os.kill(trainer, signal.SIGCONT)
     assert second.wait(240) == 0, log.read_text()
-    assert "already trained" in log.read_text()
+    assert "already trained" in of_job.read_text()
     state = json.loads((folder / "state.json").read_text())
     assert (state["state"], state["pid"], state["attempt"]) == ("done", trainer, 1)
     assert table(workspace, "table3").set_index("run").loc["tood_af", "status"] == "done"

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from tood.commands.options import add_config, require_format
+from tood.commands.studies import study_header
 from tood.runtime.quiet import silence, silent
 from tood.study.options import parse_options
 from tood.study.plan import Plan
@@ -35,6 +36,7 @@ def run(options: argparse.Namespace) -> int:
     with silent():
         assignments = [assign(plan, run.id, options.image, plan.seeds[0]) for run in plan.runs]
     save(draw(assignments), options.output)
+    print(study_header(plan, plan.name))
     for each in assignments:
         quality = f"mean IoU {each.iou:.3f}" if each.trained else "untrained"
         print(f"{each.scheme:20} {each.per_object:6.2f} positives per object, {quality}")

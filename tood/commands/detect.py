@@ -4,8 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from tood.commands.detectors import add_detectors
+from tood.commands.detectors import add_detectors, require_detectors
 from tood.commands.options import add_study
+from tood.commands.studies import study_header
+from tood.evaluation.images import find_images
 from tood.runtime.failures import InputError
 from tood.runtime.quiet import silence, silent
 
@@ -27,6 +29,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Draw and write the detections; 1 where an image cannot be read."""
+    paths = find_images(options.images)
+    runs = [options.run] if options.run else []
+    checkpoints = [options.checkpoint] if options.checkpoint else []
+    require_detectors(runs, checkpoints, options.name, options.seed)
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -35,17 +41,17 @@ def run(options: argparse.Namespace) -> int:
     with silent():
         from tood.analysis.detections import detect_images, missing_glyphs, nothing_drawn
         from tood.evaluation.detector import load_detectors
-        from tood.evaluation.images import find_images
 
-        paths = find_images(options.images)
-        (detector,), _ = load_detectors(
-            runs=[options.run] if options.run else [],
-            checkpoints=[options.checkpoint] if options.checkpoint else [],
+        (detector,), plan = load_detectors(
+            runs=runs,
+            checkpoints=checkpoints,
             configs=[options.config] if options.config else [],
             study=options.name,
             seed=options.seed,
             device=options.device,
         )
+    if plan:
+        print(study_header(plan, options.name, options.run))
     done = detect_images(detector, paths, options.output, options.score)
     rate = f", {done.images / done.seconds:.2f} images/s on {detector.device}" if done.images else ""
     print(

@@ -19,6 +19,7 @@ from tood.runtime.text import aligned, did_you_mean
 from tood.study.claims import Claim, load_claims
 from tood.study.declarations import ExperimentError, Run, Table, load_runs, load_tables, select_runs
 from tood.study.paths import PADDING, StudyPaths
+from tood.study.plan import Plan, Training
 from tood.study.planning import Planning, Span, load_planning, relative_pixels
 from tood.study.scales import Scale, load_scale, seeds_by_run
 
@@ -107,6 +108,30 @@ def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus
         "study": cost(names),
         "claims": cost(claimed(load_claims(runs, declared), runs)),
     }
+
+
+def cost_of(plan: Plan, trainings: Sequence[Training]) -> str:
+    """What trainings of a study will take, in one sentence."""
+    if not trainings:
+        return "Nothing is to be trained."
+    number, study = f"{len(trainings)} training" + "s" * (len(trainings) > 1), plan.study
+    if study.iterations:
+        return f"{number} to do, each stopped after {study.iterations} iterations."
+    own_data = plan.scale.drawing is not None and study.data_root is not None
+    planning = load_planning(plan.all_runs)
+    basis = None if own_data else _basis(plan.scale, planning, plan.all_runs, None)
+    if basis is None:
+        return f"{number} to do; how long they take is known once one of them has finished here."
+    runs = [plan.all_runs[training.run] for training in trainings]
+    share = study.schedule or 1
+    hours = share * np.sum([_hours(run, plan.scale, planning, basis) for run in runs], axis=0)
+    disk = sum(_disk(runs, plan.scale, planning, 1, np.ones(len(runs))).values())
+    unit = "hours" if basis.device.startswith("CPU") else "GPU-hours"
+    return (
+        f"{number} to do: {_range(_span(hours))} {unit} on {basis.device}"
+        + (f", {disk:,.0f} GiB of disk with the data" if disk else "")
+        + (", measured here." if basis.measured else ", assumed and not measured (`tood plan`).")
+    )
 
 
 def table_names(text: str, tables: Mapping[str, Table]) -> list[str]:

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from tood.commands.detectors import add_detectors
+from tood.commands.detectors import add_detectors, require_detectors
 from tood.commands.options import add_study, require_format
+from tood.commands.studies import study_header
 from tood.runtime.failures import InputError
 from tood.runtime.quiet import silence, silent
 
@@ -51,6 +52,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Draw the maps, and print where each detector is best."""
     require_format(options)
+    if options.box and options.label and not Path(options.image).is_file():
+        raise InputError(f"--image {options.image}: no such file")
+    require_detectors(options.run or [], options.checkpoint or [], options.name, options.seed)
     silence()
     import matplotlib as mpl
 
@@ -72,6 +76,8 @@ def run(options: argparse.Namespace) -> int:
         )
         shown = scene(options.image, options.box, options.label, options.object, plan, detectors)
         rows = [row_of(detector, shown) for detector in detectors]
+    if plan:
+        print(study_header(plan, options.name))
     drawn = list(map(labelled, rows))
     if options.figure == 4:
         figure = draw_figure4([drawn])

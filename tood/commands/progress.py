@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from tood.commands.options import add_study
+from tood.commands.studies import study_header
 from tood.ledger.status import Status, load_study, study_status
 from tood.runtime.failures import State
 from tood.runtime.files import to_json
@@ -66,6 +67,7 @@ def show_progress(name: str | None = None, watch: bool = False, as_json: bool = 
     console = Console()
     plain = not console.is_terminal or bool(os.environ.get("NO_COLOR"))
     with contextlib.suppress(KeyboardInterrupt):  # the way to stop watching
+        print(study_header(plan, name))
         _watch_plain(plan, watch) if plain else _watch(console, plan, watch)
 
 

@@ -3,6 +3,7 @@
 import argparse
 
 from tood.commands.options import add_study
+from tood.commands.studies import study_header
 from tood.ledger.status import load_study
 from tood.report.everything import render_what_is_there
 from tood.runtime.failures import InputError
@@ -20,5 +21,6 @@ def run(options: argparse.Namespace) -> int:
     plan = load_study(options.name)
     if not render_what_is_there(plan, load_tables(runs=plan.all_runs)):
         raise InputError(f"report: no training of {plan.name} ever started here; there is nothing to show")
+    print(study_header(plan, options.name))
     print(f"written to {StudyPaths(plan.name).report}")
     return 0

@@ -1,38 +1,58 @@
-"""`tood show`: everything that is known of one run."""
+"""`tood show`: what is known of one run, on a screen; `--full` shows everything."""
 
 import argparse
+import math
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
 from typing import Any
 
 from tood.commands.options import add_json, add_study
+from tood.commands.studies import study_header
 from tood.ledger.status import Status, call_of, load_study, moment, read_status
 from tood.runtime.failures import State
 from tood.runtime.files import finite, to_json
+from tood.runtime.text import aligned, duration
 from tood.study.declarations import ExperimentError, cells_of, load_tables, unknown_run
+from tood.study.paths import ALIGNMENT, AP
 from tood.study.plan import Plan
+
+_METRICS = ("AP", "AP50", "AP75")
+_COLUMNS = ("seed", "state", *_METRICS, "epoch", "time", "device", "finished")
+_ABSENT = "–"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("run", metavar="RUN", help="id such as tood_af; `tood runs` lists them")
     parser.add_argument("--seed", type=int, metavar="K", help="show this seed only")
+    parser.add_argument(
+        "--full", action="store_true", help="show settings, digests, machine, packages and files, too"
+    )
     add_study(parser)
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print what is known, as lines or as JSON."""
-    print(show_run(options.run, options.name, options.seed, options.json))
+    print(show_run(options.run, options.name, options.seed, options.json, options.full))
     return 0
 
 
-def show_run(run_id: str, name: str | None = None, seed: int | None = None, as_json: bool = False) -> str:
-    """Everything known of a run: state, results, provenance, and the files they are in.
+def show_run(
+    run_id: str,
+    name: str | None = None,
+    seed: int | None = None,
+    as_json: bool = False,
+    full: bool = False,
+) -> str:
+    """What is known of a run: state, results, where they are from, and the files they are in.
 
     Args:
         run_id: id of a run in `experiments/runs.yaml`.
         name: name of the study; None takes the study that was called last.
         seed: seed to show; None shows all seeds of the study.
-        as_json: whether to return a list of objects, one per seed, instead of text.
+        as_json: whether to return a list of objects with everything, one per seed, instead of text.
+        full: whether the text says everything.
     """
     plan = load_study(name)
     if run_id not in plan.all_runs:
@@ -40,11 +60,96 @@ def show_run(run_id: str, name: str | None = None, seed: int | None = None, as_j
     run = plan.all_runs[run_id]
     cells = cells_of(run_id, load_tables(runs=plan.all_runs))
     seeds = plan.seeds_of(run_id) if seed is None else [seed]
-    facts = [_facts(read_status(plan, run_id, number), plan) for number in seeds]
+    statuses = [read_status(plan, run_id, number) for number in seeds]
     if as_json:
-        return to_json(facts, indent=2, ensure_ascii=False)
-    head = {"run": f"{run_id}: {run.title}", "cells": "; ".join(cells), "study": plan.name}
-    return "\n\n".join([_lines(head), *map(_lines, facts)])
+        return to_json([_facts(status, plan) for status in statuses], indent=2, ensure_ascii=False)
+    head = [f"{run_id}: {run.title}", study_header(plan, name, run_id)]
+    if full:
+        cell_lines = _lines({"cells": "; ".join(cells)})
+        return "\n\n".join(["\n".join([*head, cell_lines]), *(_lines(_facts(s, plan)) for s in statuses)])
+    rows = [_row(status) for status in statuses]
+    lines = [*head, "", aligned([_COLUMNS, *rows, *_means(statuses)]), ""]
+    hint = f"settings, digests, machine, packages and files: tood show {run_id} --full"
+    return "\n".join([*lines, _lines({"cells": "; ".join(cells)} | _in_short(plan, statuses)), hint])
+
+
+def _row(status: Status) -> list[str]:
+    """The values of _COLUMNS."""
+    report, made = status.report, status.provenance
+    measured = status.results[AP].metrics if AP in status.results else {}
+    seconds, finished = report.get("seconds"), made.get("finished")
+    epoch = report.get("epoch")
+    return [
+        *(str(status.seed), status.state),
+        *(_number(measured.get(metric)) for metric in _METRICS),
+        _ABSENT if epoch is None else f"{epoch}/{report.get('epochs')}",
+        _ABSENT if seconds is None else duration(seconds),
+        report.get("device") or _ABSENT,
+        _ABSENT if finished is None else moment(finished),
+    ]
+
+
+def _number(value: float | None) -> str:
+    return _ABSENT if value is None or math.isnan(value) else f"{value:.1f}"
+
+
+def _means(statuses: Sequence[Status]) -> list[list[str]]:
+    """A row with mean and standard deviation over the seeds, if there are several."""
+    cells = []
+    for metric in _METRICS:
+        values = [s.results[AP].metrics.get(metric) for s in statuses if AP in s.results]
+        known = [value for value in values if value is not None and not math.isnan(value)]
+        cells.append(f"{mean(known):.1f} ± {stdev(known):.1f}" if len(known) > 1 else "")
+    return [["mean ± SD", "", *cells, *[""] * (len(_COLUMNS) - 2 - len(cells))]] if any(cells) else []
+
+
+def _in_short(plan: Plan, statuses: Sequence[Status]) -> dict[str, str]:
+    """What decides how to read the numbers, and where they are from."""
+    found = {}
+    for reason in dict.fromkeys(status.reason for status in statuses if status.reason):
+        seeds = [str(status.seed) for status in statuses if status.reason == reason]
+        found[f"why ({', '.join(seeds)})" if len(statuses) > 1 else "why"] = reason
+    pending = [s.seed for s in statuses if s.state == State.PENDING and not s.results]
+    if pending:
+        run = statuses[0].run.id
+        found["imported by" if plan.imports else "trained by"] = call_of(plan, runs=run, seeds=pending)
+    first = statuses[0]
+    if ALIGNMENT in first.results:
+        values = first.results[ALIGNMENT].metrics
+        found["Table 6"] = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    if made := first.provenance:
+        found["made with"] = _made_with(made)
+    if first.record:
+        found["record"] = first.record.path.as_posix()
+    if any(first.folder.glob("*")):
+        found["files"] = first.folder.as_posix()
+    if "record" in found or "files" in found:
+        for key in ("Table 6", "made with", "record", "files"):
+            if len(statuses) > 1 and key in found:
+                found[key] += f"  (seed {first.seed})"
+    return found
+
+
+def _made_with(made: Mapping[str, Any]) -> str:
+    """Settings, data and machine of a training in one line."""
+    settings, hardware, git = (made.get(key) or {} for key in ("settings", "hardware", "git"))
+    if released := made.get("released"):
+        return f"{released.get('file')}, sha256 {released.get('sha256')}"
+    train, data = settings.get("train") or {}, made.get("data") or {}
+    commit = str(git.get("commit") or "")[:7] + (" and changes" if git.get("dirty") else "")
+    splits = (f"{split['images']} images ({name})" for name, split in data.items() if _counted(split))
+    parts = [
+        (settings.get("run") or {}).get("config"),
+        *(f"{key} {train[key]}" for key in ("batch_size", "lr") if key in train),
+        *splits,
+        ", ".join(hardware.get("gpu_names") or []) or hardware.get("cpu"),
+        f"commit {commit}" if commit else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _counted(split: object) -> bool:
+    return isinstance(split, dict) and "images" in split
 
 
 def _facts(status: Status, plan: Plan) -> dict:
@@ -93,6 +198,6 @@ def _lines(facts: dict, indent: str = "") -> str:
             separator = ("\n" + indent + " " * width) if key == "files" else ", "
             value = separator.join(str(entry) for entry in value)
         if value is None or value in ("", {}):
-            value = "–"
+            value = _ABSENT
         lines.append(f"{indent}{key:<{width}}{value}")
     return "\n".join(lines)

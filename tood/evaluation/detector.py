@@ -22,13 +22,12 @@ from tood.evaluation.importing import built, checked, fitted
 from tood.evaluation.mmdet_config import of_mmdet
 from tood.evaluation.mmdet_levels import dense_levels
 from tood.evaluation.weight_meta import ImportFailed, Weights, declared_settings, read
-from tood.ledger.kept_weights import kept_weights
-from tood.ledger.status import call_of, load_study
+from tood.ledger.status import trained_weights
 from tood.models.common.dense_level import DenseLevel
 from tood.models.common.dense_prediction import DensePredictionMixin, select_detections
 from tood.runtime.device import choose_device, usable_gpus
 from tood.runtime.quiet import quiet
-from tood.study.declarations import ExperimentError, load_runs, select_runs, unknown_run
+from tood.study.declarations import ExperimentError, load_runs
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
 from tood.study.released import ReleasedFile, load_released
@@ -130,25 +129,16 @@ def of_run(run: str, study: str | None, seed: int | None, device: str) -> tuple[
     """The detector of a trained or imported run, and its study.
 
     Args:
-        run: id.
-        study: name; None means the study that was called last.
-        seed: of the training; None means the study's first seed.
+        run, study, seed: as for `trained_weights`.
         device: as for `choose_device`.
 
     Raises:
-        ExperimentError: there is no such run or study, or the run has no weights.
+        ExperimentError: as `trained_weights`, or the weights do not fit.
     """
-    plan = load_study(study)
-    if run not in plan.all_runs:
-        raise ExperimentError(f"--run {run}: {unknown_run(run, plan.all_runs)}")
-    select_runs([run], plan.all_runs)
-    paths, number = StudyPaths(plan.name), plan.seeds[0] if seed is None else seed
-    weights = paths.run(run, number).model
-    if not (weights.is_file() and paths.manifest.is_file()):
-        if kept := kept_weights(paths.record(run, number)):
-            return replace(of_file(kept, None, device), name=run), plan
-        call = call_of(plan, runs=run, seeds=number, fresh=True)
-        raise ExperimentError(f"--run {run}: {weights} is not there; this trains it:\n{call}")
+    plan, number, weights = trained_weights(run, study, seed)
+    paths = StudyPaths(plan.name)
+    if weights != paths.run(run, number).model:
+        return replace(of_file(weights, None, device), name=run), plan
     categories = read_manifest(paths.manifest)["categories"]
     config = resolve(plan.settings(run), categories, None)
     quiet()

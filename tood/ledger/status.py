@@ -20,16 +20,18 @@ from tood.data.manifest import read_manifest
 from tood.data.validation import annotations_as_checked
 from tood.ledger.curves import by_epoch
 from tood.ledger.forms import Measurement, Options, Provenance, Readings
+from tood.ledger.kept_weights import kept_weights
 from tood.ledger.provenance import data_digest, digest, evaluation_digest, is_stale
 from tood.ledger.records import Record, drawn_by, read_record, same_annotations
+from tood.ledger.studies import called_studies, studies_with
 from tood.ledger.study_jobs import deciding_code
 from tood.runtime.failures import KILLED, State
 from tood.runtime.files import DamagedFile, read_json, write_json
 from tood.runtime.locks import is_held
 from tood.runtime.run_state import HEARTBEAT_TIMEOUT, StateFile, read_state, silence
 from tood.runtime.text import did_you_mean, single_line
-from tood.study.declarations import ExperimentError, Run
-from tood.study.paths import ALIGNMENT, AP, SWEEPS, WORK, RunPaths, StudyPaths
+from tood.study.declarations import ExperimentError, Run, unknown_run
+from tood.study.paths import ALIGNMENT, AP, RunPaths, StudyPaths
 from tood.study.plan import Plan, Training
 from tood.study.scales import scale_names
 
@@ -104,10 +106,9 @@ def load_study(name: str | None = None) -> Plan:
     Args:
         name: name of the study; None takes the study that was called last, or the scale `smoke`.
     """
-    files = [path for name in ("*", f"{SWEEPS}/*") for path in Path().glob(str(StudyPaths(name).options))]
-    called = {path.parent.relative_to(WORK).as_posix(): path for path in files}
+    called = called_studies()
     if name is None and called:
-        name = max(called, key=lambda study: called[study].stat().st_mtime)
+        name = next(iter(called))
     if name is None or (name not in called and name in scale_names()):
         return Plan({} if name is None else {"scale": name})
     if name not in called:
@@ -122,6 +123,32 @@ def load_study(name: str | None = None) -> Plan:
         return Plan(options)
     except (ExperimentError, TypeError) as error:  # a value may have any type
         raise DamagedFile(f"{called[name]}: {error}; if that is not what you wrote, {hint}") from error
+
+
+def trained_weights(run: str, study: str | None, seed: int | None) -> tuple[Plan, int, Path]:
+    """The study and the seed of a run that has weights, and these, perhaps kept beside its record.
+
+    Args:
+        run: id.
+        study: name; None means the study that was called last.
+        seed: of the training; None means the study's first seed.
+
+    Raises:
+        ExperimentError: there is no such run or study, or the run has no weights.
+    """
+    plan = load_study(study)
+    if run not in plan.all_runs:
+        raise ExperimentError(f"--run {run}: {unknown_run(run, plan.all_runs)}")
+    paths, number = StudyPaths(plan.name), plan.seeds[0] if seed is None else seed
+    weights = paths.run(run, number).model
+    if not (weights.is_file() and paths.manifest.is_file()):
+        if kept := kept_weights(paths.record(run, number)):
+            return plan, number, kept
+        others = [name for name in studies_with(run) if StudyPaths(name).run(run, number).model.is_file()]
+        also = f" (there are weights of it in {', '.join(others)}: --name {others[0]})" if others else ""
+        call = call_of(plan, runs=run, seeds=number, fresh=True)
+        raise ExperimentError(f"--run {run}: {weights} is not there{also}; this trains it:\n{call}")
+    return plan, number, weights
 
 
 def call_of(plan: Plan, **changes: object) -> str:

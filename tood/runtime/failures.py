@@ -193,16 +193,18 @@ class StopRequest:
         return self.signal is not None
 
 
-class _Unbroken:
+class Unbroken:
     """A text stream that writes to nowhere when its reader has ended, as `tee` does after a signal to all."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        """As the stream's."""
         return self._try(lambda: self._stream.write(text)) or len(text)
 
     def flush(self) -> None:
+        """As the stream's."""
         self._try(self._stream.flush)
 
     def __getattr__(self, name: str) -> Any:
@@ -220,4 +222,4 @@ class _Unbroken:
 
 def survive_broken_pipes() -> None:
     """Let a training go on after the reader of its output has ended."""
-    sys.stdout, sys.stderr = _Unbroken(sys.stdout), _Unbroken(sys.stderr)
+    sys.stdout, sys.stderr = Unbroken(sys.stdout), Unbroken(sys.stderr)

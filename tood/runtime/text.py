@@ -3,6 +3,7 @@
 import difflib
 import io
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 
 _WIDEST_LINE = 10_000  # characters; a log has no width, and its lines must not break
 
@@ -33,6 +34,12 @@ def aligned(rows: Iterable[Sequence[object]], right: Sequence[int] = ()) -> str:
     with console.capture() as capture:
         console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def duration(seconds: float) -> str:
+    """Such as 0:12, 6:41 or 11:58:02."""
+    text = str(timedelta(seconds=round(max(seconds, 0))))
+    return text.removeprefix("0:").removeprefix("0") if seconds < 600 else text.removeprefix("0:")
 
 
 def single_line(text: str) -> str:

@@ -5,23 +5,30 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
 from tood.commands.checks import blocked_problem, writable_problem
+from tood.commands.estimate import cost_of
 from tood.data.conversion import converted_from
 from tood.data.input_sizes import vanishing_of
 from tood.data.manifest import read_manifest
 from tood.data.validation import changed_since_check
-from tood.ledger.status import save_study
+from tood.ledger.forms import Options
+from tood.ledger.status import save_study, study_status
 from tood.runtime import event_files
+from tood.runtime.failures import State
+from tood.runtime.files import read_json
 from tood.runtime.locks import hold_study
 from tood.runtime.preloaded import start_server
+from tood.runtime.text import aligned, duration
 from tood.study.declarations import ExperimentError
 from tood.study.paths import REPOSITORY, StudyPaths
-from tood.study.plan import Plan
+from tood.study.plan import Plan, Training
+from tood.workflow.lines import MEASURES, TRAINS
 
 # What the jobs of a study import
 MODULES = (
@@ -42,6 +49,19 @@ def pass_on_code() -> None:
 def require_folders(plan: Plan) -> None:
     """Before Snakemake looks into the study's folders."""
     _refuse(blocked_problem, plan)
+
+
+def require_scale(plan: Plan) -> None:
+    """That a study of this name was not called at another scale, whose results these would be mixed with."""
+    paths = StudyPaths(plan.name)
+    if not paths.options.is_file():
+        return
+    before = read_json(paths.options, Options, f"delete {paths.options}").get("scale", plan.study.scale)
+    if before != plan.study.scale:
+        raise ExperimentError(
+            f"--config scale={plan.study.scale}: the study {plan.name!r} was called with scale={before}; "
+            f"choose another name, or delete {paths.work} and {paths.results} to use this one"
+        )
 
 
 def begin(plan: Plan, preload: bool) -> ExitStack:
@@ -88,6 +108,58 @@ def begin_rehearsal(plan: Plan) -> ExitStack:
     lock = hold_study(folder)
     atexit.register(lock.close)
     return lock
+
+
+def describe_what_is_left(plan: Plan, records: Collection[Training]) -> str:
+    """What of a study is there, and what its other trainings will take.
+
+    Args:
+        records: trainings for which records stand.
+    """
+    statuses = [status for status in study_status(plan) if status.training not in records]
+    counts = Counter(status.state for status in statuses)
+    lines = []
+    if there := ", ".join(f"{counts[state]} {state}" for state in State if counts[state]):
+        lines.append(f"Trainings without a record: {there} (`tood progress --name {plan.name}` lists them).")
+    if not plan.imports:
+        left = [status.training for status in statuses if not status.state.finished]
+        lines.append(cost_of(plan, left))
+    if not (plan.drawing or plan.conversion or plan.data_root.is_dir()):
+        lines.append(
+            f"The dataset {plan.data_root} is not there: add data_root=PATH if it is elsewhere; "
+            f"`tood doctor --scale {plan.scale.name}` says what is needed."
+        )
+    return "\n".join(lines)
+
+
+def describe_success(plan: Plan, done: Mapping[str, int], seconds: float) -> str:
+    """What a call has done, and where its results are.
+
+    Args:
+        done: number of jobs that have ended, by rule.
+        seconds: since its start.
+    """
+    paths = StudyPaths(plan.name)
+    trained, measured = (sum(done.get(rule, 0) for rule in rules) for rules in (TRAINS, MEASURES))
+    others = sum(done.values()) - trained - measured - done.get("all", 0)
+    counts = (
+        (trained, "imported" if plan.imports else "trained"),
+        (measured, "evaluated"),
+        (others, "other job" + "s" * (others != 1)),
+    )
+    said = ", ".join(f"{number} {what}" for number, what in counts if number)
+    lines = [f"{plan.name}: done in {duration(seconds)}: {said}."]
+    if done.get("report"):
+        places = [
+            ("report", paths.report),
+            ("tables", paths.tables),
+            ("figures", paths.figures),
+            ("all values", paths.metrics),
+            ("weights", paths.run("RUN", "K").model),
+            ("one run", "tood show RUN"),
+        ]
+        lines.append(aligned((f"  {what}", where) for what, where in places))
+    return "\n".join(lines)
 
 
 def require_sizes(plan: Plan) -> None:

@@ -9,12 +9,15 @@ import json
 import re
 import shlex
 import sys
+import time
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
+STARTED = time.time()
 # The repository of these rules, wherever links lead to it from. Rules and package are one thing: the code of
 # another clone, whose environment may be the active one, must not do this one's jobs.
 HOME = (
@@ -39,6 +42,13 @@ if problem := environment_problem():
     raise WorkflowError(problem)
 
 from tood.runtime.failures import Held, InputError
+from tood.workflow.terminal import take_over
+
+# What is printed; None: as Snakemake does, because the user wants that, or because this is a job of a cluster
+TERMINAL = (
+    take_over(logger, workflow.output_settings) if workflow.is_main_process else None
+)
+
 from tood.workflow import call
 from tood.workflow import stages as study
 from tood.study.claims import load_checks, load_claims
@@ -84,6 +94,7 @@ try:
     CHECKS = load_checks(PLAN.name, PLAN.all_runs)
     PUBLISHED = study.published(PLAN)
     call.require_folders(PLAN)
+    call.require_scale(PLAN)
     WITH_RECORDS = status_with_records(PLAN)
     RECORDED = recorded(PLAN, DECLARED_TABLES, WITH_RECORDS)
     # Of these there are records, which are shown beside the trainings of this call.
@@ -113,7 +124,7 @@ NOT_SHOWN = {
 EVALUATION = PLAN.scale.evaluation
 REHEARSES = False  # whether the call only tries the runs
 # Where Slurm runs a training, it is a step of its own, so that Slurm's signals reach the trainer itself and
-# neither Snakemake, the shell nor tee, and so that it may span nodes.
+# neither Snakemake nor the shell, and so that it may span nodes.
 STEP = (
     "srun --nodes={resources.nodes:q} --ntasks={resources.nodes:q} --cpus-per-task={resources.cpus_per_task:q} "
     "--kill-on-bad-exit=1 "
@@ -205,6 +216,7 @@ def before_work():
             "execution" in job.resources.keys() for job in workflow.dag.needrun_jobs()
         )
         STUDY_LOCK = call.begin(PLAN, preload=computes)
+        logger.info(f"The log of each job is in {PATHS.logs}.")
         jobs = {job.name for job in workflow.dag.needrun_jobs()}
         if "check_data" not in jobs:  # which looks at the sizes itself
             call.require_sizes(PLAN)
@@ -212,10 +224,18 @@ def before_work():
             call.require_device(PLAN.device)
     except (InputError, Held) as error:
         raise WorkflowError(str(error)) from None
+    if TERMINAL:
+        TERMINAL.on_cluster = not workflow.local_exec
     if not workflow.local_exec:
         for problem in slurm_problems():
             logger.warning(f"This Slurm: {problem}")
         watch(PATHS.runs, awaited_trainings, logger.warning)
+
+
+def after_success():
+    """Say what was done, how long it took, and where things are."""
+    done = Counter(job.name for job in workflow.dag.finished_jobs)
+    logger.info(call.describe_success(PLAN, done, time.time() - STARTED))
 
 
 def after_failure():
@@ -243,4 +263,8 @@ def after_failure():
 
 
 if workflow.is_main_process:
+    if TERMINAL:
+        TERMINAL.of(PATHS, PLAN.trainings)
     logger.info(study.describe_study(PLAN, RECORDED, WITH_RECORDS))
+    if workflow.output_settings.dryrun:
+        logger.info(call.describe_what_is_left(PLAN, RECORDED))

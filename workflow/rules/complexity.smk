@@ -26,4 +26,4 @@ rule complexity:
         ),
         runs=[run.model_dump_json() for run in PLAN.all_runs.values() if run.in_paper],
     shell:
-        "python -m tood.cli complexity --output {output:q} 2>&1 | tee {log:q}"
+        "python -m tood complexity --output {output:q} > {log:q} 2>&1"

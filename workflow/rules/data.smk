@@ -25,7 +25,7 @@ if PLAN.drawing:
             drawing=PLAN.drawing.model_dump_json(),
         shell:
             "python workflow/step.py generate_data --root {params.root:q} --drawing {params.drawing:q} "
-            "2>&1 | tee {log:q}"
+            "> {log:q} 2>&1"
 
 
 if PLAN.conversion:
@@ -46,7 +46,7 @@ if PLAN.conversion:
             folder=PLAN.data_root,
         shell:
             "python workflow/step.py convert_data --conversion {params.conversion:q} --sources={params.sources:q} "
-            "--folder {params.folder:q} 2>&1 | tee {log:q}"
+            "--folder {params.folder:q} > {log:q} 2>&1"
 
 
 rule check_data:
@@ -71,4 +71,4 @@ rule check_data:
         annotations=lambda wildcards: study.content_of_annotations(PLAN),
     shell:
         "python workflow/step.py check_data --root {params.root:q} --splits {params.splits:q} "
-        "--sizes {resources.sizes:q} --output {output:q} 2>&1 | tee {log:q}"
+        "--sizes {resources.sizes:q} --output {output:q} > {log:q} 2>&1"

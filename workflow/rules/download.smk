@@ -18,4 +18,4 @@ rule download:
         archives=study.archives(PLAN),
     shell:
         "python workflow/step.py download --root {params.root:q} --archives {params.archives:q} "
-        "2>&1 | tee {log:q}"
+        "> {log:q} 2>&1"

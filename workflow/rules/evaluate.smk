@@ -39,7 +39,7 @@ if ONLY_EVALUATED:
         shell:
             f"{study.PYTHON} "
             "workflow/step.py evaluate --job {params.job:q} --execution {resources.execution:q} "
-            "--folder {params.folder:q} --record {output.record:q} 2>&1 | tee {log:q}"
+            "--folder {params.folder:q} --record {output.record:q} > {log:q} 2>&1"
 
 
 if ANALYSED:
@@ -73,4 +73,4 @@ if ANALYSED:
         shell:
             f"{study.PYTHON} "
             "workflow/step.py evaluate_and_analyse --job {params.job:q} "
-            "--execution {resources.execution:q} --folder {params.folder:q} --record {output.record:q} 2>&1 | tee {log:q}"
+            "--execution {resources.execution:q} --folder {params.folder:q} --record {output.record:q} > {log:q} 2>&1"

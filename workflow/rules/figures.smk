@@ -38,7 +38,7 @@ if "figure1" in DRAWN:
         shell:
             f"{study.PYTHON} "
             "workflow/step.py figure1 --job {params.job:q} --execution {resources.execution:q} "
-            "--output {params.folder:q} 2>&1 | tee {log:q}"
+            "--output {params.folder:q} > {log:q} 2>&1"
 
 
 if VIEWS[0] in DRAWN:
@@ -64,8 +64,9 @@ if VIEWS[0] in DRAWN:
             annotations=PLAN.splits["val"].annotations,
             folder=subpath(output[0], parent=True),
         shell:
-            "python workflow/step.py views --runs {params.runs:q} --manifest {input.manifest:q} "
-            "--annotations {params.annotations:q} --output {params.folder:q} 2>&1 | tee {log:q}"
+            f"{study.PYTHON} "
+            "workflow/step.py views --runs {params.runs:q} --manifest {input.manifest:q} "
+            "--annotations {params.annotations:q} --output {params.folder:q} > {log:q} 2>&1"
 
 
 rule sweeps:
@@ -80,8 +81,9 @@ rule sweeps:
     params:
         folder=subpath(output[0], parent=True),
     shell:
-        "python workflow/step.py sweeps --table-m {input.table_m:q} --table4 {input.table4:q} "
-        "--output {params.folder:q} 2>&1 | tee {log:q}"
+        f"{study.PYTHON} "
+        "workflow/step.py sweeps --table-m {input.table_m:q} --table4 {input.table4:q} "
+        "--output {params.folder:q} > {log:q} 2>&1"
 
 
 if FOREST in DRAWN:
@@ -95,8 +97,9 @@ if FOREST in DRAWN:
             f"{PATHS.logs}/forest.log",
         localrule: True
         shell:
-            "python workflow/step.py forest --claims {input.claims:q} --output {output[0]:q} "
-            "2>&1 | tee {log:q}"
+            f"{study.PYTHON} "
+            "workflow/step.py forest --claims {input.claims:q} --output {output[0]:q} "
+            "> {log:q} 2>&1"
 
 
 if "positives" in DRAWN:
@@ -117,5 +120,6 @@ if "positives" in DRAWN:
                 }
             ),
         shell:
-            "python workflow/step.py positives --records {params.records:q} "
-            "--output {output[0]:q} 2>&1 | tee {log:q}"
+            f"{study.PYTHON} "
+            "workflow/step.py positives --records {params.records:q} "
+            "--output {output[0]:q} > {log:q} 2>&1"

@@ -25,4 +25,4 @@ if not PLAN.imports:
             table=PATHS.rehearsal / "table.csv",
         shell:
             "python workflow/step.py rehearse --study {params.study:q} --threads {threads:q} "
-            "--analysed {params.analysed:q} --table {params.table:q} 2>&1 | tee {log:q}"
+            "--analysed {params.analysed:q} --table {params.table:q} > {log:q} 2>&1"

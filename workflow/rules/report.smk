@@ -24,7 +24,7 @@ rule report:
         absent=json.dumps(NOT_SHOWN),
     shell:
         "python workflow/step.py report --study {params.study:q} --figures {input.figures:q} {input.kept:q} "
-        "--absent {params.absent:q} 2>&1 | tee {log:q}"
+        "--absent {params.absent:q} > {log:q} 2>&1"
 
 
 # No page is an `output`: Snakemake deletes outputs before it makes them, and this rule keeps most of each page.
@@ -36,4 +36,4 @@ rule readme:
     localrule: True
     shell:
         "python workflow/step.py readme --readme README.md --kept docs/results.md --mini docs/mini.md "
-        "--cells docs/cells.md --results results 2>&1 | tee {log:q}"
+        "--cells docs/cells.md --results results > {log:q} 2>&1"

@@ -40,5 +40,6 @@ rule tables:
         claims=[claim.model_dump_json() for claim in CLAIMS],
         checks=[check.model_dump_json() for check in CHECKS],
     shell:
-        "python workflow/step.py tables --study {params.study:q} --complexity {input.complexity:q} "
-        "2>&1 | tee {log:q}"
+        f"{study.PYTHON} "
+        "workflow/step.py tables --study {params.study:q} --complexity {input.complexity:q} "
+        "> {log:q} 2>&1"

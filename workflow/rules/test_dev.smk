@@ -37,4 +37,4 @@ if PLAN.scale.test:
         shell:
             f"{study.PYTHON} "
             "workflow/step.py submission --job {params.job:q} --execution {resources.execution:q} "
-            "--output {output:q} 2>&1 | tee {log:q}"
+            "--output {output:q} > {log:q} 2>&1"

@@ -48,4 +48,4 @@ if not PLAN.imports:
             f"{STEP}"
             "{resources.launcher} workflow/step.py train --job {params.job:q} "
             "--execution {resources.execution:q} --folder {params.folder:q} "
-            "--record {resources.record:q} --output {output:q} 2>&1 | tee {log:q}"
+            "--record {resources.record:q} --output {output:q} > {log:q} 2>&1"

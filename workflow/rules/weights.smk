@@ -29,7 +29,7 @@ rule fetch_weights:
     localrule: True
     shell:
         "python workflow/step.py fetch_weights --name {wildcards.name:q} --output {output:q} "
-        "2>&1 | tee {log:q}"
+        "> {log:q} 2>&1"
 
 
 if ABSENT:
@@ -52,7 +52,7 @@ if ABSENT:
             ),
         shell:
             "python workflow/step.py fetch_released --released {params.released:q} --output {output:q} "
-            "2>&1 | tee {log:q}"
+            "> {log:q} 2>&1"
 
 
 if PLAN.imports:
@@ -79,4 +79,4 @@ if PLAN.imports:
         shell:
             f"{study.PYTHON} "
             "workflow/step.py import_released --job {params.job:q} "
-            "--released {resources.released:q} --folder {params.folder:q} --output {output:q} 2>&1 | tee {log:q}"
+            "--released {resources.released:q} --folder {params.folder:q} --output {output:q} > {log:q} 2>&1"

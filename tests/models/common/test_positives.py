@@ -293,7 +293,8 @@ def panels(*images: Path) -> list[int]:
 
 def test_static_schemes_are_drawn_without_training(study, capsys):
     assert assign("retinanet,fovea,fcos,atss_af,noisy_anchor", names_of(study, "val")[1]) == 0
-    *found, written = capsys.readouterr().out.splitlines()
+    header, *found, written = capsys.readouterr().out.splitlines()
+    assert header == "study smoke"
     assert written == "written to out/assignment.png"
     assert [line.split()[0] for line in found] == ["retinanet", "fovea", "fcos", "atss_af", "noisy_anchor"]
     assert all(line.endswith("positives per object, untrained") for line in found)
@@ -307,7 +308,7 @@ def test_static_schemes_are_drawn_without_training(study, capsys):
 def test_images_of_training_are_found_by_their_id_too(study, capsys):
     content = json.loads((study / "data" / Plan({}).scale.train.annotations).read_text())
     assert assign("retinanet", str(content["images"][0]["id"])) == 0
-    assert capsys.readouterr().out.startswith("retinanet ")
+    assert capsys.readouterr().out.startswith("study smoke\nretinanet ")
 
 
 def test_adaptive_schemes_need_a_trained_model(study, capsys):
@@ -323,7 +324,7 @@ def test_adaptive_schemes_need_a_trained_model(study, capsys):
         folder.mkdir(parents=True)
         torch.save(weights_of(new_model(run), {}), folder / "model.pth")
     assert assign("tal,paa,mal", image) == 0
-    lines = capsys.readouterr().out.splitlines()[:-1]
+    lines = capsys.readouterr().out.splitlines()[1:-1]
     assert all(float(line.split()[1]) > 0 and 0 < float(line.split()[-1]) < 1 for line in lines), lines
 
 

@@ -1,0 +1,55 @@
+"""The folder whose studies a command reads, wherever it is typed."""
+
+import argparse
+import glob
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tood.ledger.studies import called_studies
+from tood.runtime.failures import InputError
+from tood.study.paths import EXPERIMENTS, REPOSITORY, StudyPaths
+
+_RULES = "Snakefile"
+_FILES = ("image", "images", "config")  # options with text that may name files
+
+
+def require_clone() -> None:
+    """That the package is in a clone, with the experiments beside it.
+
+    Raises:
+        InputError: it was installed without them.
+    """
+    if not EXPERIMENTS.is_dir():
+        raise InputError(
+            f"this command reads the experiments of the repository, and the package in {REPOSITORY} was "
+            "installed without them. Run this in a clone: clone the repository, type `make env` there, and "
+            "activate its .venv"
+        )
+
+
+def enter_clone(options: argparse.Namespace) -> None:
+    """Make the clone of this package the current folder, unless the current one has studies.
+
+    Files that the options name stay those that were meant.
+    """
+    here = Path.cwd()
+    checked = any(Path().glob(str(StudyPaths("*").manifest)))  # data of a study that may be called later
+    if Path(_RULES).exists() or called_studies() or checked or not (REPOSITORY / _RULES).is_file():
+        return
+    for name, value in vars(options).items():
+        setattr(options, name, _from(here, name, value))
+    os.chdir(REPOSITORY)
+    print(f"tood: no study was called in {here}; this is about the studies in {REPOSITORY}", file=sys.stderr)
+
+
+def _from(folder: Path, name: str, value: Any) -> Any:
+    """The value of an option with its path from the root, if it is a path."""
+    if isinstance(value, list):
+        return [_from(folder, name, entry) for entry in value]
+    if isinstance(value, Path):
+        return folder / value
+    if name in _FILES and isinstance(value, str) and glob.glob(value):
+        return str(folder / value) if Path(value).exists() else str(Path(glob.escape(str(folder))) / value)
+    return value
