@@ -16,6 +16,8 @@ COMMANDS = {
     "doctor": "check the environment, the data and this machine",
     "progress": "show the state of all runs of a study, also while they train",
     "show": "show a run's state, results, provenance and files",
+    "classes": "AP, precision and recall, and confusions by class",
+    "compare": "compare the runs that two studies share, seed by seed",
     "report": "render tables and report.html of a study from what is there",
     "detect": "detect objects on any images",
     "maps": "draw where detectors classify and localise one object best, as in Figures 1 and 4",

@@ -122,7 +122,8 @@ def _shown(value: float, spec: str) -> str:
     return _DASH if math.isnan(value) else format(value, f"+{spec}")
 
 
-def _p(value: float) -> str:
+def shown_p(value: float) -> str:
+    """A p-value as tables show it."""
     return _DASH if math.isnan(value) else "<.001" if value < 0.001 else f"{value:.3f}".lstrip("0")
 
 
@@ -137,8 +138,8 @@ def _cells(row: Mapping, spec: str) -> list[str]:
         effect_with_interval(row, spec),
         seeds,
         _DASH if math.isnan(row["sd"]) else format(row["sd"], spec),
-        _p(row["p"]),
-        _p(row["holm_p"]),
+        shown_p(row["p"]),
+        shown_p(row["holm_p"]),
         row["robustness"] or _DASH,
         row["section"],
     ]
