@@ -23,7 +23,7 @@ export XDG_CACHE_HOME := $(abspath $(VENV))/cache
 export MPLCONFIGDIR := $(abspath $(VENV))/cache/matplotlib
 endif
 
-.PHONY: all env test test-slow bench lint format doctor report readme pins clean-env moved
+.PHONY: all env test test-slow bench lint format doctor report readme site pins clean-env moved
 .DEFAULT_GOAL := all
 
 all: $(INSTALLED)
@@ -67,6 +67,11 @@ report: $(INSTALLED)
 # The results in README.md, docs/results.md and docs/mini.md, from the files kept under results/
 readme: $(INSTALLED)
 	@$(PY) -m snakemake --cores 1 readme
+
+# The pages as a site, in the folder `site`. A warning, such as a link that leads nowhere, is an error.
+site: $(INSTALLED)
+	@"$(BIN)/uv" pip install --quiet --python $(PY) --no-deps --group site
+	@$(PY) docs/make_site.py
 
 # Nothing is installed whose hash is not in requirements.txt: uv, by pip, then by uv all else, and what builds those
 # packages that come as source, each in an environment of its own without torch. Compiled bytecode more than halves

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 REPOSITORY = Path(__file__).parents[1]
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
@@ -79,6 +80,26 @@ def test_a_home_that_cannot_be_written_is_left_alone(clone):
         given = dict(re.findall(r"^(XDG_CACHE_HOME|MPLCONFIGDIR) := (.*)$", database, re.MULTILINE))
         assert len(given) == places
         assert all(place.startswith(f"{clone}/") for place in given.values())
+
+
+# The image
+
+
+def test_the_image_has_all_that_makes_its_environment(clone):
+    """What the Dockerfile copies is all that `make env` and the build of the package read."""
+    recipe = (REPOSITORY / "Dockerfile").read_text().replace("\\\n", " ")
+    copied = {name for line in re.findall(r"^COPY (.*) \S+$", recipe, re.MULTILINE) for name in line.split()}
+    assert copied == {"Makefile", "pyproject.toml", "requirements.txt", PROJECT["project"]["readme"], "tood"}
+    ignored = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    assert {line[1:] for line in ignored if line.startswith("!")} == copied
+    (version,) = re.findall(r"^FROM python:(3\.\d+)-", recipe, re.MULTILINE)
+    assert SpecifierSet(PROJECT["project"]["requires-python"]).contains(f"{version}.1")
+    (call,) = re.findall(r"RUN (make .*)", recipe)
+    shutil.rmtree(clone / ".venv")
+    said = make(clone, *call.split()[1:])
+    assert f"python{version} -m venv" in said
+    assert "--require-hashes" in said
+    assert "PYTHONPATH=." in recipe  # the code of the clone, and not the copy
 
 
 # Another build of torch

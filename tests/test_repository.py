@@ -98,7 +98,7 @@ def test_make_has_the_target_and_the_variables(place, words):
 
 def test_ci_calls_what_a_contributor_calls():
     targets = {flow: [words[1:2] for words in calls_in_workflow(flow, "make")] for flow in WORKFLOWS}
-    assert targets["ci"] == [["lint"], ["test"], ["PYTHON=python3.12"]]
+    assert targets["ci"] == [["lint"], ["test"], ["site"], ["PYTHON=python3.12"]]
     assert targets["nightly"] == [["test-slow"], ["env"]]
 
 

@@ -18,6 +18,8 @@ COMMANDS = {
     "doctor": "check the environment, the data and this machine",
     "progress": "show the state of all runs of a study, also while they train",
     "show": "show a run's state, results, provenance and files",
+    "classes": "AP, precision and recall, and confusions by class",
+    "compare": "compare the runs that two studies share, seed by seed",
     "report": "render tables and report.html of a study from what is there",
     "keep": "copy the weights of a run to its record, so that they travel with it",
     "detect": "detect objects on any images",

@@ -44,9 +44,10 @@ def test_one_seed():
     assert list(frame) == [
         "Method",
         "Weight",
-        *("FLOPs (G)", "FLOPs (G)_paper", "AP50", "AP50_paper", "#Boxes", "#Boxes_paper"),
-        *("run", "status"),
+        *("FLOPs (G)", "FLOPs (G)_paper", "AP50", "AP50_seeds", "AP50_paper"),
+        *("#Boxes", "#Boxes_seeds", "#Boxes_paper", "run", "status"),
     ]
+    assert frame["AP50_seeds"].to_list() == [1, 0, 0]
     assert frame.loc[0, ["FLOPs (G)", "AP50", "#Boxes"]].to_list() == [100.741, 57.0, 30000]
     assert frame.loc[0, ["FLOPs (G)_paper", "AP50_paper", "#Boxes_paper"]].to_list() == list(PAPER.values())
     assert frame["status"].to_list() == ["done", "pending", "pending"]
@@ -58,12 +59,26 @@ def test_three_seeds():
     # Mean of 40, 41, 45 is 42; squared deviations 4 + 1 + 9 = 14, over n - 1 = 2, sd = sqrt(7).
     measured = metrics(one=[FLOPS, *three_seeds("AP50", 40, 41, 45), ("#Boxes", 0, 30000)])
     frame = build(TABLE, measured, {}, RUNS)
-    assert list(frame)[2:7] == ["FLOPs (G)", "FLOPs (G)_paper", "AP50", "AP50_sd", "AP50_paper"]
+    of_ap50 = ["AP50", "AP50_sd", "AP50_seeds", "AP50_paper"]
+    assert list(frame)[2:9] == ["FLOPs (G)", "FLOPs (G)_paper", *of_ap50, "#Boxes"]
     assert frame.loc[0, "AP50"] == pytest.approx(42)
     assert frame.loc[0, "AP50_sd"] == pytest.approx(math.sqrt(7))
+    assert frame["AP50_seeds"].to_list() == [3, 0, 0]
     assert frame.loc[0, "status"] == "done"
-    assert "| 42.0 ± 2.6 | 57.4 |" in to_markdown(TABLE, frame)
-    assert r"& 42.0 $\pm$ 2.6 & 57.4 &" in to_latex(TABLE, frame)
+    lines = to_markdown(TABLE, frame).splitlines()
+    assert lines[2].startswith("| Method | Weight | Seeds | FLOPs (G) | paper |")
+    assert lines[3] == "| :--- | :--- |" + " ---: |" * 7
+    assert "| ada | 1–3 | 100.74 | 104.87 | 42.0 ± 2.6 | 57.4 |" in lines[4]
+    assert "| ada | – | pending |" in lines[5]
+    assert "Seeds: trainings that a value is the mean of; ± is their sample SD." in lines
+    assert r"ada & 1--3 & 100.74 & 104.87 & 42.0 $\pm$ 2.6 & 57.4 &" in to_latex(TABLE, frame)
+
+
+def test_metrics_of_a_row_may_have_different_numbers_of_seeds():
+    measured = metrics(one=[*three_seeds("AP50", 40, 41, 45), *three_seeds("#Boxes", 3, 5)], two=[FLOPS])
+    text = to_markdown(TABLE, build(TABLE, measured, {}, RUNS))
+    assert "| ada | 2–3 | pending |" in text
+    assert "| GFL† | ada | – | 100.74 |" in text  # of a model, not of trainings
 
 
 @pytest.mark.parametrize(
@@ -160,11 +175,11 @@ def test_markdown():
     assert to_markdown(TABLE, frame, ["Two * seeds."]).splitlines() == [
         r"**Table 9.** 50% of α\_1 & β",
         "",
-        "| Method | Weight | FLOPs (G) | paper | AP50 | paper | #Boxes | paper |",
-        "| :--- | :--- | ---: | ---: | ---: | ---: | ---: | ---: |",
-        r"| PAA\*<sup>a</sup> | ada | 100.74 | 104.87 | failed | 57.4 | 1,234,567 | 30,261 |",
-        "| GFL† | ada | pending | 104.87 | pending | – | pending | 30,261 |",
-        r"| a\|b\_c<sup>a</sup> | {} | pending | 104.87 | pending | 57.4 | pending | 30,261 |",
+        "| Method | Weight | Seeds | FLOPs (G) | paper | AP50 | paper | #Boxes | paper |",
+        "| :--- | :--- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        r"| PAA\*<sup>a</sup> | ada | 1 | 100.74 | 104.87 | failed | 57.4 | 1,234,567 | 30,261 |",
+        "| GFL† | ada | – | pending | 104.87 | pending | – | pending | 30,261 |",
+        r"| a\|b\_c<sup>a</sup> | {} | – | pending | 104.87 | pending | 57.4 | pending | 30,261 |",
         "",
         "<sup>a</sup> Has AP75 ± 1.",
         "",
@@ -212,12 +227,13 @@ def test_a_table_of_which_the_paper_prints_nothing():
     ]
     table = TABLE.model_copy(update={"rows": rows, "metrics": {"Positives (first)": ".1f"}})
     frame = build(table, metrics(one=three_seeds("Positives (first)", 4, 5, 9)), {}, RUNS)
-    assert list(frame) == ["Method", "Weight", "Positives (first)", "Positives (first)_sd", "run", "status"]
+    of_metric = [f"Positives (first){part}" for part in ("", "_sd", "_seeds")]
+    assert list(frame) == ["Method", "Weight", *of_metric, "run", "status"]
     assert to_markdown(table, frame).splitlines()[2:6] == [
-        "| Method | Weight | Positives (first) |",
-        "| :--- | :--- | ---: |",
-        "| one<sup>a</sup> | ada | 6.0 ± 2.6 |",
-        "| two<sup>a</sup> | ada | pending |",
+        "| Method | Weight | Seeds | Positives (first) |",
+        "| :--- | :--- | ---: | ---: |",
+        "| one<sup>a</sup> | ada | 3 | 6.0 ± 2.6 |",
+        "| two<sup>a</sup> | ada | – | pending |",
     ]
     assert r"Is $\Sigma$$^2$." in to_latex(table, frame)
 
@@ -232,10 +248,11 @@ def test_write(tmp_path):
     assert (folder / "table9.tex").read_text(encoding="utf-8") == to_latex(TABLE, frame, ["A note."])
     lines = (folder / "table9.csv").read_text(encoding="utf-8").splitlines()
     assert (
-        lines[0] == "Method,Weight,FLOPs (G),FLOPs (G)_paper,AP50,AP50_paper,#Boxes,#Boxes_paper,run,status"
+        lines[0] == "Method,Weight,FLOPs (G),FLOPs (G)_paper,AP50,AP50_seeds,AP50_paper,#Boxes,#Boxes_seeds,"
+        "#Boxes_paper,run,status"
     )
-    assert lines[1] == "PAA*,ada,100.741,104.87,0.3,57.4,1,30261,one,done"
-    assert lines[3] == "a|b_c,{},,104.87,,57.4,,30261,three,pending"
+    assert lines[1] == "PAA*,ada,100.741,104.87,0.3,1,57.4,1,1,30261,one,done"
+    assert lines[3] == "a|b_c,{},,104.87,,0,57.4,,0,30261,three,pending"
     assert pd.read_csv(folder / "table9.csv").loc[0, "AP50"] == pytest.approx(0.3)
 
 

@@ -209,11 +209,14 @@ def test_tables(study, name):
     published = [name for name in frame.columns if name.endswith("_reference")]
     assert published == (["AP_reference"] if declared.printed else [])
     origin = [*(["paper_set"] if declared.printed else []), *(["reference_source"] if published else [])]
-    found = [name for name in frame.columns if name not in published]
+    seeds = [name for name in frame.columns if name.endswith("_seeds")]
+    found = [name for name in frame.columns if name not in [*published, *seeds]]
     reconstructed = ["reconstruction"] if any(RUNS[row.run].reconstruction for row in declared.rows) else []
     assert found == [*declared.columns, *metrics, *origin, *reconstructed, "run", "status"]
     assert list(frame["run"]) == [row.run for row in declared.rows]
-    measured = pd.read_csv(study.path / "results/tiny/metrics.csv").set_index(["run", "metric"])["value"]
+    values = pd.read_csv(study.path / "results/tiny/metrics.csv")
+    measured = values.set_index(["run", "metric"])["value"]
+    trained = values.dropna(subset=["seed", "value"]).groupby(["run", "metric"]).size()
     for row, record in zip(declared.rows, frame.to_dict("records"), strict=True):
         assert {key: str(record[key]) for key in declared.columns} == row.key | row.details
         assert record["status"] == ("done" if row.run in TRAINED else "pending")
@@ -223,6 +226,7 @@ def test_tables(study, name):
                 assert record[f"{metric}_paper"] == pytest.approx(paper, nan_ok=True)
             ours = measured.get((row.run, metric), math.nan)
             assert record[metric] == pytest.approx(ours, rel=1e-6, nan_ok=True)
+            assert record.get(f"{metric}_seeds", 0) == trained.get((row.run, metric), 0)
 
     for suffix in ("md", "tex"):
         text = (study.path / f"results/tiny/tables/{name}.{suffix}").read_text()

@@ -62,21 +62,10 @@ class Detector:
                 f"{width} x {height} pixels are too thin: at the model's input size a side has less than one"
             ) from error
 
-    @torch.no_grad()
     def predict(self, prepared: dict) -> tuple[DetDataSample, list[DenseLevel]]:
         """The prepared image's sample, and every anchor's prediction in pixels of the input."""
-        batch = {"inputs": [prepared["inputs"]], "data_samples": [prepared["data_samples"]]}
-        data = self.model.data_preprocessor(batch)
-        (sample,) = data["data_samples"]
-        outs = self.model.bbox_head(self.model.extract_feat(data["inputs"]))
-        if isinstance(self.model.bbox_head, DensePredictionMixin):
-            clip = self.test_cfg.get("clip", True)
-            (levels,) = self.model.bbox_head.dense_by_feat(
-                *outs, batch_img_metas=[sample.metainfo], clip=clip
-            )
-        else:
-            levels = dense_levels(self.model.bbox_head, outs, sample.metainfo)
-        return sample, levels
+        (found,) = self._predict([prepared])
+        return found
 
     def detect(self, image: np.ndarray) -> InstanceData:
         """Detections on an image [H, W, 3] BGR by falling score, boxes in its pixels.
@@ -84,7 +73,46 @@ class Detector:
         Raises:
             ValueError: as `prepare`.
         """
-        sample, levels = self.predict(self.prepare(image))
+        return self._select(*self.predict(self.prepare(image)))
+
+    def detect_batch(self, images: Sequence[np.ndarray]) -> list[InstanceData]:
+        """As `detect`, for several images; those of one size at the model's input pass through it together.
+
+        Raises:
+            ValueError: as `prepare`.
+        """
+        of_size: dict[tuple[int, ...], list[int]] = {}
+        prepared = [self.prepare(image) for image in images]
+        for place, one in enumerate(prepared):
+            of_size.setdefault(tuple(one["inputs"].shape), []).append(place)
+        found: dict[int, InstanceData] = {}
+        for places in of_size.values():
+            predicted = self._predict([prepared[place] for place in places])
+            found |= {place: self._select(*one) for place, one in zip(places, predicted, strict=True)}
+        return [found[place] for place in range(len(images))]
+
+    @torch.no_grad()
+    def _predict(self, prepared: Sequence[dict]) -> list[tuple[DetDataSample, list[DenseLevel]]]:
+        """As `predict`, for images of one size at the model's input."""
+        batch = {key: [one[key] for one in prepared] for key in ("inputs", "data_samples")}
+        data = self.model.data_preprocessor(batch)
+        samples = data["data_samples"]
+        outs = self.model.bbox_head(self.model.extract_feat(data["inputs"]))
+        metas = [sample.metainfo for sample in samples]
+        if isinstance(self.model.bbox_head, DensePredictionMixin):
+            clip = self.test_cfg.get("clip", True)
+            levels = self.model.bbox_head.dense_by_feat(*outs, batch_img_metas=metas, clip=clip)
+        else:
+            alone = (
+                tuple([level[place : place + 1] for level in maps] for maps in outs)
+                for place in range(len(metas))
+            )
+            levels = [
+                dense_levels(self.model.bbox_head, one, meta) for one, meta in zip(alone, metas, strict=True)
+            ]
+        return list(zip(samples, levels, strict=True))
+
+    def _select(self, sample: DetDataSample, levels: list[DenseLevel]) -> InstanceData:
         return select_detections(levels, sample.metainfo, self.test_cfg, rescale=True)
 
 
@@ -125,7 +153,9 @@ def load_detectors(
     return detectors, plan
 
 
-def of_run(run: str, study: str | None, seed: int | None, device: str) -> tuple[Detector, Plan]:
+def of_run(
+    run: str, study: str | None = None, seed: int | None = None, device: str = "auto"
+) -> tuple[Detector, Plan]:
     """The detector of a trained or imported run, and its study.
 
     Args:
@@ -151,7 +181,7 @@ def of_run(run: str, study: str | None, seed: int | None, device: str) -> tuple[
     return _ready(run, model, config.classes, ids, _own_transforms(config), device), plan
 
 
-def of_file(checkpoint: Path, config: str | None, device: str) -> Detector:
+def of_file(checkpoint: Path, config: str | None = None, device: str = "auto") -> Detector:
     """The detector of a file of weights.
 
     Args:
@@ -233,4 +263,6 @@ def _ready(
     cfg = dict(model.bbox_head.test_cfg)
     if not isinstance(model.bbox_head, DensePredictionMixin):
         cfg["nms_pre_by"] = "pair"  # mmdet's own selection before NMS
+    pipeline = [{"type": "LoadImageFromFile"}, *transforms]
+    model.cfg = Config({"test_dataloader": {"dataset": {"pipeline": pipeline}}})  # of `inference_detector`
     return Detector(name, model.to(chosen).eval(), list(classes), list(ids), transforms, cfg, chosen)

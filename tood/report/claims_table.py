@@ -137,7 +137,7 @@ def shown(value: float, spec: str) -> str:
 
 
 def shown_p(value: float) -> str:
-    """A p-value as papers print it."""
+    """A p-value as tables show it."""
     return _DASH if math.isnan(value) else "<.001" if value < 0.001 else f"{value:.3f}".lstrip("0")
 
 

@@ -78,9 +78,11 @@ def judge(claims: Iterable[Claim], evidence: Evidence, tables: Mapping[str, Tabl
         contrasts of all claims in the study itself, under the default reading.
     """
     claims = list(claims)
-    values = _values(evidence.metrics)
+    values = values_by_metric(evidence.metrics)
     readings = values_by_reading(evidence.readings)
-    checks = [(name, study, set(runs), _values(metrics)) for name, study, runs, metrics in evidence.checks]
+    checks = [
+        (name, study, set(runs), values_by_metric(metrics)) for name, study, runs, metrics in evidence.checks
+    ]
     rows: list[dict] = []
     for claim in claims:
         own = _look(claim, values.get(claim.metric, {}), evidence.study)
@@ -117,8 +119,8 @@ def summary(judged: pd.DataFrame) -> pd.DataFrame:
     return judged[chosen].reset_index(drop=True)
 
 
-def _values(metrics: pd.DataFrame) -> dict[str, Values]:
-    """Current values by metric, run and seed."""
+def values_by_metric(metrics: pd.DataFrame) -> dict[str, Values]:
+    """Values that are not stale by metric, run and seed; `NO_SEED` for a value that belongs to a model."""
     current = metrics[~metrics["stale"].astype(bool)] if "stale" in metrics else metrics
     values: dict[str, Values] = {}
     for run, seed, metric, value in current[["run", "seed", "metric", "value"]].itertuples(index=False):

@@ -180,7 +180,7 @@ def _table(
     references: Mapping[str, Sequence[Reference]],
     scores: Mapping[str, ServerScores],
 ) -> str | None:
-    """The measured rows and metrics of a table with their number of seeds; None if nothing was measured."""
+    """The measured rows and metrics of a table; None if nothing was measured."""
     of_table = metrics["metric"].isin(list(table.metrics)) & metrics["run"].isin([r.run for r in table.rows])
     measured = metrics[of_table & metrics["value"].notna()]  # a metric may be undefined
     if measured.empty:
@@ -190,18 +190,10 @@ def _table(
     rows = []
     for row in table.rows:
         if row.run in set(measured["run"]):
-            key = {**row.key, "Seeds": _seeds(measured[measured["run"] == row.run])}
             footnote = None if _mentions(row.footnote, hidden) else row.footnote
-            rows.append(row.model_copy(update={"key": key, "footnote": footnote}))
-    keys = [*table.keys, "Seeds"] if measured["seed"].notna().any() else table.keys
-    part = table.model_copy(update={"keys": keys, "metrics": shown, "rows": rows})
+            rows.append(row.model_copy(update={"footnote": footnote}))
+    part = table.model_copy(update={"metrics": shown, "rows": rows})
     return to_markdown(part, build(part, metrics[of_table], {}, runs, None, references, scores))
-
-
-def _seeds(measured: pd.DataFrame) -> str:
-    """The number of seeds of a run's means: `5`, or `3–5` if its metrics have different numbers."""
-    counts = measured.dropna(subset="seed").groupby("metric")["seed"].nunique()
-    return "–".join(map(str, sorted({counts.min(), counts.max()}))) if len(counts) else ""
 
 
 def _mentions(text: str | None, metrics: Iterable[str]) -> bool:

@@ -42,6 +42,7 @@ _COMPLEXITY = {
 }
 _SHORT = {"val2017": "val", "test-dev2017": "test-dev"}  # a set of images in headers and cells
 _DASH = "–"
+_SEEDS = "Seeds"  # column of a printed table
 # Status of a row that is done, of a method without published code; any other status is a `State`.
 RECONSTRUCTION = "reconstruction"
 
@@ -57,6 +58,7 @@ class _Values(NamedTuple):
     mean: float
     sd: float
     seeds: frozenset[float]
+    defined: int  # of these, that have a value; 0 where it belongs to the model
     stale: bool
 
     def covers(self, wanted: set[int]) -> bool:
@@ -64,7 +66,7 @@ class _Values(NamedTuple):
         return bool(self.seeds) and (self.seeds >= wanted or any(map(pd.isna, self.seeds)))
 
 
-_NOTHING = _Values(math.nan, math.nan, frozenset(), False)
+_NOTHING = _Values(math.nan, math.nan, frozenset(), 0, False)
 
 
 def read_complexity(path: Path) -> pd.DataFrame:
@@ -125,8 +127,9 @@ def build(
     Returns:
         One row per row of the table: keys and details, each metric measured and as in the paper, run and
         status, a `State` or `RECONSTRUCTION`. A metric `M` is the mean over its seeds. `M_sd` is their sample
-        standard deviation, a column that exists if a row has several seeds. `M_stale` says whether any of the
-        values is stale, a column that exists if one is.
+        standard deviation, a column that exists if a row has several seeds, and `M_seeds` their number, where
+        trainings have the metric. `M_stale` says whether any of the values is stale, a column that exists if
+        one is.
 
         These columns exist if a row has them: `M_test_dev`, the server's score; `M_reference`, the published
         value on val2017, and `reference_source`; `reconstruction`. `paper_set` says which images the paper's
@@ -153,7 +156,9 @@ def build(
     optional = [f"{metric}_{part}" for metric in table.metrics for part in ("sd", "test_dev", "reference")]
     empty = [name for name in (*optional, "reference_source") if name in frame and frame[name].isna().all()]
     flags = [*(f"{metric}_stale" for metric in table.metrics), "reconstruction"]
-    return frame.drop(columns=[*empty, *(name for name in flags if not frame[name].any())])
+    empty += [name for name in flags if not frame[name].any()]
+    empty += [name for metric in table.metrics if not frame[name := f"{metric}_seeds"].any()]
+    return frame.drop(columns=empty)
 
 
 def _measured_by_run(metrics: pd.DataFrame) -> dict[tuple[str, str], _Values]:
@@ -164,7 +169,11 @@ def _measured_by_run(metrics: pd.DataFrame) -> dict[tuple[str, str], _Values]:
     groups = metrics.astype({"value": float}).assign(stale=outdated).groupby(["run", "metric"])
     return {
         (str(run), str(metric)): _Values(
-            group["value"].mean(), group["value"].std(), frozenset(group["seed"]), bool(group["stale"].any())
+            group["value"].mean(),
+            group["value"].std(),
+            frozenset(group["seed"]),
+            int((group["seed"].notna() & group["value"].notna()).sum()),
+            bool(group["stale"].any()),
         )
         for (run, metric), group in groups
     }
@@ -181,7 +190,7 @@ def _cells_of(
     cells: dict[str, Any] = {}
     published: Mapping = reference.metrics if reference else {}
     for metric, value in values.items():
-        cells[metric], cells[f"{metric}_sd"] = value.mean, value.sd
+        cells |= {metric: value.mean, f"{metric}_sd": value.sd, f"{metric}_seeds": value.defined}
         if table.printed:
             paper = row.paper[metric]
             cells[f"{metric}_test_dev"] = score.metrics.get(metric, math.nan) if score else math.nan
@@ -239,7 +248,9 @@ def _layout(
     sources = frame["reference_source"].dropna() if "reference_source" in frame else ()
     numbers = _marks(sources, range(1, len(table.rows) + 1), superscript)
     columns = [column for metric in table.metrics for column in _columns(table, frame, metric)]
-    header = [escape(name) for name in [*table.columns, *(title for *_, title in columns)]]
+    counts = [name for metric in table.metrics if (name := f"{metric}_seeds") in frame]
+    seeds = [_SEEDS] if counts else []
+    header = [escape(name) for name in [*table.columns, *seeds, *(title for *_, title in columns)]]
     body = []
     for row, values in zip(table.rows, frame.to_dict("records"), strict=True):
         words = row.key | row.details
@@ -248,6 +259,8 @@ def _layout(
             cells[0] += " (reconstruction)"
         if row.footnote:
             cells[0] += letters[row.footnote]
+        if counts:
+            cells.append(escape(_range([values[name] for name in counts])))
         for metric, part, _ in columns:
             cell = escape(_cell(table, row, values, metric, part))
             if part == "reference" and cell != escape(_DASH):
@@ -256,7 +269,15 @@ def _layout(
         body.append(cells)
     remarks = [f"{mark} {escape(text)}" for text, mark in letters.items()]
     remarks += [f"{mark} {escape(f'Reference: {text}.')}" for text, mark in numbers.items()]
+    if any(f"{metric}_sd" in frame for metric in table.metrics):
+        remarks.append(escape(f"{_SEEDS}: trainings that a value is the mean of; ± is their sample SD."))
     return header, body, [*remarks, *map(escape, _sets(table, columns))]
+
+
+def _range(counts: Sequence[int]) -> str:
+    """The number of seeds of a row; its metrics may have different numbers while a study runs."""
+    known = sorted({count for count in counts if count})
+    return _DASH.join(map(str, dict.fromkeys((known[0], known[-1])))) if known else _DASH
 
 
 def _marks(texts: Iterable[str | None], marks: Iterable[object], superscript: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ jobs ask for; `tood.study.jobs` describes them; `tood.workflow.call` acts before
 """
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from snakemake.settings.types import DeploymentMethod
 
 STARTED = time.time()
 # The repository of these rules, wherever links lead to it from. Rules and package are one thing: the code of
@@ -80,11 +82,28 @@ from tood.ledger.standing import analysed_runs, recorded
 from tood.ledger.status import other_trainings, status_with_records
 
 call.pass_on_code()
+# The image in which jobs run with `--sdm apptainer`, see docs/containers.md
+IMAGE = (
+    os.environ.get("TOOD_IMAGE")
+    if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
+    else None
+)
 # Jobs find the environment that Snakemake runs in, also where the PATH does not name it. Braces are Snakemake's.
 PROGRAMS = shlex.quote(str(Path(sys.executable).parent))
 shell.prefix(
-    f"set -euo pipefail; export PATH={PROGRAMS.replace('{', '{{').replace('}', '}}')}:$PATH; "
+    "set -euo pipefail; "
+    + (
+        ""  # the image has its own
+        if IMAGE
+        else f"export PATH={PROGRAMS.replace('{', '{{').replace('}', '}}')}:$PATH; "
+    )
 )
+
+
+if IMAGE:
+
+    container: IMAGE
+
 
 try:
     # In `config` Snakemake has read 2024_01 as a number. Words are passed on to the jobs of a cluster as typed.
@@ -215,7 +234,8 @@ def before_work():
         computes = workflow.local_exec and any(
             "execution" in job.resources.keys() for job in workflow.dag.needrun_jobs()
         )
-        STUDY_LOCK = call.begin(PLAN, preload=computes)
+        # What is preloaded here is not in the image.
+        STUDY_LOCK = call.begin(PLAN, preload=computes and not IMAGE)
         logger.info(f"The log of each job is in {PATHS.logs}.")
         jobs = {job.name for job in workflow.dag.needrun_jobs()}
         if "check_data" not in jobs:  # which looks at the sizes itself
