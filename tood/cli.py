@@ -23,6 +23,7 @@ COMMANDS = {
     "report": "render tables and report.html of a study from what is there",
     "keep": "copy the weights of a run to its record, so that they travel with it",
     "detect": "detect objects on any images",
+    "export": "write a detector as ONNX or for torch.export",
     "maps": "draw where detectors classify and localise one object best, as in Figures 1 and 4",
     "assign": "draw the positives of several schemes on one image",
     "import": "take a file of released weights as the model of a run",

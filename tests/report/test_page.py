@@ -51,8 +51,8 @@ def test_a_table_has_the_rows_that_were_asked_for(tmp_path):
     ]
     assert list(map(str, section.label)) == ["Type", "Method"]
     titles = [str(cell.content) for cell in section.header]
-    assert titles[:2] == ["AP", "paper"]
-    first, second = section.rows[1].cells[:2]
+    assert titles[:3] == ["Seeds", "AP", "paper"]
+    first, second = section.rows[1].cells[1:3]
     assert (str(first.content), first.kind, str(second.content), second.kind) == (
         *("42.0 ± 0.1", "number"),
         *("42.5", "other"),
@@ -70,7 +70,7 @@ def test_words_come_after_numbers_and_columns_of_dashes_do_not_come(tmp_path):
     path = written("table5", tmp_path, frame)
     section = table_section(path, TABLES["table5"], {"sapd_r101": ["done"]})
     titles = [str(cell.content) for cell in section.header]
-    assert titles[0] == "AP (val)"
+    assert titles[:2] == ["Seeds", "AP (val)"]
     assert titles[-3:] == ["Epochs", "Sizes", "DCN"]
     assert "reference (val)" not in titles  # SAPD has none
     assert "<sup>" in str(section.rows[0].label[0])

@@ -41,7 +41,7 @@ def test_runs_of_a_study_are_measured_by_class(study, capsys):
     assert " ± " in lines[1]
     folder = study / "results/mini/classes"
     assert lines[5] == "written to results/mini/classes: tables and figures with their captions"
-    figures = [f"{name}.{kind}" for name in FIGURES for kind in ("md", "pdf", "png")]
+    figures = [f"{name}{ending}" for name in FIGURES for ending in (".md", ".pdf", ".png", "_dark.png")]
     assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, *figures])
 
     values = pd.read_csv(folder / "classes.csv")

@@ -35,8 +35,9 @@ def enter_clone(options: argparse.Namespace) -> None:
     Files that the options name stay those that were meant.
     """
     here = Path.cwd()
-    checked = any(Path().glob(str(StudyPaths("*").manifest)))  # data of a study that may be called later
-    if Path(_RULES).exists() or called_studies() or checked or not (REPOSITORY / _RULES).is_file():
+    others = StudyPaths("*")  # data of one that may be called later, and results without any call
+    there = any(next(Path().glob(str(path)), None) for path in (others.manifest, others.metrics))
+    if Path(_RULES).exists() or called_studies() or there or not (REPOSITORY / _RULES).is_file():
         return
     for name, value in vars(options).items():
         setattr(options, name, _from(here, name, value))
