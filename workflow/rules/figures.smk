@@ -96,9 +96,11 @@ if FOREST in DRAWN:
         log:
             f"{PATHS.logs}/forest.log",
         localrule: True
+        params:
+            picture=picture(FOREST),
         shell:
             f"{study.PYTHON} "
-            "workflow/step.py forest --claims {input.claims:q} --output {output[0]:q} "
+            "workflow/step.py forest --claims {input.claims:q} --output {params.picture:q} "
             "> {log:q} 2>&1"
 
 
@@ -113,6 +115,7 @@ if "positives" in DRAWN:
             f"{PATHS.logs}/positives.log",
         localrule: True
         params:
+            picture=picture("positives"),
             records=json.dumps(
                 {
                     name: records(trainings)
@@ -122,4 +125,4 @@ if "positives" in DRAWN:
         shell:
             f"{study.PYTHON} "
             "workflow/step.py positives --records {params.records:q} "
-            "--output {output[0]:q} > {log:q} 2>&1"
+            "--output {params.picture:q} > {log:q} 2>&1"
