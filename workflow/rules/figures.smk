@@ -97,7 +97,7 @@ if FOREST in DRAWN:
             f"{PATHS.logs}/forest.log",
         localrule: True
         params:
-            picture=picture(FOREST),
+            picture=subpath(output[0]),
         shell:
             f"{study.PYTHON} "
             "workflow/step.py forest --claims {input.claims:q} --output {params.picture:q} "
@@ -115,7 +115,7 @@ if "positives" in DRAWN:
             f"{PATHS.logs}/positives.log",
         localrule: True
         params:
-            picture=picture("positives"),
+            picture=subpath(output[0]),
             records=json.dumps(
                 {
                     name: records(trainings)
