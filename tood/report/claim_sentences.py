@@ -106,7 +106,7 @@ def _power(row: Mapping, spec: str) -> str:
 def _would_change(row: Mapping, looks: Iterable[Mapping]) -> list[str]:
     """What else was looked at, and where it says something else."""
     others = [look for look in looks if look["check"] or look["reading"] != DEFAULT]
-    known = [look for look in others if look["direction"] != Verdict.PENDING]
+    known = [look for look in others if look["seeds"] > 1 and row["seeds"] > 1]
     said = []
     if differing := [look for look in known if look["direction"] != row["direction"]]:
         named = ", ".join(
