@@ -1,5 +1,6 @@
 """Fixtures shared by the tests."""
 
+import logging
 import os
 import shutil
 import subprocess
@@ -21,6 +22,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Calls of the workflow take longest. They come first, so that several workers end together."""
     items.sort(key=lambda item: "workflow" not in item.path.parts)
+
+
+@pytest.fixture(autouse=True)
+def _logging_enabled():
+    """Commands that silence libraries end with their process, but not those that a test calls."""
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

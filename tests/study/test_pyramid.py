@@ -158,9 +158,9 @@ def test_another_seed_draws_other_images():
 
 
 def test_learning_rate_and_schedule_of_a_sweep():
-    plan = Plan({"scale": "mini", "lr": 0.02, "schedule": 2, "name": "sweep"})
+    plan = Plan({"scale": "mini", "lr": 0.05, "schedule": 2, "name": "sweep"})
     settings, own = plan.settings("fcos"), Plan({"scale": "mini"}).settings("fcos")
-    assert (settings["train"]["lr"], settings["run"]["epochs"]) == (0.02, 24)
+    assert (settings["train"]["lr"], settings["run"]["epochs"]) == (0.05, 24)
     assert settings["run"]["milestones"] == [16, 22]
     assert {key for key in own if own[key] != settings[key]} == {"train", "run"}
-    assert {"Learning rate 0.02.", "Every training has 2 times its epochs."} <= set(plan.notes())
+    assert {"Learning rate 0.05.", "Every training has 2 times its epochs."} <= set(plan.notes())
