@@ -16,6 +16,7 @@ from tood.study.pages import ResultsPart
 
 REPOSITORY = Path(__file__).parents[2]
 HEADLINES = 6  # on the first page of README.md
+CLAIMS = len(load_claims(load_runs(), load_tables()))
 SIZES = "run,head_params_m,params_m,head_gflops,gflops\natss_af,1.004,2.006,3,4\n"
 
 
@@ -62,7 +63,8 @@ def test_nothing_measured(results):
     headlines = headlines_part(results("smoke"))
     assert "AP: 0 of 60 at the scale `paper`, 0 of 60 at the scale `mini`." in headlines
     verdicts = "0 same direction, 0 inconclusive, 0 opposite, 0 depends on the reading."
-    assert f"Verdicts on 0 claims of the paper at `mini`: {verdicts}" in headlines
+    assert f"Claims with a verdict at `mini`: 0 of {CLAIMS}; {verdicts}" in headlines
+    assert "Against the paper" not in headlines
     assert headlines.count("| pending |") == HEADLINES
 
 
@@ -244,5 +246,6 @@ def test_headlines_are_the_declared_claims_whatever_their_verdict(results):
     fewer = ["opposite", "#Correct boxes", "+473", "-5 (-5 to -5)", "3"]
     assert found["TOOD keeps more correct boxes than ATSS"] == fewer
     verdicts = "1 same direction, 0 inconclusive, 1 opposite, 0 depends on the reading."
-    assert f"Verdicts on 2 claims of the paper at `mini`: {verdicts}" in text
+    assert f"Claims with a verdict at `mini`: 2 of {CLAIMS}; {verdicts}" in text
+    assert "- Against the paper: TOOD keeps more correct boxes than ATSS.\n" in text
     assert "AP: 0 of 60 at the scale `paper`, 2 of 60 at the scale `mini`." in text

@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import stats
 
 from tood.report.claims_table import effect_with_interval, shown, shown_p, verdict_with_welch
-from tood.report.contrasts import CONFIDENCE
+from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
 from tood.report.evidence import SHORT, summary
 from tood.report.markup import markdown
 from tood.report.readings import DEFAULT
@@ -69,13 +69,14 @@ def _found(claim: Claim, row: Mapping, spec: str) -> str:
     """The verdict with its numbers, and the paper's."""
     paper = "" if math.isnan(row["paper"]) else f"; the paper has {shown(row['paper'], spec)}"
     if not row["seeds"]:
-        return f"*{row['verdict']}*, {shown(row['mean'], spec)}{paper}. No seed decides it."
+        return f"*{row['verdict']}*, {shown(row['mean'], spec)}{paper}. It does not depend on a seed."
     several = f" The contrast on which it hangs is `{row['contrast']}`." if len(claim.contrasts) > 1 else ""
     seeds = f"{row['seeds']} seed" + "s" * (row["seeds"] > 1)
     metric = markdown(claim.metric)
-    return (
-        f"*{verdict_with_welch(row)}*, {effect_with_interval(row, spec)} {metric}, {seeds}{paper}.{several}"
-    )
+    effect = effect_with_interval(row, spec)
+    if claim.within and row["seeds"] > 1:
+        effect = f"{effect.removesuffix(')')}, {CONFIDENCE_WITHIN:.0%} interval)"
+    return f"*{verdict_with_welch(row)}*, {effect} {metric}, {seeds}{paper}.{several}"
 
 
 def _sure(claim: Claim, row: Mapping, spec: str) -> list[str]:
@@ -87,8 +88,8 @@ def _sure(claim: Claim, row: Mapping, spec: str) -> list[str]:
     said = [f"Single seeds have {shown(low, spec)} to {shown(high, spec)}."]
     tested = row["direction"] == Verdict.SAME_DIRECTION or not claim.within
     if row["direction"] in _DECIDED and tested and not claim.best:
-        stands = "It stands" if row["holm_p"] < _LEVEL else "It does not stand"
-        said.append(f"{stands} when all contrasts are tested together (Holm's p {shown_p(row['holm_p'])}).")
+        negation = "" if row["holm_p"] < _LEVEL else " not"
+        said.append(f"It is{negation} significant after Holm's correction (p {shown_p(row['holm_p'])}).")
     elif row["direction"] == Verdict.INCONCLUSIVE and not claim.within and row["sd"] > 0:
         said.append(_power(row, spec))
     return said
@@ -112,11 +113,12 @@ def _would_change(row: Mapping, looks: Iterable[Mapping]) -> list[str]:
         named = ", ".join(
             f"{_named(look)} ({SHORT.get(look['direction'], look['direction'])})" for look in differing
         )
-        said.append(f"Differs: {named}.")
+        said.append(f"Another verdict: {named}.")
     if agreeing := [look for look in known if look["direction"] == row["direction"]]:
         readings = sum(not look["check"] for look in agreeing)
         names = [f"{readings} other reading" + "s" * (readings > 1)] if readings else []
-        said.append(f"Agrees: {', '.join(names + [_named(look) for look in agreeing if look['check']])}.")
+        names += [_named(look) for look in agreeing if look["check"]]
+        said.append(f"The same verdict: {', '.join(names)}.")
     if waiting := [_named(look) for look in others if look["direction"] == Verdict.PENDING]:
         said.append(f"Pending: {', '.join(waiting)}.")
     return said

@@ -59,17 +59,14 @@ def headlines_part(results: Path) -> str:
     tables = load_tables(runs=runs)
     claims, evidence = load_claims(runs, tables), kept_evidence(results, page.study)
     judged_by = judge(claims, evidence, tables)
-    count = Counter(summary(judged_by)["verdict"])
-    judged = len(claims) - count[Verdict.PENDING]
     of_paper = select_runs(None, runs)
     measured = (
         f"{_with_ap(kept(results, scale), of_paper)} of {len(of_paper)} at the scale `{scale}`"
         for scale in page.measured
     )
-    verdicts = (f"{count[verdict]} {verdict}" for verdict in vocabulary(evidence.comparable))
     facts = [
-        f"Runs with a measured AP: {', '.join(measured)}.",
-        f"Verdicts on {judged} claims of the paper at `{page.study}`: {', '.join(verdicts)}.",
+        f"Runs of the paper with a measured AP: {', '.join(measured)}.",
+        *_verdicts(summary(judged_by), page.study, vocabulary(evidence.comparable)),
         cost(results, page.study).strip(),
     ]
     listed = "\n".join(f"- {fact}" for fact in facts if fact)
@@ -79,6 +76,22 @@ def headlines_part(results: Path) -> str:
         headlines_markdown(claims, judged_by, tables, page.headlines),
     ]
     return "\n\n".join(shown)
+
+
+def _verdicts(frame: pd.DataFrame, study: str, words: Iterable[Verdict]) -> list[str]:
+    """How many claims have which verdict, and which ones speak against the paper."""
+    count = Counter(frame["verdict"])
+    judged = len(frame) - count[Verdict.PENDING]
+    verdicts = ", ".join(f"{count[verdict]} {verdict}" for verdict in words)
+    said = [f"Claims with a verdict at `{study}`: {judged} of {len(frame)}; {verdicts}."]
+    against = frame.loc[frame["verdict"].isin([Verdict.OPPOSITE, Verdict.CONTRADICTED]), "claim"]
+    if len(against):
+        said.append(f"Against the paper: {'; '.join(map(markdown, against))}.")
+    if untrained := int(((frame["seeds"] == 0) & (frame["verdict"] != Verdict.PENDING)).sum()):
+        said.append(
+            f"Of the claims with a verdict {untrained} compare sizes of models, which need no training."
+        )
+    return said
 
 
 def forest_picture(results: Path, study: str, link: str) -> list[str]:

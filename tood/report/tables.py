@@ -315,7 +315,7 @@ def _sets(table: Table, columns: Iterable[tuple[str, str, str]]) -> list[str]:
         "measured values, this study's validation split (val2017 for COCO)",
         f"paper, COCO {table.paper_set}{exceptions}",
         *(["test-dev, what COCO's server said of these models"] if "test_dev" in parts else []),
-        *(["reference, COCO val2017; compare it with the measured value"] if "reference" in parts else []),
+        *(["reference, COCO val2017"] if "reference" in parts else []),
     ]
     return [f"Images: {'; '.join(said)}."]
 
