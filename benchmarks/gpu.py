@@ -160,7 +160,7 @@ def speed_part(run: str, precision: str) -> Part:
     """Images per second and memory of a run at the paper's size, by the number of images at a time."""
 
     def measure(options: argparse.Namespace) -> dict[str, Any]:
-        root = _many_images(Path(options.folder) / "photographs", options)
+        root = many_images(Path(options.folder) / "photographs", options)
         small = {"scale": "smoke"} if options.tiny else {"scale": "paper"}
         return _rehearsed(run, root, options, precision=precision, **small)
 
@@ -217,7 +217,7 @@ def _rehearsed(run: str, root: Path, options: argparse.Namespace, **choices: str
     return found.model_dump(exclude={"digest", "failed"})
 
 
-def _many_images(root: Path, options: argparse.Namespace) -> Path:
+def many_images(root: Path, options: argparse.Namespace) -> Path:
     """A dataset in COCO's layout with as many training images as are wanted: few ones, repeatedly."""
     from tests.helpers.photographs import write_photographs
 

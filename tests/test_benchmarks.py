@@ -202,7 +202,7 @@ def test_what_differs_is_named():
 
 def test_few_images_make_many(tmp_path, photographs):
     options = argparse.Namespace(data_root=photographs)
-    root = gpu._many_images(tmp_path / "images", options)
+    root = gpu.many_images(tmp_path / "images", options)
     train, val = (Split(f"annotations/instances_{name}.json", name) for name in ("train2017", "val2017"))
     manifest = check_dataset(root, train, val)
     assert manifest["splits"]["train"]["images"] == gpu.IMAGES

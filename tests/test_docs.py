@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tood.cli import _parser
+from tood.cli import build_parser
 from tood.study.declarations import load_runs, select_runs
 from tood.study.options import INCOMPARABLE, Study, parse_options
 from tood.study.plan import Plan
@@ -45,9 +45,9 @@ def test_commands_are_those_of_the_programs(page, words):
     program, *arguments = words
     if program == "tood" and len(arguments) == 1:  # a subcommand named, perhaps without what it needs
         with pytest.raises(SystemExit, match=r"^0$"):
-            _parser(arguments).parse_args([*arguments, "--help"])
+            build_parser(arguments).parse_args([*arguments, "--help"])
     elif program == "tood" and arguments:
-        _parser(arguments).parse_args(arguments)
+        build_parser(arguments).parse_args(arguments)
     elif program == "snakemake" and "--config" in arguments:
         after = arguments[arguments.index("--config") + 1 :]
         pairs = [word for word in after if re.fullmatch(r"[a-z_]+=.*", word)]

@@ -107,7 +107,7 @@ def _run(given: Sequence[str]) -> int:
 
 def _parse(given: Sequence[str]) -> argparse.Namespace | None:
     """The options of the command line; None if it only asked for help or version, which was printed."""
-    parser = _parser(given)
+    parser = build_parser(given)
     options = parser.parse_args(given)
     if options.version:
         print(_version())
@@ -118,7 +118,7 @@ def _parse(given: Sequence[str]) -> argparse.Namespace | None:
     return options
 
 
-def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
+def build_parser(given: Sequence[str]) -> argparse.ArgumentParser:
     """A parser of the command line that knows the options of the command in it."""
     called = next((argument for argument in given if not argument.startswith("-")), None)
     if called is not None and called not in COMMANDS:

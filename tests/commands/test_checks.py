@@ -19,9 +19,7 @@ import pytest
 import rich.console
 from snakemake_executor_plugin_slurm import job_status_query
 
-from tood.commands import checks as doctor
-from tood.commands import compute_checks as doctor_compute
-from tood.commands import findings
+from tood.commands import checks, compute_checks, findings
 from tood.commands.checks import environment_problem, examine, writable_problem
 from tood.commands.compute_checks import torch_and_gpus
 from tood.commands.findings import Finding, lacks_required
@@ -213,23 +211,23 @@ def test_operators_compiled_for_another_torch(tmp_path):
 
 @pytest.fixture
 def repository(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(checks, "REPOSITORY", tmp_path)
     return tmp_path
 
 
 def test_generated_data(repository):
-    before = named(doctor._data(None, "smoke"), "data of smoke")
+    before = named(checks.data_findings(None, "smoke"), "data of smoke")
     assert (before.state, "first run" in before.detail) == ("note", True)
     folder = repository / "work" / "data" / "smoke"
     folder.mkdir(parents=True)
     (folder / "drawing.json").touch()
-    assert named(doctor._data(None, "smoke"), "data of smoke").state == "ok"
+    assert named(checks.data_findings(None, "smoke"), "data of smoke").state == "ok"
 
 
 def test_coco_is_required_only_where_it_was_asked_for(repository):
-    unasked = named(doctor._data(None, None), "data of paper")
+    unasked = named(checks.data_findings(None, None), "data of paper")
     assert (unasked.state, unasked.required) == ("missing", False)
-    asked = named(doctor._data(None, "paper"), "data of paper")
+    asked = named(checks.data_findings(None, "paper"), "data of paper")
     assert asked == replace(unasked, required=True)
     assert "--config scale=paper data_root=PATH" in asked.hint
     assert all(name in asked.hint for name in COCO_LAYOUT)
@@ -241,10 +239,10 @@ def test_a_folder_of_ones_own(repository, monkeypatch, scale):
     for name in COCO_LAYOUT[:3]:
         Path("mine", name).mkdir(parents=True)
     what = f"data of {scale or 'paper'}"
-    finding = named(doctor._data(Path("mine"), scale), what)
+    finding = named(checks.data_findings(Path("mine"), scale), what)
     assert (finding.state, finding.required, finding.detail) == ("missing", True, "mine has no val2017")
     Path("mine", "val2017").mkdir()
-    assert named(doctor._data(Path("mine"), scale), what).state == "ok"
+    assert named(checks.data_findings(Path("mine"), scale), what).state == "ok"
 
 
 def test_unusable_options():
@@ -253,12 +251,12 @@ def test_unusable_options():
 
 
 def test_weights(repository):
-    absent = named(doctor._data(None, "paper"), "weights for paper")
+    absent = named(checks.data_findings(None, "paper"), "weights for paper")
     assert (absent.state, "by hand" in absent.hint) == ("note", True)
     (repository / "weights").mkdir()
     (repository / "weights" / "resnet50.pth").touch()
-    assert named(doctor._data(None, "paper"), "weights for paper").state == "ok"
-    assert len(list(doctor._data(None, "smoke"))) == 1
+    assert named(checks.data_findings(None, "paper"), "weights for paper").state == "ok"
+    assert len(list(checks.data_findings(None, "smoke"))) == 1
 
 
 @pytest.fixture
@@ -273,8 +271,8 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: properties.name)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (8, 0))
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80"])
-    overlapping = doctor_compute._overlapping
-    monkeypatch.setattr(doctor_compute, "_overlapping", lambda torch, device="cpu": overlapping(torch))
+    overlapping = compute_checks._overlapping
+    monkeypatch.setattr(compute_checks, "_overlapping", lambda torch, device="cpu": overlapping(torch))
 
 
 def test_gpu(gpu):
@@ -322,7 +320,7 @@ def test_no_gpu(monkeypatch):
 
 def test_little_space_is_noted(monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3e9))
-    disk = named(doctor._machine(), "disk")
+    disk = named(checks._machine(), "disk")
     assert (disk.state, disk.detail) == ("note", "3 GB free at the repository")
 
 
@@ -347,35 +345,35 @@ def slurm(monkeypatch):
 )
 def test_slurm(slurm, commands, state, detail):
     slurm(commands, 300)
-    assert (doctor._slurm().state, doctor._slurm().detail) == (state, detail)
+    assert (checks.slurm_finding().state, checks.slurm_finding().detail) == (state, detail)
 
 
 def test_slurm_without_sacct_needs_an_account(slurm, repository):
-    profile = repository / doctor.SLURM_PROFILE
+    profile = repository / checks.SLURM_PROFILE
     profile.parent.mkdir(parents=True)
-    shipped = (REPOSITORY / doctor.SLURM_PROFILE).read_text()
+    shipped = (REPOSITORY / checks.SLURM_PROFILE).read_text()
     profile.write_text(shipped)
     slurm(("sbatch", "squeue"), 300)
-    (problem,) = doctor.slurm_problems()
+    (problem,) = checks.slurm_problems()
     assert "set slurm_account in profiles/slurm/profile.yaml" in problem
     profile.write_text(shipped.replace("# slurm_account: my_account", "slurm_account: mine"))
-    assert doctor.slurm_problems() == []
+    assert checks.slurm_problems() == []
 
 
 @pytest.mark.parametrize(("age", "said"), [(None, "does not answer"), (60, "forgets ended jobs after 60 s")])
 def test_slurm_that_would_be_waited_for_in_vain(slurm, age, said):
-    slurm(doctor.SLURM_COMMANDS, age)
-    (problem,) = doctor.slurm_problems()
+    slurm(checks.SLURM_COMMANDS, age)
+    (problem,) = checks.slurm_problems()
     assert said in problem
-    assert doctor._slurm().hint == problem
+    assert checks.slurm_finding().hint == problem
 
 
 def test_no_git_revision(repository, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(repository.parent))
     monkeypatch.setattr("tood.ledger.provenance.REPOSITORY", repository)
-    assert doctor._revision().detail.startswith("unknown: ")
+    assert checks.revision_finding().detail.startswith("unknown: ")
     monkeypatch.setenv("PATH", "")
-    assert doctor._revision().detail == "unknown: git is not installed"
+    assert checks.revision_finding().detail == "unknown: git is not installed"
 
 
 FINDINGS = [
@@ -406,9 +404,9 @@ def test_table_in_a_terminal(monkeypatch):
 @pytest.mark.parametrize(("free", "state"), [(64 * 2**20, "note"), (8 * 2**30, "ok")])
 def test_shared_memory_is_compared_with_what_loading_processes_need(monkeypatch, tmp_path, free, state):
     """Two batches of 16 images for each of four processes at the scale paper; docker gives 64 MB."""
-    monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-    (finding,) = doctor._shared_memory()
+    monkeypatch.setattr(checks, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    (finding,) = checks._shared_memory()
     assert finding.state == state
     assert "paper needs 391 MiB" in finding.detail
     assert ("--shm-size" in finding.hint) == (state == "note")

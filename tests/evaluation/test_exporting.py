@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tood.cli import main
 from tood.evaluation import exporting
-from tood.evaluation.detector import Detector, _own_transforms
+from tood.evaluation.detector import Detector, own_transforms
 from tood.evaluation.exporting import batch_of, difference, export, loaded, sample
 from tood.evaluation.graph import Graph, Selection, select
 from tood.models.common.dense_level import DenseLevel
@@ -32,7 +32,7 @@ def detector(run: str, least_score: float = 0.0) -> Detector:
     model = build(run).eval()
     cfg = dict(model.bbox_head.test_cfg) | {"score_thr": least_score}
     names = [category["name"] for category in CATEGORIES]
-    transforms = _own_transforms(configuration(run))
+    transforms = own_transforms(configuration(run))
     return Detector(run, model, names, range(1, 6), transforms, cfg, torch.device("cpu"))
 
 

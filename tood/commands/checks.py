@@ -116,7 +116,7 @@ def examine(data_root: Path | None = None, scale_name: str | None = None) -> lis
     findings = []
     for section, what, check in (
         ("environment", "packages", _environment),
-        ("data", "scales", lambda: _data(data_root, scale_name)),
+        ("data", "scales", lambda: data_findings(data_root, scale_name)),
         ("compute", "mmcv operators", compute_checks.mmcv_operators),
         ("compute", "torch", compute_checks.torch_and_gpus),
         ("machine", "resources", _machine),
@@ -154,7 +154,7 @@ def _version(name: str, installed: str | None, wanted: SpecifierSet) -> Finding:
     return Finding(name, Outcome.MISSING, problem, _ENV_HINT, required=True)
 
 
-def _data(data_root: Path | None, scale_name: str | None) -> Iterator[Finding]:
+def data_findings(data_root: Path | None, scale_name: str | None) -> Iterator[Finding]:
     """The dataset of each scale, and the weights that some start from."""
     from tood.data.synthetic import SPEC_FILE
     from tood.study.plan import Plan
@@ -210,8 +210,8 @@ def _machine() -> Iterator[Finding]:
         hint = f"checkpoints of a large study take more than {LEAST_FREE_GB} GB; link work/ to another disk"
         yield Finding("disk", Outcome.NOTE, f"{free:.0f} GB free at the repository", hint)
     yield from _user_folders()
-    yield _slurm()
-    yield _revision()
+    yield slurm_finding()
+    yield revision_finding()
 
 
 def shared_memory(scale: "Scale") -> int:
@@ -260,7 +260,8 @@ def _user_folders() -> Iterator[Finding]:
             yield Finding(what, state, problem, hint, required)
 
 
-def _slurm() -> Finding:
+def slurm_finding() -> Finding:
+    """Whether Slurm's commands are here, and what its configuration lacks."""
     present = [command for command in SLURM_COMMANDS if shutil.which(command)]
     absent = [command for command in SLURM_COMMANDS if command not in present]
     named = ((present, "found"), (absent, "not found"))
@@ -271,7 +272,8 @@ def _slurm() -> Finding:
     return Finding("Slurm", Outcome.NOTE, detail, "only `--profile slurm` needs it")
 
 
-def _revision() -> Finding:
+def revision_finding() -> Finding:
+    """The git commit that provenance will name, or why it is unknown."""
     try:
         from tood.ledger.provenance import revision  # needs pydantic
     except ImportError as error:

@@ -178,7 +178,7 @@ def of_run(
     except RuntimeError as error:
         raise ExperimentError(f"{error}; train the run again") from error
     ids = [category["id"] for category in categories]
-    return _ready(run, model, config.classes, ids, _own_transforms(config), device), plan
+    return _ready(run, model, config.classes, ids, own_transforms(config), device), plan
 
 
 def of_file(checkpoint: Path, config: str | None = None, device: str = "auto") -> Detector:
@@ -205,7 +205,7 @@ def of_file(checkpoint: Path, config: str | None = None, device: str = "auto") -
         else:
             categories = [{"name": name} for name in weights.classes]
             model, resolved = built(settings, categories, weights.state_dict, checkpoint)
-            transforms = _own_transforms(resolved)
+            transforms = own_transforms(resolved)
     except ImportFailed as error:
         raise ExperimentError(str(error)) from error
     ids = category_ids(weights.classes)
@@ -241,7 +241,7 @@ def _settings(
     return None
 
 
-def _own_transforms(config: Config) -> list[dict]:
+def own_transforms(config: Config) -> list[dict]:
     """The transforms of `tood.data.loading.build_dataset` for a test image, after reading it."""
     return [resizing(config.input.size, None), {"type": "PackDetInputs", "meta_keys": META_KEYS[2:]}]
 
