@@ -100,11 +100,16 @@ def test_revision(monkeypatch, tmp_path):
 
     git("init", "-q")
     assert "no commit yet" in revision()["unknown"]
-    (tmp_path / "file").write_text("1")
-    git("add", "file")
+    record = tmp_path / "results/mini/runs/tood_af/seed0.json"
+    record.parent.mkdir(parents=True)
+    for path in (tmp_path / "file", record):
+        path.write_text("1")
+    git("add", ".")
     git("commit", "-qm", "Begin")
     assert revision() == {"commit": git("log", "-1", "--format=%H"), "dirty": False}
     (tmp_path / "untracked").write_text("1")
+    assert not revision()["dirty"]
+    record.write_text("2")  # by the study itself
     assert not revision()["dirty"]
     (tmp_path / "file").write_text("2")
     assert revision()["dirty"]

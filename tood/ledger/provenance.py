@@ -164,8 +164,13 @@ def _what_decides(settings: Settings, seed: int, config: Mapping, manifest: Mapp
     }
 
 
+_CHANGES = ("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
+
+
 def revision() -> dict:
     """The checkout's `commit` and whether tracked files differ from it (`dirty`), or why neither is known.
+
+    Files below `results/` do not count, as a study changes them itself.
 
     Returns:
         `commit` and `dirty`; without them `unknown`, a line that says why
@@ -173,7 +178,7 @@ def revision() -> dict:
     if shutil.which("git") is None:
         return {"unknown": "git is not installed"}
     answers = []
-    for question in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no")):
+    for question in (("rev-parse", "HEAD"), _CHANGES):
         done = _run("git", "-C", REPOSITORY, *question)
         if done.returncode:
             return {"unknown": _why_unknown(done.stderr)}
