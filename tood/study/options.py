@@ -74,6 +74,7 @@ class Study(Declaration):
     # In the data's folder: ANNOTATIONS:IMAGES of COCO, or what `tood.data.conversion` takes
     train: Word | Split | None = None
     val: Word | Split | None = None
+    classes: Words | None = None  # * of the data's, that are used; default: all
     image_size: tuple[Side, Side] | None = None  # * at most, pixels; of a scale that draws its own
     data_seed: Seed | None = None  # * of a scale that draws its data
     runs: Words | None = None  # default: all
@@ -98,11 +99,11 @@ class Study(Declaration):
 
 # Those marked *
 INCOMPARABLE = (
-    *("image_size", "data_seed", "weights", "iterations", "batch_size", "lr", "schedule", "precision"),
+    *("classes", "image_size", "data_seed", "weights", "iterations", "batch_size", "lr", "schedule", "precision"),
     "val_images",
 )
 OF_TRAININGS = (
-    *("iterations", "batch_size", "lr", "schedule", "precision", "gpus", "micro_batch"),
+    *("classes", "iterations", "batch_size", "lr", "schedule", "precision", "gpus", "micro_batch"),
     *("compile", "logger"),
 )
 # What a call may change of the resources that a scale gives its trainings.
@@ -142,6 +143,8 @@ def parse_study(options: Mapping[str, Any]) -> Study:
     if isinstance(size := values.get("image_size"), str | int) and not isinstance(size, bool):
         sides = re.split("[,x ]+", str(size).strip("[] "))
         values["image_size"] = sides * 2 if len(sides) == 1 else sides
+    if isinstance(classes := values.get("classes"), str):  # a name may have spaces
+        values["classes"] = [_unquoted(part.strip()) for part in classes.strip("[]").split(",") if part.strip()]
     for key in ("runs", "seeds", "near"):
         if isinstance(value := values.get(key), str):
             values[key] = [_unquoted(part) for part in re.split("[, ]+", value.strip("[]")) if part]
@@ -204,6 +207,8 @@ def check_data(study: Study, scale: Scale) -> None:
     draws = scale.drawing is not None
     if (study.train or study.val) and not study.data_root:
         raise ExperimentError("--config train, val: name files of a dataset of yours; add data_root=PATH")
+    if study.classes and not study.data_root:
+        raise ExperimentError("--config classes: names classes of a dataset of yours; add data_root=PATH")
     if draws and study.data_root and study.name is None:
         raise ExperimentError(
             f"--config data_root: scale {scale.name!r} draws its own data, and numbers on yours are "

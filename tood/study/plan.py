@@ -151,12 +151,13 @@ class Plan:
         }
 
     def _conversion(self) -> Conversion | None:
-        """How the user's splits become those of `_splits`; None where they are COCO's already, or drawn."""
+        """How the user's splits become those of `_splits`; None where they are these already, or drawn."""
         if not self.study.data_root:
             return None
         given = {"train": self.study.train, "val": self.study.val}
         try:
-            conversion = conversion_of(self.study.data_root, given, self.scale.train)
+            usual = {name: getattr(self.scale, name) for name in given}
+            conversion = conversion_of(self.study.data_root, given, usual, self.study.classes or ())
         except DataError as error:
             raise ExperimentError(f"--config {error}") from None
         return conversion.of(["val"]) if conversion and self.imports else conversion
@@ -256,6 +257,8 @@ class Plan:
         )
         if released:
             settings["released"] = released.file
+        if self.conversion and self.conversion.classes:
+            settings["classes"] = list(self.conversion.classes)
         return settings
 
     @property
@@ -306,12 +309,14 @@ class Plan:
         root, layout = self.study.data_root, self.conversion.layout if self.conversion else "COCO"
         if not root:
             return ""
+        some = self.conversion.classes if self.conversion else ()
+        only = f" Of their classes only {', '.join(some)}; images without these are kept." if some else ""
         if not self.scale.drawing:
-            return f"Data: {root.name} ({layout} layout), not necessarily COCO 2017."
+            return f"Data: {root.name} ({layout} layout), not necessarily COCO 2017.{only}"
         size = sorted(self.study.image_size or self.scale.input.size or (), reverse=True)
         return (
             f"Data: {root.name} ({layout} layout) in place of the generated images, at most "
-            f"{' × '.join(map(str, size))} pixels."
+            f"{' × '.join(map(str, size))} pixels.{only}"
         )
 
     def notes(self, trainings: Iterable[Training] | None = None) -> list[str]:
