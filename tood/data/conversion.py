@@ -70,7 +70,7 @@ def conversion_of(
         splits = {name: split if isinstance(split, Split) else usual[name] for name, split in given.items()}
         words = {name: f"{split.annotations}:{split.images}" for name, split in splits.items()}
         conversion = Conversion(layout="COCO", root=root, splits=words)
-    return conversion.model_copy(update={"classes": tuple(sorted(set(classes)))})
+    return conversion.model_copy(update={"classes": tuple(classes)})
 
 
 def _of_layout(root: Path, given: Mapping[str, Split | str | None], usual: Split) -> Conversion | None:
@@ -361,7 +361,9 @@ def _counted(
         f"({classes})."
     ]
     if conversion.classes:
-        sentences.append(f"{name}: {total - objects:,} of {total:,} objects are of other classes and left out.")
+        sentences.append(
+            f"{name}: {total - objects:,} of {total:,} objects are of other classes and left out."
+        )
     return sentences
 
 

@@ -1,4 +1,4 @@
-"""Some of a dataset's classes, as `classes` of a study names them: which there are, and COCO's files cut down.
+"""Some of a dataset's classes, as `classes` of a study names them: are they there, and COCO's files cut down.
 
 Images stay, all of them. Nothing is renumbered: a class has the id that it has among all classes.
 """
@@ -42,7 +42,7 @@ def require_classes(classes: Iterable[str], known: Collection[str], file: Path, 
 
 
 def require_objects(classes: Collection[str], number: int, file: Path, split: str) -> None:
-    """See that a split has objects of the classes that a study names; without, nothing is learned or measured.
+    """See that a split has objects of the classes that a study names.
 
     Raises:
         DataError: it has none.
@@ -105,9 +105,7 @@ def coco_subset(
 
 
 def _cut(content: Mapping[str, Any], folder: str, ids: Mapping[str, int]) -> dict[str, Any]:
-    numbers = {
-        entry["id"]: ids[entry["name"]] for entry in content["categories"] if entry["name"] in ids
-    }
+    numbers = {entry["id"]: ids[entry["name"]] for entry in content["categories"] if entry["name"] in ids}
     return {
         "images": [
             image | {"file_name": Path(folder, image["file_name"]).as_posix()} for image in content["images"]

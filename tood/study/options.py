@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from tood.data.conversion import layout_of
 from tood.data.validation import Split
@@ -52,6 +52,7 @@ Word = Annotated[str, BeforeValidator(_text)]
 File = Annotated[Path, BeforeValidator(_text)]
 Name = Annotated[Word, Field(pattern=rf"^({SWEEPS}/)?[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,99}}$")]
 Words = Annotated[tuple[Word, ...], Field(min_length=1)]
+Classes = Annotated[Words, AfterValidator(lambda names: tuple(sorted(set(names))))]  # the data have an order
 Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**32)]  # NumPy takes no larger one
 Side = Annotated[int, BeforeValidator(_whole)]  # pixels; `check_data` has its bounds
 # Bounds far beyond any machine or recipe: what is larger is a slip.
@@ -74,7 +75,7 @@ class Study(Declaration):
     # In the data's folder: ANNOTATIONS:IMAGES of COCO, or what `tood.data.conversion` takes
     train: Word | Split | None = None
     val: Word | Split | None = None
-    classes: Words | None = None  # * of the data's, that are used; default: all
+    classes: Classes | None = None  # * of the data's, that are used; default: all
     image_size: tuple[Side, Side] | None = None  # * at most, pixels; of a scale that draws its own
     data_seed: Seed | None = None  # * of a scale that draws its data
     runs: Words | None = None  # default: all
@@ -99,7 +100,17 @@ class Study(Declaration):
 
 # Those marked *
 INCOMPARABLE = (
-    *("classes", "image_size", "data_seed", "weights", "iterations", "batch_size", "lr", "schedule", "precision"),
+    *(
+        "classes",
+        "image_size",
+        "data_seed",
+        "weights",
+        "iterations",
+        "batch_size",
+        "lr",
+        "schedule",
+        "precision",
+    ),
     "val_images",
 )
 OF_TRAININGS = (
@@ -144,7 +155,9 @@ def parse_study(options: Mapping[str, Any]) -> Study:
         sides = re.split("[,x ]+", str(size).strip("[] "))
         values["image_size"] = sides * 2 if len(sides) == 1 else sides
     if isinstance(classes := values.get("classes"), str):  # a name may have spaces
-        values["classes"] = [_unquoted(part.strip()) for part in classes.strip("[]").split(",") if part.strip()]
+        values["classes"] = [
+            _unquoted(part.strip()) for part in classes.strip("[]").split(",") if part.strip()
+        ]
     for key in ("runs", "seeds", "near"):
         if isinstance(value := values.get(key), str):
             values[key] = [_unquoted(part) for part in re.split("[, ]+", value.strip("[]")) if part]
