@@ -20,6 +20,7 @@ from tood.study.jobs import Device, Logger, Precision, Resources
 from tood.study.paths import SWEEPS
 from tood.study.pyramid import LARGEST, SMALLEST
 from tood.study.scales import Scale
+from tood.study.variation import parse_variations
 
 _SPECIAL = re.compile(r"""['"`$\\{}\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]""")
 _SPECIAL_HINT = (
@@ -92,6 +93,8 @@ class Study(Declaration):
     schedule: Share | None = None  # * times the epochs and milestones of each run
     precision: Precision | None = None  # *
     val_images: Count | None = None  # * evaluate on the first images only, this many
+    # * values of the configurations of runs, by run and dotted key (`tood.study.variation`)
+    options: dict[Word, dict[Word, Any]] | None = None
     near: Words | None = None  # released files of another recipe that are taken all the same
     released: File | None = None  # declares released files instead of experiments/released.yaml
     fresh: bool | None = None  # train also what has a record
@@ -100,22 +103,12 @@ class Study(Declaration):
 
 # Those marked *
 INCOMPARABLE = (
-    *(
-        "classes",
-        "image_size",
-        "data_seed",
-        "weights",
-        "iterations",
-        "batch_size",
-        "lr",
-        "schedule",
-        "precision",
-    ),
-    "val_images",
+    *("classes", "image_size", "data_seed", "weights", "iterations", "batch_size", "lr", "schedule"),
+    *("precision", "val_images", "options"),
 )
 OF_TRAININGS = (
     *("classes", "iterations", "batch_size", "lr", "schedule", "precision", "gpus", "micro_batch"),
-    *("compile", "logger"),
+    *("compile", "logger", "options"),
 )
 # What a call may change of the resources that a scale gives its trainings.
 RESOURCES = set(Study.model_fields) & set(Resources.model_fields)
@@ -126,12 +119,15 @@ def parse_options(words: Iterable[str]) -> dict[str, str | None]:
 
     Quotes around a value are no part of it, as for Snakemake.
     """
-    options = {}
+    options: dict[str, str | None] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
             raise ExperimentError(f"--config {word}: must be KEY=VALUE")
-        options[key] = _unquoted(value) or None
+        value = _unquoted(value)
+        # Of variations there may be several words; of any other key the last one counts, as for Snakemake.
+        before = options.get(key) if key == "options" and value else None
+        options[key] = f"{before},{value}" if before else value or None
     return options
 
 
@@ -163,6 +159,11 @@ def parse_study(options: Mapping[str, Any]) -> Study:
             values[key] = [_unquoted(part) for part in re.split("[, ]+", value.strip("[]")) if part]
         elif value is not None and not isinstance(value, list | tuple):
             values[key] = [value]
+    if values.get("options") is not None:
+        try:
+            values["options"] = parse_variations(values["options"])
+        except ValueError as error:
+            raise ExperimentError(f"{_typed(options, 'options')}: {error}") from None
     for key, value in values.items():
         if _is_special(value):
             raise ExperimentError(f"{_typed(options, key)}: {_SPECIAL_HINT}")
@@ -197,6 +198,8 @@ def _unquoted(value: str) -> str:
 
 def _is_special(value: object) -> bool:
     """Whether the text of an option, or of a part of one, has a meaning for a shell or for Snakemake."""
+    if isinstance(value, dict):
+        return any(map(_is_special, [*value, *value.values()]))
     if isinstance(value, list | tuple):
         return any(map(_is_special, value))
     return isinstance(value, str | Path) and _SPECIAL.search(str(value)) is not None
