@@ -150,8 +150,8 @@ def test_counted_parameters_are_not_those_of_another_network():
         ("fcos.input.flip=0", "the study has no run fcos; add it to runs=, or omit the option"),
         ("tood_af.train_cfg.alpha=2", f"tood.py has no key train_cfg.alpha; did you mean {ALPHA}?"),
         (
-            "tood_af.model.train_cfg.alhpa=2",
-            "no key model.train_cfg.alhpa; did you mean model.train_cfg.alpha",
+            "tood_af.model.train_cfg.alphas=2",
+            "no key model.train_cfg.alphas; did you mean model.train_cfg.alpha",
         ),
         ("tood_af.nothing=2", "no key nothing; its keys begin with model, input, train"),
         ("tood_af.model.train_cfg=2", "a group of values under model.train_cfg; name one of them, such as"),

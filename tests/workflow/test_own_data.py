@@ -211,3 +211,16 @@ def test_a_class_that_the_data_do_not_have_stops_the_call(workspace, birds):
     said = r"--config classes: .*train\.json: categories: no class 'Birds'\. Hint: did you mean bird\?"
     assert re.search(said, outcome.stdout)
     assert "Traceback" not in outcome.stdout
+
+
+def test_files_of_coco_are_converted_where_classes_are_named(workspace, birds):
+    manifest = "work/birds/manifest.json"
+    outcome = workspace.run("snakemake", manifest, *call(birds, classes="bird"))
+    assert outcome.returncode == 0, outcome.stdout
+    assert "data: train: 0 of " in outcome.stdout
+    checked = json.loads((workspace.path / manifest).read_text())
+    assert (checked["root"], checked["categories"]) == ("work/birds/data", [{"id": 7, "name": "bird"}])
+    assert "Nothing to be done" in workspace.run("snakemake", manifest, *call(birds, classes="bird")).stdout
+    plain = workspace.run("snakemake", manifest, *call(birds))
+    assert plain.returncode == 0, plain.stdout
+    assert json.loads((workspace.path / manifest).read_text())["root"] == str(birds)

@@ -1,4 +1,4 @@
-"""Variations of runs in the workflow: planned from every place of options, and trained as a declared run is."""
+"""Variations of runs in the workflow: planned from every place of options, trained as a declared run is."""
 
 import json
 
