@@ -17,7 +17,8 @@ from tood.ledger.code_digest import training_files
 from tood.study.paths import PACKAGE
 from tood.study.scales import load_scale
 
-USUAL = load_scale("mini").train
+MINI = load_scale("mini")
+USUAL = {"train": MINI.train, "val": MINI.val}
 CONVERTED = {name: Split(f"{name}.json", "images") for name in SPLITS}
 WRITE = {"VOC": write_voc, "YOLO": write_yolo}
 WORDS = {"VOC": {"train": "train", "val": "val"}, "YOLO": dict.fromkeys(SPLITS, "data.yaml")}
@@ -190,7 +191,7 @@ def test_without_words_what_there_is_decides(tmp_path, layout):
     root = WRITE[layout](tmp_path)
     given = dict.fromkeys(SPLITS)
     assert conversion_of(root, given, USUAL) == Conversion(layout=layout, root=root, splits=WORDS[layout])
-    annotations = root / USUAL.annotations
+    annotations = root / USUAL["train"].annotations
     annotations.parent.mkdir(exist_ok=True)
     annotations.touch()
     assert conversion_of(root, given, USUAL) is None

@@ -101,6 +101,15 @@ def test_no_head_says_anything_of_sizes_that_is_not_fitted(run):
         ({"name": None}, "draws its own data, and numbers on yours are not those of the scale"),
         ({"data_root": None, "image_size": 128}, "image_size: fits the detectors .* and data_root=PATH"),
         ({"data_root": None, "val": "a:b"}, "name files of a dataset of yours; add data_root=PATH"),
+        ({"data_root": None, "classes": "bird"}, "names classes of a dataset of yours; add data_root=PATH"),
+        (
+            {"scale": "paper", "classes": "bird", "name": None},
+            "--config classes: numbers obtained so are not",
+        ),
+        (
+            {"scale": "paper", "classes": "bird", "weights": "released"},
+            "--config classes: weights=released trains nothing; omit it",
+        ),
         ({"scale": "paper", "image_size": 128}, "so it needs scale=mini or smoke"),
         ({"scale": "paper", "data_seed": 1}, "scale 'paper' draws no data"),
     ],
@@ -145,6 +154,36 @@ def test_own_data_in_another_layout_are_converted(words, layout):
     call = shlex.split(call_of(plan))
     assert f"train={words[0]}" in call
     assert Plan(parse_options(call[call.index("--config") + 1 :])).study == plan.study
+
+
+def test_some_classes_of_own_data_are_settings_and_noted():
+    """Data of COCO are then converted too; without `classes` they are read where they are."""
+    given = {**OWN, "train": "train.json:photos", "val": "val.json:photos"}
+    plan, everything = Plan(given | {"classes": "traffic light,cat,cat"}), Plan(given)
+    assert plan.conversion == Conversion(
+        layout="COCO",
+        root=Path("photographs"),
+        splits={"train": "train.json:photos", "val": "val.json:photos"},
+        classes=("cat", "traffic light"),
+    )
+    assert (everything.conversion, str(everything.data_root)) == (None, "photographs")
+    assert plan.settings("fcos")["classes"] == ["cat", "traffic light"]
+    assert "classes" not in everything.settings("fcos")
+    (note,) = (note for note in plan.notes() if note.startswith("Data: "))
+    assert note.endswith("Of their classes only cat, traffic light; images without these are kept.")
+    call = shlex.split(call_of(plan))
+    assert Plan(parse_options(call[call.index("--config") + 1 :])).study == plan.study
+    paper = Plan({"scale": "paper", "name": "x", "data_root": "coco", "classes": ["cat"]})
+    assert (paper.own_data, paper.tolerance) == (True, None)
+    assert paper.conversion.splits["val"] == "annotations/instances_val2017.json:val2017"
+
+
+def test_conversions_without_classes_are_described_as_before():
+    """By this text Snakemake tells whether to convert again."""
+    words = {"train": "trainval", "val": "test"}
+    assert Plan({**OWN, **words}).conversion.model_dump_json(exclude_defaults=True) == (
+        '{"layout":"VOC","root":"photographs","splits":{"train":"trainval","val":"test"}}'
+    )
 
 
 def test_another_seed_draws_other_images():

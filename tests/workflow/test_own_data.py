@@ -177,3 +177,50 @@ def test_yolo_is_found_by_its_file(workspace, tmp_path):
     manifest = json.loads((workspace.path / "work/birds/manifest.json").read_text())
     assert [category["name"] for category in manifest["categories"]] == NAMES
     assert manifest["root"] == "work/birds/data"
+
+
+def test_some_classes_are_trained_and_others_make_the_results_stale(workspace, tmp_path):
+    root = write_voc(tmp_path / "my cells")
+    options = {"train": "train", "val": "val", "image_size": "64,48", "runs": "tood_af", "iterations": 1}
+    some = call(root, **options, classes="hot dog,dog")
+    outcome = workspace.run("snakemake", *some)
+    assert outcome.returncode == 0, outcome.stdout
+    assert "data: train: 2 of 5 objects are of other classes and left out." in outcome.stdout
+    made = json.loads((workspace.path / "work/birds/runs/tood_af/seed0/provenance.json").read_text())
+    assert made["config"]["classes"] == made["settings"]["classes"] == ["dog", "hot dog"]
+    assert made["config"]["model"]["bbox_head"]["num_classes"] == 2
+    note = "Of their classes only dog, hot dog; images without these are kept."
+    for file in ("report.html", "tables/methods.md"):
+        assert note in (workspace.path / "results/birds" / file).read_text()
+    reordered = call(root, **options, classes="dog,hot dog")
+    assert "Nothing to be done" in workspace.run("snakemake", *reordered).stdout
+    for others in (call(root, **options, classes="dog"), call(root, **options)):
+        planned = workspace.run("snakemake", "-n", "-p", *others).stdout
+        assert all(f"rule {name}:" in planned for name in ("check_data", "train", "evaluate_and_analyse"))
+    # Elsewhere, where the data are not, the record of these classes stands and that of others does not.
+    shutil.rmtree(workspace.path / "work")
+    root.rename(tmp_path / "moved")
+    assert "1 of 1 trainings are taken from the records" in workspace.run("snakemake", "-n", *some).stdout
+    other = workspace.run("snakemake", "-n", *call(root, **options, classes="dog")).stdout
+    assert "1 records are stale: made with other settings than now" in other
+
+
+def test_a_class_that_the_data_do_not_have_stops_the_call(workspace, birds):
+    outcome = workspace.run("snakemake", "-n", *call(birds, classes="Birds"))
+    assert outcome.returncode
+    said = r"--config classes: .*train\.json: categories: no class 'Birds'\. Hint: did you mean bird\?"
+    assert re.search(said, outcome.stdout)
+    assert "Traceback" not in outcome.stdout
+
+
+def test_files_of_coco_are_converted_where_classes_are_named(workspace, birds):
+    manifest = "work/birds/manifest.json"
+    outcome = workspace.run("snakemake", manifest, *call(birds, classes="bird"))
+    assert outcome.returncode == 0, outcome.stdout
+    assert "data: train: 0 of " in outcome.stdout
+    checked = json.loads((workspace.path / manifest).read_text())
+    assert (checked["root"], checked["categories"]) == ("work/birds/data", [{"id": 7, "name": "bird"}])
+    assert "Nothing to be done" in workspace.run("snakemake", manifest, *call(birds, classes="bird")).stdout
+    plain = workspace.run("snakemake", manifest, *call(birds))
+    assert plain.returncode == 0, plain.stdout
+    assert json.loads((workspace.path / manifest).read_text())["root"] == str(birds)

@@ -15,6 +15,7 @@ from tood.runtime.text import aligned, duration
 from tood.study.declarations import ExperimentError, cells_of, load_tables, unknown_run
 from tood.study.paths import ALIGNMENT, AP
 from tood.study.plan import Plan
+from tood.study.variation import shown
 
 _METRICS = ("AP", "AP50", "AP75")
 _COLUMNS = ("seed", "state", *_METRICS, "epoch", "time", "device", "finished")
@@ -106,6 +107,10 @@ def _means(statuses: Sequence[Status]) -> list[list[str]]:
 def _in_short(plan: Plan, statuses: Sequence[Status]) -> dict[str, str]:
     """What decides how to read the numbers, and where they are from."""
     found = {}
+    if varied := plan.variations.get(statuses[0].run.id):
+        found["varied"] = "; ".join(
+            f"{key} {shown(now)} in place of {shown(before)}" for key, (before, now) in varied.items()
+        )
     for reason in dict.fromkeys(status.reason for status in statuses if status.reason):
         seeds = [str(status.seed) for status in statuses if status.reason == reason]
         found[f"why ({', '.join(seeds)})" if len(statuses) > 1 else "why"] = reason
@@ -160,6 +165,8 @@ def _facts(status: Status, plan: Plan) -> dict:
         "state": status.state,
         "reason": status.reason,
     }
+    if varied := plan.variations.get(status.run.id):
+        facts["varied"] = {key: change._asdict() for key, change in varied.items()}
     choice = plan.choices.get(status.run.id)
     if choice and not choice.file:
         facts["released"] = "; ".join(choice.remarks)

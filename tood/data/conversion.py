@@ -1,4 +1,4 @@
-"""Datasets in VOC's and YOLO's layouts, converted to COCO's; images stay where they are, behind a link.
+"""Datasets in VOC's and YOLO's layouts, or with some of their classes, as COCO's; images stay, behind a link.
 
 Equal sources give equal files. What is read here decides a training by these files alone.
 """
@@ -6,7 +6,7 @@ Equal sources give equal files. What is read here decides a training by these fi
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +17,11 @@ from tood.data import voc, yolo
 from tood.data.annotations import DataError, data_error
 from tood.data.labelled import Labelled, Thing
 from tood.data.seen import file_digest
+from tood.data.subset import coco_names, coco_subset, require_classes, require_objects
 from tood.data.validation import BATCH, Split
 from tood.runtime.files import DamagedFile, read_json, write_json
 
-Layout = Literal["VOC", "YOLO"]
+Layout = Literal["VOC", "YOLO", "COCO"]
 LINK = "images"  # beside the converted files; leads to the dataset
 SOURCES = "sources.json"  # beside them; says what they were converted from
 _DIGITS = 3  # of a pixel, after the point; labels of YOLO have no more
@@ -33,7 +34,8 @@ class Conversion(BaseModel):
 
     layout: Layout
     root: Path  # folder of the dataset
-    splits: dict[str, str]  # by name, what `find` of the layout takes
+    splits: dict[str, str]  # by name, what `find` of the layout takes; ANNOTATIONS:IMAGES of COCO
+    classes: tuple[str, ...] = ()  # that are kept; none: all of them
 
     def of(self, names: Sequence[str]) -> "Conversion":
         """The same of some of the splits."""
@@ -44,17 +46,34 @@ class _Sources(BaseModel):
     digest: str
 
 
-def conversion_of(root: Path, given: Mapping[str, Split | str | None], usual: Split) -> Conversion | None:
-    """How the splits of a dataset are to be converted; None if they are COCO's.
+def conversion_of(
+    root: Path,
+    given: Mapping[str, Split | str | None],
+    usual: Mapping[str, Split],
+    classes: Sequence[str] = (),
+) -> Conversion | None:
+    """How the splits of a dataset are to be converted; None if they are COCO's, with all of their classes.
 
     Args:
         root: folder of the dataset.
         given: what the user typed for each split; with None for each, what there is decides.
-        usual: the training split that a dataset of COCO has.
+        usual: the splits that a dataset of COCO has.
+        classes: names of those that are kept; without any, all are.
 
     Raises:
         DataError: the splits have different layouts.
     """
+    conversion = _of_layout(root, given, usual["train"])
+    if not classes:
+        return conversion
+    if conversion is None:
+        splits = {name: split if isinstance(split, Split) else usual[name] for name, split in given.items()}
+        words = {name: f"{split.annotations}:{split.images}" for name, split in splits.items()}
+        conversion = Conversion(layout="COCO", root=root, splits=words)
+    return conversion.model_copy(update={"classes": tuple(classes)})
+
+
+def _of_layout(root: Path, given: Mapping[str, Split | str | None], usual: Split) -> Conversion | None:
     if not any(given.values()):
         return _found(root, list(given), usual)
     words = {key: value for key, value in given.items() if isinstance(value, str)}
@@ -100,16 +119,56 @@ def sources_digest(conversion: Conversion) -> str:
 
     Of images names and sizes in bytes count here. The check of the dataset covers their content.
     """
+    content: dict[str, Any] = {"layout": conversion.layout}
     try:
-        names, splits = _read(conversion)
-        content = {
-            "layout": conversion.layout,
-            "names": names,
-            **{name: [_source(conversion.root, file) for file in files] for name, files in splits.items()},
-        }
+        if conversion.layout == "COCO":
+            for name, split in _coco_splits(conversion).items():
+                content[name] = [*split, file_digest(conversion.root / split.annotations)]
+        else:
+            names, splits = _read(conversion)
+            content["names"] = names
+            for name, files in splits.items():
+                content[name] = [_source(conversion.root, file) for file in files]
     except (DataError, OSError):
         return ""
+    if conversion.classes:
+        content["classes"] = conversion.classes
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+
+def _coco_splits(conversion: Conversion) -> dict[str, Split]:
+    return {name: Split(*word.split(":")) for name, word in sorted(conversion.splits.items())}
+
+
+def require_known(conversion: Conversion) -> None:
+    """See that a dataset has the classes that are kept, without its images.
+
+    Raises:
+        UnknownClass: one is not there.
+        DataError: the dataset has a fault.
+    """
+    if conversion.layout == "COCO":
+        for split in _coco_splits(conversion).values():
+            path = conversion.root / split.annotations
+            require_classes(conversion.classes, coco_names(path), path, "categories")
+        return
+    names, splits = _read(conversion)
+    found = {
+        thing.name
+        for files in splits.values()
+        for file in files
+        if names is None and file.labels
+        for thing in voc.read(conversion.root / file.labels)[0]
+    }
+    _require_in(conversion, names.values() if names else found)
+
+
+def _require_in(conversion: Conversion, known: Collection[str]) -> None:
+    if conversion.layout == "YOLO":
+        file, key = yolo.file_and_entry(next(iter(conversion.splits.values())), "")[0], "names"
+        require_classes(conversion.classes, known, conversion.root / file, key)
+    else:
+        require_classes(conversion.classes, known, conversion.root, "names of objects")
 
 
 def _source(root: Path, file: Labelled) -> list:
@@ -163,6 +222,34 @@ def convert(
         ImageError: an image cannot be read.
     """
     (folder / SOURCES).unlink(missing_ok=True)
+    if conversion.layout == "COCO":
+        contents, said = _cut(conversion)
+    else:
+        contents, said = _converted(conversion, progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        write_json(folder / f"{name}.json", content)
+    link = folder / LINK
+    link.unlink(missing_ok=True)
+    link.symlink_to(conversion.root.absolute(), target_is_directory=True)
+    write_json(folder / SOURCES, {"digest": digest})
+    return said
+
+
+def _cut(conversion: Conversion) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The contents of COCO's files with the classes that are kept, and sentences on them."""
+    contents, found = coco_subset(conversion.root, _coco_splits(conversion), conversion.classes)
+    said = []
+    for name, content in contents.items():
+        labels = [category["name"] for category in content["categories"]]
+        said += _counted(conversion, name, len(content["images"]), found[name], labels)
+    return contents, said
+
+
+def _converted(
+    conversion: Conversion, progress: Callable[[int, int], None] | None
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The contents of COCO's files for another layout, and sentences on what was found."""
     names, splits = _read(conversion)
     total, done = sum(map(len, splits.values())), 0
     counts: Counter[str] = Counter()
@@ -176,17 +263,20 @@ def convert(
             done += 1
             if progress:
                 progress(done, total)
-    numbers = _numbers(
-        names, {thing.name for split in read.values() for *_, things in split for thing in things}
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, entries in read.items():
-        write_json(folder / f"{name}.json", _coco(conversion, entries, numbers, counts))
-    link = folder / LINK
-    link.unlink(missing_ok=True)
-    link.symlink_to(conversion.root.absolute(), target_is_directory=True)
-    write_json(folder / SOURCES, {"digest": digest})
-    return _said(conversion, read, numbers, counts)
+    found = {name: Counter(thing.name for *_, things in read[name] for thing in things) for name in read}
+    numbers = _numbers(names, {label for labels in found.values() for label in labels})
+    if kept := conversion.classes:
+        _require_in(conversion, numbers)
+        numbers = {name: number for name, number in numbers.items() if name in kept}
+        for name in found:
+            require_objects(kept, sum(found[name][label] for label in kept), conversion.root, name)
+    contents = {name: _coco(conversion, entries, numbers, counts) for name, entries in read.items()}
+    said = [
+        sentence
+        for name, entries in read.items()
+        for sentence in _counted(conversion, name, len(entries), found[name], numbers)
+    ]
+    return contents, [*said, *_remarks(counts)]
 
 
 def _sizes(root: Path, files: Sequence[Labelled]) -> Iterator[tuple[int, int]]:
@@ -230,6 +320,8 @@ def _coco(
     for image_id, (file, (width, height), things) in enumerate(entries, 1):
         images.append({"id": image_id, "file_name": file.image, "width": width, "height": height})
         for thing in things:
+            if thing.name not in numbers:
+                continue  # of a class that is not kept
             x1, y1, x2, y2 = (
                 round(min(max(value, 0), side), _DIGITS)
                 for value, side in zip(thing.corners, (width, height) * 2, strict=True)
@@ -257,20 +349,26 @@ def _coco(
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _said(
-    conversion: Conversion,
-    read: Mapping[str, Sequence[tuple[Labelled, tuple[int, int], list[Thing]]]],
-    numbers: Mapping[str, int],
-    counts: Mapping[str, int],
+def _counted(
+    conversion: Conversion, name: str, images: int, found: Mapping[str, int], kept: Iterable[str]
 ) -> list[str]:
-    sentences = []
-    for name, entries in read.items():
-        found = Counter(thing.name for *_, things in entries for thing in things)
-        classes = ", ".join(f"{found[label]:,} {label}" for label in numbers)
+    """What a split has, of the classes that are kept and of others."""
+    counts = {label: found.get(label, 0) for label in kept}
+    classes = ", ".join(f"{count:,} {label}" for label, count in counts.items())
+    objects, total = sum(counts.values()), sum(found.values())
+    sentences = [
+        f"{conversion.layout}, {name}={conversion.splits[name]}: {images:,} images, {objects:,} objects "
+        f"({classes})."
+    ]
+    if conversion.classes:
         sentences.append(
-            f"{conversion.layout}, {name}={conversion.splits[name]}: {len(entries):,} images, "
-            f"{found.total():,} objects ({classes})."
+            f"{name}: {total - objects:,} of {total:,} objects are of other classes and left out."
         )
+    return sentences
+
+
+def _remarks(counts: Mapping[str, int]) -> list[str]:
+    sentences = []
     for key, sentence in (
         ("without", "{:,} images have no file of labels and count as images without objects."),
         ("difficult", "{:,} objects are marked as difficult and count as any other."),

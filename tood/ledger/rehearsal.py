@@ -202,7 +202,7 @@ def _calls(plan: Plan, rows: Sequence[RehearsalRow]) -> list[str]:
     from tood.ledger.status import call_of  # here, as it imports more than `tood plan` needs
 
     for micro_batch, runs in sorted(groups.items(), key=lambda group: -(group[0] or 0)):
-        study = Plan({**options, "runs": runs})
+        study = Plan({**options, "runs": runs, "options": plan.options_for(runs)})
         call = call_of(study, **({"micro_batch": micro_batch} if micro_batch else {}))
         lines.append("  " + call.replace("--config", f"{gpus}--config"))
     return lines

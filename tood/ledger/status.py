@@ -34,6 +34,7 @@ from tood.study.declarations import ExperimentError, Run, unknown_run
 from tood.study.paths import ALIGNMENT, AP, RunPaths, StudyPaths
 from tood.study.plan import Plan, Training
 from tood.study.scales import scale_names
+from tood.study.variation import typed_text
 
 MEASUREMENTS = (AP, ALIGNMENT)
 UNCHECKED = "unchecked"  # in place of the digest of data
@@ -154,13 +155,17 @@ def trained_weights(run: str, study: str | None, seed: int | None) -> tuple[Plan
 def call_of(plan: Plan, **changes: object) -> str:
     """The call of the workflow that does a study, or a part of it if options are changed."""
     options = plan.study.model_dump(mode="json", exclude_none=True) | changes
-    words = (shlex.quote(f"{key}={_word(key, value)}") for key, value in options.items())
+    if isinstance(runs := changes.get("runs"), str | tuple | list):
+        options["options"] = plan.options_for([runs] if isinstance(runs, str) else runs)
+    words = (shlex.quote(f"{key}={_word(key, value)}") for key, value in options.items() if value is not None)
     return f"snakemake --cores all --config {' '.join(words)}"
 
 
 def _word(key: str, value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict):
+        return typed_text(value)
     separator = ":" if key in ("train", "val") else ","
     return separator.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 

@@ -47,7 +47,9 @@ def write_results(plan: Plan, complexity: Path) -> None:
         complexity: CSV of all models; may be missing.
     """
     paths, statuses = StudyPaths(plan.name), known_status(plan)
-    frames = [frame for frame in (measured(plan, statuses), read_complexity(complexity)) if len(frame)]
+    counted = read_complexity(complexity)
+    counted = counted[~counted["run"].isin(list(reshaped(plan)))]
+    frames = [frame for frame in (measured(plan, statuses), counted) if len(frame)]
     metrics = pd.concat(frames, ignore_index=True).assign(study=plan.name) if frames else NO_METRICS
     of_readings = readings(statuses)
     for path, frame in ((paths.metrics, metrics), (paths.readings, of_readings)):
@@ -94,6 +96,14 @@ def write_results(plan: Plan, complexity: Path) -> None:
     evidence = Evidence(plan.name, metrics, plan.scale.comparable, of_readings, elsewhere)
     notes = [*about, *of_claims]
     write_claims(claims, evidence, declared, paths.tables, notes, paper=not plan.own_data)
+
+
+def reshaped(plan: Plan) -> set[str]:
+    """The runs whose networks a study varies, so that counts of the declared ones are not theirs."""
+    networks = tuple(f"model.{part}." for part in ("backbone", "neck", "bbox_head"))
+    return {
+        run for run, changed in plan.variations.items() if any(key.startswith(networks) for key in changed)
+    }
 
 
 def of_sizes(table: Table, metrics: pd.DataFrame) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from tood.data.conversion import layout_of
 from tood.data.validation import Split
@@ -20,6 +20,7 @@ from tood.study.jobs import Device, Logger, Precision, Resources
 from tood.study.paths import SWEEPS
 from tood.study.pyramid import LARGEST, SMALLEST
 from tood.study.scales import Scale
+from tood.study.variation import parse_variations
 
 _SPECIAL = re.compile(r"""['"`$\\{}\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]""")
 _SPECIAL_HINT = (
@@ -52,6 +53,7 @@ Word = Annotated[str, BeforeValidator(_text)]
 File = Annotated[Path, BeforeValidator(_text)]
 Name = Annotated[Word, Field(pattern=rf"^({SWEEPS}/)?[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,99}}$")]
 Words = Annotated[tuple[Word, ...], Field(min_length=1)]
+Classes = Annotated[Words, AfterValidator(lambda names: tuple(sorted(set(names))))]  # the data have an order
 Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**32)]  # NumPy takes no larger one
 Side = Annotated[int, BeforeValidator(_whole)]  # pixels; `check_data` has its bounds
 # Bounds far beyond any machine or recipe: what is larger is a slip.
@@ -74,6 +76,7 @@ class Study(Declaration):
     # In the data's folder: ANNOTATIONS:IMAGES of COCO, or what `tood.data.conversion` takes
     train: Word | Split | None = None
     val: Word | Split | None = None
+    classes: Classes | None = None  # * of the data's, that are used; default: all
     image_size: tuple[Side, Side] | None = None  # * at most, pixels; of a scale that draws its own
     data_seed: Seed | None = None  # * of a scale that draws its data
     runs: Words | None = None  # default: all
@@ -90,6 +93,8 @@ class Study(Declaration):
     schedule: Share | None = None  # * times the epochs and milestones of each run
     precision: Precision | None = None  # *
     val_images: Count | None = None  # * evaluate on the first images only, this many
+    # * values of the configurations of runs, by run and dotted key (`tood.study.variation`)
+    options: dict[Word, dict[Word, Any]] | None = None
     near: Words | None = None  # released files of another recipe that are taken all the same
     released: File | None = None  # declares released files instead of experiments/released.yaml
     fresh: bool | None = None  # train also what has a record
@@ -98,12 +103,12 @@ class Study(Declaration):
 
 # Those marked *
 INCOMPARABLE = (
-    *("image_size", "data_seed", "weights", "iterations", "batch_size", "lr", "schedule", "precision"),
-    "val_images",
+    *("classes", "image_size", "data_seed", "weights", "iterations", "batch_size", "lr", "schedule"),
+    *("precision", "val_images", "options"),
 )
 OF_TRAININGS = (
-    *("iterations", "batch_size", "lr", "schedule", "precision", "gpus", "micro_batch"),
-    *("compile", "logger"),
+    *("classes", "iterations", "batch_size", "lr", "schedule", "precision", "gpus", "micro_batch"),
+    *("compile", "logger", "options"),
 )
 # What a call may change of the resources that a scale gives its trainings.
 RESOURCES = set(Study.model_fields) & set(Resources.model_fields)
@@ -114,12 +119,15 @@ def parse_options(words: Iterable[str]) -> dict[str, str | None]:
 
     Quotes around a value are no part of it, as for Snakemake.
     """
-    options = {}
+    options: dict[str, str | None] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
             raise ExperimentError(f"--config {word}: must be KEY=VALUE")
-        options[key] = _unquoted(value) or None
+        value = _unquoted(value)
+        # Of variations there may be several words; of any other key the last one counts, as for Snakemake.
+        before = options.get(key) if key == "options" and value else None
+        options[key] = f"{before},{value}" if before else value or None
     return options
 
 
@@ -142,11 +150,20 @@ def parse_study(options: Mapping[str, Any]) -> Study:
     if isinstance(size := values.get("image_size"), str | int) and not isinstance(size, bool):
         sides = re.split("[,x ]+", str(size).strip("[] "))
         values["image_size"] = sides * 2 if len(sides) == 1 else sides
+    if isinstance(classes := values.get("classes"), str):  # a name may have spaces
+        values["classes"] = [
+            _unquoted(part.strip()) for part in classes.strip("[]").split(",") if part.strip()
+        ]
     for key in ("runs", "seeds", "near"):
         if isinstance(value := values.get(key), str):
             values[key] = [_unquoted(part) for part in re.split("[, ]+", value.strip("[]")) if part]
         elif value is not None and not isinstance(value, list | tuple):
             values[key] = [value]
+    if values.get("options") is not None:
+        try:
+            values["options"] = parse_variations(values["options"])
+        except ValueError as error:
+            raise ExperimentError(f"{_typed(options, 'options')}: {error}") from None
     for key, value in values.items():
         if _is_special(value):
             raise ExperimentError(f"{_typed(options, key)}: {_SPECIAL_HINT}")
@@ -181,6 +198,8 @@ def _unquoted(value: str) -> str:
 
 def _is_special(value: object) -> bool:
     """Whether the text of an option, or of a part of one, has a meaning for a shell or for Snakemake."""
+    if isinstance(value, dict):
+        return any(map(_is_special, [*value, *value.values()]))
     if isinstance(value, list | tuple):
         return any(map(_is_special, value))
     return isinstance(value, str | Path) and _SPECIAL.search(str(value)) is not None
@@ -204,6 +223,8 @@ def check_data(study: Study, scale: Scale) -> None:
     draws = scale.drawing is not None
     if (study.train or study.val) and not study.data_root:
         raise ExperimentError("--config train, val: name files of a dataset of yours; add data_root=PATH")
+    if study.classes and not study.data_root:
+        raise ExperimentError("--config classes: names classes of a dataset of yours; add data_root=PATH")
     if draws and study.data_root and study.name is None:
         raise ExperimentError(
             f"--config data_root: scale {scale.name!r} draws its own data, and numbers on yours are "

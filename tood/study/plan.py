@@ -31,6 +31,7 @@ from tood.study.scales import (
 )
 from tood.study.settings import RunSettings, Settings, SplitSettings
 from tood.study.source_files import config_files, config_settings
+from tood.study.variation import Change, Options, sentence, variations
 
 _PRECISION_NOTES = {
     "tf32": "GPUs that have TF32 trained with it: they rounded what convolutions and products multiply.",
@@ -73,6 +74,7 @@ class Plan:
         self.seeds = tuple(dict.fromkeys(self.study.seeds or self.scale.seeds))
         self._seeds_of = {} if self.study.seeds else seeds_by_run(self.scale, self.all_runs)
         self.choices: dict[str, ReleasedChoice] = {}  # of released files, by run
+        self.variations: dict[str, dict[str, Change]] = {}  # of runs, by dotted key
         if self.imports:
             self._choose_released()
         elif self.study.near or self.study.released:
@@ -93,6 +95,8 @@ class Plan:
             raise ExperimentError("--config gpus: needs GPUs to be asked for; add device=cuda")
         check_data(self.study, self.scale)
         self.conversion = self._conversion()
+        if self.study.options:
+            self.variations = variations(self.study.options, self._has, self.all_runs, self.settings)
 
     @property
     def name(self) -> str:
@@ -151,12 +155,13 @@ class Plan:
         }
 
     def _conversion(self) -> Conversion | None:
-        """How the user's splits become those of `_splits`; None where they are COCO's already, or drawn."""
+        """How the user's splits become those of `_splits`; None where they are these already, or drawn."""
         if not self.study.data_root:
             return None
         given = {"train": self.study.train, "val": self.study.val}
         try:
-            conversion = conversion_of(self.study.data_root, given, self.scale.train)
+            usual = {name: getattr(self.scale, name) for name in given}
+            conversion = conversion_of(self.study.data_root, given, usual, self.study.classes or ())
         except DataError as error:
             raise ExperimentError(f"--config {error}") from None
         return conversion.of(["val"]) if conversion and self.imports else conversion
@@ -256,6 +261,8 @@ class Plan:
         )
         if released:
             settings["released"] = released.file
+        if self.conversion and self.conversion.classes:
+            settings["classes"] = list(self.conversion.classes)
         return settings
 
     @property
@@ -274,9 +281,20 @@ class Plan:
         return [list(size) for size in sorted(sizes)]
 
     def options(self, run_id: str) -> dict[str, Any]:
-        """A run's deviations from its configuration, and those of the released file that is taken for it."""
+        """A run's deviations from its configuration: its own, and the study's or of its released file."""
         released = self.released(run_id)
-        return self.all_runs[run_id].options | (released.options if released else {})
+        varied = {key: change.now for key, change in self.variations.get(run_id, {}).items()}
+        return self.all_runs[run_id].options | varied | (released.options if released else {})
+
+    def _has(self, run_id: str) -> bool:
+        """Whether a run is of this call, or an earlier one left records of it."""
+        return run_id in {run.id for run in self.runs} or (StudyPaths(self.name).records / run_id).is_dir()
+
+    def options_for(self, runs: Iterable[str]) -> Options | None:
+        """The variations that a call of some of the runs can have."""
+        own, recorded = set(runs), StudyPaths(self.name).records
+        given = self.study.options or {}
+        return {run: given[run] for run in given if run in own or (recorded / run).is_dir()} or None
 
     def _choose_released(self) -> None:
         """Choose the file of each run, and leave out runs that have none."""
@@ -306,12 +324,14 @@ class Plan:
         root, layout = self.study.data_root, self.conversion.layout if self.conversion else "COCO"
         if not root:
             return ""
+        some = self.conversion.classes if self.conversion else ()
+        only = f" Of their classes only {', '.join(some)}; images without these are kept." if some else ""
         if not self.scale.drawing:
-            return f"Data: {root.name} ({layout} layout), not necessarily COCO 2017."
+            return f"Data: {root.name} ({layout} layout), not necessarily COCO 2017.{only}"
         size = sorted(self.study.image_size or self.scale.input.size or (), reverse=True)
         return (
             f"Data: {root.name} ({layout} layout) in place of the generated images, at most "
-            f"{' × '.join(map(str, size))} pixels."
+            f"{' × '.join(map(str, size))} pixels.{only}"
         )
 
     def notes(self, trainings: Iterable[Training] | None = None) -> list[str]:
@@ -343,6 +363,7 @@ class Plan:
             notes.append(f"Batches of {study.batch_size} images, with the learning rate unchanged.")
         if note := _PRECISION_NOTES.get(study.precision or scale.training.precision or DEFAULT_PRECISION):
             notes.append(note)
+        notes += [sentence(run, changed) for run, changed in self.variations.items()]
         if study.val_images:
             notes.append(f"Evaluated on the first {study.val_images} validation images only.")
         return [*notes, _seeds_note(self.trainings if trainings is None else trainings)]

@@ -41,3 +41,4 @@ class Settings(TypedDict):
     weights: str  # what backbones start from: "imagenet", "random"; or "released"
     iterations: int | None  # after which every training stops; None: after its schedule
     released: NotRequired[str]  # name of the file whose weights are taken
+    classes: NotRequired[list[str]]  # of the data's, that are used; absent: all

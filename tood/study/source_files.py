@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 OWN = "tood."  # begins every name of a module or of a registered class of the package
-_ARITHMETIC = (ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.Constant)
+_OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
 class SourceFile:
@@ -100,7 +101,7 @@ def _merged(base: Any, change: Any) -> Any:
 
 
 def _literal(node: ast.expr) -> Any:
-    """The value of a literal, `dict(...)` among them; None for arithmetic.
+    """The value of a literal, `dict(...)` and arithmetic such as `1 / 3` among them.
 
     Raises:
         ValueError: any other expression.
@@ -116,8 +117,8 @@ def _literal(node: ast.expr) -> Any:
         return [_literal(entry) for entry in node.elts]
     elif isinstance(node, ast.Constant):
         return node.value
-    elif all(isinstance(part, _ARITHMETIC) for part in ast.walk(node)):
-        return None  # such as 1 / 3
+    elif isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        return _OPERATORS[type(node.op)](_literal(node.left), _literal(node.right))
     return ast.literal_eval(node)
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from tood.commands.checks import blocked_problem, writable_problem
 from tood.commands.estimate import cost_of
-from tood.data.conversion import converted_from
+from tood.data.conversion import converted_from, require_known
 from tood.data.input_sizes import vanishing_of
 from tood.data.manifest import read_manifest
-from tood.data.validation import changed_since_check
+from tood.data.subset import UnknownClass
+from tood.data.validation import DataError, changed_since_check
 from tood.ledger.forms import Options
 from tood.ledger.status import save_study, study_status
 from tood.runtime import event_files
@@ -62,6 +63,18 @@ def require_scale(plan: Plan) -> None:
             f"--config scale={plan.study.scale}: the study {plan.name!r} was called with scale={before}; "
             f"choose another name, or delete {paths.work} and {paths.results} to use this one"
         )
+
+
+def require_classes(plan: Plan) -> None:
+    """That the data have the classes that a study names; those that were converted by them have."""
+    if not (plan.conversion and plan.conversion.classes) or converted_from(plan.data_root) == plan.sources:
+        return
+    try:
+        require_known(plan.conversion)
+    except UnknownClass as error:
+        raise ExperimentError(f"--config classes: {error}") from None
+    except (DataError, OSError):
+        return  # the conversion says what is wrong
 
 
 def begin(plan: Plan, preload: bool) -> ExitStack:

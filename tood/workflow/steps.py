@@ -98,7 +98,7 @@ def generate_data(root: Path, drawing: DrawingSpec) -> None:
 
 @_step("data")
 def convert_data(conversion: Conversion, sources: str, folder: Path) -> None:
-    """Convert a dataset in VOC's or YOLO's layout to COCO's, into a folder of the study."""
+    """Convert a dataset to COCO's layout and the classes that are used, into a folder of the study."""
     from tood.data.conversion import convert
 
     with _counted("convert data") as show:

@@ -114,6 +114,7 @@ try:
     PUBLISHED = study.published(PLAN)
     call.require_folders(PLAN)
     call.require_scale(PLAN)
+    call.require_classes(PLAN)
     WITH_RECORDS = status_with_records(PLAN)
     RECORDED = recorded(PLAN, DECLARED_TABLES, WITH_RECORDS)
     # Of these there are records, which are shown beside the trainings of this call.

@@ -2,9 +2,9 @@
 
 input   the drawing of a scale, or a folder of the user's (`data_root`), whose files are not declared: their content
         decides, not their times
-output  MANIFEST: what the dataset is (categories, counts, checksums); of data in VOC's or YOLO's layout work/STUDY/data,
-        the same in COCO's
-steps   generate_data (generated scales), or convert_data (other layouts than COCO's) -> check_data
+output  MANIFEST: what the dataset is (categories, counts, checksums); of data in VOC's or YOLO's layout, or with some of
+        their classes, work/STUDY/data, the same in COCO's
+steps   generate_data (generated scales), or convert_data (other layouts than COCO's, some classes) -> check_data
 """
 
 ANNOTATIONS = [
@@ -39,7 +39,8 @@ if PLAN.conversion:
         resources:
             **study.requests(lambda wildcards: EVALUATION, on_gpu=False),
         params:
-            conversion=PLAN.conversion.model_dump_json(),
+            # Without defaults, so that a new option converts nothing again
+            conversion=PLAN.conversion.model_dump_json(exclude_defaults=True),
             # Of the content of what is converted, so that a change of it converts again; empty where a file is
             # missing, which is convert_data's to report
             sources=lambda wildcards: PLAN.sources,
