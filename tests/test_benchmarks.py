@@ -28,6 +28,7 @@ def page(tmp_path):
     return path
 
 
+@pytest.mark.slow  # half a minute
 def test_all_benchmarks_compare_outputs_and_write_results_and_table(tmp_path, page, monkeypatch):
     suite = program.suite
     monkeypatch.setattr(

@@ -52,7 +52,10 @@ def several(data, tmp_path) -> Callable[..., Trainer]:
     ("number", "fault", "rank", "state", "reason"),
     [
         (2, "fail", 1, "failed", "a fault of this rank alone"),
-        (2, "stuck_exhaust_memory", 1, "oom", "out of memory; set micro_batch below the batch size"),
+        pytest.param(
+            *(2, "stuck_exhaust_memory", 1, "oom", "out of memory; set micro_batch below the batch size"),
+            marks=pytest.mark.slow,  # half a minute each
+        ),
         (2, "stuck_kill", 1, "failed", f"rank 1 ended without a word: {KILLED}"),
     ],
 )

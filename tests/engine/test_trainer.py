@@ -31,13 +31,14 @@ def every_iteration_logged(monkeypatch):
         # Warm-up alone or alignment alone: from one to the other the loss falls without any learning.
         ("atss_af_thead", {}),
         ("tood_af", {"model.train_cfg.initial_epoch": 0}),
-        ("fovea_thead", {}),
-        (
+        pytest.param("fovea_thead", {}, marks=pytest.mark.slow),
+        pytest.param(
             "fovea_thead",
             {"model.bbox_head.loss_bbox": {"_delete_": True, "type": "tood.LogDistanceGIoULoss"}},
+            marks=pytest.mark.slow,
         ),
         ("fcos_imprv_thead", {}),
-        ("tal_tap_18e", {"model.train_cfg.initial_epoch": 0}),
+        pytest.param("tal_tap_18e", {"model.train_cfg.initial_epoch": 0}, marks=pytest.mark.slow),
         # Of the schemes of Table 2 that mmdet lacks; MAL's loss is a logarithm that falls too slowly
         ("noisy_anchor", {}),
         ("paa", {}),
