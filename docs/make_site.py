@@ -3,9 +3,11 @@
     python docs/make_site.py [FOLDER]    # default: site
 
 Pages link to one another as on GitHub, from README.md on. mkdocs wants all of them below one folder, so the
-copy has the layout of the repository. The reference of the Python interface is made here.
+copy has the layout of the repository. The reference of the Python interface and a page of each notebook are
+made here.
 """
 
+import json
 import logging
 import re
 import shutil
@@ -48,6 +50,26 @@ def copy(folder: Path) -> None:
             if "://" not in link and linked.is_file():
                 _copy(linked.relative_to(REPOSITORY), folder)
     (folder / "docs/reference.md").write_text(reference(), encoding="utf-8")
+    for notebook in notebooks():
+        _copy(notebook, folder)
+        page = (folder / notebook).with_suffix(".md")
+        page.write_text(notebook_page(REPOSITORY / notebook), encoding="utf-8")
+
+
+def notebooks() -> list[Path]:
+    """Every notebook, relative to the repository."""
+    return sorted(path.relative_to(REPOSITORY) for path in REPOSITORY.glob("examples/*.ipynb"))
+
+
+def notebook_page(path: Path) -> str:
+    """The cells of a notebook as Markdown: text as it is, code in blocks, without outputs."""
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(f"```python\n{source}\n```" if cell["cell_type"] == "code" else source)
+        if len(parts) == 1:  # below the title
+            parts.append(f"This page shows the cells of [{path.name}]({path.name}).")
+    return "\n\n".join(parts) + "\n"
 
 
 def reference() -> str:

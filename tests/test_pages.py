@@ -3,6 +3,7 @@
 import contextlib
 import io
 import shutil
+import sys
 from pathlib import Path
 
 import cv2
@@ -89,7 +90,6 @@ def test_a_batch_and_inference_detector_find_the_same(folder, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_every_line_of_the_page_of_exports_runs(folder, tmp_path, monkeypatch):
-    pytest.importorskip("onnxruntime")
     shutil.copytree(folder, tmp_path / "study", symlinks=True)
     monkeypatch.chdir(tmp_path / "study")
     Path("work/birds").symlink_to(Path("work/smoke").resolve())
@@ -100,7 +100,13 @@ def test_every_line_of_the_page_of_exports_runs(folder, tmp_path, monkeypatch):
     detector.test_cfg["score_thr"] = 0.0  # all are low
     export(detector, Path("birds.pt2"), with_nms=False, half=False)
     export(detector, Path("birds.onnx"), with_nms=True, half=False)
-    names, _ = run_page("export.md")
+    monkeypatch.setattr(sys, "argv", ["detect_onnx.py", "birds.onnx", "photo.jpg", "0"])
+    names, printed = run_page("export.md")
+    program, _ = blocks((REPOSITORY / "docs/export.md").read_text(), "python")
+    assert program == (REPOSITORY / "examples/detect_onnx.py").read_text()
+    found = detector.detect(cv2.imread("photo.jpg"))
+    best = f"{detector.classes[found.labels[0]]} {round(float(found.scores[0]), 2)} ["
+    assert any(line.startswith(best) for line in printed.splitlines())
     # The program without this suite resizes and detects as the suite does.
     given, sizes, _ = names["batch_of"](detector, [cv2.imread("photo.jpg")])
     assert (names["given"]["images"] == given.numpy()).all()

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -27,7 +28,20 @@ def make_site():
 def test_every_page_is_in_the_navigation(make_site):
     text = (REPOSITORY / "mkdocs.yml").read_text().split("\nnav:\n")[1]
     listed = re.findall(r"^ *- (\S+\.md)$", text, re.MULTILINE)
-    assert sorted([*map(str, make_site.pages()), "docs/reference.md"]) == sorted(listed)
+    made = ["docs/reference.md", *(str(path.with_suffix(".md")) for path in make_site.notebooks())]
+    assert sorted([*map(str, make_site.pages()), *made]) == sorted(listed)
+
+
+def test_a_page_of_a_notebook_has_its_cells(make_site, tmp_path):
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "\n", "Text"]},
+        {"cell_type": "code", "source": ["x = 1\n", "x"]},
+    ]
+    path = tmp_path / "some.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    text, where, code = make_site.notebook_page(path).split("\n\n", 1)[1].split("\n\n")
+    assert (text, code) == ("Text", "```python\nx = 1\nx\n```\n")
+    assert "[some.ipynb](some.ipynb)" in where
 
 
 def test_the_site_builds_without_a_warning(make_site, tmp_path):
@@ -36,6 +50,8 @@ def test_the_site_builds_without_a_warning(make_site, tmp_path):
     api = (tmp_path / "site/docs/reference.html").read_text()
     for name in ("tood.evaluation.detector.of_run", "tood.report.frames.epochs"):
         assert f'id="{name}"' in api
+    assert "draw_figure1" in (tmp_path / "site/examples/atss_and_tood.html").read_text()
+    assert (tmp_path / "site/examples/atss_and_tood.ipynb").is_file()
 
 
 def literals(path: Path) -> list[str]:

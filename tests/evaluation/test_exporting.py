@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from helpers.detectors import CATEGORIES, build, configuration
@@ -167,7 +168,6 @@ def assert_close(off: exporting.Difference, half: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS)
 def test_onnxruntime_predicts_the_same(tmp_path, run):
-    pytest.importorskip("onnxruntime")
     path = tmp_path / "model.onnx"
     graph = export(detector(run), path, with_nms=False, half=False)
     assert_close(difference(path, graph, DIVISOR), half=False)
@@ -176,7 +176,6 @@ def test_onnxruntime_predicts_the_same(tmp_path, run):
 @pytest.mark.slow
 @torch.no_grad()
 def test_onnxruntime_detects_the_same(tmp_path):
-    pytest.importorskip("onnxruntime")
     found, path = detector("tood_af"), tmp_path / "model.onnx"
     graph = export(found, path, with_nms=True, half=False)
     run = loaded(path)
@@ -196,8 +195,6 @@ def assert_same_detections(found: list[Tensor], expected: tuple[Tensor, ...]) ->
 
 @pytest.mark.slow
 def test_onnx_in_half_precision(tmp_path):
-    pytest.importorskip("onnxruntime")
-    onnx = pytest.importorskip("onnx")
     path = tmp_path / "model.onnx"
     graph = export(detector("tood_af"), path, with_nms=False, half=True)
     assert_close(difference(path, graph, DIVISOR), half=True)

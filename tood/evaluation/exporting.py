@@ -21,10 +21,7 @@ ONNX, TORCH = ".onnx", ".pt2"
 NAMES = {False: ("boxes", "scores", "confidence"), True: ("boxes", "scores", "labels")}  # by NMS
 OPSET = 20
 LARGEST = 512  # steps of the divisor on a side, and images
-_NEEDS = (
-    "is no part of the environment; `uv pip install --no-deps --group export` installs what exports need "
-    "(docs/export.md)"
-)
+_NEEDS = "is not installed; `make env` in a clone installs what exports need, with the pinned versions"
 
 
 class Difference(NamedTuple):

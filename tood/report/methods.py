@@ -7,7 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from tood.report.contrasts import CONFIDENCE, paired_interval
+from tood.report.contrasts import (
+    CONFIDENCE,
+    NO_INTERVAL,
+    BySeed,
+    common_seeds,
+    estimate,
+    paired_interval,
+)
+from tood.report.evidence import values_by_metric
 from tood.report.markup import latex, latex_table, markdown, markdown_table
 from tood.report.shown import METHOD_METRICS, METHODS
 from tood.runtime.files import write_text
@@ -16,9 +24,10 @@ from tood.study.declarations import Run
 _TITLE = "Methods"
 _CAPTION = (
     "The methods of this study: mean over the seeds, and in brackets the {confidence} interval of the mean "
-    "by Student's t. One seed has no interval. Two methods whose intervals overlap may still differ, as they "
-    "share seeds; the claims compare them seed by seed."
+    "by Student's t. One seed has no interval. Difference: of AP to {first}, within each seed, which is how "
+    "methods are compared. Two methods whose intervals overlap may still differ, as they share seeds."
 )
+_DIFFERENCE = "Difference"
 _DASH = "–"
 _WORDS = 2  # columns that are not numbers
 
@@ -33,9 +42,13 @@ def methods(runs: Iterable[Run], metrics: pd.DataFrame, states: Mapping[str, str
 
     Returns:
         columns run, method, status, seeds (that AP was measured with); for each metric `M` that any run has:
-        `M`, its mean, `M_low` and `M_high`, nan where there is one seed, and `M_stale`
+        `M`, its mean, `M_low` and `M_high`, nan where there is one seed, and `M_stale`. `difference`, with
+        `_low` and `_high`, is the mean of AP minus that of the first run over the seeds that both have; nan
+        for the first run and for stale values.
     """
     rows: list[dict[str, Any]] = []
+    runs = list(runs)
+    by_run = values_by_metric(metrics).get("AP", {})
     for run in runs:
         own = metrics[(metrics["run"] == run.id) & metrics["value"].notna()]
         of_metric = {name: own[own["metric"] == name] for name in METHOD_METRICS}
@@ -46,6 +59,7 @@ def methods(runs: Iterable[Run], metrics: pd.DataFrame, states: Mapping[str, str
             low, high = paired_interval(sample)
             row |= {name: float(sample.mean()) if len(sample) else math.nan}
             row |= {f"{name}_low": low, f"{name}_high": high, f"{name}_stale": bool(found["stale"].any())}
+        row |= _difference(run.id, runs[0].id, by_run)
         rows.append(row)
     frame = pd.DataFrame(rows)
     unknown = [name for name in METHOD_METRICS if len(frame) == 0 or frame[name].isna().all()]
@@ -69,9 +83,11 @@ def write_methods(
     """
     frame = methods(runs, metrics, states)
     write_text(directory / f"{METHODS}.csv", frame.to_csv(index=False, float_format="%.8g"))
-    header = ["Method", "Run", "Seeds", *(name for name in METHOD_METRICS if name in frame)]
-    body = [_cells(row, header[3:]) for row in _rows(frame)]
-    caption = _CAPTION.format(confidence=f"{CONFIDENCE:.0%}")
+    shown = [name for name in METHOD_METRICS if name in frame]
+    header = ["Method", "Run", "Seeds", shown[0], _DIFFERENCE, *shown[1:]]
+    body = [_cells(row, shown) for row in _rows(frame)]
+    first = frame["method"].iloc[0]
+    caption = _CAPTION.format(confidence=f"{CONFIDENCE:.0%}", first=first)
     cells = [list(map(markdown, row)) for row in body]
     text = markdown_table(f"**{_TITLE}.** {caption}", header, cells, _WORDS, list(map(markdown, notes)))
     write_text(directory / f"{METHODS}.md", text)
@@ -94,21 +110,33 @@ def best(frame: pd.DataFrame) -> str:
     return f"{row['method']} has the highest AP: {_value(row, 'AP')}, with {seeds}."
 
 
+def _difference(run: str, first: str, values: Mapping[str, BySeed]) -> dict[str, float]:
+    """The columns of the difference to the first run."""
+    seeds = common_seeds([run, first], values) if run != first else []
+    found = estimate({run: 1, first: -1}, values, seeds) if seeds else None
+    mean, interval = (found.mean, found.paired) if found else (math.nan, NO_INTERVAL)
+    return {"difference": mean, "difference_low": interval.low, "difference_high": interval.high}
+
+
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def _cells(row: Mapping[str, Any], metrics: Iterable[str]) -> list[str]:
-    values = [_value(row, name) for name in metrics]
+    ap, *others = (_value(row, name) for name in metrics)
     if math.isnan(row["AP"]):
-        values[0] = row["status"] or _DASH
-    return [row["method"], row["run"], str(row["seeds"]), *values]
+        ap = row["status"] or _DASH
+    difference = _with_interval(row, "difference", f"+{METHOD_METRICS['AP']}")
+    return [row["method"], row["run"], str(row["seeds"]), ap, difference, *others]
 
 
 def _value(row: Mapping[str, Any], metric: str) -> str:
-    spec = METHOD_METRICS[metric]
-    if math.isnan(row[metric]):
+    return _with_interval(row, metric, METHOD_METRICS[metric]) + " (stale)" * row[f"{metric}_stale"]
+
+
+def _with_interval(row: Mapping[str, Any], name: str, spec: str) -> str:
+    if math.isnan(row[name]):
         return _DASH
-    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
     interval = "" if math.isnan(low) else f" ({format(low, spec)} to {format(high, spec)})"
-    return f"{format(row[metric], spec)}{interval}{' (stale)' if row[f'{metric}_stale'] else ''}"
+    return f"{format(row[name], spec)}{interval}"

@@ -1,5 +1,6 @@
 """TOOD's detectors as one graph: traced, compiled and exported, for images of any size."""
 
+import onnxruntime
 import pytest
 import torch
 from helpers.detectors import build
@@ -79,7 +80,6 @@ def test_an_exported_detector_takes_images_of_any_size(run):
 @pytest.mark.slow
 @torch.no_grad()
 def test_onnxruntime_predicts_the_same(run, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
     torch.onnx.export(exported(run), f=tmp_path / "model.onnx", dynamo=True, optimize=False, verbose=False)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     (entry,) = session.get_inputs()
