@@ -237,7 +237,8 @@ def test_headlines_are_the_declared_claims_whatever_their_verdict(results):
     (header, *rows) = tables(text)[""]
     assert header == ["Claim", "Verdict", "Metric", "paper", "ours", "Seeds"]
     runs = load_runs()
-    declared = [claim.claim for claim in load_claims(runs, load_tables(runs=runs)) if claim.headline]
+    claims = enumerate(load_claims(runs, load_tables(runs=runs)), 1)
+    declared = [f"C{number}: {claim.claim}" for number, claim in claims if claim.headline]
     assert [row[0] for row in rows] == declared
     assert len(rows) == HEADLINES
     found = {row[0]: row[1:] for row in rows}

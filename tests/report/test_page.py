@@ -1,5 +1,6 @@
 """The page of a study: rows that were asked for, notes once, what came out first, runs that sort."""
 
+import math
 import re
 import shutil
 import subprocess
@@ -11,7 +12,8 @@ import pytest
 from tood.ledger.status import Status
 from tood.report.claims_table import write_claims
 from tood.report.evidence import Evidence, judge
-from tood.report.page import verdicts, write_report
+from tood.report.outcome import effect_of_the_method, verdicts
+from tood.report.page import write_report
 from tood.report.run_table import run_table
 from tood.report.sections import claims_section, said_more_than_once, table_section
 from tood.report.tables import build, write
@@ -94,25 +96,40 @@ def test_claims_show_first_what_a_narrow_page_has_room_for(tmp_path):
     frame = metrics(tood_af=42.0, atss_af=39.0)
     write_claims(CLAIMS, Evidence(metrics=frame), TABLES, tmp_path, [])
     section = claims_section(tmp_path / "claims.md", CLAIMS, ["tood_af", "atss_af"])
-    assert [str(cell.content) for cell in section.header[:4]] == ["ours", "paper", "Verdict", "Metric"]
+    assert [str(cell.content) for cell in section.header[:4]] == ["ours", "Verdict", "paper", "Metric"]
     assert section.left_out == len(CLAIMS) - len(section.rows) > 0
-    row = next(row for row in section.rows if row.label[0] == "TOOD is better than ATSS, anchor-free")
+    row = next(row for row in section.rows if row.label[0] == "C9: TOOD is better than ATSS, anchor-free")
     assert str(row.cells[0].content) == '+3.0 <span class="apart">(+3.0 to +3.0)</span>'
     for runs, said in ((["tood_af"], "no claim of the paper rests on"), (["tal", "paa_iou"], "no claim")):
         assert claims_section(tmp_path / "claims.md", CLAIMS, runs).empty.startswith(said)
     assert claims_section(tmp_path / "claims.md", CLAIMS, ["fovea", "fovea_thead"]).empty == "no value yet"
 
 
-def test_the_verdicts_are_counted_in_a_sentence(tmp_path):
-    plan = Plan({})
+def test_the_verdicts_are_counted_in_a_sentence():
     frame = metrics(tood_af=42.0, atss_af=39.0, tal=38.0)
     judged = judge(CLAIMS, Evidence(metrics=frame), TABLES)
     rest = len(CLAIMS) - 2
-    assert (
-        verdicts(judged, plan)
-        == f"Claims of the paper: 1 same direction, 1 opposite; {rest} have no verdict."
+    assert verdicts(judged, comparable=False) == [
+        "Claims of the paper on trainings (2 seeds): 1 same direction, 1 opposite. Significant after Holm's "
+        f"correction: 2 of 2. {rest} have no verdict."
+    ]
+    nothing = judge(CLAIMS, Evidence(), TABLES)
+    assert verdicts(nothing, comparable=False) == ["No claim of the paper has a verdict yet."]
+    assert effect_of_the_method(nothing) == ""
+    assert effect_of_the_method(judged) == (
+        "TOOD minus ATSS: +3.0 AP (95% interval +3.0 to +3.0, 2 seeds): same direction."
     )
-    assert verdicts(judge(CLAIMS, Evidence(), TABLES), plan) == "No claim of the paper has a verdict yet."
+    one = judge(CLAIMS, Evidence(metrics=frame[frame["seed"] == 0]), TABLES)
+    assert effect_of_the_method(one).endswith("with one seed and so without an interval.")
+
+
+def test_sizes_of_models_are_counted_apart_from_trainings():
+    rows = [("atss_af", math.nan, 32.07), ("atss_af_thead", math.nan, 31.98)]
+    sizes = pd.DataFrame(rows, columns=["run", "seed", "value"]).assign(metric="Full params (M)", stale=False)
+    frame = pd.concat([metrics(tood_af=42.0, atss_af=39.0), sizes])
+    trained, of_models = verdicts(judge(CLAIMS, Evidence(metrics=frame), TABLES), comparable=False)
+    assert "(2 seeds): 1 same direction. Significant" in trained
+    assert of_models == "Claims on sizes of models, which need no training: 1 same direction."
 
 
 def test_what_several_tables_say_is_found_once(tmp_path):
@@ -162,12 +179,19 @@ def page(tmp_path, monkeypatch) -> str:
 
 
 def test_notes_are_said_once_and_empty_tables_in_one_line(page):
-    for note in Plan({"name": "x", "runs": "tood_af,atss_af"}).notes():
+    *notes, seeds = Plan({"name": "x", "runs": "tood_af,atss_af"}).notes()
+    assert seeds not in page  # the head has them
+    assert "<dt>Seeds</dt><dd>0</dd>" in page
+    for note in notes:
         assert page.count(note.removeprefix("Scale smoke: ").partition(" (")[0]) == 1
     empty = re.findall(r"<li>(Table \d|Sweep of m): (.*)</li>", page)
     assert ("Table 5", "none of its runs is in this study") in empty
     assert '<h2 id="table5">' not in page
-    assert page.index("Claims of the paper: ") < page.index('<h2 id="claims">') < page.index('<h2 id="runs">')
+    assert (
+        page.index("Claims of the paper on trainings")
+        < page.index('<h2 id="claims">')
+        < page.index('<h2 id="runs">')
+    )
     assert "figure1 is not shown: no weights." in page
 
 
