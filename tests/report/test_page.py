@@ -15,7 +15,13 @@ from tood.report.evidence import Evidence, judge
 from tood.report.outcome import effect_of_the_method, verdicts
 from tood.report.page import write_report
 from tood.report.run_table import run_table
-from tood.report.sections import claims_section, said_more_than_once, table_section
+from tood.report.sections import (
+    Section,
+    claims_section,
+    images_apart,
+    said_more_than_once,
+    table_section,
+)
 from tood.report.tables import build, write
 from tood.runtime.failures import State
 from tood.study.claims import load_claims
@@ -76,7 +82,11 @@ def test_words_come_after_numbers_and_columns_of_dashes_do_not_come(tmp_path):
     assert titles[-3:] == ["Epochs", "Sizes", "DCN"]
     assert "reference (val)" not in titles  # SAPD has none
     assert "<sup>" in str(section.rows[0].label[0])
-    assert len(section.footnotes) == 1  # of 21 in the file
+    assert [str(text)[:20] for text in section.footnotes] == ["<p><sup>1</sup> SAPD"]  # of 21 in the file
+    row = section.rows[0]
+    assert (
+        row.linked == f'<a href="#run-sapd_r101">{row.label[0].removesuffix("<sup>1</sup>")}</a><sup>1</sup>'
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,6 +100,35 @@ def test_a_table_without_values_is_one_line(tmp_path, states, said):
     path = written("table3", tmp_path, metrics())
     section = table_section(path, TABLES["table3"], states)
     assert (section.empty, list(section.rows)) == (said, [])
+
+
+def test_a_table_of_this_project_waits_for_runs_of_its_own(tmp_path):
+    of_paper = {row.run for table in TABLES.values() if table.printed for row in table.rows}
+    states = {run: ["done"] for run in ("atss_ab", "tood_af", "gfl_r50", "tal")}
+    path = written("one_backbone", tmp_path, metrics(atss_ab=39.0, tood_af=42.0))
+    section = table_section(path, TABLES["one_backbone"], states, of_paper)
+    assert section.empty == "none of the runs that only this table has is trained"
+    path = written("one_backbone", tmp_path, metrics(atss_ab=39.0, gfl_r50=40.0))
+    assert len(table_section(path, TABLES["one_backbone"], states, of_paper).rows) == 3
+    # All of its runs are the paper's.
+    frame = pd.DataFrame([("tal", 0, "Positives (last)", 9.0, None, False)], columns=metrics().columns)
+    path = written("positives", tmp_path, frame)
+    assert len(table_section(path, TABLES["positives"], states, of_paper).rows) == 1
+
+
+def test_what_the_images_are_is_said_once():
+    of_columns = ["Images: measured, a; paper, b.", "Images: measured, a; paper, b; reference, c."]
+    other = "Images: measured, a; paper, d."
+    sections = [Section("x", "X", remarks=[text, "Else."]) for text in (*of_columns, other)]
+    said, rest = images_apart(sections)
+    assert said == [of_columns[1]]
+    assert [section.remarks for section in rest] == [["Else."], ["Else."], [other, "Else."]]
+    assert images_apart(sections[:1]) == ([], sections[:1])
+
+
+def test_long_titles_are_short_in_the_contents():
+    titles = {"table_m": "Sweep of m", "one_backbone": "Methods of Table 5 alone, under one recipe"}
+    assert [Section(*names).short for names in titles.items()] == ["Sweep of m", "One backbone"]
 
 
 def test_claims_show_first_what_a_narrow_page_has_room_for(tmp_path):
