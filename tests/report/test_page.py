@@ -12,7 +12,7 @@ import pytest
 from tood.ledger.status import Status
 from tood.report.claims_table import write_claims
 from tood.report.evidence import Evidence, judge
-from tood.report.outcome import effect_of_the_method, verdicts
+from tood.report.outcome import effect_of_the_method, setup, verdicts
 from tood.report.page import write_report
 from tood.report.run_table import run_table
 from tood.report.sections import (
@@ -256,3 +256,32 @@ def test_a_click_on_a_title_sorts_and_another_turns_it_round(page, tmp_path):
     assert first == ["run-atss_af", "run-tood_af"]
     assert second == ["run-tood_af", "run-atss_af"]
     assert third == second  # of equal seeds, the order stays
+
+
+def test_the_head_says_what_the_study_is_made_of():
+    made = {
+        "hardware": {"cpu": "A CPU"},
+        "settings": {"run": {"epochs": 12}},
+        "data": {"train": {"images": 1200}, "val": {"images": 512}},
+        "finished": 86400.0,
+    }
+    statuses = [status("tood_af", 1, provenance=made), status("tood_af", 0, provenance=made)]
+    assert setup(Plan({}), statuses) == {
+        "Images": "1,200 to train, 512 to validate, generated, 64 × 64 pixels, 8 classes",
+        "Epochs": "12",
+        "Seeds": "0, 1",
+        "Initial weights": "random, not ImageNet's",
+        "Trainings": "2, the last on 1970-01-02",
+        "Hardware": "A CPU",
+    }
+    assert set(setup(Plan({}), [])) == {"Images", "Initial weights", "Trainings"}
+
+
+def test_a_smaller_backbone_is_not_called_by_the_papers_name():
+    small = {"settings": {"model": {"backbone": {"depth": 18}}}}
+    columns, (narrow, whole) = run_table([status("tood_af", 0, provenance=small), status("tood_af", 1)])
+    place = columns.index("Backbone")
+    assert (narrow.cells[place].text, whole.cells[place].text) == (
+        "small, in place of ResNet-50",
+        "ResNet-50",
+    )

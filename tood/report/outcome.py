@@ -122,7 +122,7 @@ def setup(plan: Plan, statuses: Sequence[Status]) -> dict[str, str]:
         "Epochs": ", ".join(f"{number:g}" for number in sorted(epochs)),
         "Seeds": ", ".join(map(str, sorted({status.seed for status in statuses}))),
         "Initial weights": _WEIGHTS[plan.weights],
-        "Trainings": f"{len(statuses)}{f', the last on {last}' if last else ''}",
+        "Trainings": "" if plan.imports else f"{len(statuses)}{f', the last on {last}' if last else ''}",
         "Hardware": ", ".join(dict.fromkeys(machines)),
     }
     return {name: fact for name, fact in facts.items() if fact}

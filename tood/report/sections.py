@@ -19,7 +19,7 @@ _MARK = re.compile(r"<sup>(\w+)</sup>")
 _OTHERS = ("paper", "reference", "same", "test-dev")
 # Of the claims, what a narrow page is to show first; the other columns follow in their order.
 _FIRST = ("ours", "Verdict", "paper", "Metric")
-_CLAIM_WORDS = {"Verdict": "words", "Metric": "words", "Section": "words", "Robustness": "words"}
+_CLAIM_WORDS = {"Verdict": "words", "Metric": "words", "Robustness": "words"}
 _SHORT_TITLE = 12  # characters of a title that the list of contents has whole
 _IMAGES = "Images: "  # how the remark begins that says of which images the columns are
 _SHORT = 4  # characters of names of keys whose values stand on one line
