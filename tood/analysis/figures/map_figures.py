@@ -96,8 +96,8 @@ def draw_figure1(
     aspects = [_aspect(row) for row in rows]
     shown = [row.maps.levels[row.maps.classification.level] for row in rows]
     top = _highest(shown)
-    # A panel is 3.4 inches wide, without labels and colour bars; a row has a title above it and values below.
-    figure = Figure(figsize=(12, sum(3.4 * a + 1.1 for a in aspects) + 0.6), layout="constrained")
+    # A panel is 2.4 inches wide, without labels and colour bars; a row has a title above it and values below.
+    figure = Figure(figsize=(9, sum(2.4 * a + 1.1 for a in aspects) + 1), layout="constrained")
     axes = figure.subplots(len(rows), 3, squeeze=False, height_ratios=aspects)
     for row, level, (result, score, iou) in zip(rows, shown, axes, strict=True):
         classified, localised = row.maps.classification, row.maps.localisation
@@ -109,7 +109,7 @@ def draw_figure1(
         _draw_map(score, row, _Map(title, level, level.scores, top, classified, CLASSIFICATION), colors)
         title = f"IoU (stride {level.stride}{away})"
         _draw_map(iou, row, _Map(title, level, level.ious, 1.0, localised, LOCALISATION), colors)
-    _legend(figure, rows, "outside lower center")
+    _legend(figure, rows, "outside lower center", columns=1)
     return figure
 
 
