@@ -241,6 +241,7 @@ def test_the_files_show_verdicts_intervals_and_notes(tmp_path):
     assert "95%, by Student's t over paired seeds; 90% where a claim has a margin" in text
     assert "| C9: TOOD is better than ATSS, anchor-free |" in text
     assert "(within 0.5; tood\\_af − tood\\_ab)" in text
+    assert r"(within 0.5; tood\_af $-$ tood\_ab)" in (tmp_path / "claims.tex").read_text()
     assert "Robustness:" not in text  # nothing else was looked at
     assert "A note with 50% & more." in text
     assert r"50\% \& more" in (tmp_path / "claims.tex").read_text()
