@@ -70,7 +70,9 @@ def test_one_seed_and_the_best_of_several():
 def test_a_difference_beyond_a_margin_has_no_p_of_lying_within_it():
     found = said(ap(tood_af=(48.0, 49.0, 50.0), tood_ab=(40.0, 41.1, 42.0)))
     text = found["Anchor-free and anchor-based TOOD are alike"]
-    assert re.match(r"\*opposite\*, \+8\.0 \(\S+ to \S+, 90% interval\) AP, 3 seeds", text)
+    assert re.match(
+        r"\*opposite: outside of the margin\*, \+8\.0 \(\S+ to \S+, 90% interval\) AP, 3 seeds", text
+    )
     assert "Holm" not in text
 
 

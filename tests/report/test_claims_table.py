@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from tood.report.claims_table import write_claims
+from tood.report.claims_table import verdict_on_margin, write_claims
 from tood.report.evidence import Evidence, judge, summary
 from tood.report.readings import READINGS
 from tood.study.claims import load_claims
@@ -203,7 +203,7 @@ def test_other_studies_are_looked_at_where_they_have_the_runs():
     ]
     evidence = Evidence(study="own", metrics=metrics(**BETTER), checks=checks)
     found = judged(evidence, "tood_af")
-    assert found["robustness"] == "Welch: inconclusive; images: opposite; epochs: pending"
+    assert found["robustness"] == "Welch: inconclusive; images: opposite"  # epochs are pending
     assert found["verdict"] == "depends on the reading"
     rows = judge(DECLARED, evidence, TABLES)
     of_claim = rows[rows["id"] == "tood_af"]
@@ -228,13 +228,21 @@ def test_the_files_show_verdicts_intervals_and_notes(tmp_path):
     frame = metrics(**BETTER, fovea=[3.0], fovea_thead=[4.0])
     write_claims(DECLARED, Evidence(metrics=frame), TABLES, tmp_path, ["A note with 50% & more."])
     text = (tmp_path / "claims.md").read_text()
-    lines = {line.split(" | ")[0][2:]: line for line in text.splitlines() if line.startswith("| ")}
+    lines = {
+        line.split(" | ")[0][2:].partition(": ")[2]: line
+        for line in text.splitlines()
+        if line.startswith("| ")
+    }
     verdict = "same direction (by Welch: inconclusive)"
     assert f"| {verdict} | AP | +3.3 | +1.0 (+0.9 to +1.2) | 3 | 0.1 | .001 | .001 |" in lines[NAME]
     one_seed = lines["T-head is better than the parallel head in FoveaBox"]
     assert "| inconclusive | AP | +0.7 | +1.0 | 1 | – | – | – | – | 4.1 |" in one_seed
     assert "| pending | AP | +1.1 | – | 0 |" in lines["TAL assigns better than ATSS, with the parallel head"]
     assert "95%, by Student's t over paired seeds; 90% where a claim has a margin" in text
+    assert "| C9: TOOD is better than ATSS, anchor-free |" in text
+    assert "(within 0.5; tood\\_af − tood\\_ab)" in text
+    assert r"(within 0.5; tood\_af $-$ tood\_ab)" in (tmp_path / "claims.tex").read_text()
+    assert "Robustness:" not in text  # nothing else was looked at
     assert "A note with 50% & more." in text
     assert r"50\% \& more" in (tmp_path / "claims.tex").read_text()
     written = pd.read_csv(tmp_path / "claims.csv")
@@ -242,3 +250,23 @@ def test_the_files_show_verdicts_intervals_and_notes(tmp_path):
     assert written.groupby("id", sort=False).size().to_list() == [len(claim.contrasts) for claim in DECLARED]
     row = written.set_index("id").loc["tood_af"]
     assert row[["seed0", "seed1", "seed2"]].to_list() == pytest.approx([1, 1.1, 1])
+
+
+def test_a_line_says_what_else_was_looked_at_and_what_is_pending(tmp_path):
+    pair = ["tood_af", "atss_af"]
+    checks = [("images 1", "one", pair, metrics(**BETTER)), ("36 epochs", "two", pair, metrics())]
+    write_claims(DECLARED, Evidence("mini", metrics(**BETTER), checks=checks), TABLES, tmp_path, [])
+    text = (tmp_path / "claims.md").read_text()
+    assert "images 1, another draw of the images; 36 epochs, three times the epochs." in text
+    assert "Not trained yet: 36 epochs." in text
+
+
+def test_of_runs_that_are_alike_it_is_said_on_which_side_of_the_margin():
+    for difference, said in (
+        (5, "opposite: outside of the margin"),
+        (0, "same direction: inside of the margin"),
+    ):
+        found = judged(
+            metrics(tood_af=[40.0, 40.1], tood_ab=[40.0 - difference, 40.1 - difference]), "anchors_alike"
+        )
+        assert verdict_on_margin(found) == said

@@ -6,12 +6,13 @@ import pandas as pd
 import pytest
 from helpers.figures import text_of_pdf, watch_figures
 from matplotlib.axes import Axes
+from matplotlib.collections import Collection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from tood.report.claims_table import write_claims
+from tood.report.claims_table import verdict_on_margin, write_claims
 from tood.report.evidence import Evidence, judge, summary
-from tood.report.forest import OURS, PAPER, caption, draw_forest, forest
+from tood.report.forest import OURS, PAPER, SEEDS, caption, draw_forest, forest
 from tood.study.claims import load_claims
 from tood.study.declarations import load_runs, load_tables
 
@@ -59,8 +60,14 @@ def values(axes: Axes, label: str) -> dict[str, float]:
 
 
 def claims_of(axes: Axes) -> list[str]:
-    """The claims of a panel's rows, from the bottom to the top; a label ends with metric and verdict."""
-    return [" ".join(text.get_text().split("\n")[:-1]) for text in axes.get_yticklabels()]
+    """The claims of a panel's rows, from the bottom to the top."""
+    by_number = dict(zip(JUDGED["number"], JUDGED["claim"], strict=True))
+    return [by_number[text.get_text().split()[0]] for text in axes.texts]
+
+
+def places(dots: Collection) -> list[tuple[float, float]]:
+    """Where the dots of a scatter plot are, without unknown ones."""
+    return [(x, y) for x, y in dots.get_offsets().tolist() if x is not None]
 
 
 def intervals(axes: Axes, label: str) -> list[list[float]]:
@@ -108,12 +115,32 @@ def test_studies_stand_side_by_side_in_the_row_of_their_claim(figure):
     assert max(row) - min(row) < 0.5
 
 
-def test_the_largest_effect_is_on_top_of_its_panel(figure):
+def test_claims_have_the_order_and_the_numbers_of_the_table(figure):
     for axes in figure.axes:
-        upwards = claims_of(axes)
-        effects = [values(axes, OURS)[claim] for claim in upwards]
-        assert effects == sorted(effects)
-        assert axes.get_yticks().tolist() == list(range(len(effects)))
+        downwards = [int(text.get_text().split()[0].removeprefix("C")) for text in axes.texts][::-1]
+        assert downwards == sorted(downwards)
+        assert claims_of(axes)[::-1] == [CLAIMS[number - 1].claim for number in downwards]
+        assert [round(text.get_position()[1]) for text in axes.texts] == list(range(len(downwards)))
+
+
+def test_each_seed_is_a_dot_below_its_mean(figure):
+    axes = figure.axes[0]
+    dots = next(dots for dots in axes.collections if dots.get_label() == SEEDS)
+    own = claims_of(axes).index("TOOD is better than ATSS, anchor-free")
+    assert [x for x, y in places(dots) if round(y) == own] == pytest.approx([5, 6, 7])
+
+
+def test_an_axis_shows_the_points_and_arrowheads_the_longest_intervals():
+    wide = metrics(AP={"tood_af": [1, 9, 3], "tal": [2.0, 2.1, 1.9]})
+    axes = forest(judge(CLAIMS, Evidence(metrics=wide), TABLES)).axes[0]
+    left, right = axes.get_xlim()
+    found = dict(zip(claims_of(axes), range(2), strict=True))
+    (bounds,) = [bounds for bounds in intervals(axes, OURS) if bounds[1] - bounds[0] > 10]
+    assert (bounds[0] < left, bounds[1] > right) == (True, True)
+    assert (left < 0, right > 9, right < 15) == (True, True, True)
+    ends = [place for dots in axes.collections for place in places(dots)]
+    heads = [(x, round(y)) for x, y in ends if x in (left, right)]
+    assert heads == [(x, found["TOOD is better than ATSS, anchor-free"]) for x in (left, right)]
 
 
 def test_a_margin_is_a_band(figure):
@@ -125,11 +152,11 @@ def test_a_margin_is_a_band(figure):
 def test_labels_have_the_metric_and_the_verdict(figure):
     shown = summary(JUDGED).set_index("claim")
     for axes in figure.axes:
-        for claim, text in zip(claims_of(axes), axes.get_yticklabels(), strict=True):
+        for claim, text in zip(claims_of(axes), axes.texts, strict=True):
             said = text.get_text().split("\n")[-1]
-            assert said == f"{shown.loc[claim, 'metric']}: {shown.loc[claim, 'verdict']}"
+            assert said == f"{shown.loc[claim, 'metric']}: {verdict_on_margin(shown.loc[claim])}"
     (legend,) = figure.legends
-    names = [OURS, PAPER, "images", "cells", "margin of the claim"]
+    names = [OURS, PAPER, "images", "cells", SEEDS, "margin of the claim"]
     assert [text.get_text() for text in legend.get_texts()] == names
 
 
@@ -178,6 +205,6 @@ def test_the_figure_is_drawn_from_the_file(tmp_path, monkeypatch):
 def test_without_the_papers_values_nothing_is_said_of_them():
     own = judge(CLAIMS, Evidence(study="own", metrics=OWN), TABLES).assign(paper=float("nan"))
     (legend,) = forest(own).legends
-    assert [text.get_text() for text in legend.get_texts()] == [OURS, "margin of the claim"]
+    assert [text.get_text() for text in legend.get_texts()] == [OURS, SEEDS, "margin of the claim"]
     assert "cross" not in caption(own)
     assert "Open markers" not in caption(own)

@@ -237,14 +237,15 @@ def test_headlines_are_the_declared_claims_whatever_their_verdict(results):
     (header, *rows) = tables(text)[""]
     assert header == ["Claim", "Verdict", "Metric", "paper", "ours", "Seeds"]
     runs = load_runs()
-    declared = [claim.claim for claim in load_claims(runs, load_tables(runs=runs)) if claim.headline]
+    claims = enumerate(load_claims(runs, load_tables(runs=runs)), 1)
+    declared = [f"C{number}: {claim.claim}" for number, claim in claims if claim.headline]
     assert [row[0] for row in rows] == declared
     assert len(rows) == HEADLINES
     found = {row[0]: row[1:] for row in rows}
     better = ["same direction", "AP", "+3.3", "+5.1 (+4.9 to +5.3)", "3"]
-    assert found["TOOD is better than ATSS, anchor-free"] == better
+    assert found["C9: TOOD is better than ATSS, anchor-free"] == better
     fewer = ["opposite", "#Correct boxes", "+473", "-5 (-5 to -5)", "3"]
-    assert found["TOOD keeps more correct boxes than ATSS"] == fewer
+    assert found["C19: TOOD keeps more correct boxes than ATSS"] == fewer
     verdicts = "1 same direction, 0 inconclusive, 1 opposite, 0 depends on the reading."
     assert f"Claims with a verdict at `mini`: 2 of {CLAIMS}; {verdicts}" in text
     assert "- Against the paper: TOOD keeps more correct boxes than ATSS.\n" in text

@@ -1,5 +1,6 @@
 """The page of a study: rows that were asked for, notes once, what came out first, runs that sort."""
 
+import math
 import re
 import shutil
 import subprocess
@@ -11,9 +12,16 @@ import pytest
 from tood.ledger.status import Status
 from tood.report.claims_table import write_claims
 from tood.report.evidence import Evidence, judge
-from tood.report.page import verdicts, write_report
+from tood.report.outcome import effect_of_the_method, setup, verdicts
+from tood.report.page import write_report
 from tood.report.run_table import run_table
-from tood.report.sections import claims_section, said_more_than_once, table_section
+from tood.report.sections import (
+    Section,
+    claims_section,
+    images_apart,
+    said_more_than_once,
+    table_section,
+)
 from tood.report.tables import build, write
 from tood.runtime.failures import State
 from tood.study.claims import load_claims
@@ -74,7 +82,11 @@ def test_words_come_after_numbers_and_columns_of_dashes_do_not_come(tmp_path):
     assert titles[-3:] == ["Epochs", "Sizes", "DCN"]
     assert "reference (val)" not in titles  # SAPD has none
     assert "<sup>" in str(section.rows[0].label[0])
-    assert len(section.footnotes) == 1  # of 21 in the file
+    assert [str(text)[:20] for text in section.footnotes] == ["<p><sup>1</sup> SAPD"]  # of 21 in the file
+    row = section.rows[0]
+    assert (
+        row.linked == f'<a href="#run-sapd_r101">{row.label[0].removesuffix("<sup>1</sup>")}</a><sup>1</sup>'
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,29 +102,73 @@ def test_a_table_without_values_is_one_line(tmp_path, states, said):
     assert (section.empty, list(section.rows)) == (said, [])
 
 
+def test_a_table_of_this_project_waits_for_runs_of_its_own(tmp_path):
+    of_paper = {row.run for table in TABLES.values() if table.printed for row in table.rows}
+    states = {run: ["done"] for run in ("atss_ab", "tood_af", "gfl_r50", "tal")}
+    path = written("one_backbone", tmp_path, metrics(atss_ab=39.0, tood_af=42.0))
+    section = table_section(path, TABLES["one_backbone"], states, of_paper)
+    assert section.empty == "none of the runs that only this table has is trained"
+    path = written("one_backbone", tmp_path, metrics(atss_ab=39.0, gfl_r50=40.0))
+    assert len(table_section(path, TABLES["one_backbone"], states, of_paper).rows) == 3
+    # All of its runs are the paper's.
+    frame = pd.DataFrame([("tal", 0, "Positives (last)", 9.0, None, False)], columns=metrics().columns)
+    path = written("positives", tmp_path, frame)
+    assert len(table_section(path, TABLES["positives"], states, of_paper).rows) == 1
+
+
+def test_what_the_images_are_is_said_once():
+    of_columns = ["Images: measured, a; paper, b.", "Images: measured, a; paper, b; reference, c."]
+    other = "Images: measured, a; paper, d."
+    sections = [Section("x", "X", remarks=[text, "Else."]) for text in (*of_columns, other)]
+    said, rest = images_apart(sections)
+    assert said == [of_columns[1]]
+    assert [section.remarks for section in rest] == [["Else."], ["Else."], [other, "Else."]]
+    assert images_apart(sections[:1]) == ([], sections[:1])
+
+
+def test_long_titles_are_short_in_the_contents():
+    titles = {"table_m": "Sweep of m", "one_backbone": "Methods of Table 5 alone, under one recipe"}
+    assert [Section(*names).short for names in titles.items()] == ["Sweep of m", "One backbone"]
+
+
 def test_claims_show_first_what_a_narrow_page_has_room_for(tmp_path):
     frame = metrics(tood_af=42.0, atss_af=39.0)
     write_claims(CLAIMS, Evidence(metrics=frame), TABLES, tmp_path, [])
     section = claims_section(tmp_path / "claims.md", CLAIMS, ["tood_af", "atss_af"])
-    assert [str(cell.content) for cell in section.header[:4]] == ["ours", "paper", "Verdict", "Metric"]
+    assert [str(cell.content) for cell in section.header[:4]] == ["ours", "Verdict", "paper", "Metric"]
     assert section.left_out == len(CLAIMS) - len(section.rows) > 0
-    row = next(row for row in section.rows if row.label[0] == "TOOD is better than ATSS, anchor-free")
+    row = next(row for row in section.rows if row.label[0] == "C9: TOOD is better than ATSS, anchor-free")
     assert str(row.cells[0].content) == '+3.0 <span class="apart">(+3.0 to +3.0)</span>'
     for runs, said in ((["tood_af"], "no claim of the paper rests on"), (["tal", "paa_iou"], "no claim")):
         assert claims_section(tmp_path / "claims.md", CLAIMS, runs).empty.startswith(said)
     assert claims_section(tmp_path / "claims.md", CLAIMS, ["fovea", "fovea_thead"]).empty == "no value yet"
 
 
-def test_the_verdicts_are_counted_in_a_sentence(tmp_path):
-    plan = Plan({})
+def test_the_verdicts_are_counted_in_a_sentence():
     frame = metrics(tood_af=42.0, atss_af=39.0, tal=38.0)
     judged = judge(CLAIMS, Evidence(metrics=frame), TABLES)
     rest = len(CLAIMS) - 2
-    assert (
-        verdicts(judged, plan)
-        == f"Claims of the paper: 1 same direction, 1 opposite; {rest} have no verdict."
+    assert verdicts(judged, comparable=False) == [
+        "Claims of the paper on trainings (2 seeds): 1 same direction, 1 opposite. Significant after Holm's "
+        f"correction: 2 of 2. {rest} have no verdict."
+    ]
+    nothing = judge(CLAIMS, Evidence(), TABLES)
+    assert verdicts(nothing, comparable=False) == ["No claim of the paper has a verdict yet."]
+    assert effect_of_the_method(nothing) == ""
+    assert effect_of_the_method(judged) == (
+        "TOOD minus ATSS: +3.0 AP (95% interval +3.0 to +3.0, 2 seeds): same direction."
     )
-    assert verdicts(judge(CLAIMS, Evidence(), TABLES), plan) == "No claim of the paper has a verdict yet."
+    one = judge(CLAIMS, Evidence(metrics=frame[frame["seed"] == 0]), TABLES)
+    assert effect_of_the_method(one).endswith("with one seed and so without an interval.")
+
+
+def test_sizes_of_models_are_counted_apart_from_trainings():
+    rows = [("atss_af", math.nan, 32.07), ("atss_af_thead", math.nan, 31.98)]
+    sizes = pd.DataFrame(rows, columns=["run", "seed", "value"]).assign(metric="Full params (M)", stale=False)
+    frame = pd.concat([metrics(tood_af=42.0, atss_af=39.0), sizes])
+    trained, of_models = verdicts(judge(CLAIMS, Evidence(metrics=frame), TABLES), comparable=False)
+    assert "(2 seeds): 1 same direction. Significant" in trained
+    assert of_models == "Claims on sizes of models, which need no training: 1 same direction."
 
 
 def test_what_several_tables_say_is_found_once(tmp_path):
@@ -162,12 +218,19 @@ def page(tmp_path, monkeypatch) -> str:
 
 
 def test_notes_are_said_once_and_empty_tables_in_one_line(page):
-    for note in Plan({"name": "x", "runs": "tood_af,atss_af"}).notes():
+    *notes, seeds = Plan({"name": "x", "runs": "tood_af,atss_af"}).notes()
+    assert seeds not in page  # the head has them
+    assert "<dt>Seeds</dt><dd>0</dd>" in page
+    for note in notes:
         assert page.count(note.removeprefix("Scale smoke: ").partition(" (")[0]) == 1
     empty = re.findall(r"<li>(Table \d|Sweep of m): (.*)</li>", page)
     assert ("Table 5", "none of its runs is in this study") in empty
     assert '<h2 id="table5">' not in page
-    assert page.index("Claims of the paper: ") < page.index('<h2 id="claims">') < page.index('<h2 id="runs">')
+    assert (
+        page.index("Claims of the paper on trainings")
+        < page.index('<h2 id="claims">')
+        < page.index('<h2 id="runs">')
+    )
     assert "figure1 is not shown: no weights." in page
 
 
@@ -193,3 +256,32 @@ def test_a_click_on_a_title_sorts_and_another_turns_it_round(page, tmp_path):
     assert first == ["run-atss_af", "run-tood_af"]
     assert second == ["run-tood_af", "run-atss_af"]
     assert third == second  # of equal seeds, the order stays
+
+
+def test_the_head_says_what_the_study_is_made_of():
+    made = {
+        "hardware": {"cpu": "A CPU"},
+        "settings": {"run": {"epochs": 12}},
+        "data": {"train": {"images": 1200}, "val": {"images": 512}},
+        "finished": 86400.0,
+    }
+    statuses = [status("tood_af", 1, provenance=made), status("tood_af", 0, provenance=made)]
+    assert setup(Plan({}), statuses) == {
+        "Images": "1,200 to train, 512 to validate, generated, 64 × 64 pixels, 8 classes",
+        "Epochs": "12",
+        "Seeds": "0, 1",
+        "Initial weights": "random, not ImageNet's",
+        "Trainings": "2, the last on 1970-01-02",
+        "Hardware": "A CPU",
+    }
+    assert set(setup(Plan({}), [])) == {"Images", "Initial weights", "Trainings"}
+
+
+def test_a_smaller_backbone_is_not_called_by_the_papers_name():
+    small = {"settings": {"model": {"backbone": {"depth": 18}}}}
+    columns, (narrow, whole) = run_table([status("tood_af", 0, provenance=small), status("tood_af", 1)])
+    place = columns.index("Backbone")
+    assert (narrow.cells[place].text, whole.cells[place].text) == (
+        "small, in place of ResNet-50",
+        "ResNet-50",
+    )

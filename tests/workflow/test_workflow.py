@@ -238,7 +238,8 @@ def test_tables(study, name):
 def test_figure1_shows_both_detectors_on_one_evaluated_image(study):
     figures, data = study.path / "results/tiny/figures", study.path / "work/data/smoke"
     page = pixels(figures / "figure1.png", width=300)
-    rows = page[: len(page) // 2], page[len(page) // 2 :]
+    cut = 9 * len(page) // 20  # the legend is below both rows
+    rows = page[:cut], page[cut:]
     truth = json.loads((data / "annotations/instances_val2017.json").read_text())
     names = [image["file_name"] for image in truth["images"]][:12]  # half of them are evaluated
     # A panel is 85 pixels wide. Boxes and arrows hide a part of the image.
@@ -328,9 +329,13 @@ def test_report_holds_what_was_asked_for_and_every_figure(study):
     shown = tables_of_page(page)
     assert next(iter(shown)) == "claims"
     assert list(shown)[-1] == "runs"
-    empty = dict(re.findall(r"<li>(.*): (none of its runs is in this study)</li>", page))
+    empty = dict(re.findall(r"<li>(.*): (none of .*)</li>", page))
+    of_paper = {row.run for declared in TABLES.values() if declared.printed for row in declared.rows}
     for name, declared in TABLES.items():
         asked = [record for record in table(study, name).to_dict("records") if record["run"] in TRAINED]
+        own = {row.run for row in declared.rows} - of_paper
+        if own and not declared.printed and own.isdisjoint(TRAINED):  # it waits for them
+            asked = []
         assert (name in shown) == bool(asked) == (declared.title not in empty)
         if not asked:
             continue

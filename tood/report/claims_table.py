@@ -9,19 +9,22 @@ import pandas as pd
 from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
 from tood.report.evidence import Evidence, judge, summary
 from tood.report.markup import latex, latex_table, markdown, markdown_table
+from tood.report.readings import DEFAULT
 from tood.report.verdicts import Verdict
 from tood.runtime.files import write_text
-from tood.study.claims import Claim
-from tood.study.declarations import Table
+from tood.study.claims import Claim, load_checks
+from tood.study.declarations import Table, load_runs
 
 NAME = "claims"  # of the table's files
+_SIDES = {Verdict.SAME_DIRECTION: "inside of", Verdict.OPPOSITE: "outside of"}
 _WORDS = 3  # columns that are not numbers
 _DASH = "–"
 _SHORT_HEADER = ["Claim", "Verdict", "Metric", "paper", "ours", "Seeds"]
 _HEADER = [*_SHORT_HEADER, "SD", "p", "Holm's p", "Robustness", "Section"]
 _INTERVALS = (
     f"Intervals: {CONFIDENCE:.0%}, by Student's t over paired seeds; {CONFIDENCE_WITHIN:.0%} where a claim "
-    "has a margin, which is two one-sided tests at 5%. A verdict needs at least two seeds. Holm's p is "
+    "has a margin, which is two one-sided tests at 5%. A verdict needs at least two seeds. p is two-sided, "
+    "of no difference; where a claim has a margin, it is of a difference outside of the margin. Holm's p is "
     "adjusted over all contrasts of all claims; the best of several is an intersection-union test and needs "
     "no adjustment."
 )
@@ -56,7 +59,7 @@ def write_claims(
     write_text(directory / f"{NAME}.csv", judged.to_csv(index=False, float_format="%.8g"))
     body = _body(claims, summary(judged), tables)
     margins = [f"{claim.claim}: {claim.why}" for claim in claims if claim.why]
-    below = [_INTERVALS, *margins, *notes]
+    below = [_INTERVALS, *_looked_again(judged, evidence.study), *margins, *notes]
     header = _HEADER
     if not paper:
         place = _HEADER.index("paper")
@@ -71,11 +74,13 @@ def write_claims(
 
 def claims_markdown(claims: Sequence[Claim], evidence: Evidence, tables: Mapping[str, Table]) -> str:
     """The claims for which a run was measured, in Markdown; arguments as of `write_claims`."""
-    frame = summary(judge(claims, evidence, tables))
+    judged = judge(claims, evidence, tables)
+    frame = summary(judged)
     known = [index for index, verdict in enumerate(frame["verdict"]) if verdict != Verdict.PENDING]
     chosen = [claims[index] for index in known]
     others = f"Claims without a verdict, as a run is not trained: {len(claims) - len(chosen)}."
-    below = [_INTERVALS, *([others] if len(chosen) < len(claims) else [])]
+    again = _looked_again(judged, evidence.study)
+    below = [_INTERVALS, *again, *([others] if len(chosen) < len(claims) else [])]
     return _markdown(_body(chosen, frame.iloc[known], tables), below)
 
 
@@ -109,6 +114,23 @@ def _markdown(
     return markdown_table(caption, header, cells, _WORDS, list(map(markdown, below)))
 
 
+def _looked_again(judged: pd.DataFrame, study: str) -> list[str]:
+    """What the column "Robustness" names, and which other studies have no values yet; none without others."""
+    names = [name for name in dict.fromkeys(judged["check"]) if name]
+    if not names and set(judged["reading"]) == {DEFAULT}:
+        return []
+    what = {check.name: check.what for check in load_checks(study, load_runs())}
+    studies = [f"{name}, {what[name]}" for name in names if what.get(name)]
+    said = [
+        "Robustness: Welch, intervals that do not pair seeds; a reading, Table 6 under another definition "
+        f"that the paper's words allow{''.join(f'; {each}' for each in studies)}."
+    ]
+    measured = set(judged.loc[judged["seeds"] > 0, "check"])
+    if pending := [name for name in names if name not in measured]:
+        said.append(f"Not trained yet: {', '.join(pending)}.")
+    return said
+
+
 def _caption(header: Sequence[str]) -> str:
     return _CAPTION.format(paper=_PAPER if "paper" in header else "")
 
@@ -126,9 +148,16 @@ def effect_with_interval(row: Mapping, spec: str) -> str:
 
 def verdict_with_welch(row: Mapping) -> str:
     """The verdict in a row of `summary`, and what Welch's interval says where that is something else."""
+    said = verdict_on_margin(row)
     if row["direction"] == row["welch_direction"]:
-        return row["verdict"]
-    return f"{row['verdict']} (by Welch: {row['welch_direction']})"
+        return said
+    return f"{said} (by Welch: {row['welch_direction']})"
+
+
+def verdict_on_margin(row: Mapping) -> str:
+    """The verdict in a row of `summary`; of a claim that runs are alike, also on which side of the margin."""
+    side = "" if math.isnan(row["within"]) else _SIDES.get(row["direction"], "")
+    return f"{row['verdict']}: {side} the margin" if side else row["verdict"]
 
 
 def shown(value: float, spec: str) -> str:
@@ -142,10 +171,11 @@ def shown_p(value: float) -> str:
 
 
 def _cells(row: Mapping, spec: str) -> list[str]:
-    margin = "" if math.isnan(row["within"]) else f" (within {format(row['within'], spec)})"
-    seeds = str(row["seeds"]) if row["seeds"] or math.isnan(row["mean"]) else "none needed"
+    contrast = row["contrast"].replace(" - ", " − ")
+    margin = "" if math.isnan(row["within"]) else f" (within {format(row['within'], spec)}; {contrast})"
+    seeds = str(row["seeds"]) if row["seeds"] or math.isnan(row["mean"]) else "none"
     return [
-        row["claim"] + margin,
+        f"{row['number']}: {row['claim']}{margin}",
         verdict_with_welch(row),
         row["metric"],
         shown(row["paper"], spec),

@@ -16,9 +16,9 @@ from tood.study.declarations import Table
 
 NO_SEED = -1  # of a value that belongs to a model
 # Of `claims.csv`, a row for each contrast, in each study and under each reading that the claim is judged by.
-# The values of the contrast by seed follow, as `seed0`, `seed1` ...
+# `number` is the claim's in table and figure. The values of the contrast by seed follow: `seed0`, `seed1` ...
 COLUMNS = [
-    *("id", "claim", "section", "rests_on", "metric", "within", "paper", "verdict", "robustness"),
+    *("id", "number", "claim", "section", "rests_on", "metric", "within", "paper", "verdict", "robustness"),
     *("study", "check", "reading", "contrast", "decides", "direction", "welch_direction"),
     *("seeds", "mean", "sd", "low", "high", "welch_low", "welch_high", "p", "holm_p"),
 ]
@@ -84,7 +84,7 @@ def judge(claims: Iterable[Claim], evidence: Evidence, tables: Mapping[str, Tabl
         (name, study, set(runs), values_by_metric(metrics)) for name, study, runs, metrics in evidence.checks
     ]
     rows: list[dict] = []
-    for claim in claims:
+    for number, claim in enumerate(claims, 1):
         own = _look(claim, values.get(claim.metric, {}), evidence.study)
         others = [
             _look(claim, of_runs, evidence.study, reading=reading)
@@ -99,6 +99,7 @@ def judge(claims: Iterable[Claim], evidence: Evidence, tables: Mapping[str, Tabl
         ]
         verdict = overall(own.direction, [own.welch_direction, *(look.direction for look in looks[1:])])
         about = _about(claim, tables[claim.table]) | {
+            "number": f"C{number}",
             "verdict": worded(verdict, evidence.comparable),
             "robustness": _robustness(looks),
         }
@@ -228,8 +229,8 @@ def _printed(claim: Claim, table: Table) -> float:
 
 
 def _robustness(looks: Sequence[_Look]) -> str:
-    """What else than the study's own paired intervals says of a claim; empty where there is nothing else."""
-    own, *others = looks
+    """What else than the study's own paired intervals says of a claim; empty where nothing else is known."""
+    own, *others = [looks[0], *(look for look in looks[1:] if look.direction != Verdict.PENDING)]
     parts = [f"Welch: {_short(own.welch_direction)}"] if own.estimates[0].seeds > 1 else []
     readings = Counter(look.direction for look in others if not look.check)
     if readings:

@@ -95,7 +95,7 @@ def figure1_job(plan: Plan, sources: Sources, records: Mapping[Training, Path]) 
         kept = kept_weights(records[trained]) if trained in records else None
         job = figure_job(plan, *trained)
         jobs[name] = job.model_copy(update={"model": kept}) if kept else job
-    return Figure1Job(detectors=jobs)
+    return Figure1Job(detectors=jobs, seed=min(seed for _, seed in sources.all))
 
 
 def without_weights(

@@ -5,36 +5,41 @@ markers of checks are not filled, so that the figure can be read in grey.
 """
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from tood.analysis.figures.files import save_captioned
 from tood.analysis.figures.style import BLACK, BLUE, GREEN, PURPLE, SKY, VERMILION
+from tood.report.claims_table import verdict_on_margin
 from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
 from tood.report.readings import DEFAULT
 from tood.report.verdicts import Verdict
 
 PAPER, OURS = "paper", "this study"
 BAND = "margin of the claim"
-WIDTH, ROW, EDGES = 9.0, 0.1, 1.4  # inches: the figure, a value in the row of a claim, a panel's edges
-_LEAST = 5  # values for which a row has room
-_SPREAD = 0.7  # of a claim's row, that the studies take
-_LINE = 46  # characters of a claim on a line
+SEEDS = "single seeds"
+# Inches: the figure, which a telephone shows whole; a value in the row of a claim, its label, a panel's edges
+WIDTH, ROW, LABEL, EDGES = 5.2, 0.11, 0.3, 0.75
+_LINE = 78  # characters of a label on a line
 CAPTION = (
-    "**Claims of the paper.** Each row is a statement of the paper as a difference between runs; below it "
-    "the metric and the verdict. Right of 0 is the direction that the paper states. A point is the mean over "
-    f"the seeds, a bar its {CONFIDENCE:.0%} interval by Student's t over paired seeds; one seed has no bar. "
+    "**Claims of the paper.** Each row is a statement of the paper as a difference between runs, with its "
+    "number in the table of claims, the metric and the verdict. Right of 0 is the direction that the paper "
+    f"states. A point is the mean over the seeds, a bar its {CONFIDENCE:.0%} interval by Student's t over "
+    "paired seeds; one seed has no bar, and at an arrowhead the bar goes on beyond the axis. Small dots are "
+    "single seeds. "
 )
 _CAPTION_BAND = (
     f"A hatched band is the margin of a claim that runs are alike, whose bar is the {CONFIDENCE_WITHIN:.0%} "
-    "interval; the claim is that the whole bar lies in the band. "
+    "interval; the claim is that the whole bar lies in the band, on whichever side of 0. "
 )
 _CAPTION_PAPER = "A cross is the difference between the values that the paper prints. "
 _CAPTION_CHECKS = "Open markers are other studies that checked the claim, with intervals of their own. "
@@ -103,7 +108,7 @@ def caption(judged: pd.DataFrame) -> str:
 
 
 def forest(judged: pd.DataFrame) -> Figure:
-    """The claims with a measured effect over seeds, in panels by metric, the largest effect on top.
+    """The claims with a measured effect over seeds, in panels by metric, in the order of the table.
 
     Args:
         judged: as `tood.report.evidence.judge` returns it.
@@ -113,15 +118,15 @@ def forest(judged: pd.DataFrame) -> Figure:
     by_panel = [(panel, own[own["id"].isin(ids)]) for panel, ids in _by_panel(own)]
     measured = set(looks.loc[looks["seeds"] > 0, "check"])
     names = [name for name in dict.fromkeys(looks["check"]) if name in measured]  # in the declared order
-    row = ROW * max(_LEAST, 1 + len(names))
-    figure = Figure(figsize=(WIDTH, EDGES * max(1, len(by_panel)) + row * len(own)), layout="constrained")
+    row = LABEL + _marks(names)
+    figure = Figure(figsize=(WIDTH, EDGES * (1 + len(by_panel)) + row * len(own)), layout="constrained")
     if not by_panel:
         figure.text(0.5, 0.5, "No claim has a value yet.", ha="center", va="center")
         return figure
-    heights = [1 + len(rows) for _, rows in by_panel]
+    heights = [0.1 + len(rows) for _, rows in by_panel]
     subplots = figure.subplots(len(by_panel), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (panel, rows) in zip(subplots, by_panel, strict=True):
-        _draw(axes, panel, rows.sort_values("mean", kind="stable"), looks, names)
+        _draw(axes, panel, rows[::-1], looks, names)
     _legend(figure, subplots)
     return figure
 
@@ -140,47 +145,103 @@ def _draw(axes: Axes, panel: Panel, rows: pd.DataFrame, looks: pd.DataFrame, nam
     if panel.logarithmic:
         axes.set_xscale("symlog", linthresh=10)
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))  # no mathtext
-    axes.axvline(0, color="0.4", linewidth=0.8)
+        axes.xaxis.set_major_formatter(  # no mathtext
+            FuncFormatter(lambda value, _: f"{value:,.0f}".replace("-", "\N{MINUS SIGN}"))
+        )
     places = {claim: float(place) for place, claim in enumerate(rows["id"])}
+    height = LABEL + _marks(names)  # inches of a row
+    floors = np.array(list(places.values())) - 0.5
+    axes.vlines([0] * len(rows), floors, floors + _marks(names) / height, color="0.4", linewidth=0.8)
     bands = rows.dropna(subset="within")
     if len(bands):
         axes.barh(
-            [places[claim] for claim in bands["id"]],
+            [places[claim] - LABEL / height / 2 for claim in bands["id"]],
             2 * bands["within"],
             left=-bands["within"],
-            height=_SPREAD,
-            color="0.88",
-            edgecolor="0.6",
-            hatch="//",
+            height=_marks(names) / height,
+            facecolor=to_rgba(SKY, 0.5),
+            edgecolor="0.35",
+            hatch="////",
             linewidth=0.5,
             label=BAND,
             zorder=0,
         )
-    step = _SPREAD / (1 + len(names))
-    offsets = {name: _SPREAD / 2 - step * (place + 0.5) for place, name in enumerate([PAPER, *names])}
+    # From the lower end of the label on
+    offsets = {
+        name: 0.5 - (LABEL + ROW * (place + 0.5)) / height for place, name in enumerate([PAPER, *names])
+    }
     checks = dict(zip((name for name in names if name), _CHECKS, strict=False))
-    for name in names:
-        found = looks[looks["id"].isin(places) & (looks["check"] == name) & (looks["seeds"] > 0)]
-        heights = [places[claim] + offsets[name] for claim in found["id"]]
-        _points(axes, found, heights, name or OURS, checks.get(name, _OWN))
+    shown = looks[looks["id"].isin(places) & (looks["seeds"] > 0)]
+    seeds = shown.filter(regex=r"^seed\d+$")
     printed = rows.dropna(subset="paper")
+    if not panel.logarithmic:
+        points = [0.0, *shown["mean"], *seeds.to_numpy().ravel(), *printed["paper"]]
+        points += [*bands["within"], *-bands["within"]]
+        _limit(axes, np.array(points, dtype=float), shown)
+    for name in names:
+        found = shown[shown["check"] == name]
+        heights = [places[claim] + offsets[name] for claim in found["id"]]
+        style = checks.get(name, _OWN)
+        _points(axes, found, heights, name or OURS, style)
+        _arrowheads(axes, found, heights, style)
+        if not name:
+            lower = np.array(heights) - ROW / 2 / height
+            of_seeds = seeds.loc[found.index].to_numpy(float)  # [claim, seed]
+            dots: dict[str, Any] = {"marker": ".", "s": 26, "color": "0.35", "linewidths": 0, "zorder": 3}
+            axes.scatter(of_seeds, np.broadcast_to(lower[:, None], of_seeds.shape), label=SEEDS, **dots)
     if len(printed):
         axes.scatter(
             printed["paper"],
             [places[claim] + offsets[PAPER] for claim in printed["id"]],
             marker=_PRINTED.marker,
             color=_PRINTED.colour,
-            s=36,
+            s=30,
             label=PAPER,
             zorder=3,
         )
-    axes.set_yticks(list(places.values()), [_label(row) for row in rows.to_dict("records")], fontsize=8)
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel(f"{panel.title}; right of 0: as the paper says", fontsize=8)
+    for row in rows.to_dict("records"):
+        place = (0.01, places[row["id"]] + 0.47)
+        axes.text(*place, _label(row), transform=axes.get_yaxis_transform(), fontsize=8, va="top")
+    axes.set_yticks([])
+    axes.set_ylim(-0.55, len(rows) - 0.45)
+    axes.hlines(
+        np.arange(1, len(rows)) - 0.5, 0, 1, transform=axes.get_yaxis_transform(), color="0.85", lw=0.6
+    )
+    axes.set_xlabel(f"{panel.title}; right of 0: as the paper says{_on_bands(bands)}", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", color="0.92")
     axes.set_axisbelow(True)
+
+
+def _marks(names: Collection[str]) -> float:
+    """Inches below the label of a claim: the paper's value, those of each study, and single seeds."""
+    return ROW * (1.5 + len(names))
+
+
+def _on_bands(bands: pd.DataFrame) -> str:
+    """What is as the paper says in claims that runs are alike."""
+    return f"\n({', '.join(bands['number'])}: inside of the hatched band)" if len(bands) else ""
+
+
+def _limit(axes: Axes, points: np.ndarray, shown: pd.DataFrame) -> None:
+    """Limit an axis to the points and half their extent beside them, so that long intervals hide nothing."""
+    low, high = np.nanmin(points), np.nanmax(points)
+    room = (high - low) / 2 or 1.0
+    low, high = (
+        max(low - room, np.nanmin([low, *shown["low"]])),
+        min(high + room, np.nanmax([high, *shown["high"]])),
+    )
+    axes.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
+
+
+def _arrowheads(axes: Axes, found: pd.DataFrame, heights: list[float], style: Style) -> None:
+    """Mark the intervals that go on beyond the axis."""
+    left, right = axes.get_xlim()
+    for ends, marker, limit in ((found["low"] < left, "<", left), (found["high"] > right, ">", right)):
+        places = [height for height, beyond in zip(heights, ends, strict=True) if beyond]
+        axes.scatter(
+            [limit] * len(places), places, marker=marker, s=26, color=style.colour, clip_on=False, zorder=4
+        )
 
 
 def _points(axes: Axes, found: pd.DataFrame, heights: list[float], label: str, style: Style) -> None:
@@ -204,10 +265,14 @@ def _points(axes: Axes, found: pd.DataFrame, heights: list[float], label: str, s
 
 
 def _label(row: dict) -> str:
-    """A claim in one or two lines, and in a last line its metric and the verdict on it."""
-    claim = textwrap.wrap(row["claim"], _LINE, max_lines=2, placeholder="…")
-    verdict = row["verdict"] if row["verdict"] != Verdict.PENDING else "no verdict"
-    return "\n".join([*claim, f"{row['metric']}: {verdict}"])
+    """A claim with its number, its metric and the verdict on it, in two lines."""
+    verdict = verdict_on_margin(row) if row["verdict"] != Verdict.PENDING else "no verdict"
+    said, claim = f"{row['metric']}: {verdict}", f"{row['number']} {row['claim']}"
+    first, *rest = textwrap.wrap(claim, _LINE)
+    room = _LINE - len(said) - 2
+    return "\n".join(
+        [first, f"{textwrap.shorten(' '.join(rest), room, placeholder='…')}; {said}" if rest else said]
+    )
 
 
 def _legend(figure: Figure, subplots: Iterable[Axes]) -> None:
@@ -215,7 +280,9 @@ def _legend(figure: Figure, subplots: Iterable[Axes]) -> None:
     for axes in subplots:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    order = sorted(handles, key=lambda label: (label == BAND, label not in (OURS, PAPER), label != OURS))
+    order = sorted(
+        handles, key=lambda label: (label == BAND, label == SEEDS, label not in (OURS, PAPER), label != OURS)
+    )
     figure.legend(
         [handles[label] for label in order],
         order,

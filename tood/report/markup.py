@@ -20,6 +20,7 @@ _LATEX = str.maketrans(
         "²": r"$^2$",
         "±": r"$\pm$",
         "×": r"$\times$",
+        "−": "$-$",
         "≤": r"$\leq$",
         "≥": r"$\geq$",
         "†": r"$^\dagger$",

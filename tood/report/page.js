@@ -7,6 +7,24 @@ for (const box of document.querySelectorAll(".scroll")) {
   mark();
 }
 
+// The contents mark the section that is read
+const entries = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
+const sections = [...entries.keys()].map((id) => document.getElementById(id)).filter(Boolean);
+const locate = () => {
+  const above = sections.filter((title) => title.getBoundingClientRect().top < innerHeight / 3);
+  const id = (above.at(-1) ?? sections[0])?.id;
+  for (const [name, link] of entries) {
+    if (name !== id) link.removeAttribute("aria-current");
+    else if (!link.hasAttribute("aria-current")) {
+      link.setAttribute("aria-current", "true");
+      const list = link.closest("ul");
+      list.scrollLeft = link.offsetLeft - list.clientWidth / 3;
+    }
+  }
+};
+addEventListener("scroll", locate, { passive: true });
+locate();
+
 // Sorts by the column of a title; the same title again turns the order round. What is unknown is last.
 for (const button of document.querySelectorAll(".sortable th button")) {
   button.addEventListener("click", () => {

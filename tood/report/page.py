@@ -2,32 +2,29 @@
 
 import base64
 import struct
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from markupsafe import Markup
 
 from tood.ledger.status import Status, known_status
-from tood.report.evidence import summary
 from tood.report.figures import FIGURES_1_AND_4, FOREST, VIEWS
 from tood.report.markup import html, markdown
-from tood.report.methods import best
 from tood.report.metrics import RENEW, of_data, reconstructions, remarks
-from tood.report.run_table import hardware, run_table, sources
+from tood.report.outcome import sentences, setup
+from tood.report.run_table import run_table, sources
 from tood.report.sections import (
     Section,
     claims_section,
+    images_apart,
     methods_section,
     said_more_than_once,
     table_section,
 )
 from tood.report.shown import CLAIMS, METHODS, claims_of, table_names, tables_of
-from tood.report.verdicts import Verdict, vocabulary
 from tood.runtime.files import write_text
 from tood.study.claims import load_claims
 from tood.study.declarations import Table, load_tables
@@ -35,10 +32,10 @@ from tood.study.pages import load_pages
 from tood.study.paths import StudyPaths, dark_picture
 from tood.study.plan import Plan
 
-PICTURES_FIRST = (FOREST, *FIGURES_1_AND_4)
+PICTURES_FIRST = (FOREST, FIGURES_1_AND_4[0])
 # Other figures stand below the table whose runs they show.
 _FIGURES_OF = {
-    "table6": VIEWS,
+    "table6": (FIGURES_1_AND_4[1], *VIEWS),
     "table_m": ("sweep_m",),
     "table4": ("alpha_beta",),
     "positives": ("positives",),
@@ -84,6 +81,7 @@ def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] 
         description=plan.scale.description,
         data=plan.data_note,
         sentences=sentences(plan, statuses, paths.tables),
+        setup=setup(plan, statuses),
         first=[pictures.pop(name) for name in PICTURES_FIRST if name in pictures],
         notes=[Markup(html(note)) for note in notes],
         sections=shown,
@@ -92,7 +90,6 @@ def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] 
         absent=absent or {},
         columns=columns,
         runs=rows,
-        machine=hardware(statuses),
         sources=sources(statuses),
     )
     write_text(paths.report, page)
@@ -109,6 +106,7 @@ def sections(plan: Plan, statuses: Sequence[Status], declared: Mapping[str, Tabl
     states: dict[str, list[str]] = {}
     for status in statuses:
         states.setdefault(status.run.id, []).append(str(status.state))
+    of_paper = {row.run for table in declared.values() if table.printed for row in table.rows}
     found = []
     for name in table_names(plan, declared):
         path = folder / f"{name}.md"
@@ -119,53 +117,16 @@ def sections(plan: Plan, statuses: Sequence[Status], declared: Mapping[str, Tabl
         elif name == METHODS:
             found.append(methods_section(path))
         else:
-            found.append(table_section(path, tables[name], states))
+            found.append(table_section(path, tables[name], states, of_paper))
     return found
-
-
-def sentences(plan: Plan, statuses: Sequence[Status], tables: Path) -> list[str]:
-    """What came out, in a few sentences.
-
-    Args:
-        statuses: of the study.
-        tables: folder of its tables.
-    """
-    said = []
-    if (tables / f"{METHODS}.csv").is_file() and plan.own_data:
-        said.append(best(pd.read_csv(tables / f"{METHODS}.csv")))
-    if (tables / f"{CLAIMS}.csv").is_file():
-        said.append(verdicts(pd.read_csv(tables / f"{CLAIMS}.csv", keep_default_na=False), plan))
-    states = Counter(str(status.state) for status in statuses)
-    said.append(f"{states.total()} trainings: {', '.join(f'{n} {state}' for state, n in states.items())}.")
-    if not (plan.scale.comparable or plan.own_data):
-        said.append(
-            "The paper's numbers are of COCO and of full-sized models. Those of this study can be compared "
-            "with one another, not with them."
-        )
-    return list(filter(None, said))
-
-
-def verdicts(judged: pd.DataFrame, plan: Plan) -> str:
-    """How many claims came out how.
-
-    Args:
-        judged: `claims.csv`, with empty text for no value.
-    """
-    counts = Counter(summary(judged)["verdict"])
-    pending = counts.pop(Verdict.PENDING, 0)
-    if not counts:
-        return "No claim of the paper has a verdict yet." if pending else ""
-    words = vocabulary(plan.scale.comparable)
-    listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in words if counts[verdict])
-    rest = f"; {pending} {'have' if pending > 1 else 'has'} no verdict" if pending else ""
-    return f"Claims of the paper: {listed}{rest}."
 
 
 def _notes_apart(
     plan: Plan, statuses: Sequence[Status], shown: Sequence[Section]
 ) -> tuple[list[str], list[Section]]:
     """What concerns the whole study, in Markdown and each once, and the tables without it."""
-    about = [*plan.notes([status.training for status in statuses]), *of_data(statuses)]
+    plan_notes = plan.notes([status.training for status in statuses])
+    about = [*plan_notes, *of_data(statuses)]
     notes = [markdown(note) for note in [*about, *reconstructions(statuses), *_stale(statuses)]]
     of_runs = {markdown(note) for section in shown for note in remarks(_runs_of(section, plan), statuses)}
     known = {*notes, *of_runs}
@@ -177,9 +138,10 @@ def _notes_apart(
         replace(section, remarks=[text for text in section.remarks if text not in several])
         for section in rest
     ]
-    # The head of the page has the scale's description, and what the data are.
-    at_head = {notes[0], markdown(plan.data_note)}
-    return [*(note for note in notes if note not in at_head), *several], rest
+    images, rest = images_apart(rest)
+    # The head of the page has the scale's description, what the data are, and the seeds.
+    at_head = {notes[0], markdown(plan.data_note), markdown(about[len(plan_notes) - 1])}
+    return [*(note for note in notes if note not in at_head), *several, *images], rest
 
 
 def _runs_of(section: Section, plan: Plan) -> list[str]:

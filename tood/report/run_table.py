@@ -28,12 +28,15 @@ class RunRow(NamedTuple):
 
 
 def run_table(statuses: Iterable[Status]) -> tuple[list[str], list[RunRow]]:
-    """Titles of the columns after the first, and the rows; a column in which nothing is known is left out."""
+    """Titles of the columns after the first, and the rows; a column in which nothing is known is left out.
+
+    The hardware is a column where trainings differ in it.
+    """
     statuses = list(statuses)
     every = {title: list(map(cell, statuses)) for title, cell in _COLUMNS.items()}
     columns = {title: cells for title, cells in every.items() if any(cell.text for cell in cells)}
     hardware = {cell.text for cell in every["Hardware"]}
-    if len(hardware) == 1:  # it is said once
+    if len(hardware) == 1:  # the head of the page has it
         columns.pop("Hardware", None)
     if not any(cell.order != 1 for cell in every["Attempts"] if cell.text):
         columns.pop("Attempts", None)
@@ -46,10 +49,10 @@ def run_table(statuses: Iterable[Status]) -> tuple[list[str], list[RunRow]]:
     return list(columns), rows
 
 
-def hardware(statuses: Iterable[Status]) -> str:
-    """The machine of all trainings; empty where it is unknown, or differs."""
-    names = {_hardware(status).text for status in statuses}
-    return names.pop() if len(names) == 1 else ""
+def machine(status: Status) -> str:
+    """The GPUs of a training, or its CPU; empty where it is unknown."""
+    found: dict[str, Any] = status.provenance.get("hardware", {})
+    return ", ".join(map(str, found.get("gpu_names") or [found.get("cpu") or ""]))
 
 
 def sources(statuses: Iterable[Status]) -> dict[str, str]:
@@ -76,8 +79,8 @@ def loss_curve(epochs: Sequence[Mapping[str, float | None]]) -> dict[str, str] |
         f"{WIDTH * epoch / last:.1f},{MARGIN + (HEIGHT - 2 * MARGIN) * (high - loss) / span:.1f}"
         for loss, epoch in zip(losses, passed, strict=True)
     )
-    label = f"loss from {losses[0]:.3g} to {losses[-1]:.3g} over {last:g} epochs"
-    return dict(points=points, label=label, last=f"{losses[-1]:.3g}")
+    label = f"loss from {losses[0]:.3f} to {losses[-1]:.3f} over {last:g} epochs"
+    return dict(points=points, label=label, last=f"{losses[-1]:.3f}")
 
 
 def _text(value: object) -> RunCell:
@@ -103,9 +106,12 @@ def _time(status: Status) -> RunCell:
     return RunCell(str(timedelta(seconds=round(seconds))), seconds) if seconds else RunCell("", "")
 
 
-def _hardware(status: Status) -> RunCell:
-    found: dict[str, Any] = status.provenance.get("hardware", {})
-    return _text(", ".join(map(str, found.get("gpu_names") or [found.get("cpu") or ""])))
+def _backbone(status: Status) -> RunCell:
+    """As the paper names it; a scale may train a smaller one in its place."""
+    model = (status.provenance.get("settings") or {}).get("model") or {}
+    return _text(
+        f"small, in place of {status.run.backbone}" if model.get("backbone") else status.run.backbone
+    )
 
 
 def _epochs(status: Status) -> RunCell:
@@ -120,8 +126,8 @@ _COLUMNS: dict[str, Callable[[Status], RunCell]] = {
     "Epochs": _epochs,
     "Time": _time,
     "Images/s": lambda status: _number(status.report.get("images_per_second") or None, ".1f"),
-    "Backbone": lambda status: _text(status.run.backbone),
-    "Hardware": _hardware,
+    "Backbone": _backbone,
+    "Hardware": lambda status: _text(machine(status)),
     "Attempts": lambda status: _number(status.provenance.get("attempts") or None, "d"),
     "Changed since": lambda status: _text(", ".join(status.stale)),
     "Code": lambda status: _text(status.provenance.get("digests", {}).get("code")),

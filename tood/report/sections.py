@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +18,10 @@ _MARK = re.compile(r"<sup>(\w+)</sup>")
 # Columns of values that are not this study's, by the beginning of their names
 _OTHERS = ("paper", "reference", "same", "test-dev")
 # Of the claims, what a narrow page is to show first; the other columns follow in their order.
-_FIRST = ("ours", "paper", "Verdict", "Metric")
-_CLAIM_WORDS = {"Verdict": "words", "Metric": "words", "Section": "words", "Robustness": "text"}
+_FIRST = ("ours", "Verdict", "paper", "Metric")
+_CLAIM_WORDS = {"Verdict": "words", "Metric": "words", "Robustness": "words"}
+_SHORT_TITLE = 12  # characters of a title that the list of contents has whole
+_IMAGES = "Images: "  # how the remark begins that says of which images the columns are
 _SHORT = 4  # characters of names of keys whose values stand on one line
 
 
@@ -38,6 +40,15 @@ class PageRow(NamedTuple):
     label: Sequence[Markup]  # in lines
     cells: Sequence[Cell]
 
+    @property
+    def linked(self) -> Markup:
+        """The first line of the label, as a link that leaves out marks of footnotes."""
+        text, marks = (
+            _MARK.sub("", self.label[0]),
+            "".join(found[0] for found in _MARK.finditer(self.label[0])),
+        )
+        return Markup('<a href="#run-{}">{}</a>{}').format(self.run, Markup(text), Markup(marks))
+
 
 @dataclass(frozen=True)
 class Section:
@@ -55,14 +66,23 @@ class Section:
     empty: str = ""  # why there is nothing to show, in one line
     pictures: list = field(default_factory=list)
 
+    @property
+    def short(self) -> str:
+        """Its title in the list of contents."""
+        return self.title if len(self.title) <= _SHORT_TITLE else self.id.replace("_", " ").capitalize()
 
-def table_section(path: Path, table: Table, states: Mapping[str, Collection[str]]) -> Section:
+
+def table_section(
+    path: Path, table: Table, states: Mapping[str, Collection[str]], of_paper: Collection[str] = ()
+) -> Section:
     """A declared table.
 
     Args:
         path: its Markdown; the CSV beside it has the same rows.
         table: its declaration.
         states: of the runs of the study, those of their seeds.
+        of_paper: the runs of tables that the paper prints. A table of this project is not shown while only
+            such runs have values in it, if it has others.
     """
     found = _read(path)
     asked = [place for place, row in enumerate(table.rows) if row.run in states]
@@ -73,6 +93,13 @@ def table_section(path: Path, table: Table, states: Mapping[str, Collection[str]
         counts = pd.Series([state for place in asked for state in states[table.rows[place].run]])
         said = ", ".join(f"{count} {state}" for state, count in counts.value_counts().items())
         return Section(path.stem, found.title, empty=f"no value yet ({said})")
+    own = [place for place, row in enumerate(table.rows) if row.run not in of_paper]
+    if (
+        own
+        and not table.printed
+        and values.loc[values.index.isin(own), list(table.metrics)].isna().all(axis=None)
+    ):
+        return Section(path.stem, found.title, empty="none of the runs that only this table has is trained")
     rows = [found.rows[place] for place in asked]
     keys, words = len(table.keys), len(table.columns)
     short = max(map(len, table.keys)) <= _SHORT
@@ -165,8 +192,22 @@ def _section(found: _File, path: Path, **content: Any) -> Section:
     """A section with the remarks of its file, and those of its footnotes that its rows refer to."""
     rows: Iterable[PageRow] = content["rows"]
     shown = "".join(part for row in rows for part in (*row.label, *(cell.content for cell in row.cells)))
-    marks = set(_MARK.findall(shown))
-    footnotes = [text for text in found.below if (mark := _MARK.match(text)) and mark[1] in marks]
+    # The rows that are left out leave gaps among the marks.
+    marks = {mark: number for number, mark in enumerate(dict.fromkeys(_MARK.findall(shown)), 1)}
+
+    def numbered(text: str) -> str:
+        return _MARK.sub(lambda mark: f"<sup>{marks[mark[1]]}</sup>", text)
+
+    below = {mark[1]: text for text in found.below if (mark := _MARK.match(text)) and mark[1] in marks}
+    footnotes = [numbered(below[mark]) for mark in marks if mark in below]
+    content["rows"] = [
+        PageRow(
+            row.run,
+            [Markup(numbered(part)) for part in row.label],
+            [Cell(Markup(numbered(cell.content)), cell.kind) for cell in row.cells],
+        )
+        for row in rows
+    ]
     return Section(
         id=path.stem,
         title=found.title,
@@ -204,3 +245,27 @@ def said_more_than_once(sections: Iterable[Section]) -> list[str]:
         for text in dict.fromkeys(section.remarks):
             counts[text] = counts.get(text, 0) + 1
     return [text for text, count in counts.items() if count > 1]
+
+
+def images_apart(sections: Sequence[Section]) -> tuple[list[str], list[Section]]:
+    """What the tables say of their images, once, and the tables without it; one that says more keeps it."""
+    of_tables = [[text for text in section.remarks if text.startswith(_IMAGES)] for section in sections]
+    most = max((text for texts in of_tables for text in texts), key=len, default="")
+    known = set(_parts(most))
+    if sum(map(len, of_tables)) < 2:
+        return [], list(sections)
+    return [most], [
+        replace(
+            section,
+            remarks=[
+                text
+                for text in section.remarks
+                if not (text.startswith(_IMAGES) and known.issuperset(_parts(text)))
+            ],
+        )
+        for section in sections
+    ]
+
+
+def _parts(text: str) -> list[str]:
+    return text.removeprefix(_IMAGES).rstrip(".").split("; ")

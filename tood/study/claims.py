@@ -73,6 +73,7 @@ class Check(Declaration):
     name: Annotated[str, Field(min_length=1)]
     study: str  # below `results/`
     runs: Annotated[tuple[str, ...], Field(min_length=1)]  # that it trains, or tables for all of theirs
+    what: str = ""  # is different there, in words
 
 
 class _Claims(Declaration):

@@ -122,6 +122,7 @@ class Figure1Job(Described):
     """What decides Figures 1 and 4: their detectors by their names in them, the baseline first."""
 
     detectors: dict[str, MeasuringJob]
+    seed: int | None = None  # of their trainings; None: it is not said
 
 
 class RehearsalJob(Described):

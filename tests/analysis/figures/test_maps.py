@@ -214,7 +214,7 @@ def cells(axes: Axes) -> list[tuple]:
 
 def arrows(axes: Axes) -> list[tuple]:
     """Ends of the arrows: where they start and where they point to."""
-    return [(text.get_position(), text.xy) for text in axes.texts if isinstance(text, Annotation)]
+    return [(text.get_position(), text.xy) for text in axes.texts if getattr(text, "arrow_patch", None)]
 
 
 def marks(axes: Axes) -> list[tuple]:
@@ -286,8 +286,9 @@ def test_figure_says_what_it_shows(tmp_path):
             *["pizza"] * 2,
             "the object, and its centre",
             "other objects",
-            "best score: the anchor with the highest score for the class, and its box",
-            "best IoU: the anchor with the highest IoU, and its box",
+            "best score: the candidate with the highest score for the class, and its box S",
+            "best IoU: the anchor with the highest IoU, and its box I",
+            *("S", "I", "S, I"),
         ]
     )
 

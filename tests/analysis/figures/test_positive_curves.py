@@ -40,7 +40,10 @@ def test_the_figure_has_two_panels_per_scheme():
     assert len(figure.axes) == 2 * len(names) == 28
     for name, axes in titled.items():
         of_scheme = curves[curves["scheme"] == name]
-        below = figure.axes[figure.axes.index(axes) + 7]  # panels are numbered along rows of seven
+        place = figure.axes.index(axes)
+        below = figure.axes[
+            place + (4 if place < 24 else 2)
+        ]  # panels are numbered along rows, the last of two
         for panel, column in ((axes, "positives"), (below, "positive_iou")):
             (line,) = shown_lines(panel)
             assert list(line.get_xdata()) == [1, 2, 3]
@@ -48,8 +51,8 @@ def test_the_figure_has_two_panels_per_scheme():
             assert list(line.get_ydata()) == pytest.approx(means.tolist())
             assert len(panel.lines) == len(names)  # the others in grey
     # One axis for all, filled by the values
-    low, high = figure.axes[7].get_ylim()
-    assert {axes.get_ylim() for axes in figure.axes[7:14]} == {(low, high)}
+    low, high = figure.axes[4].get_ylim()
+    assert {axes.get_ylim() for axes in figure.axes[4:8]} == {(low, high)}
     assert (low, high) == pytest.approx((-0.039, 0.689))
 
 
@@ -79,7 +82,20 @@ def test_the_figure_shows_the_losses_of_each_scheme(tmp_path, monkeypatch):
     assert np.array_equal(pixels(tmp_path / "figure.png"), rendered(figure, 200))
     text = text_of_pdf(tmp_path / "figure.pdf").splitlines()
     assert {"A*", "B", "epoch", "positives", "per object"} <= set(text)
-    assert "a band reaches from the lowest to the highest" in (tmp_path / "figure.md").read_text()
+    said = (tmp_path / "figure.md").read_text()
+    assert "a band reaches from the lowest to the highest" in said
+    assert "logarithmic" not in said
+    assert figure.axes[0].get_yscale() == "linear"
+
+
+def test_the_axis_is_logarithmic_where_schemes_differ_much(tmp_path):
+    few, many = ([{"epoch": 1.0, "positives": number, "positive_iou": 0.5}] for number in (2.0, 60.0))
+    draw_positive_curves({"A": [few], "B": [many]}, tmp_path / "figure")
+    assert "on a logarithmic axis" in (tmp_path / "figure.md").read_text()
+    curves = pd.concat(
+        [positives(few).assign(scheme="A", seed=0), positives(many).assign(scheme="B", seed=0)]
+    )
+    assert draw(curves).axes[0].get_yscale() == "log"
 
 
 def test_a_loss_that_is_not_finite_is_no_point(tmp_path):

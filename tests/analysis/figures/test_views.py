@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tood.analysis.figures.style import of_methods, series
 from tood.analysis.figures.views import (
     ap_by_iou,
     best_anchors,
@@ -68,17 +69,29 @@ def test_distances_are_drawn_and_summed_up():
         "localised": [0.9, 0.8, None, 1.0],
         "classified": [0.9, 0.6, None, 0.5],
     }
-    first = best_anchors([pd.DataFrame(columns)])
+    first = best_anchors(pd.DataFrame(columns))
     assert first["lost"].tolist() == pytest.approx([0, 0.2, np.nan, 0.5], nan_ok=True)
-    objects = {"a": first, "b": first + 1}
+    objects = {"a": [first, first], "b": [first + 1, first + 1]}
     for axes, column in zip(draw_distances(objects).axes, ("distance", "lost"), strict=True):
-        for line, found in zip(axes.lines, objects.values(), strict=True):
+        for line, (found, _) in zip(axes.lines, objects.values(), strict=True):
             assert np.array_equal(line.get_ydata(), cumulative(found[column].to_numpy(), line.get_xdata()))
     assert draw_distances(objects).axes[0].lines[1].get_ydata()[-1] == 0.75
-    text = caption_distances(objects)
-    assert "Mean distance: a 0.300; b 1.300. Mean IoU lost: a 0.233; b 1.233. 4 objects each" in text
-    assert "(a 1; b 1)" in text
-    assert len(best_anchors([pd.DataFrame(columns)] * 2)) == 8  # of two seeds
+    text = caption_distances({name: seeds[:1] for name, seeds in objects.items()})
+    assert "Mean distance: a 0.300; b 1.300. Mean IoU lost: a 0.233; b 1.233." in text
+    assert " 4 objects each." in text
+    assert "So a has its best anchors closest together, and a loses the least IoU." in text
+    assert text.endswith("because of objects that no predicted box of their class touches (a 1; b 1).")
+    assert "8 objects each" in caption_distances(objects)
+    assert "ends below 1" not in caption_distances({"a": [first.dropna()]})
+    far = pd.DataFrame({"distance": [0.1, 2.5], "lost": [0, 0.1]})
+    assert caption_distances({"a": [far]}).endswith("because of objects beyond its end (a 1).")
+
+
+def test_the_band_of_a_line_reaches_from_the_lowest_seed_to_the_highest():
+    seeds = [pd.DataFrame({"distance": [value] * 4, "lost": [value] * 4}) for value in (0.2, 0.6)]
+    band = draw_distances({"a": seeds}).axes[0].collections[0].get_paths()[0]
+    between = band.vertices[(band.vertices[:, 0] > 0.25) & (band.vertices[:, 0] < 0.55)]
+    assert set(between[:, 1]) == {0, 1}
 
 
 def test_ap_falls_at_the_threshold_that_a_box_misses(annotations):
@@ -136,14 +149,28 @@ def test_curves_and_counts_are_drawn():
     (axes,) = draw_ap_by_iou({"a": [pd.Series([40.0, 20.0], index), pd.Series([50.0, 30.0], index)]}).axes
     assert axes.lines[0].get_ydata().tolist() == [45, 25]
     counts = np.arange(100).reshape(5, 20)
-    (axes,) = draw_box_kinds({"a": counts}).axes
-    assert [line.get_ydata().tolist() for line in axes.lines] == counts.tolist()
-    assert axes.lines[0].get_xdata()[:2].tolist() == pytest.approx(
-        [0.025, 0.075]
-    )  # of [0, 0.05], [0.05, 0.1]
-    assert len({line.get_marker() for line in axes.lines}) == len(counts)  # told apart without colours
+    *panels, _ = draw_box_kinds({"a": counts, "b": 2 * counts}).axes
+    assert [axes.get_title() for axes in panels] == list(KINDS)
+    for axes, of_kind in zip(panels, counts, strict=True):
+        assert [line.get_ydata().tolist() for line in axes.lines] == [
+            of_kind.tolist(),
+            (2 * of_kind).tolist(),
+        ]
+    first, other = panels[0].lines
+    assert first.get_xdata()[:2].tolist() == pytest.approx([0.025, 0.075])  # of [0, 0.05], [0.05, 0.1]
+    assert first.get_marker() != other.get_marker()  # told apart without colours
     # No box, no marker
-    assert axes.lines[0].get_markevery() == list(range(1, 20))
+    assert first.get_markevery() == list(range(1, 20))
+
+
+def test_a_method_looks_the_same_in_every_figure():
+    named = of_methods(["T-head + TAL", "Parallel head + ATSS"])
+    assert of_methods(["ATSS", "x", "TOOD"]) == {
+        "ATSS": named["Parallel head + ATSS"],
+        "x": next(series()),
+        "TOOD": named["T-head + TAL"],
+    }
+    assert next(series()) not in of_methods(["ATSS", "T-head + ATSS", "TAL", "TOOD"]).values()
 
 
 def test_every_view_and_its_caption_are_written(annotations, tmp_path):
@@ -164,5 +191,5 @@ def test_every_view_and_its_caption_are_written(annotations, tmp_path):
         assert (tmp_path / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
         text = (tmp_path / f"figures/{name}.md").read_text()
         assert text.startswith("**")
-        assert text.endswith(" Over 2 seeds.\n")
-    assert "a: 1 correct, 0 redundant, 0 ignored, 1 error, 0 background" in text
+        assert text.split("\n\n")[0].strip().endswith(" Over 2 seeds.")
+    assert "| a | 1 | 0 | 0 | 1 | 0 |\n" in text

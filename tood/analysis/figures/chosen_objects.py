@@ -97,45 +97,65 @@ def choose(detectors: Mapping[str, pd.DataFrame], classes: Sequence[str], count:
     return Choice(cases, left, len(objects), preferred if known_classes else None, means)
 
 
-def caption(choice: Choice, names: Sequence[str], figure: int, shown: Collection[Case]) -> str:
-    """The caption of Figure 1 or 4 in Markdown: content, rule, objects that satisfy it, mean of all objects.
+def caption(
+    choice: Choice, names: Sequence[str], figure: int, shown: Collection[Case], seed: int | None = None
+) -> str:
+    """The caption of Figure 1 or 4 in Markdown: why these objects, the mean of all, marks, and the rule.
 
     Args:
         choice: the result of the rule on the data.
         names: of the detectors, the baseline first.
         figure: 1 or 4.
         shown: the objects in it.
+        seed: of the trained detectors.
     """
     rule = list(conditions(names))
-    baseline = names[0]
-    who = " and ".join(names)
+    baseline, who = names[0], " and ".join(names)
     if figure == 1:
-        what = f"Result, scores and IoUs of {who} on one object, with one scale of colours for all scores"
+        what, where = "An object", "Result, scores and IoUs"
     elif set(shown) == {choice.cases[0]}:
-        what = f"Results of {who} on the object of Figure 1, as no other image has one"
+        what, where = "The object of Figure 1, as no other image has one", "Results"
     else:
-        what = f"Results of {who} on {len(shown)} further object{'s' * (len(shown) != 1)}"
+        what, where = f"{len(shown)} further object{'s' * (len(shown) != 1)}", "Results"
+    scale = ", with one scale of colours for all scores" if figure == 1 else ""
     text = [
-        f"**Figure {figure}.** {what} (Feng et al., TOOD, ICCV 2021, Figure {figure}). Dashed: the object; "
-        "dotted: other objects. Circle and solid box: the anchor with the highest score for the object's "
-        "class, and its box. Diamond and dash-dotted box: the anchor with the highest IoU. An arrow leads "
-        "from the object's centre to a best anchor that is farther away than a stride.",
-        f"A rule chose {'it' if figure == 1 else 'them'}. Of the objects {', '.join(rule[:-1])}, and "
-        f"{rule[-1]}, "
+        f"**Figure {figure}.** {what}, {_purpose(names, shown)}. {_means(choice, names, seed)} "
+        "The picture is an example, not the evidence.",
+        f"{where} of {who} (Feng et al., TOOD, ICCV 2021, Figure {figure}){scale}. Dashed: the object; "
+        "dotted: other objects; what has no box has no annotation, such as shapes of no class. Circle and "
+        "solid box S: of the candidates, the anchor with the highest score for the object's class, and its "
+        "box. A candidate's box overlaps the object, and no other object of the class more; so the circle "
+        "may be off the maximum of the map. Diamond and dash-dotted box I: the anchor with the highest "
+        "IoU. An arrow leads from the object's centre to a best anchor that is farther away than a stride.",
+        f"Selection: of the objects {', '.join(rule[:-1])}, and {rule[-1]}, "
         f"{'it has' if figure == 1 else 'after that of Figure 1, and each on another image, they have'} "
-        f"the largest distance between both best anchors under {baseline}, in units of the square root of "
-        f"the object's area.{_preferences(choice)}",
-        f"The rule left {choice.left:,} of {choice.total:,} objects.",
+        f"the largest distance between both best anchors under {baseline}.{_preferences(choice)}",
+        f"{choice.left:,} of {choice.total:,} objects qualified.",
     ]
-    text += _excused(rule, shown)
-    means = "; ".join(
+    return " ".join([*text, *_excused(rule, shown)]) + "\n"
+
+
+def _purpose(names: Sequence[str], shown: Collection[Case]) -> str:
+    """What the choice makes the figure show."""
+    said = f"chosen as the best anchors for score and for IoU are far apart under {names[0]}"
+    right = len(names) > 1 and not any(case.dropped for case in shown)
+    return f"{said}, while the best-scored box of {names[-1]} is right" if right else said
+
+
+def _means(choice: Choice, names: Sequence[str], seed: int | None) -> str:
+    """The mean distance over all objects, and whether it agrees with what the figure shows."""
+    means = " and ".join(
         f"{mean:.3f} under {name}" + (f" ({count:,} objects)" if count != choice.total else "")
         for name, (mean, count) in choice.means.items()
     )
-    text.append(
-        f"The mean of this distance over all objects: {means}. The picture is an example, not the evidence."
+    first, last = choice.means[names[0]][0], choice.means[names[-1]][0]
+    compared = {True: "farther apart", False: "closer together"}[last > first]
+    so = f": on average they are {compared} under {names[-1]}" if len(names) > 1 and last != first else ""
+    of_seed = "" if seed is None else f" with the weights of seed {seed}"
+    return (
+        f"Over all {choice.total:,} objects{of_seed} their mean distance, in units of the square root of the "
+        f"object's area, is {means}{so}."
     )
-    return " ".join(text) + "\n"
 
 
 def _preferences(choice: Choice) -> str:

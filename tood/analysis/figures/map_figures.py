@@ -27,11 +27,13 @@ class Look(NamedTuple):
     colour: str
     marker: str
     dashes: str | tuple
+    letter: str  # at its box
+    corner: tuple[float, float]  # of the box, where the letter is
 
 
-CLASSIFICATION = Look("best score", VERMILION, "o", "-")
-LOCALISATION = Look("best IoU", SKY, "D", (0, (8, 2, 2, 2)))
-_TRUTH: dict[str, Any] = {"ec": YELLOW, "linewidth": 2, "linestyle": (0, (4, 4))}
+CLASSIFICATION = Look("best score", VERMILION, "o", "-", "S", (1, 0))
+LOCALISATION = Look("best IoU", SKY, "D", (0, (8, 2, 2, 2)), "I", (1, 1))
+_TRUTH: dict[str, Any] = {"ec": YELLOW, "linewidth": 1.6, "linestyle": (0, (4, 4))}
 _OTHERS: dict[str, Any] = {"ec": YELLOW, "linewidth": 1, "linestyle": ":"}
 _CENTRE: dict[str, Any] = {
     "marker": "+",
@@ -94,8 +96,8 @@ def draw_figure1(
     aspects = [_aspect(row) for row in rows]
     shown = [row.maps.levels[row.maps.classification.level] for row in rows]
     top = _highest(shown)
-    # A panel is 3.4 inches wide, without labels and colour bars; a row has a title above it and values below.
-    figure = Figure(figsize=(12, sum(3.4 * a + 1.1 for a in aspects) + 0.6), layout="constrained")
+    # A panel is 2.4 inches wide, without labels and colour bars; a row has a title above it and values below.
+    figure = Figure(figsize=(9, sum(2.4 * a + 1.1 for a in aspects) + 1), layout="constrained")
     axes = figure.subplots(len(rows), 3, squeeze=False, height_ratios=aspects)
     for row, level, (result, score, iou) in zip(rows, shown, axes, strict=True):
         classified, localised = row.maps.classification, row.maps.localisation
@@ -107,7 +109,7 @@ def draw_figure1(
         _draw_map(score, row, _Map(title, level, level.scores, top, classified, CLASSIFICATION), colors)
         title = f"IoU (stride {level.stride}{away})"
         _draw_map(iou, row, _Map(title, level, level.ious, 1.0, localised, LOCALISATION), colors)
-    _legend(figure, rows, "outside lower center")
+    _legend(figure, rows, "outside lower center", columns=1)
     return figure
 
 
@@ -195,7 +197,7 @@ def _draw_result(axes: Axes, row: FigureRow) -> None:
         [(classified, CLASSIFICATION)] if same else [(localised, LOCALISATION), (classified, CLASSIFICATION)]
     )
     for anchor, look in marks:
-        _outline(axes, anchor.box, ec=look.colour, linewidth=2.5, linestyle=look.dashes)
+        _outline(axes, anchor.box, ec=look.colour, linewidth=3, linestyle=look.dashes)
         x, y = anchor.point
         stride = row.maps.levels[anchor.level].stride
         cell = (x - stride / 2, y - stride / 2)
@@ -209,6 +211,7 @@ def _draw_result(axes: Axes, row: FigureRow) -> None:
     _arrows(axes, row, [anchor for anchor, _ in marks])
     for anchor, look in marks:
         _mark(axes, anchor, look)
+        _letter(axes, anchor, look, "S, I" if same else look.letter)
     _frame(axes, row.image, "Result")
     values = [
         f"{'both' if same else look.name}: score {anchor.score:.2f}, IoU {anchor.iou:.2f}"
@@ -248,6 +251,27 @@ def _name(axes: Axes, box: Sequence[float], name: str) -> None:
     text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
 
 
+def _letter(axes: Axes, anchor: BestAnchor, look: Look, letters: str) -> None:
+    """Name the box of a best anchor at one of its corners, as far as it is on the image."""
+    (left, right), (lower, upper) = axes.get_xlim(), axes.get_ylim()
+    x1, y1, x2, y2 = anchor.box
+    (across, down), inner = look.corner, 3.0  # points from the image's edge
+    x, y = min(max(x1 + across * (x2 - x1), left), right), min(max(y1 + down * (y2 - y1), upper), lower)
+    axes.annotate(
+        letters,
+        (x, y),
+        xytext=(-inner if across else inner, inner if down else -inner),
+        textcoords="offset points",
+        ha="right" if across else "left",
+        va="bottom" if down else "top",
+        color="black",
+        fontsize=8,
+        fontweight="bold",
+        bbox={"facecolor": look.colour, "edgecolor": "black", "linewidth": 0.5, "pad": 1.2},
+        zorder=7,
+    )
+
+
 def _mark(axes: Axes, anchor: BestAnchor, look: Look) -> None:
     """The marker of a best anchor."""
     axes.plot(*anchor.point, color=look.colour, zorder=6, **_marker(look))
@@ -275,8 +299,11 @@ def _legend(figure: FigureBase, rows: Sequence[FigureRow], place: Any, columns: 
     entries: dict[str, dict[str, Any]] = {
         "the object, and its centre": {"color": YELLOW, "linestyle": _TRUTH["linestyle"], **_CENTRE}
     }
-    for look, what in ((CLASSIFICATION, "highest score for the class"), (LOCALISATION, "highest IoU")):
-        label = f"{look.name}: the anchor with the {what}, and its box"
+    for look, what in (
+        (CLASSIFICATION, "candidate with the highest score for the class"),
+        (LOCALISATION, "anchor with the highest IoU"),
+    ):
+        label = f"{look.name}: the {what}, and its box {look.letter}"
         entries[label] = {"color": look.colour, "linestyle": look.dashes, **_marker(look)}
     if any(len(row.gt_boxes) > 1 for row in rows):
         entries["other objects"] = {"color": YELLOW, "linestyle": ":"}

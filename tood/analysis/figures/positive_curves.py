@@ -9,20 +9,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
 from tood.analysis.figures.files import save_captioned
-from tood.analysis.figures.style import BESIDE, BLUE, VERMILION
+from tood.analysis.figures.style import BESIDE, Series, of_methods
 
 Epochs = Sequence[Mapping[str, float | None]]  # of a training, as `tood.ledger.curves.by_epoch` gives them
 PANELS = {
     "positives": "positives\nper object",
     "positive_iou": "IoU of their\npredicted boxes",
 }
-LOOKS = {"positives": (BLUE, "o"), "positive_iou": (VERMILION, "s")}  # colour and marker
-MOST = 7  # schemes side by side
+MOST = 4  # schemes side by side, which a telephone shows
+_WIDE = 8  # times the lowest value: a range beyond this is drawn on a logarithmic axis
 CAPTION = (
-    "**Positives during training.** For each scheme of Table 2, above: how many anchors it makes positive "
-    "for an object, on a logarithmic axis. Below: the mean IoU of their predicted boxes with the object. A "
-    "line is the mean over the seeds; with several seeds, a band reaches from the lowest to the highest. The "
-    "other schemes are grey in each panel, for comparison. The axes of all panels are the same."
+    "**Positives during training.** For each scheme of Table 2 that is trained, above: how many anchors it "
+    "makes positive for an object{axis}. Below: the mean IoU of their predicted boxes with the object. A "
+    "line is the mean over the seeds; with several seeds, a band reaches from the lowest to the highest. "
+    "The other schemes are grey in each panel, for comparison. The axes of all panels are the same."
 )
 
 
@@ -33,14 +33,17 @@ def draw_positive_curves(trainings: Mapping[str, Sequence[Epochs]], stem: Path) 
         trainings: of each seed its epochs, by the name of the scheme in the figure.
         stem: of the files, without a suffix.
     """
-    figure = draw(
-        pd.concat(
-            positives(epochs).assign(scheme=scheme, seed=seed)
-            for scheme, seeds in trainings.items()
-            for seed, epochs in enumerate(seeds)
-        )
+    curves = pd.concat(
+        positives(epochs).assign(scheme=scheme, seed=seed)
+        for scheme, seeds in trainings.items()
+        for seed, epochs in enumerate(seeds)
     )
-    save_captioned(figure, stem, CAPTION)
+    axis = ", on a logarithmic axis" if _logarithmic(curves["positives"]) else ""
+    save_captioned(draw(curves), stem, CAPTION.format(axis=axis))
+
+
+def _logarithmic(values: pd.Series) -> bool:
+    return values.min() > 0 and values.max() > _WIDE * values.min()
 
 
 def positives(epochs: Epochs) -> pd.DataFrame:
@@ -65,6 +68,7 @@ def draw(curves: pd.DataFrame) -> Figure:
     blocks = -(-len(schemes) // columns)
     figure = Figure(figsize=(1.55 * columns + 1, 3.5 * blocks), layout="constrained")
     panels = figure.subplots(2 * blocks, columns, squeeze=False, sharex=True, sharey=False)
+    looks = of_methods(schemes)
     spread = curves.groupby(["scheme", "epoch"])[list(PANELS)].agg(["mean", "min", "max"])
     for place in range(blocks * columns):
         block, column = divmod(place, columns)
@@ -74,7 +78,7 @@ def draw(curves: pd.DataFrame) -> Figure:
                 axes.remove()
             continue
         for axes, quantity in zip(pair, PANELS, strict=True):
-            _draw(axes, pd.DataFrame(spread[quantity]), schemes, schemes[place], quantity)
+            _draw(axes, pd.DataFrame(spread[quantity]), schemes[place], quantity, looks[schemes[place]])
             axes.tick_params(labelleft=column == 0)
         pair[0].set_title(schemes[place], fontsize=10)
         if column == 0:
@@ -86,18 +90,21 @@ def draw(curves: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, spread: pd.DataFrame, schemes: Sequence[str], shown: str, quantity: str) -> None:
+def _draw(axes: Axes, spread: pd.DataFrame, shown: str, quantity: str, own_look: Series) -> None:
     """One scheme, with the others in grey behind it.
 
     Args:
         spread: mean, min and max by scheme and epoch.
+        shown: the scheme.
+        quantity: one of `PANELS`.
+        own_look: of the scheme.
     """
-    colour, marker = LOOKS[quantity]
-    for scheme in sorted(schemes, key=lambda scheme: scheme == shown):
+    colour = own_look.colour
+    for scheme in sorted(spread.index.unique("scheme"), key=lambda scheme: scheme == shown):
         line, own = spread.loc[scheme].dropna(), scheme == shown
         if own:
             axes.fill_between(line.index, line["min"], line["max"], color=colour, alpha=0.25, linewidth=0)
-        look = {"marker": marker, "markersize": 3, "linewidth": 1.5} if own else {"linewidth": 0.7}
+        look = {"marker": own_look.marker, "markersize": 3, "linewidth": 1.5} if own else {"linewidth": 0.9}
         axes.plot(
             line.index,
             line["mean"],
@@ -106,12 +113,11 @@ def _draw(axes: Axes, spread: pd.DataFrame, schemes: Sequence[str], shown: str, 
             **look,
         )
     low, high = spread["min"].min(), spread["max"].max()
-    if quantity == "positives":
+    if quantity == "positives" and _logarithmic(pd.Series([low, high])):
         axes.set_yscale("log", base=2)
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.yaxis.set_minor_formatter(NullFormatter())  # its labels would be mathtext
-        if low > 0:
-            axes.set_ylim(low / 1.2, high * 1.2)
+        axes.set_ylim(low / 1.2, high * 1.2)
     elif high > low:
         axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tood.analysis.figures.files import save_captioned
-from tood.analysis.figures.style import BLUE, ORANGE, series
+from tood.analysis.figures.style import BLACK, VERMILION, series
 
 # The paper's text: "results in a range of 42.0 ~ 42.5 AP" over m, the upper end at m = 13.
 PAPER_RANGE = (42.0, 42.5)
@@ -60,11 +60,11 @@ def sweep_of_m(table: pd.DataFrame) -> Figure:
     at = f"at m = 13: this study {reference:.1f} AP"
     if _PAPER in table:
         low, high = (ap - PAPER_RANGE[1] for ap in PAPER_RANGE)
-        axes.axhspan(low, high, facecolor=ORANGE, alpha=0.35, label="paper, range over m")
+        axes.axhspan(low, high, facecolor=VERMILION, alpha=0.3, label="paper, range over m")
         at += f", paper {PAPER_RANGE[1]} AP"
     errors = table.get("AP_sd")
     axes.errorbar(
-        table["m"], table["AP"] - reference, errors, marker="o", capsize=3, color=BLUE, label="this study"
+        table["m"], table["AP"] - reference, errors, marker="o", capsize=3, color=BLACK, label="this study"
     )
     axes.set(xlabel="m", ylabel="AP relative to m = 13", xticks=table["m"])
     axes.set_title(at, fontsize="medium")

@@ -11,14 +11,15 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from tood.analysis.figures.files import save_captioned
-from tood.analysis.figures.style import Series, series
+from tood.analysis.figures.style import of_methods
 from tood.analysis.table6.box_counts import KINDS, CountOptions, name_boxes
 from tood.evaluation.detection import coco_evaluation
 from tood.runtime.files import read_json
 from tood.study.paths import RunPaths
 
 CONFIDENCE_BINS = 20  # of [0, 1]
-_KINDS: dict[str, Series] = dict(zip(KINDS, series(), strict=False))
+SCORE_THRESHOLD = 0.05  # below it all detectors of the paper drop a box
+_WIDTH = 6.3  # inches, with which a telephone shows a figure whole
 
 
 def draw_views(runs: Mapping[str, Sequence[RunPaths]], annotations: Path, folder: Path) -> None:
@@ -42,11 +43,9 @@ def draw_views(runs: Mapping[str, Sequence[RunPaths]], annotations: Path, folder
         name: np.sum([content["density"] for content in several], axis=0)
         for name, several in measured.items()
     }
+    apart = {name: list(map(best_anchors, several)) for name, several in objects.items()}
     views: dict[str, tuple[Figure, str]] = {
-        "distances": (
-            draw_distances({name: best_anchors(several) for name, several in objects.items()}),
-            caption_distances({name: best_anchors(several) for name, several in objects.items()}),
-        ),
+        "distances": (draw_distances(apart), caption_distances(apart)),
         "score_iou": (draw_density(density), caption_density(density)),
     }
     curves = {
@@ -62,23 +61,24 @@ def draw_views(runs: Mapping[str, Sequence[RunPaths]], annotations: Path, folder
     views["box_kinds"] = (draw_box_kinds(kinds), caption_box_kinds(kinds))
     of_seeds = "" if seeds == 1 else f" Over {seeds} seeds."
     for view, (figure, caption) in views.items():
-        save_captioned(figure, folder / view, f"{caption}{of_seeds}\n")
+        text, table, _ = f"{caption}\n\n\n\n".split("\n\n", 2)
+        save_captioned(figure, folder / view, f"{text}{of_seeds}\n\n{table}")
 
 
 # Distance of the best anchors
 
 
-def best_anchors(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def best_anchors(frame: pd.DataFrame) -> pd.DataFrame:
     """How far apart both best anchors of an object are, and how much IoU this loses.
 
     Args:
-        frames: of each seed its objects, with columns as of `tood.analysis.table6.best_anchors.ObjectRecord`.
+        frame: the objects of one seed, with columns as of `tood.analysis.table6.best_anchors.ObjectRecord`.
 
     Returns:
-        A row per object and seed: distance, in sizes of the object; lost, the IoU of the best-localised box
+        A row per object: distance, in sizes of the object; lost, the IoU of the best-localised box
         less that of the best-classified one. Both are nan where no anchor belongs to an object.
     """
-    objects = pd.concat(frames)[["distance", "localised", "classified"]].astype(float)
+    objects = frame[["distance", "localised", "classified"]].astype(float)
     return objects.assign(lost=objects["localised"] - objects["classified"])[["distance", "lost"]]
 
 
@@ -87,37 +87,41 @@ def cumulative(values: np.ndarray, at: np.ndarray) -> np.ndarray:
     return np.searchsorted(np.sort(values[~np.isnan(values)]), at, side="right") / max(len(values), 1)
 
 
+_DASH = "–"
 _DISTANCES = {  # column: label, largest value shown
     "distance": ("distance of the best anchors, in sizes of the object (less is better)", 2.0),
     "lost": ("IoU lost by the best-classified box (less is better)", 1.0),
 }
 
 
-def draw_distances(objects: Mapping[str, pd.DataFrame]) -> Figure:
+def draw_distances(objects: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
     """Cumulative distributions of the distance between both best anchors and of the IoU lost, a line per run.
 
     Args:
-        objects: `best_anchors` of each run.
+        objects: `best_anchors` of each seed of each run.
     """
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    figure = Figure(figsize=(_WIDTH, 7.4), layout="constrained")
+    panels = figure.subplots(2, 1)
+    looks = of_methods(objects)
     for axes, (column, (label, largest)) in zip(panels, _DISTANCES.items(), strict=True):
         at = np.linspace(0, largest, 401)
-        for place, ((name, anchors), look) in enumerate(zip(objects.items(), series(), strict=False)):
+        for place, (name, seeds) in enumerate(objects.items()):
+            look, of_seeds = looks[name], [cumulative(seed[column].to_numpy(), at) for seed in seeds]
+            bounds = np.min(of_seeds, axis=0), np.max(of_seeds, axis=0)
+            axes.fill_between(at, *bounds, color=look.colour, alpha=0.2, linewidth=0)
             axes.plot(
                 at,
-                cumulative(anchors[column].to_numpy(), at),
+                cumulative(pd.concat(seeds)[column].to_numpy(), at),
                 label=name,
                 marker=look.marker,
                 markersize=5,
                 markevery=(10 * place, 40),  # the markers of two lines are not on one another
                 **look.line,
             )
-        axes.set(xlabel=label, xlim=(0, largest), ylim=(0, 1))
+        axes.set(xlabel=label, ylabel="share of objects", xlim=(0, largest), ylim=(0, 1))
         _point_to_better(axes)
         axes.grid(alpha=0.3)
         seaborn.despine(ax=axes)
-    panels[0].set_ylabel("share of objects")
     _legend_above(figure, panels[0])
     return figure
 
@@ -137,38 +141,64 @@ def _point_to_better(axes: Axes) -> None:
     )
 
 
-def caption_distances(objects: Mapping[str, pd.DataFrame]) -> str:
-    """The caption of the figure, with the means."""
+def caption_distances(objects: Mapping[str, Sequence[pd.DataFrame]]) -> str:
+    """The caption of the figure, with the means and what they say."""
+    found = {name: pd.concat(seeds) for name, seeds in objects.items()}
+    means = {column: {name: frame[column].mean() for name, frame in found.items()} for column in _DISTANCES}
 
-    def means(column: str) -> str:
-        by_name = {name: frame[column].mean() for name, frame in objects.items()}
-        return "; ".join(
-            f"{name} {'-' if np.isnan(mean) else f'{mean:.3f}'}" for name, mean in by_name.items()
+    def of_each(column: str) -> str:
+        return _listed(
+            {name: _DASH if np.isnan(mean) else f"{mean:.3f}" for name, mean in means[column].items()}
         )
 
-    number = len(next(iter(objects.values())))
-    lacking = "; ".join(f"{name} {int(anchors['lost'].isna().sum()):,}" for name, anchors in objects.items())
+    def least(column: str) -> str:
+        return min(means[column], key=lambda name: (np.isnan(means[column][name]), means[column][name]))
+
+    beyond = {
+        name: int((frame["distance"] > _DISTANCES["distance"][1]).sum()) for name, frame in found.items()
+    }
+    lacking = {name: int(frame["lost"].isna().sum()) for name, frame in found.items()}
+    ends = [
+        f"objects {why} ({_listed({name: f'{number:,}' for name, number in counts.items() if number})})"
+        for counts, why in (
+            (beyond, "beyond its end"),
+            (lacking, "that no predicted box of their class touches"),
+        )
+        if any(counts.values())
+    ]
     return (
-        "**Best anchors.** Left: share of all objects for which the distance between the anchor with the "
+        "**Best anchors.** Above: share of all objects for which the distance between the anchor with the "
         "highest score and the anchor with the highest IoU is at most x, in units of the square root of the "
-        "object's area. Right: share of all objects whose top-scoring box has an IoU at most x below the "
+        "object's area. Below: share of all objects whose top-scoring box has an IoU at most x below the "
         "best box. The farther up and to the left a line is, the better the two tasks agree; markers only "
-        "tell the lines apart. If several anchors have about equally good boxes, as after the alignment of "
-        "boxes, the best anchor may be far away and no IoU is lost. "
-        f"Mean distance: {means('distance')}. Mean IoU lost: {means('lost')}. {number:,} objects each. A "
-        "line ends below 1 because of objects beyond its end, and of objects that no predicted box of "
-        f"their class touches ({lacking})."
+        "tell the lines apart. With several seeds, a band reaches from the lowest to the highest. Mean "
+        f"distance: {of_each('distance')}. Mean IoU lost: {of_each('lost')}. So {least('distance')} has its "
+        f"best anchors closest together, and {least('lost')} loses the least IoU. If several anchors have "
+        "about equally good boxes, as after the alignment of boxes, the best anchor may be far away and no "
+        f"IoU is lost. {len(next(iter(found.values()))):,} objects each."
+        + (f" A line ends below 1 because of {' and of '.join(ends)}." if ends else "")
     )
 
 
+def _listed(values: Mapping[str, str]) -> str:
+    return "; ".join(f"{name} {value}" for name, value in values.items())
+
+
 # Score against IoU
+
+_INNER = [0.2, 0.4, 0.6, 0.8]
+
+
+def _plain(value: float, _: int) -> str:
+    """A share without an exponent, as it stands beside others that need none."""
+    return f"{value:.9f}".rstrip("0").rstrip(".")
 
 
 def draw_density(density: Mapping[str, np.ndarray]) -> Figure:
     """Density of score and IoU of the most confident anchors, a panel per run."""
     columns = min(2, len(density))
     rows = -(-len(density) // columns)
-    figure = Figure(figsize=(4.4 * columns + 0.6, 4 * rows), layout="constrained")
+    figure = Figure(figsize=(2.7 * columns + 0.9, 2.7 * rows + 0.3), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
     shares = {name: counts / max(counts.sum(), 1) for name, counts in density.items()}
     top = max([float(share.max()) for share in shares.values()] + [1e-6])
@@ -177,12 +207,13 @@ def draw_density(density: Mapping[str, np.ndarray]) -> Figure:
         shown = axes.imshow(
             np.ma.masked_equal(share, 0).T, origin="lower", extent=(0, 1, 0, 1), cmap="viridis", norm=norm
         )
-        axes.set_title(name)
+        axes.set_title(name, fontsize=10)
+        axes.set(xticks=_INNER, yticks=_INNER)  # those at the ends would touch those of the next panel
     for axes in panels[len(shares) :]:
         axes.remove()
     figure.supxlabel("score that NMS ranks by")
     figure.supylabel("IoU with the object")
-    figure.colorbar(shown, ax=list(panels[: len(shares)]), label="share of anchors", format="{x:g}")
+    figure.colorbar(shown, ax=list(panels[: len(shares)]), label="share of anchors", format=_plain)
     return figure
 
 
@@ -191,9 +222,9 @@ def caption_density(density: Mapping[str, np.ndarray]) -> str:
     shares = "; ".join(f"{name} {_share_misplaced(counts)}" for name, counts in density.items())
     return (
         "**Score against IoU.** The 50 most confident anchors of each object before NMS, on which Table 6 "
-        "measures PCC. The lighter a cell, the larger is its share of these anchors; there is none where the "
-        "ground shows. In an aligned detector the score rises with the IoU. Share of anchors whose box has "
-        f"an IoU below 0.5, among the anchors with a score of at least 0.5: {shares}."
+        "measures PCC. The lighter a cell, the larger is its share of these anchors; there is none where "
+        "the background shows. In an aligned detector the score rises with the IoU. Share of anchors whose "
+        f"box has an IoU below 0.5, among the anchors with a score of at least 0.5: {shares}."
     )
 
 
@@ -227,9 +258,11 @@ def ap_by_iou(annotations: Path, image_ids: list[int], detections: list[dict]) -
 
 def draw_ap_by_iou(curves: Mapping[str, Sequence[pd.Series]]) -> Figure:
     """AP over the IoU threshold, the mean of the seeds, a line per run."""
-    figure = Figure(figsize=(6.6, 4.6), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 4.6), layout="constrained")
     axes = figure.subplots()
-    for (name, seeds), look in zip(curves.items(), series(), strict=False):
+    looks = of_methods(curves)
+    for name, seeds in curves.items():
+        look = looks[name]
         table = pd.concat(seeds, axis=1)
         axes.plot(table.index, table.mean(axis=1), marker=look.marker, markersize=5, label=name, **look.line)
         if len(seeds) > 1:
@@ -251,15 +284,7 @@ def draw_ap_by_iou(curves: Mapping[str, Sequence[pd.Series]]) -> Figure:
 def _legend_above(figure: Figure, axes: Axes) -> None:
     """The legend of the lines in a panel, above all panels and so on no data."""
     handles, names = axes.get_legend_handles_labels()
-    wide = figure.get_figwidth() > 8
-    figure.legend(
-        handles,
-        names,
-        loc="outside upper center",
-        ncols=len(names) if wide else 2,
-        frameon=False,
-        handlelength=3.5,
-    )
+    figure.legend(handles, names, loc="outside upper center", ncols=2, frameon=False, handlelength=3.5)
 
 
 def caption_ap_by_iou(curves: Mapping[str, Sequence[pd.Series]]) -> str:
@@ -294,50 +319,51 @@ def kinds_by_confidence(truth: dict, image_ids: list[int], detections: list[dict
 
 
 def draw_box_kinds(kinds: Mapping[str, np.ndarray]) -> Figure:
-    """Counts of the five kinds of boxes over confidence, a panel per run."""
-    columns = min(2, len(kinds))
-    rows = -(-len(kinds) // columns)
-    figure = Figure(figsize=(5.2 * columns, 3.4 * rows + 0.4), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    """Counts of boxes over confidence, a panel per kind and a line per run."""
+    columns = 2
+    rows = -(-(len(KINDS) + 1) // columns)
+    figure = Figure(figsize=(_WIDTH, 2.4 * rows), layout="constrained")
+    *panels, last = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
     centres = (np.arange(CONFIDENCE_BINS) + 0.5) / CONFIDENCE_BINS
     top = max(float(counts.max(initial=0)) for counts in kinds.values())
-    for axes, (name, counts) in zip(panels, kinds.items(), strict=False):
-        for (kind, look), of_kind in zip(_KINDS.items(), counts, strict=True):
+    looks = of_methods(kinds)
+    for place, (axes, kind) in enumerate(zip(panels, KINDS, strict=True)):
+        for name, counts in kinds.items():
             axes.plot(
                 centres,
-                of_kind,
+                counts[place],
                 drawstyle="steps-mid",
-                color=look.colour,
-                marker=look.marker,
-                markersize=5,
-                markevery=np.flatnonzero(of_kind).tolist(),  # no box, no marker
-                label=kind,
+                marker=looks[name].marker,
+                markersize=4,
+                markevery=np.flatnonzero(counts[place]).tolist(),  # no box, no marker
+                label=name,
                 linewidth=1.2,
+                **looks[name].line,
             )
-        axes.set(title=name, xlim=(0, 1), yscale="symlog", ylim=(0, 2 * max(top, 1)))
+        axes.set(title=kind, xlim=(0, 1), yscale="symlog", ylim=(0, 2 * max(top, 1)))
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.grid(alpha=0.3)
-    for axes in panels[len(kinds) :]:
-        axes.remove()
+    panels[-2].tick_params(labelbottom=True)  # below it is the legend
+    last.set_axis_off()
+    last.legend(*panels[0].get_legend_handles_labels(), loc="center", frameon=False, handlelength=3.5)
     figure.supxlabel("confidence")
     figure.supylabel("boxes per 0.05 of confidence")
-    figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(KINDS), frameon=False
-    )
     return figure
 
 
 def caption_box_kinds(kinds: Mapping[str, np.ndarray]) -> str:
-    """The caption of the figure, with the counts of Table 6."""
-    totals = "; ".join(
-        f"{name}: "
-        + ", ".join(f"{total:,.0f} {kind}" for kind, total in zip(KINDS, counts.sum(axis=1), strict=True))
+    """The caption of the figure, and a table of the counts of Table 6."""
+    totals = [
+        f"| {name} | {' | '.join(f'{total:,.0f}' for total in counts.sum(axis=1))} |"
         for name, counts in kinds.items()
-    )
+    ]
+    table = [f"| In all | {' | '.join(KINDS)} |", f"| :--- |{' ---: |' * len(KINDS)}", *totals]
     return (
         "**Kinds of boxes.** Detections after NMS by kind, as Table 6 counts them, and by confidence: a "
-        "marker is the number of boxes in a twentieth of the confidence, as a mean over the seeds. "
-        "Correct: IoU of at least 0.5 with an object not yet taken. Redundant: with one that is taken. "
-        "Error: IoU between 0.1 and 0.5. Ignored: in a crowd. Background: the rest. The scale is linear "
-        f"below 1 box, logarithmic above. In all, as a mean over seeds: {totals}."
+        "marker is the number of boxes in a twentieth of the confidence, as a mean over the seeds. Correct: "
+        "IoU of at least 0.5 with an object not yet taken. Redundant: with one that is taken. Error: IoU "
+        "between 0.1 and 0.5. Ignored: in a crowd. Background: the rest. The scale is linear below 1 box, "
+        f"logarithmic above. Boxes with a score below {SCORE_THRESHOLD} are dropped before NMS; a confidence "
+        "is lower only where a head multiplies the score by another estimate, as the parallel head "
+        "of ATSS does. The table has all boxes, as a mean over the seeds.\n\n" + "\n".join(table)
     )
