@@ -7,6 +7,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +29,7 @@ from tood.study.pages import ResultsPart, load_pages
 from tood.study.paths import RESULTS, StudyPaths
 from tood.study.scales import load_scale
 
+_WIDTH = 520  # of the forest plot in README.md, pixels: it is tall
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
@@ -72,7 +74,7 @@ def headlines_part(results: Path) -> str:
     listed = "\n".join(f"- {fact}" for fact in facts if fact)
     shown = [
         listed,
-        *forest_picture(results, page.study, "results"),
+        *_narrow(forest_picture(results, page.study, "results")),
         headlines_markdown(claims, judged_by, tables, page.headlines),
     ]
     return "\n\n".join(shown)
@@ -106,6 +108,12 @@ def forest_picture(results: Path, study: str, link: str) -> list[str]:
     if not (results / picture).is_file():
         return []
     return [f"![{load_pages().figures['claims']}]({link}/{picture.as_posix()})"]
+
+
+def _narrow(pictures: Iterable[str]) -> list[str]:
+    """Pictures in HTML, which has a width where Markdown has none."""
+    parts = (re.fullmatch(r"!\[(.*)\]\((.*)\)", picture) for picture in pictures)
+    return [f'<img src="{part[2]}" alt="{escape(part[1])}" width="{_WIDTH}">' for part in parts if part]
 
 
 def results_part(results: Path, shown: Iterable[ResultsPart] | None = None) -> str:
