@@ -1,4 +1,4 @@
-"""docs/own_data.md from photographs to an ONNX file: its commands as they are printed, on a few drawn images."""
+"""docs/own_data.md from photographs to an ONNX file: its commands as they are printed, on drawn images."""
 
 import json
 import re
