@@ -57,7 +57,7 @@ def assert_refused(workspace, *call: str, parts: list[str], **environment: str) 
     [
         (["scale=papr"], ["--config scale=papr", "did you mean paper?", "mini, paper, smoke"]),
         (["runs=tood_xf"], ["unknown run 'tood_xf'", "did you mean tood_af", "`tood runs` lists them"]),
-        (["itertions=3"], ["--config itertions", "did you mean iterations?"]),
+        (["itertions=3"], ["--config itertions", "did you mean iterations"]),
         (["scale=paper", "weights=random"], ["--config weights", "scale 'paper'", "--config name=NAME"]),
     ],
     ids=["scale", "run", "option", "other numbers without a name"],
