@@ -77,6 +77,8 @@ site: $(INSTALLED)
 # packages that come as source, each in an environment of its own without torch. Compiled bytecode more than halves
 # the start of each job where Python is told not to write any.
 INSTALL := "$(BIN)/uv" pip install --python $(PY)
+# uv names each of nearly two hundred packages.
+QUIET := --quiet
 PIN := "$(BIN)/uv" pip compile pyproject.toml --group dev --group build --generate-hashes \
 	--no-emit-index-url --no-header --quiet
 # Another build of torch comes from torch's own index, which uv knows by its name, with other packages of CUDA. The
@@ -97,10 +99,11 @@ $(INSTALLED): requirements.txt pyproject.toml $(MOVED)
 	@test -z "$(TORCH)" || { sed -n '/^cuda-\|^nvidia-\|^triton=/d; s/^\([a-z].*\) \\$$/\1/p' requirements.txt \
 		> "$(VENV)/as-pinned.txt" && \
 		$(PIN) $(BACKEND) --python $(PY) --constraints "$(VENV)/as-pinned.txt" --output-file $(PINS); }
-	$(INSTALL) --compile-bytecode --require-hashes $(BACKEND) \
+	@echo "Installing what requirements.txt pins into $(VENV), about 6 GB the first time; 'make env QUIET=' shows how far it is."
+	@$(INSTALL) $(QUIET) --compile-bytecode --require-hashes $(BACKEND) \
 		--preview-features build-dependency-hashes --require-build-hashes \
 		--build-constraints requirements.txt -r $(PINS)
-	$(INSTALL) --quiet --no-deps --no-build-isolation --editable .
+	@$(INSTALL) --quiet --no-deps --no-build-isolation --editable .
 	@$(PY) -c 'from tood.commands.checks import environment_problem; import sys; sys.exit(environment_problem())'
 	@$(WANTED) > "$@"
 
