@@ -70,6 +70,7 @@ def test_a_head_compiles_as_one_graph(run, epoch):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_an_exported_detector_takes_images_of_any_size(run):
     program, maps = exported(run).module(), Maps(run)
