@@ -73,9 +73,7 @@ def _found(claim: Claim, row: Mapping, spec: str) -> str:
     several = f" The contrast on which it hangs is `{row['contrast']}`." if len(claim.contrasts) > 1 else ""
     seeds = f"{row['seeds']} seed" + "s" * (row["seeds"] > 1)
     metric = markdown(claim.metric)
-    effect = effect_with_interval(row, spec)
-    if claim.within and row["seeds"] > 1:
-        effect = f"{effect.removesuffix(')')}, {CONFIDENCE_WITHIN:.0%} interval)"
+    effect = effect_with_interval(row, spec, CONFIDENCE_WITHIN if claim.within else None)
     return f"*{verdict_with_welch(row)}*, {effect} {metric}, {seeds}{paper}.{several}"
 
 

@@ -135,15 +135,19 @@ def _caption(header: Sequence[str]) -> str:
     return _CAPTION.format(paper=_PAPER if "paper" in header else "")
 
 
-def effect_with_interval(row: Mapping, spec: str) -> str:
+def effect_with_interval(row: Mapping, spec: str, confidence: float | None = None) -> str:
     """The effect in a row of `judge`, with its interval where there are several seeds.
 
     Args:
         row: with mean, low, high and seeds.
         spec: of the metric, as a format of Python without a sign.
+        confidence: of the interval, where it is to be said.
     """
     mean = shown(row["mean"], spec)
-    return f"{mean} ({shown(row['low'], spec)} to {shown(row['high'], spec)})" if row["seeds"] > 1 else mean
+    if row["seeds"] <= 1:
+        return mean
+    level = "" if confidence is None else f", {confidence:.0%} interval"
+    return f"{mean} ({shown(row['low'], spec)} to {shown(row['high'], spec)}{level})"
 
 
 def verdict_with_welch(row: Mapping) -> str:

@@ -74,7 +74,7 @@ def headlines_part(results: Path) -> str:
     listed = "\n".join(f"- {fact}" for fact in facts if fact)
     shown = [
         listed,
-        *_narrow(forest_picture(results, page.study, "results")),
+        *forest_picture(results, page.study, "results", _WIDTH),
         headlines_markdown(claims, judged_by, tables, page.headlines),
     ]
     return "\n\n".join(shown)
@@ -96,24 +96,22 @@ def _verdicts(frame: pd.DataFrame, study: str, words: Iterable[Verdict]) -> list
     return said
 
 
-def forest_picture(results: Path, study: str, link: str) -> list[str]:
+def forest_picture(results: Path, study: str, link: str, width: int | None = None) -> list[str]:
     """The forest plot of a study's claims as an image in Markdown; nothing where it is not drawn.
 
     Args:
         results: folder of the results.
         study: its name.
         link: the folder of the results as the page names it.
+        width: in pixels, for which the image is HTML, as Markdown has none; None: that of the file.
     """
     picture = StudyPaths(study).figures.relative_to(RESULTS) / "claims.png"
     if not (results / picture).is_file():
         return []
-    return [f"![{load_pages().figures['claims']}]({link}/{picture.as_posix()})"]
-
-
-def _narrow(pictures: Iterable[str]) -> list[str]:
-    """Pictures in HTML, which has a width where Markdown has none."""
-    parts = (re.fullmatch(r"!\[(.*)\]\((.*)\)", picture) for picture in pictures)
-    return [f'<img src="{part[2]}" alt="{escape(part[1])}" width="{_WIDTH}">' for part in parts if part]
+    place, alt = f"{link}/{picture.as_posix()}", load_pages().figures["claims"]
+    if width is None:
+        return [f"![{alt}]({place})"]
+    return [f'<img src="{place}" alt="{escape(alt)}" width="{width}">']
 
 
 def results_part(results: Path, shown: Iterable[ResultsPart] | None = None) -> str:

@@ -288,13 +288,15 @@ class Plan:
 
     def _has(self, run_id: str) -> bool:
         """Whether a run is of this call, or an earlier one left records of it."""
-        return run_id in {run.id for run in self.runs} or (StudyPaths(self.name).records / run_id).is_dir()
+        return run_id in {run.id for run in self.runs} or self._has_record(run_id)
+
+    def _has_record(self, run_id: str) -> bool:
+        return (StudyPaths(self.name).records / run_id).is_dir()
 
     def options_for(self, runs: Iterable[str]) -> Options | None:
         """The variations that a call of some of the runs can have."""
-        own, recorded = set(runs), StudyPaths(self.name).records
-        given = self.study.options or {}
-        return {run: given[run] for run in given if run in own or (recorded / run).is_dir()} or None
+        own, given = set(runs), self.study.options or {}
+        return {run: given[run] for run in given if run in own or self._has_record(run)} or None
 
     def _choose_released(self) -> None:
         """Choose the file of each run, and leave out runs that have none."""

@@ -88,9 +88,7 @@ def _pairs_of(given: object) -> Iterator[tuple[str, str, Any]]:
 def typed_text(options: Mapping[str, Mapping[str, Any]]) -> str:
     """Variations as they are typed."""
     return ",".join(
-        f"{run}.{key}={value if isinstance(value, str) else json.dumps(value)}"
-        for run, changed in options.items()
-        for key, value in changed.items()
+        f"{run}.{key}={shown(value)}" for run, changed in options.items() for key, value in changed.items()
     )
 
 

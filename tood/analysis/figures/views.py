@@ -61,8 +61,8 @@ def draw_views(runs: Mapping[str, Sequence[RunPaths]], annotations: Path, folder
     views["box_kinds"] = (draw_box_kinds(kinds), caption_box_kinds(kinds))
     of_seeds = "" if seeds == 1 else f" Over {seeds} seeds."
     for view, (figure, caption) in views.items():
-        text, table, _ = f"{caption}\n\n\n\n".split("\n\n", 2)
-        save_captioned(figure, folder / view, f"{text}{of_seeds}\n\n{table}")
+        text, *table = caption.split("\n\n", 1)
+        save_captioned(figure, folder / view, "\n\n".join([f"{text}{of_seeds}", *table]))
 
 
 # Distance of the best anchors
