@@ -78,7 +78,7 @@ site: $(INSTALLED)
 # the start of each job where Python is told not to write any.
 INSTALL := "$(BIN)/uv" pip install --python $(PY)
 # uv names each of nearly two hundred packages.
-QUIET := --quiet
+QUIET ?= --quiet
 PIN := "$(BIN)/uv" pip compile pyproject.toml --group dev --group build --generate-hashes \
 	--no-emit-index-url --no-header --quiet
 # Another build of torch comes from torch's own index, which uv knows by its name, with other packages of CUDA. The
