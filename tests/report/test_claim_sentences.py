@@ -49,7 +49,7 @@ def test_an_effect_its_seeds_and_where_else_it_was_looked_at():
 def test_an_effect_that_is_not_seen_says_how_many_seeds_it_would_take():
     found = said(ap(fovea_thead=(41.0, 40.0, 42.0), fovea=(40.0, 41.0, 40.5)))
     text = found["T-head is better than the parallel head in FoveaBox"]
-    assert text.startswith("*inconclusive*, +0.5 (-2.8 to +3.8) AP, 3 seeds; the paper has +0.7. ")
+    assert text.startswith("*inconclusive*, +0.5 (−2.8 to +3.8) AP, 3 seeds; the paper has +0.7. ")
     needed = seeds_needed(0.7, 1.3229)
     assert (
         f"To see an effect of the paper's size with a power of 80% would take {needed} seeds (SD 1.3)."

@@ -244,7 +244,7 @@ def test_headlines_are_the_declared_claims_whatever_their_verdict(results):
     found = {row[0]: row[1:] for row in rows}
     better = ["same direction", "AP", "+3.3", "+5.1 (+4.9 to +5.3)", "3"]
     assert found["C9: TOOD is better than ATSS, anchor-free"] == better
-    fewer = ["opposite", "#Correct boxes", "+473", "-5 (-5 to -5)", "3"]
+    fewer = ["opposite", "#Correct boxes", "+473", "−5 (−5 to −5)", "3"]
     assert found["C19: TOOD keeps more correct boxes than ATSS"] == fewer
     verdicts = "1 same direction, 0 inconclusive, 1 opposite, 0 depends on the reading."
     assert f"Claims with a verdict at `mini`: 2 of {CLAIMS}; {verdicts}" in text

@@ -69,7 +69,7 @@ def test_the_files_have_a_row_per_method_and_nothing_of_the_paper(tmp_path):
 
 def test_a_difference_of_one_seed_has_no_interval(tmp_path):
     write_methods(RUNS, MEASURED, {}, tmp_path, [])
-    assert r"| atss\_af | 1 | 39.0 | -1.0 | 39.0 |" in (tmp_path / "methods.md").read_text()
+    assert r"| atss\_af | 1 | 39.0 | −1.0 | 39.0 |" in (tmp_path / "methods.md").read_text()
 
 
 def test_without_values_there_is_no_best():

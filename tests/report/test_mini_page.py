@@ -93,7 +93,7 @@ def test_effects_stand_beside_those_in_other_studies(results):
     claim, metric, ours, first, *others, photographs, verdict = row.strip("| ").split(" | ")
     assert (claim, metric) == ("TOOD is better than ATSS, anchor-free", "AP")
     assert ours == "+9.0 (+6.5 to +11.5), 3 seeds"
-    assert first == "+0.0 (-12.7 to +12.7), 2 seeds"  # 12.706 * sqrt(2) / sqrt(2)
+    assert first == "+0.0 (−12.7 to +12.7), 2 seeds"  # 12.706 * sqrt(2) / sqrt(2)
     assert others == ["pending", "pending"]
     assert (photographs, verdict) == ("+3.0, 1 seed", "same direction")
 

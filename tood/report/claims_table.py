@@ -8,7 +8,7 @@ import pandas as pd
 
 from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
 from tood.report.evidence import Evidence, judge, summary
-from tood.report.markup import latex, latex_table, markdown, markdown_table
+from tood.report.markup import latex, latex_table, markdown, markdown_table, number
 from tood.report.readings import DEFAULT
 from tood.report.verdicts import Verdict
 from tood.runtime.files import write_text
@@ -166,7 +166,7 @@ def verdict_on_margin(row: Mapping) -> str:
 
 def shown(value: float, spec: str) -> str:
     """An effect with its sign; a dash where there is none."""
-    return _DASH if math.isnan(value) else format(value, f"+{spec}")
+    return _DASH if math.isnan(value) else number(value, f"+{spec}")
 
 
 def shown_p(value: float) -> str:

@@ -21,6 +21,7 @@ from tood.analysis.figures.files import save_captioned
 from tood.analysis.figures.style import BLACK, BLUE, GREEN, PURPLE, SKY, VERMILION
 from tood.report.claims_table import verdict_on_margin
 from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
+from tood.report.markup import number
 from tood.report.readings import DEFAULT
 from tood.report.verdicts import Verdict
 
@@ -145,9 +146,7 @@ def _draw(axes: Axes, panel: Panel, rows: pd.DataFrame, looks: pd.DataFrame, nam
     if panel.logarithmic:
         axes.set_xscale("symlog", linthresh=10)
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(  # no mathtext
-            FuncFormatter(lambda value, _: f"{value:,.0f}".replace("-", "\N{MINUS SIGN}"))
-        )
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, ",.0f")))  # no mathtext
     places = {claim: float(place) for place, claim in enumerate(rows["id"])}
     height = LABEL + _marks(names)  # inches of a row
     floors = np.array(list(places.values())) - 0.5

@@ -31,6 +31,11 @@ _LATEX = str.maketrans(
 _BEYOND_LATEX = re.compile("[^\\x20-\\x7e\u00a1-\u017f‘’“”…—]")
 
 
+def number(value: float, spec: str) -> str:
+    """A number as tables show it: a format of Python, but with a minus sign in place of the hyphen."""
+    return format(value, spec).replace("-", "−")
+
+
 def markdown(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
     return _IN_MARKDOWN.sub(r"\\\g<0>", _line(text))

@@ -16,7 +16,7 @@ from tood.report.contrasts import (
     paired_interval,
 )
 from tood.report.evidence import values_by_metric
-from tood.report.markup import latex, latex_table, markdown, markdown_table
+from tood.report.markup import latex, latex_table, markdown, markdown_table, number
 from tood.report.shown import METHOD_METRICS, METHODS
 from tood.runtime.files import write_text
 from tood.study.declarations import Run
@@ -138,5 +138,5 @@ def _with_interval(row: Mapping[str, Any], name: str, spec: str) -> str:
     if math.isnan(row[name]):
         return _DASH
     low, high = row[f"{name}_low"], row[f"{name}_high"]
-    interval = "" if math.isnan(low) else f" ({format(low, spec)} to {format(high, spec)})"
-    return f"{format(row[name], spec)}{interval}"
+    interval = "" if math.isnan(low) else f" ({number(low, spec)} to {number(high, spec)})"
+    return f"{number(row[name], spec)}{interval}"

@@ -10,7 +10,7 @@ from tood.report.claims_table import effect_with_interval
 from tood.report.evidence import judge, summary
 from tood.report.front_page import code_changed, cost, forest_picture, measured_tables, records_of
 from tood.report.kept import kept, kept_evidence
-from tood.report.markup import markdown, markdown_table
+from tood.report.markup import markdown, markdown_table, number
 from tood.report.readings import DEFAULT
 from tood.report.tables import build, with_enough_objects
 from tood.report.verdicts import Verdict
@@ -93,7 +93,7 @@ def orders(results: Path, study: str) -> str:
             both = frame[[metric, f"{metric}_paper"]].dropna()
             if len(both) >= page.rows:
                 rho = both[metric].corr(both[f"{metric}_paper"], method="spearman")
-                body.append([markdown(table.title), markdown(metric), str(len(both)), f"{rho:.2f}"])
+                body.append([markdown(table.title), markdown(metric), str(len(both)), number(rho, ".2f")])
     return markdown_table(page.caption, ["Table", "Metric", "Rows", "ρ"], body, 2, [])
 
 

@@ -13,6 +13,7 @@ from tood.data.shapes import CLASSES
 from tood.ledger.status import Status
 from tood.report.contrasts import CONFIDENCE
 from tood.report.evidence import summary
+from tood.report.markup import number
 from tood.report.methods import best
 from tood.report.run_table import machine
 from tood.report.shown import CLAIMS, METHODS
@@ -69,11 +70,12 @@ def effect_of_the_method(judged: pd.DataFrame) -> str:
     if found.empty:
         return ""
     row = found.iloc[0]
+    mean, low, high = (number(row[name], "+.1f") for name in ("mean", "low", "high"))
     if math.isnan(row["low"]):
-        return f"{method} minus {baseline}: {row['mean']:+.1f} AP, with one seed and so without an interval."
+        return f"{method} minus {baseline}: {mean} AP, with one seed and so without an interval."
     return (
-        f"{method} minus {baseline}: {row['mean']:+.1f} AP ({CONFIDENCE:.0%} interval {row['low']:+.1f} to "
-        f"{row['high']:+.1f}, {row['seeds']} seeds): {row['verdict']}."
+        f"{method} minus {baseline}: {mean} AP ({CONFIDENCE:.0%} interval {low} to {high}, "
+        f"{row['seeds']} seeds): {row['verdict']}."
     )
 
 

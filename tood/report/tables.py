@@ -11,7 +11,7 @@ import pandas as pd
 from tood.ledger.records import SIZES
 from tood.ledger.references import Reference, reference_on
 from tood.ledger.server_scores import ServerScores
-from tood.report.markup import latex, latex_table, markdown, markdown_table
+from tood.report.markup import latex, latex_table, markdown, markdown_table, number
 from tood.runtime.failures import State
 from tood.runtime.files import DamagedFile, write_text
 from tood.study.declarations import Row, Run, Table
@@ -329,9 +329,9 @@ def _cell(table: Table, row: Row, values: Mapping, metric: str, part: str) -> st
     if math.isnan(value):
         return "pending" if part == "test_dev" else _DASH
     if part == "difference":
-        return f"{format(value, '+' + spec)} ({values[f'{metric}_verdict']})"
+        return f"{number(value, '+' + spec)} ({values[f'{metric}_verdict']})"
     other = part == "paper" and row.paper_set not in (None, table.paper_set)
-    return format(value, spec) + (f" ({_SHORT[row.paper_set]})" if other and row.paper_set else "")
+    return number(value, spec) + (f" ({_SHORT[row.paper_set]})" if other and row.paper_set else "")
 
 
 def _measured(cells: Mapping, metric: str, spec: str) -> str:
@@ -339,7 +339,7 @@ def _measured(cells: Mapping, metric: str, spec: str) -> str:
     if math.isnan(cells[metric]):
         # Complete without a value: the metric is not defined, such as APS without small objects.
         return "n/a" if _is_complete(cells["status"]) else cells["status"]
-    value = format(cells[metric], spec)
+    value = number(cells[metric], spec)
     deviation = cells.get(f"{metric}_sd", math.nan)
     if not math.isnan(deviation):
         value = f"{value} ± {format(deviation, spec)}"
