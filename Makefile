@@ -31,9 +31,11 @@ all: $(INSTALLED)
 
 env: $(INSTALLED)
 
-# One thread per worker: with two each, two workers on two cores wait for each other. `loadfile` gives a worker whole
-# files, so that what the tests of a file share is made once; tests/conftest.py puts the long ones first.
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three workers for two cores, as a third of a worker's time is waiting; one thread each, as more would wait for each other.
+# `loadfile` gives a worker whole files, so that what the tests of a file share is made once; tests/conftest.py puts the long
+# ones first.
+WORKERS ?= 3
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: lint
 	@$(PYTEST)

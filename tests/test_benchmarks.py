@@ -28,12 +28,17 @@ def page(tmp_path):
     return path
 
 
-@pytest.mark.slow  # half a minute
-def test_all_benchmarks_compare_outputs_and_write_results_and_table(tmp_path, page, monkeypatch):
+@pytest.fixture
+def once(monkeypatch):
+    """Everything is timed once."""
     suite = program.suite
     monkeypatch.setattr(
         program, "suite", lambda **sizes: (one._replace(least_repeats=1) for one in suite(**sizes))
     )
+
+
+@pytest.mark.slow  # half a minute
+def test_all_benchmarks_compare_outputs_and_write_results_and_table(tmp_path, page, once):
     results = tmp_path / "results.json"
     program.main(["--size", "tiny", "--seconds", "0", "--results", str(results), "--page", str(page)])
     found = json.loads(results.read_text())
@@ -58,7 +63,7 @@ def test_all_benchmarks_compare_outputs_and_write_results_and_table(tmp_path, pa
     assert all(result["title"] in text for result in found)
 
 
-def test_a_peer_that_is_not_installed_is_left_out_with_the_reason(tmp_path, page, monkeypatch):
+def test_a_peer_that_is_not_installed_is_left_out_with_the_reason(tmp_path, page, once, monkeypatch):
     monkeypatch.setitem(sys.modules, "ultralytics.utils.tal", None)
     monkeypatch.setitem(sys.modules, "ultralytics", None)
     results = tmp_path / "results.json"

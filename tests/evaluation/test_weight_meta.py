@@ -236,7 +236,7 @@ def test_random_changes_are_read_or_refused(made, tmp_path, monkeypatch):
     number, path, done = random.Random(0), tmp_path / "a.pth", []
     runs = load_runs()
     small = {"state_dict": {"a": torch.ones(2)}, "meta": made["meta"]}
-    for _ in range(120):
+    for _ in range(40):
         content = small
         for _ in range(number.choice([1, 1, 2])):
             content = content | {"meta": mutated(content["meta"], number)}
@@ -252,4 +252,4 @@ def test_random_changes_are_read_or_refused(made, tmp_path, monkeypatch):
             assert str(error).startswith(f"{path}: ")  # noqa: PT017 - some are read
             assert "\n" not in str(error)  # noqa: PT017
         assert list(tmp_path.iterdir()) == [path]
-    assert 10 < len(done) < 110
+    assert 4 < len(done) < 36

@@ -179,6 +179,7 @@ def test_yolo_is_found_by_its_file(workspace, tmp_path):
     assert manifest["root"] == "work/birds/data"
 
 
+@pytest.mark.slow  # half a minute
 def test_some_classes_are_trained_and_others_make_the_results_stale(workspace, tmp_path):
     root = write_voc(tmp_path / "my cells")
     options = {"train": "train", "val": "val", "image_size": "64,48", "runs": "tood_af", "iterations": 1}

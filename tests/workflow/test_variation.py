@@ -22,6 +22,7 @@ def call(topk: int, *words: str) -> list[str]:
     return ["--cores", "2", "--config", *fixed, f"options={varied}", *words]
 
 
+@pytest.mark.slow  # half a minute
 def test_a_varied_run_is_trained_as_the_declared_run_with_the_same_values(workspace):
     """TOOD with m = 9 is a run of its own in the paper."""
     outcome = workspace.run("snakemake", *call(9))
