@@ -67,7 +67,7 @@ def test_planning_rests_on_it(rehearsed):
     found = json.loads(workspace.run("tood", "plan", "--scale", "smoke", "--json").stdout)
     assert sorted(found["measured"]) == sorted(RUNS)
     assert found["device"].startswith("CPU (")
-    assert found["basis"][0].startswith("Rehearsed: a few iterations of 3 runs on CPU (")
+    assert found["basis"][0].startswith("Rehearsed: a few iterations of 2 runs on CPU (")
 
 
 def test_the_same_call_measures_nothing_again(rehearsed):
