@@ -320,7 +320,7 @@ def test_no_gpu(monkeypatch):
 
 def test_little_space_is_noted(monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3e9))
-    disk = named(checks._machine(), "disk")
+    disk = named(checks.machine_findings(), "disk")
     assert (disk.state, disk.detail) == ("note", "3 GB free at the repository")
 
 

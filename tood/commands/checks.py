@@ -119,7 +119,7 @@ def examine(data_root: Path | None = None, scale_name: str | None = None) -> lis
         ("data", "scales", lambda: data_findings(data_root, scale_name)),
         ("compute", "mmcv operators", compute_checks.mmcv_operators),
         ("compute", "torch", compute_checks.torch_and_gpus),
-        ("machine", "resources", _machine),
+        ("machine", "resources", machine_findings),
         ("machine", "shared memory", _shared_memory),
     ):
         try:
@@ -194,7 +194,8 @@ def _dataset(what: str, folder: Path, shown: Path, scale: "Scale", required: boo
     return Finding(what, Outcome.MISSING, problem, hint, required)
 
 
-def _machine() -> Iterator[Finding]:
+def machine_findings() -> Iterator[Finding]:
+    """Cores, memory, free space, folders that must be writable, Slurm, and the revision of the clone."""
     import psutil
 
     # A container or a Slurm job may use only some of the cores; Linux alone says how many.
