@@ -1,6 +1,7 @@
 """`tood export`: a detector as ONNX, or as a program of `torch.export`."""
 
 import argparse
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def run(options: argparse.Namespace) -> int:
     if options.device == "cuda":
         raise InputError("--device cuda: files are written on the CPU, for any device; omit it")
     silence()
+    if options.nms:
+        print("with --nms writing takes minutes", file=sys.stderr, flush=True)
     with silent():
         from tood.evaluation.detector import load_detectors
         from tood.evaluation.exporting import difference, export
