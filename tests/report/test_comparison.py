@@ -35,7 +35,7 @@ def test_differences_and_verdicts():
     assert "AP50_difference" not in frame  # it has no tolerance
     text = to_markdown(TABLES["table3"], frame)
     assert "| 39.7 | 39.2 | +0.5 (within) |" in text
-    assert "| 41.9 | 42.5 | -0.6 (outside) |" in text
+    assert "| 41.9 | 42.5 | −0.6 (outside) |" in text
     assert "+0.5 (within)" in to_latex(TABLES["table3"], frame)
 
 

@@ -107,7 +107,7 @@ def test_a_table_of_this_project_waits_for_runs_of_its_own(tmp_path):
     states = {run: ["done"] for run in ("atss_ab", "tood_af", "gfl_r50", "tal")}
     path = written("one_backbone", tmp_path, metrics(atss_ab=39.0, tood_af=42.0))
     section = table_section(path, TABLES["one_backbone"], states, of_paper)
-    assert section.empty == "none of the runs that only this table has is trained"
+    assert section.empty == "no value yet of the runs that are in this table alone"
     path = written("one_backbone", tmp_path, metrics(atss_ab=39.0, gfl_r50=40.0))
     assert len(table_section(path, TABLES["one_backbone"], states, of_paper).rows) == 3
     # All of its runs are the paper's.
@@ -149,17 +149,26 @@ def test_the_verdicts_are_counted_in_a_sentence():
     judged = judge(CLAIMS, Evidence(metrics=frame), TABLES)
     rest = len(CLAIMS) - 2
     assert verdicts(judged, comparable=False) == [
-        "Claims of the paper on trainings (2 seeds): 1 same direction, 1 opposite. Significant after Holm's "
-        f"correction: 2 of 2. {rest} have no verdict."
+        "2 claims on trainings (2 seeds): 1 same direction, 1 opposite. Significant after Holm's correction: "
+        f"2. {rest} other claims have no verdict, as not all of the runs are trained."
     ]
     nothing = judge(CLAIMS, Evidence(), TABLES)
     assert verdicts(nothing, comparable=False) == ["No claim of the paper has a verdict yet."]
     assert effect_of_the_method(nothing) == ""
     assert effect_of_the_method(judged) == (
-        "TOOD minus ATSS: +3.0 AP (95% interval +3.0 to +3.0, 2 seeds): same direction."
+        "TOOD is better than ATSS, anchor-free: +3.0 AP (95% interval +3.0 to +3.0, 2 seeds): same direction."
     )
     one = judge(CLAIMS, Evidence(metrics=frame[frame["seed"] == 0]), TABLES)
     assert effect_of_the_method(one).endswith("with one seed and so without an interval.")
+
+
+def test_controls_of_this_project_are_counted_among_the_claims():
+    frame = metrics(tood_af=42.0, atss_af=39.0, atss_af_thead=38.0, parallel_atss=37.0)
+    (said,) = verdicts(judge(CLAIMS, Evidence(metrics=frame), TABLES), comparable=False)
+    judged = judge(CLAIMS, Evidence(metrics=frame), TABLES)
+    known = judged[(judged["seeds"] > 0) & judged["paper"].isna()]
+    assert set(known["id"]) == {"head_alone"}
+    assert f" (2 seeds), {len(known)} of them with a control that the paper lacks: " in said
 
 
 def test_sizes_of_models_are_counted_apart_from_trainings():
@@ -167,7 +176,7 @@ def test_sizes_of_models_are_counted_apart_from_trainings():
     sizes = pd.DataFrame(rows, columns=["run", "seed", "value"]).assign(metric="Full params (M)", stale=False)
     frame = pd.concat([metrics(tood_af=42.0, atss_af=39.0), sizes])
     trained, of_models = verdicts(judge(CLAIMS, Evidence(metrics=frame), TABLES), comparable=False)
-    assert "(2 seeds): 1 same direction. Significant" in trained
+    assert trained.startswith("1 claim on trainings (2 seeds): 1 same direction. Significant")
     assert of_models == "Claims on sizes of models, which need no training: 1 same direction."
 
 
@@ -227,7 +236,7 @@ def test_notes_are_said_once_and_empty_tables_in_one_line(page):
     assert ("Table 5", "none of its runs is in this study") in empty
     assert '<h2 id="table5">' not in page
     assert (
-        page.index("Claims of the paper on trainings")
+        page.index(" on trainings (")
         < page.index('<h2 id="claims">')
         < page.index('<h2 id="runs">')
     )

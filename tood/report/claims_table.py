@@ -24,9 +24,9 @@ _HEADER = [*_SHORT_HEADER, "SD", "p", "Holm's p", "Robustness", "Section"]
 _INTERVALS = (
     f"Intervals: {CONFIDENCE:.0%}, by Student's t over paired seeds; {CONFIDENCE_WITHIN:.0%} where a claim "
     "has a margin, which is two one-sided tests at 5%. A verdict needs at least two seeds. p is two-sided, "
-    "of no difference; where a claim has a margin, it is of a difference outside of the margin. Holm's p is "
-    "adjusted over all contrasts of all claims; the best of several is an intersection-union test and needs "
-    "no adjustment."
+    "of no difference. Where a claim has a margin p is of a difference outside of it: a small p says that "
+    "the runs are alike, and one near 1 that they are not. Holm's p is adjusted over all contrasts of all "
+    "claims. Verdicts rest on the intervals, without this adjustment."
 )
 _CAPTION = (
     "Statements of the paper as differences between runs (Feng et al., TOOD, ICCV 2021), signed so that the "

@@ -64,7 +64,7 @@ def effect_of_the_method(judged: pd.DataFrame) -> str:
     Args:
         judged: `claims.csv`.
     """
-    (baseline, first), *_, (method, last) = load_pages().detectors.items()
+    first, *_, last = load_pages().detectors.values()
     rows = summary(judged)
     found = rows[(rows["contrast"] == f"{last} - {first}") & (rows["metric"] == "AP") & (rows["seeds"] > 0)]
     if found.empty:
@@ -72,9 +72,9 @@ def effect_of_the_method(judged: pd.DataFrame) -> str:
     row = found.iloc[0]
     mean, low, high = (number(row[name], "+.1f") for name in ("mean", "low", "high"))
     if math.isnan(row["low"]):
-        return f"{method} minus {baseline}: {mean} AP, with one seed and so without an interval."
+        return f"{row['claim']}: {mean} AP, with one seed and so without an interval."
     return (
-        f"{method} minus {baseline}: {mean} AP ({CONFIDENCE:.0%} interval {low} to {high}, "
+        f"{row['claim']}: {mean} AP ({CONFIDENCE:.0%} interval {low} to {high}, "
         f"{row['seeds']} seeds): {row['verdict']}."
     )
 
@@ -97,11 +97,15 @@ def verdicts(judged: pd.DataFrame, comparable: bool) -> list[str]:
         fewest, most = int(trained["seeds"].min()), int(trained["seeds"].max())
         seeds = f"{most} seed{'s' * (most > 1)}" if fewest == most else f"{fewest} to {most} seeds"
         significant = int((trained["holm_p"] < _LEVEL).sum())
-        rest = f" {pending} {'have' if pending > 1 else 'has'} no verdict." if pending else ""
+        ours = int(trained["paper"].isna().sum())
+        controls = f", {ours} of them with a control that the paper lacks" if 0 < ours < len(trained) else ""
         said.append(
-            f"Claims of the paper on trainings ({seeds}): {_counted(trained, comparable)}. Significant after "
-            f"Holm's correction: {significant} of {len(trained)}.{rest}"
+            f"{len(trained)} claim{'s' * (len(trained) > 1)} on trainings ({seeds}){controls}: "
+            f"{_counted(trained, comparable)}. Significant after Holm's correction: {significant}."
         )
+        if pending:
+            others = "Another claim has" if pending == 1 else f"{pending} other claims have"
+            said[-1] += f" {others} no verdict, as not all of the runs are trained."
     if len(sizes):
         said.append(f"Claims on sizes of models, which need no training: {_counted(sizes, comparable)}.")
     return said

@@ -91,6 +91,7 @@ def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] 
         columns=columns,
         runs=rows,
         sources=sources(statuses),
+        words=load_pages().words,
     )
     write_text(paths.report, page)
 

@@ -99,7 +99,7 @@ def table_section(
         and not table.printed
         and values.loc[values.index.isin(own), list(table.metrics)].isna().all(axis=None)
     ):
-        return Section(path.stem, found.title, empty="none of the runs that only this table has is trained")
+        return Section(path.stem, found.title, empty="no value yet of the runs that are in this table alone")
     rows = [found.rows[place] for place in asked]
     keys, words = len(table.keys), len(table.columns)
     short = max(map(len, table.keys)) <= _SHORT

@@ -75,6 +75,7 @@ class Pages(Declaration):
     mini: Mini
     cells: str  # the study of docs/cells.md
     detectors: dict[str, str]  # runs of Figures 1 and 4
+    words: dict[str, str]  # their meaning
     figures: dict[str, str]  # captions, in the order of the page
 
 

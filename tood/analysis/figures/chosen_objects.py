@@ -126,7 +126,8 @@ def caption(
         "solid box S: of the candidates, the anchor with the highest score for the object's class, and its "
         "box. A candidate's box overlaps the object, and no other object of the class more; so the circle "
         "may be off the maximum of the map. Diamond and dash-dotted box I: the anchor with the highest "
-        "IoU. An arrow leads from the object's centre to a best anchor that is farther away than a stride.",
+        "IoU. The square under either mark is the anchor's cell, a stride wide. An arrow leads from the "
+        "object's centre to a best anchor that is farther away than a stride.",
         f"Selection: of the objects {', '.join(rule[:-1])}, and {rule[-1]}, "
         f"{'it has' if figure == 1 else 'after that of Figure 1, and each on another image, they have'} "
         f"the largest distance between both best anchors under {baseline}.{_preferences(choice)}",
@@ -139,7 +140,9 @@ def _purpose(names: Sequence[str], shown: Collection[Case]) -> str:
     """What the choice makes the figure show."""
     said = f"chosen as the best anchors for score and for IoU are far apart under {names[0]}"
     right = len(names) > 1 and not any(case.dropped for case in shown)
-    return f"{said}, while the best-scored box of {names[-1]} is right" if right else said
+    if not right:
+        return said
+    return f"{said}, while the best-scored box of {names[-1]} has an IoU of at least {LEAST_CLASSIFIED}"
 
 
 def _means(choice: Choice, names: Sequence[str], seed: int | None) -> str:

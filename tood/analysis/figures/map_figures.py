@@ -289,7 +289,7 @@ def _arrows(axes: Axes, row: FigureRow, anchors: Sequence[BestAnchor]) -> None:
     look = {"color": "white", "linewidth": 2, "path_effects": rim}
     for anchor in anchors:
         if math.dist(anchor.point, centre) > row.maps.levels[anchor.level].stride:
-            style = {"arrowstyle": "-|>", "mutation_scale": 14, "shrinkA": 0, "shrinkB": 7}
+            style = {"arrowstyle": "-|>", "mutation_scale": 14, "shrinkA": 7, "shrinkB": 7}
             axes.annotate("", anchor.point, centre, arrowprops={**look, **style})
     axes.plot(*centre, color="white", zorder=5, **_CENTRE)
 

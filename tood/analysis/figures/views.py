@@ -213,7 +213,8 @@ def draw_density(density: Mapping[str, np.ndarray]) -> Figure:
         axes.remove()
     figure.supxlabel("score that NMS ranks by")
     figure.supylabel("IoU with the object")
-    figure.colorbar(shown, ax=list(panels[: len(shares)]), label="share of anchors", format=_plain)
+    beside = list(panels[: len(shares)])
+    figure.colorbar(shown, ax=beside, label="share of anchors", format=_plain, extend="min")
     return figure
 
 
@@ -222,9 +223,11 @@ def caption_density(density: Mapping[str, np.ndarray]) -> str:
     shares = "; ".join(f"{name} {_share_misplaced(counts)}" for name, counts in density.items())
     return (
         "**Score against IoU.** The 50 most confident anchors of each object before NMS, on which Table 6 "
-        "measures PCC. The lighter a cell, the larger is its share of these anchors; there is none where "
-        "the background shows. In an aligned detector the score rises with the IoU. Share of anchors whose "
-        f"box has an IoU below 0.5, among the anchors with a score of at least 0.5: {shares}."
+        "measures PCC. The lighter a cell, the larger is its share of these anchors; the darkest may have "
+        "less than the scale says, and where the background shows there is none. In an aligned detector the "
+        "score rises with the IoU. Share of anchors whose box has an IoU below 0.5, among the anchors with a "
+        f"score of at least 0.5: {shares}. Methods differ in how high their scores are, so compare how many "
+        "anchors there are, too."
     )
 
 
