@@ -235,11 +235,7 @@ def test_notes_are_said_once_and_empty_tables_in_one_line(page):
     empty = re.findall(r"<li>(Table \d|Sweep of m): (.*)</li>", page)
     assert ("Table 5", "none of its runs is in this study") in empty
     assert '<h2 id="table5">' not in page
-    assert (
-        page.index(" on trainings (")
-        < page.index('<h2 id="claims">')
-        < page.index('<h2 id="runs">')
-    )
+    assert page.index(" on trainings (") < page.index('<h2 id="claims">') < page.index('<h2 id="runs">')
     assert "figure1 is not shown: no weights." in page
 
 
