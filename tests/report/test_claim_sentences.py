@@ -57,6 +57,14 @@ def test_an_effect_that_is_not_seen_says_how_many_seeds_it_would_take():
     )
 
 
+def test_an_effect_as_large_as_the_papers_is_excluded_where_the_interval_ends_below():
+    found = said(ap(fovea_thead=(40.1, 40.2, 39.9), fovea=(40.0, 40.1, 40.0)))
+    text = found["T-head is better than the parallel head in FoveaBox"]
+    assert text.startswith("*inconclusive*, +0.0 (−0.3 to +0.3) AP, 3 seeds; the paper has +0.7. ")
+    assert "The interval excludes an effect of the paper's size." in text
+    assert "would take" not in text
+
+
 def test_one_seed_and_the_best_of_several():
     best = {"tood_af": (50.0,), "tood_alpha05_beta2": (49.0,), "tood_alpha05_beta4": (48.0,)}
     others = {"tood_alpha05_beta6": (47.0,), "tood_alpha10_beta8": (49.5,), "tood_alpha15_beta8": (47.0,)}

@@ -7,6 +7,7 @@ from helpers.records import finish
 from tood.report.front_page import cost, records_of
 from tood.report.mini_page import agreement, elsewhere, mini_part, orders, sweep
 from tood.study.declarations import load_tables
+from tood.study.paths import REPOSITORY
 from tood.study.plan import Plan
 
 
@@ -103,3 +104,14 @@ def test_an_edited_record_is_not_shown(results):
     path.write_text(path.read_text().replace("40.0", "60.0"))
     with pytest.raises(ValueError, match="does not fit its checksum"):
         mini_part(results)
+
+
+def test_what_pages_say_in_words_is_in_the_records():
+    """README.md: the main part, with ten seeds; docs/mini.md: what is ahead, and what is not seen to be."""
+    judged = pd.read_csv(REPOSITORY / "results/mini/tables/claims.csv").set_index("id")
+    judged = judged[judged["check"].isna()]
+    ahead = judged.loc[["tood_af", "tood_ab", "head_alone", "assignment_alone"]]
+    assert set(ahead["verdict"]) == {"same direction"}
+    assert (ahead["holm_p"] < 0.05).all()
+    assert set(ahead["seeds"]) == {10}
+    assert set(judged.loc[["t_head_atss_af", "tal"], "verdict"]) == {"inconclusive"}

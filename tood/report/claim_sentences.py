@@ -96,6 +96,8 @@ def _sure(claim: Claim, row: Mapping, spec: str) -> list[str]:
 def _power(row: Mapping, spec: str) -> str:
     """How many seeds an effect would take: the paper's, or where it prints none, the one that was found."""
     own = math.isnan(row["paper"])
+    if row["high"] < row["paper"]:
+        return "The interval excludes an effect of the paper's size."
     needed = seeds_needed(row["mean"] if own else row["paper"], row["sd"])
     effect = "this effect" if own else "an effect of the paper's size"
     number = f"{needed} seeds" if needed else f"more than {MOST_SEEDS:,} seeds"
