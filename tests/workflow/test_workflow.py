@@ -329,7 +329,7 @@ def test_report_holds_what_was_asked_for_and_every_figure(study):
     shown = tables_of_page(page)
     assert next(iter(shown)) == "claims"
     assert list(shown)[-1] == "runs"
-    empty = dict(re.findall(r"<li>(.*): (none of .*)</li>", page))
+    empty = dict(re.findall(r"<li>(.*): (none of .*|no value .*)</li>", page))
     of_paper = {row.run for declared in TABLES.values() if declared.printed for row in declared.rows}
     for name, declared in TABLES.items():
         asked = [record for record in table(study, name).to_dict("records") if record["run"] in TRAINED]
@@ -345,7 +345,7 @@ def test_report_holds_what_was_asked_for_and_every_figure(study):
             for metric, spec in declared.metrics.items():
                 (column,) = (header.index(cell) for cell in header if cell in (metric, f"{metric} (val)"))
                 if math.isfinite(record[metric]):
-                    assert row[column] == format(record[metric], spec)
+                    assert row[column] == format(record[metric], spec).replace("-", "−")
     for figure in ("claims", "figure1", "figure4", *VIEWS, "positives"):
         for end, place in ((".png", "src"), ("_dark.png", "srcset")):
             content = (study.path / f"results/tiny/figures/{figure}{end}").read_bytes()
