@@ -42,7 +42,10 @@ _CAPTION_BAND = (
     f"A hatched band is the margin of a claim that runs are alike, whose bar is the {CONFIDENCE_WITHIN:.0%} "
     "interval; the claim is that the whole bar lies in the band, on whichever side of 0. "
 )
-_CAPTION_PAPER = "A cross is the difference between the values that the paper prints. "
+_CAPTION_PAPER = (
+    "A cross is the difference between the values that the paper prints; a claim without one compares with a "
+    "control that the paper does not have. "
+)
 _CAPTION_CHECKS = "Open markers are other studies that checked the claim, with intervals of their own. "
 
 
