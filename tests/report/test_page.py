@@ -164,8 +164,8 @@ def test_the_verdicts_are_counted_in_a_sentence():
 
 def test_controls_of_this_project_are_counted_among_the_claims():
     frame = metrics(tood_af=42.0, atss_af=39.0, atss_af_thead=38.0, parallel_atss=37.0)
-    (said,) = verdicts(judge(CLAIMS, Evidence(metrics=frame), TABLES), comparable=False)
     judged = judge(CLAIMS, Evidence(metrics=frame), TABLES)
+    (said,) = verdicts(judged, comparable=False)
     known = judged[(judged["seeds"] > 0) & judged["paper"].isna()]
     assert set(known["id"]) == {"head_alone"}
     assert f" (2 seeds), {len(known)} of them with a control that the paper lacks: " in said

@@ -94,7 +94,10 @@ def _sure(claim: Claim, row: Mapping, spec: str) -> list[str]:
 
 
 def _power(row: Mapping, spec: str) -> str:
-    """How many seeds an effect would take: the paper's, or where it prints none, the one that was found."""
+    """How many seeds an effect would take: the paper's, or where it prints none, the one that was found.
+
+    Where the interval ends below the paper's effect, it says that instead.
+    """
     own = math.isnan(row["paper"])
     if row["high"] < row["paper"]:
         return "The interval excludes an effect of the paper's size."

@@ -99,13 +99,12 @@ def verdicts(judged: pd.DataFrame, comparable: bool) -> list[str]:
         significant = int((trained["holm_p"] < _LEVEL).sum())
         ours = int(trained["paper"].isna().sum())
         controls = f", {ours} of them with a control that the paper lacks" if 0 < ours < len(trained) else ""
+        others = "Another claim has" if pending == 1 else f"{pending} other claims have"
+        rest = f" {others} no verdict, as not all of the runs are trained." if pending else ""
         said.append(
             f"{len(trained)} claim{'s' * (len(trained) > 1)} on trainings ({seeds}){controls}: "
-            f"{_counted(trained, comparable)}. Significant after Holm's correction: {significant}."
+            f"{_counted(trained, comparable)}. Significant after Holm's correction: {significant}.{rest}"
         )
-        if pending:
-            others = "Another claim has" if pending == 1 else f"{pending} other claims have"
-            said[-1] += f" {others} no verdict, as not all of the runs are trained."
     if len(sizes):
         said.append(f"Claims on sizes of models, which need no training: {_counted(sizes, comparable)}.")
     return said
