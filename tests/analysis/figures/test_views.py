@@ -71,13 +71,13 @@ def test_distances_are_drawn_and_summed_up():
     }
     first = best_anchors(pd.DataFrame(columns))
     assert first["lost"].tolist() == pytest.approx([0, 0.2, np.nan, 0.5], nan_ok=True)
-    objects = {"a": [first, first], "b": [first + 1, first + 1]}
+    objects = {"a": [first, first], "b": [first + 0.5, first + 0.5]}
     for axes, column in zip(draw_distances(objects).axes, ("distance", "lost"), strict=True):
         for line, (found, _) in zip(axes.lines, objects.values(), strict=True):
             assert np.array_equal(line.get_ydata(), cumulative(found[column].to_numpy(), line.get_xdata()))
-    assert draw_distances(objects).axes[0].lines[1].get_ydata()[-1] == 0.75
+    assert draw_distances(objects).axes[0].lines[1].get_ydata()[-1] == 0.75  # one has no best anchors
     text = caption_distances({name: seeds[:1] for name, seeds in objects.items()})
-    assert "Mean distance: a 0.300; b 1.300. Mean IoU lost: a 0.233; b 1.233." in text
+    assert "Mean distance: a 0.300; b 0.800. Mean IoU lost: a 0.233; b 0.733." in text
     assert " 4 objects each." in text
     assert "So a has its best anchors closest together, and a loses the least IoU." in text
     assert text.endswith("because of objects that no predicted box of their class touches (a 1; b 1).")

@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from tood.analysis.figures.files import save_captioned
-from tood.analysis.figures.style import of_methods
+from tood.analysis.figures.style import AS_DRAWN, of_methods
 from tood.analysis.table6.box_counts import KINDS, CountOptions, name_boxes
 from tood.evaluation.detection import coco_evaluation
 from tood.runtime.files import read_json
@@ -89,7 +89,7 @@ def cumulative(values: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 _DASH = "–"
 _DISTANCES = {  # column: label, largest value shown
-    "distance": ("distance of the best anchors, in sizes of the object (less is better)", 2.0),
+    "distance": ("distance of the best anchors, in sizes of the object (less is better)", 1.0),
     "lost": ("IoU lost by the best-classified box (less is better)", 1.0),
 }
 
@@ -187,6 +187,7 @@ def _listed(values: Mapping[str, str]) -> str:
 # Score against IoU
 
 _INNER = [0.2, 0.4, 0.6, 0.8]
+_EMPTY = "0.93"  # of a panel, on a dark page too: the rarest cells are dark
 
 
 def _plain(value: float, _: int) -> str:
@@ -207,6 +208,7 @@ def draw_density(density: Mapping[str, np.ndarray]) -> Figure:
         shown = axes.imshow(
             np.ma.masked_equal(share, 0).T, origin="lower", extent=(0, 1, 0, 1), cmap="viridis", norm=norm
         )
+        axes.patch.set(facecolor=_EMPTY, gid=AS_DRAWN)
         axes.set_title(name, fontsize=10)
         axes.set(xticks=_INNER, yticks=_INNER)  # those at the ends would touch those of the next panel
     for axes in panels[len(shares) :]:
@@ -223,8 +225,8 @@ def caption_density(density: Mapping[str, np.ndarray]) -> str:
     shares = "; ".join(f"{name} {_share_misplaced(counts)}" for name, counts in density.items())
     return (
         "**Score against IoU.** The 50 most confident anchors of each object before NMS, on which Table 6 "
-        "measures PCC. The lighter a cell, the larger is its share of these anchors; the darkest may have "
-        "less than the scale says, and where the background shows there is none. In an aligned detector the "
+        "measures PCC. The yellower a cell, the larger is its share of these anchors; the darkest may have "
+        "less than the scale says, and where it is light grey there is none. In an aligned detector the "
         "score rises with the IoU. Share of anchors whose box has an IoU below 0.5, among the anchors with a "
         f"score of at least 0.5: {shares}. Methods differ in how high their scores are, so compare how many "
         "anchors there are, too."
