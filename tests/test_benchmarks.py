@@ -63,6 +63,7 @@ def test_all_benchmarks_compare_outputs_and_write_results_and_table(tmp_path, pa
     assert all(result["title"] in text for result in found)
 
 
+@pytest.mark.slow
 def test_a_peer_that_is_not_installed_is_left_out_with_the_reason(tmp_path, page, once, monkeypatch):
     monkeypatch.setitem(sys.modules, "ultralytics.utils.tal", None)
     monkeypatch.setitem(sys.modules, "ultralytics", None)

@@ -333,9 +333,12 @@ def test_starts_without_heavy_imports():
 
 
 @pytest.mark.parametrize(
-    "words", ["runs", "show tood_af", "progress", "doctor", "plan --json", "--help", "show -h"]
+    ("words", "reader"),
+    [
+        *((words, "head -1") for words in ("show tood_af", "progress", "doctor", "plan --json", "show -h")),
+        *((words, "true") for words in ("runs", "--help")),
+    ],
 )
-@pytest.mark.parametrize("reader", ["head -1", "true"])
 def test_a_reader_that_stops_early_is_no_error(words, reader):
     call = f"set -o pipefail; {sys.executable} -m tood.cli {words} | {reader}"
     outcome = subprocess.run(["bash", "-c", call], cwd=REPOSITORY, capture_output=True, text=True)

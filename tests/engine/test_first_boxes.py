@@ -61,6 +61,11 @@ def side(boxes: Tensor) -> Tensor:
     return (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt()
 
 
+@functools.cache
+def sides_at_full_size(run: str) -> Tensor:
+    return sides_of(run, scale="paper")
+
+
 def sides_of(run: str, **options: str) -> Tensor:
     config = resolve(Plan(options).settings(run), CLASSES, None).model
     head = {**config.bbox_head, "train_cfg": config.get("train_cfg"), "test_cfg": config.test_cfg}
@@ -70,7 +75,7 @@ def sides_of(run: str, **options: str) -> Tensor:
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("study", STUDIES)
 def test_first_boxes_are_as_large_against_strides_and_anchors_as_at_full_size(study, run):
-    paper, small = sides_of(run, scale="paper"), sides_of(run, **STUDIES[study])
+    paper, small = sides_at_full_size(run), sides_of(run, **STUDIES[study])
     close = 0.03 if run in ROUNDED else 1e-5
     assert torch.allclose(small[:, 1], paper[:, 1], rtol=close), "anchors"
     if run in BEGINS_WITH_TWO_STRIDES:
@@ -85,6 +90,6 @@ def test_first_boxes_are_as_large_against_strides_and_anchors_as_at_full_size(st
     [("atss_af", 1), ("atss_qfl", 1), ("atss_ab", 1), ("tood_ab", 1), ("tood_af", 1 / 4)],
 )
 def test_first_boxes_against_the_anchor(run, of_anchor):
-    boxes, anchors = sides_of(run, scale="paper").unbind(1)
+    boxes, anchors = sides_at_full_size(run).unbind(1)
     assert torch.allclose(boxes / anchors, torch.tensor(float(of_anchor)), rtol=1e-5)
     assert torch.allclose(anchors, torch.tensor(8.0))

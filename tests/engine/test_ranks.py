@@ -56,7 +56,10 @@ def several(data, tmp_path) -> Callable[..., Trainer]:
             *(2, "stuck_exhaust_memory", 1, "oom", "out of memory; set micro_batch below the batch size"),
             marks=pytest.mark.slow,  # half a minute each
         ),
-        (2, "stuck_kill", 1, "failed", f"rank 1 ended without a word: {KILLED}"),
+        pytest.param(
+            *(2, "stuck_kill", 1, "failed", f"rank 1 ended without a word: {KILLED}"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_failure_of_one_is_that_of_all_with_its_reason(several, number, fault, rank, state, reason):
@@ -66,6 +69,7 @@ def test_the_failure_of_one_is_that_of_all_with_its_reason(several, number, faul
     assert trainer.state["reason"].startswith(reason)
 
 
+@pytest.mark.slow
 def test_a_divergence_that_one_rank_finds_is_one_of_the_training(several, tmp_path):
     """Of which the record is written, although rank 0 could not say anything itself."""
     record = tmp_path / "record.json"

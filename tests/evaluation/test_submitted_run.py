@@ -24,16 +24,17 @@ TEST = Split("annotations/image_info_test-dev2017.json", "test2017")
 
 @pytest.fixture
 def job(real_images, tmp_path) -> SubmissionJob:
-    """A narrow TOOD with initial weights, and all images of a dataset without their annotations."""
+    """A narrow TOOD with initial weights, and images of a dataset without their annotations."""
     root = tmp_path / "data"
     (root / TEST.images).mkdir(parents=True)
     (root / "annotations").mkdir()
     content: dict = {"images": []}
     for split in ("train2017", "val2017"):
         annotated = json.loads((real_images / f"annotations/instances_{split}.json").read_text())
-        content["images"] += annotated["images"]
+        images = annotated["images"][:12]
+        content["images"] += images
         content["categories"] = annotated["categories"]
-        for image in annotated["images"]:
+        for image in images:
             shutil.copy(real_images / split / image["file_name"], root / TEST.images)
     (root / TEST.annotations).write_text(json.dumps(content))
     categories = [{"id": one["id"], "name": one["name"]} for one in content["categories"]]

@@ -231,12 +231,13 @@ def mutated(value, number: random.Random, depth: int = 0):
     return value | {key: mutated(value[key], number, depth + 1)}
 
 
-def test_random_changes_are_read_or_refused(made, tmp_path, monkeypatch):
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
+def test_random_changes_are_read_or_refused(made, tmp_path, monkeypatch, seed):
     monkeypatch.chdir(tmp_path)
-    number, path, done = random.Random(0), tmp_path / "a.pth", []
+    number, path, done = random.Random(seed), tmp_path / "a.pth", []
     runs = load_runs()
     small = {"state_dict": {"a": torch.ones(2)}, "meta": made["meta"]}
-    for _ in range(40):
+    for _ in range(16):
         content = small
         for _ in range(number.choice([1, 1, 2])):
             content = content | {"meta": mutated(content["meta"], number)}
@@ -252,4 +253,4 @@ def test_random_changes_are_read_or_refused(made, tmp_path, monkeypatch):
             assert str(error).startswith(f"{path}: ")  # noqa: PT017 - some are read
             assert "\n" not in str(error)  # noqa: PT017
         assert list(tmp_path.iterdir()) == [path]
-    assert 4 < len(done) < 36
+    assert 1 < len(done) < 15

@@ -54,6 +54,11 @@ def batch(sizes=((64, 64), (50, 60))) -> dict:
 
 def configuration(name: str) -> Config:
     """The resolved configuration of one of `MODELS`."""
+    return copy.deepcopy(_configuration(name))
+
+
+@functools.cache
+def _configuration(name: str) -> Config:
     run, options = MODELS[name]
     settings = Plan({}).settings(run)
     settings["run"]["options"] |= options

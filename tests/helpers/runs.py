@@ -1,12 +1,15 @@
 """Runs that stand for others in tests of what depends on the head alone."""
 
+import functools
+
 from mmengine.config import Config
 
 from tood.study.declarations import load_runs, select_runs
 from tood.study.paths import CONFIGS
 
 
-def one_of_each_head() -> list[str]:
+@functools.cache
+def one_of_each_head() -> tuple[str, ...]:
     """A run for each configuration with ResNet-50 and its options of the head; for other heads, one run.
 
     Sweeps of a training's parameters, schedules and backbones are left out. Runs without options come first.
@@ -21,15 +24,15 @@ def one_of_each_head() -> list[str]:
             found.setdefault((run.config, options), run.id)
         elif head not in heads:
             found.setdefault((head,), run.id)
-    return list(found.values())
+    return tuple(found.values())
 
 
-def one_of_each_part() -> list[str]:
+def one_of_each_part() -> tuple[str, ...]:
     """`one_of_each_head`, and a run for each other backbone: neither depends on the other."""
-    runs, found = load_runs(), one_of_each_head()
+    runs, found = load_runs(), list(one_of_each_head())
     backbones = {runs[run].backbone for run in found}
     for run in runs.values():
         if run.backbone not in backbones:
             found.append(run.id)
             backbones.add(run.backbone)
-    return found
+    return tuple(found)

@@ -48,15 +48,22 @@ LIMITS = {
 # In two replicas, whose losses are evaluated one after another, or side by side
 REPLICAS = {"tood_af": 0, "atss_ab": 0, "gfl_r101": 0, "vfnet_x101_64x4d_dcn": 0, "paa_iou": 4}
 REPLICAS |= {"fcos": 0, "pisa": 2}
+# Quick: the paper's heads, one of each family, and those that wait
+QUICK = ("tood_af", "tood_ab", "atss_ab", "gfl_r101", "paa_iou", "fcos", "pisa", "iqdet_x101_64x4d_dcn")
+QUICK_REPLICAS = ("tood_af", "paa_iou")
 
 
-@pytest.mark.parametrize("name", LIMITS)
+def one_by_one(names, quick) -> list:
+    return [pytest.param(name, marks=[] if name in quick else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", one_by_one(LIMITS, QUICK))
 def test_a_step_waits_no_more_than_this(name):
     found = waits_of(name).step
     assert found.total() <= LIMITS[name], str(found)
 
 
-@pytest.mark.parametrize("name", REPLICAS)
+@pytest.mark.parametrize("name", one_by_one(REPLICAS, QUICK_REPLICAS))
 def test_a_step_with_two_replicas_waits_no_more_than_this(name):
     found = waits_of(name, replica=2).step
     assert found.total() <= REPLICAS[name], str(found)

@@ -28,7 +28,9 @@ needs_none = pytest.mark.skipif(
     "imports",
     [
         "import tood.heads, mmdet.models",
-        "from mmdet.apis import init_detector; import mmdet.models, tood.heads",
+        pytest.param(
+            "from mmdet.apis import init_detector; import mmdet.models, tood.heads", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_any_order_of_imports(imports):
@@ -39,6 +41,7 @@ def test_any_order_of_imports(imports):
 
 
 @needs_none
+@pytest.mark.slow  # three processes that import mmdet
 def test_on_the_pythonpath_alone_tood_comes_first():
     """Without the hook among the packages, as in a folder that was copied to another machine."""
     packages = [path for path in sys.path if path.endswith("site-packages")]

@@ -78,6 +78,7 @@ def test_the_same_call_measures_nothing_again(rehearsed):
     assert workspace.files("work/smoke/rehearsal/runs") == before
 
 
+@pytest.mark.slow  # two models of the paper's size
 def test_a_run_that_fails_is_a_row_and_the_call_fails_at_its_end(workspace, photographs):
     """Here the file of initial weights is damaged."""
     (workspace.path / "weights").mkdir()

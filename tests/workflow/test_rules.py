@@ -27,11 +27,9 @@ def test_every_value_in_a_shell_command_is_quoted(path):
     "target",
     [
         "weights/$(touch X).pth",
-        "weights/`touch X`.pth",
         "weights/a;touch X;.pth",
         "weights/resnet50 $(touch X).pth",
-        "weights/unheard_of.pth",
-        "work/logs/../$(touch X).pth",
+        "work/logs/../`touch X`.pth",
         "weights/released/$(touch X).pth",
     ],
 )
@@ -67,7 +65,11 @@ def test_another_package_is_refused(clone, workspace):
     )
 
 
-@pytest.mark.parametrize("program", [("snakemake",), ("python", "-m", "snakemake")], ids=" ".join)
+@pytest.mark.parametrize(
+    "program",
+    [("snakemake",), pytest.param(("python", "-m", "snakemake"), marks=pytest.mark.slow)],
+    ids=" ".join,
+)
 def test_jobs_run_on_the_code_of_the_rules(clone, workspace, program):
     """Also with another clone's environment."""
     source = clone / "tood/data/synthetic.py"

@@ -180,8 +180,15 @@ def cells_of(run_id: str, tables: Mapping[str, Table]) -> list[str]:
     ]
 
 
-def select_runs(names: Iterable[str] | None, runs: Mapping[str, Run]) -> list[Run]:
+def select_runs(
+    names: Iterable[str] | None, runs: Mapping[str, Run], tables: Mapping[str, Table] | None = None
+) -> list[Run]:
     """The runs of these names, a table's name standing for all of its runs; None: all of the paper's.
+
+    Args:
+        names: of runs and tables.
+        runs: all there are, by id.
+        tables: all there are, by name, if they were read before.
 
     Raises:
         ExperimentError: there is no run or table of a name.
@@ -189,18 +196,20 @@ def select_runs(names: Iterable[str] | None, runs: Mapping[str, Run]) -> list[Ru
     if names is None:
         return [run for run in runs.values() if run.in_paper]
     selected = []
-    for name in dict.fromkeys(_with_those_of_tables(names, runs)):
+    for name in dict.fromkeys(_with_those_of_tables(names, runs, tables)):
         if name not in runs:
             raise ExperimentError(f"runs: {unknown_run(name, runs)}")
         selected.append(runs[name])
     return selected
 
 
-def _with_those_of_tables(names: Iterable[str], runs: Mapping[str, Run]) -> list[str]:
+def _with_those_of_tables(
+    names: Iterable[str], runs: Mapping[str, Run], tables: Mapping[str, Table] | None
+) -> list[str]:
     names = list(names)
     if set(names) <= set(runs):
         return names  # the tables need not be read
-    tables = load_tables(runs=runs)
+    tables = tables or load_tables(runs=runs)
     expanded: list[str] = []
     for name in names:
         expanded += [row.run for row in tables[name].rows] if name in tables else [name]

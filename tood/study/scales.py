@@ -14,6 +14,7 @@ from tood.study.declarations import (
     ExperimentError,
     Run,
     load_declared,
+    load_tables,
     read_mapping,
     select_runs,
 )
@@ -110,9 +111,10 @@ def load_scale(name: str) -> Scale:
 def seeds_by_run(scale: Scale, runs: Mapping[str, Run]) -> dict[str, tuple[int, ...]]:
     """Seeds of every run at a scale; where several lines of `seeds_of` name a run, all of theirs."""
     own: dict[str, tuple[int, ...]] = {}
+    tables = load_tables(runs=runs) if scale.seeds_of else None
     for name, seeds in scale.seeds_of.items():
         try:
-            named = select_runs([name], runs)
+            named = select_runs([name], runs, tables)
         except ExperimentError as error:
             raise ExperimentError(f"{SCALES / scale.name}.yaml: seeds_of: {error}") from None
         for run in named:

@@ -58,7 +58,7 @@ def test_a_traced_detector_predicts_the_same(run):
         assert_same(traced(given), maps(given), atol=1e-6)
 
 
-@pytest.mark.parametrize("epoch", [None, 4])
+@pytest.mark.parametrize("epoch", [None, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_head_compiles_as_one_graph(run, epoch):
     model = build(run).eval()
     if epoch is not None:
