@@ -77,11 +77,28 @@ def test_one_seed_and_the_best_of_several():
 
 def test_a_difference_beyond_a_margin_has_no_p_of_lying_within_it():
     found = said(ap(tood_af=(48.0, 49.0, 50.0), tood_ab=(40.0, 41.1, 42.0)))
-    text = found["Anchor-free and anchor-based TOOD are alike"]
+    text = found["Anchor-free and anchor-based TOOD are alike (within 0.5; tood\\_af − tood\\_ab)"]
     assert re.match(
         r"\*opposite: outside of the margin\*, \+8\.0 \(\S+ to \S+, 90% interval\) AP, 3 seeds", text
     )
     assert "Holm" not in text
+
+
+@pytest.mark.parametrize(
+    ("others", "sentence"),
+    [
+        (["same direction"] * 3, "All 4 readings say the same."),
+        (
+            ["opposite", "inconclusive", "same direction", "opposite"],
+            "By reading: 2 same direction, the default among them; 2 opposite; 1 inconclusive.",
+        ),
+    ],
+)
+def test_readings_are_counted_by_their_verdicts(others, sentence):
+    judged = judge(CLAIMS, Evidence("mini", ap(tood_af=(48.0, 49.0, 50.0), atss_af=(40.0,) * 3)), TABLES)
+    row = judged[judged["id"] == "tood_af"].to_dict("records")[0]
+    looks = [row | {"reading": str(number), "direction": each} for number, each in enumerate(others)]
+    assert findings(CLAIMS, pd.concat([judged, pd.DataFrame(looks)]), TABLES).strip().endswith(sentence)
 
 
 @pytest.mark.parametrize("effect", [3.3, 1.7, 1.0])

@@ -64,7 +64,7 @@ def test_nothing_measured(results):
     assert "AP: 0 of 60 at the scale `paper`, 0 of 60 at the scale `mini`." in headlines
     verdicts = "0 same direction, 0 inconclusive, 0 opposite, 0 depends on the reading."
     assert f"Claims with a verdict at `mini`: 0 of {CLAIMS}; {verdicts}" in headlines
-    assert "Against the paper" not in headlines
+    assert "the opposite was found" not in headlines
     assert headlines.count("| pending |") == HEADLINES
 
 
@@ -248,5 +248,8 @@ def test_headlines_are_the_declared_claims_whatever_their_verdict(results):
     assert found["C19: TOOD keeps more correct boxes than ATSS"] == fewer
     verdicts = "1 same direction, 0 inconclusive, 1 opposite, 0 depends on the reading."
     assert f"Claims with a verdict at `mini`: 2 of {CLAIMS}; {verdicts}" in text
-    assert "- Against the paper: TOOD keeps more correct boxes than ATSS.\n" in text
+    assert (
+        "- Of these claims of the paper the opposite was found: TOOD keeps more correct boxes than ATSS.\n"
+        in text
+    )
     assert "AP: 0 of 60 at the scale `paper`, 2 of 60 at the scale `mini`." in text

@@ -1,11 +1,15 @@
 """The measured part of docs/mini.md, from records that are written here."""
 
+import re
+from statistics import mean
+
 import pandas as pd
 import pytest
 from helpers.records import finish
 
 from tood.report.front_page import cost, records_of
 from tood.report.mini_page import agreement, elsewhere, mini_part, orders, sweep
+from tood.report.readings import DEFAULT
 from tood.study.declarations import load_tables
 from tood.study.paths import REPOSITORY
 from tood.study.plan import Plan
@@ -107,11 +111,30 @@ def test_an_edited_record_is_not_shown(results):
 
 
 def test_what_pages_say_in_words_is_in_the_records():
-    """README.md: the main part, with ten seeds; docs/mini.md: what is ahead, and what is not seen to be."""
+    """README.md: the main part, with ten seeds, and the best anchors; docs/mini.md: what was found."""
     judged = pd.read_csv(REPOSITORY / "results/mini/tables/claims.csv").set_index("id")
-    judged = judged[judged["check"].isna()]
+    judged = judged[judged["check"].isna() & (judged["reading"] == DEFAULT)]
     ahead = judged.loc[["tood_af", "tood_ab", "head_alone", "assignment_alone"]]
     assert set(ahead["verdict"]) == {"same direction"}
     assert (ahead["holm_p"] < 0.05).all()
     assert set(ahead["seeds"]) == {10}
     assert set(judged.loc[["t_head_atss_af", "tal"], "verdict"]) == {"inconclusive"}
+    assert judged.loc[["head_alone", "assignment_alone"], "mean"].round(1).tolist() == [4.7, 5.8]
+    assert judged.loc["pcc", "verdict"] == "depends on the reading"
+    opposite = set(judged.index[judged["verdict"] == "opposite"])
+    assert opposite == {"anchors_alike", "correct"}
+
+    results = REPOSITORY / "results"
+    means = {row.split(" |")[0]: row for row in agreement(results, "mini").splitlines()}
+    for method, distance, lost in (
+        ("T-head + TAL", "0.362", "0.181"),
+        ("Parallel head + ATSS", "0.326", "0.217"),
+    ):
+        assert re.search(rf"\| {distance} ± .* \| {lost} ±", means[f"| {method}"])
+    rates: dict[str, list[float]] = {}
+    for row in sweep(results).splitlines():
+        if row.startswith("| atss_af"):
+            rates.setdefault(row.split("|")[3].strip(), []).append(float(row.split("|")[5]))
+    assert {rate: round(mean(values), 1) for rate, values in rates.items()} == {
+        **{"0.02": 27.3, "0.04": 27.6, "0.08": 27.9},
+    }

@@ -1,13 +1,14 @@
 """For each claim what was found, how sure it is, and what would change it, in sentences from the numbers."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from tood.report.claims_table import effect_with_interval, shown, shown_p, verdict_with_welch
+from tood.report.claims_table import effect_with_interval, margin, shown, shown_p, verdict_with_welch
 from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
 from tood.report.evidence import SHORT, summary
 from tood.report.markup import markdown
@@ -41,7 +42,7 @@ def findings(claims: Sequence[Claim], judged: pd.DataFrame, tables: Mapping[str,
             *_sure(claim, row, spec),
             *_would_change(row, looks),
         ]
-        entries.append(f"- **{markdown(row['claim'])}:** {' '.join(sentences)}")
+        entries.append(f"- **{markdown(row['claim'] + margin(row, spec))}:** {' '.join(sentences)}")
     return "\n".join(entries) + "\n"
 
 
@@ -112,20 +113,28 @@ def _would_change(row: Mapping, looks: Iterable[Mapping]) -> list[str]:
     others = [look for look in looks if look["check"] or look["reading"] != DEFAULT]
     known = [look for look in others if look["seeds"] > 1 and row["seeds"] > 1]
     said = []
-    if differing := [look for look in known if look["direction"] != row["direction"]]:
-        named = ", ".join(
-            f"{_named(look)} ({SHORT.get(look['direction'], look['direction'])})" for look in differing
-        )
-        said.append(f"Another verdict: {named}.")
-    if agreeing := [look for look in known if look["direction"] == row["direction"]]:
-        readings = sum(not look["check"] for look in agreeing)
-        names = [f"{readings} other reading" + "s" * (readings > 1)] if readings else []
-        names += [_named(look) for look in agreeing if look["check"]]
-        said.append(f"The same verdict: {', '.join(names)}.")
-    if waiting := [_named(look) for look in others if look["direction"] == Verdict.PENDING]:
+    if readings := [look["direction"] for look in known if not look["check"]]:
+        said.append(_by_reading(row["direction"], readings))
+    checks = [look for look in known if look["check"]]
+    if differing := [look for look in checks if look["direction"] != row["direction"]]:
+        said.append(f"Another verdict: {', '.join(map(_named, differing))}.")
+    if agreeing := [look["check"] for look in checks if look["direction"] == row["direction"]]:
+        said.append(f"The same verdict: {', '.join(agreeing)}.")
+    if waiting := [
+        look["check"] for look in others if look["direction"] == Verdict.PENDING and look["check"]
+    ]:
         said.append(f"Pending: {', '.join(waiting)}.")
     return said
 
 
+def _by_reading(default: str, others: Sequence[str]) -> str:
+    """What the readings of Table 6 say, the default one first."""
+    if set(others) == {default}:
+        return f"All {len(others) + 1} readings say the same."
+    count = Counter([default, *others])
+    rest = "; ".join(f"{number} {verdict}" for verdict, number in count.items() if verdict != default)
+    return f"By reading: {count[default]} {default}, the default among them; {rest}."
+
+
 def _named(look: Mapping) -> str:
-    return look["check"] or f"reading `{look['reading']}`"
+    return f"{look['check']} ({SHORT.get(look['direction'], look['direction'])})"

@@ -174,12 +174,17 @@ def shown_p(value: float) -> str:
     return _DASH if math.isnan(value) else "<.001" if value < 0.001 else f"{value:.3f}".lstrip("0")
 
 
+def margin(row: Mapping, spec: str) -> str:
+    """What follows the claim that runs are alike: within which margin, and which run is subtracted."""
+    if math.isnan(row["within"]):
+        return ""
+    return f" (within {format(row['within'], spec)}; {row['contrast'].replace(' - ', ' − ')})"
+
+
 def _cells(row: Mapping, spec: str) -> list[str]:
-    contrast = row["contrast"].replace(" - ", " − ")
-    margin = "" if math.isnan(row["within"]) else f" (within {format(row['within'], spec)}; {contrast})"
     seeds = str(row["seeds"]) if row["seeds"] or math.isnan(row["mean"]) else "none"
     return [
-        f"{row['number']}: {row['claim']}{margin}",
+        f"{row['number']}: {row['claim']}{margin(row, spec)}",
         verdict_with_welch(row),
         row["metric"],
         shown(row["paper"], spec),

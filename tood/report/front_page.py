@@ -88,11 +88,16 @@ def _verdicts(frame: pd.DataFrame, study: str, words: Iterable[Verdict]) -> list
     said = [f"Claims with a verdict at `{study}`: {judged} of {len(frame)}; {verdicts}."]
     against = frame.loc[frame["verdict"].isin([Verdict.OPPOSITE, Verdict.CONTRADICTED]), "claim"]
     if len(against):
-        said.append(f"Against the paper: {'; '.join(map(markdown, against))}.")
-    if untrained := int(((frame["seeds"] == 0) & (frame["verdict"] != Verdict.PENDING)).sum()):
         said.append(
-            f"Of the claims with a verdict {untrained} compare sizes of models, which need no training."
+            f"Of these claims of the paper the opposite was found: {'; '.join(map(markdown, against))}."
         )
+    known = frame[frame["verdict"] != Verdict.PENDING]
+    kinds = [
+        (int((known["seeds"] == 0).sum()), "compare sizes of models, which need no training"),
+        (int(known["paper"].isna().sum()), "are comparisons with a control, which the paper does not have"),
+    ]
+    if named := [f"{number} {kind}" for number, kind in kinds if number]:
+        said.append(f"Of the claims with a verdict {', and '.join(named)}.")
     return said
 
 
@@ -144,17 +149,22 @@ def _with_ap(metrics: pd.DataFrame, runs: Iterable[Run]) -> int:
     return sum(run.id in measured for run in runs)
 
 
-def measured_tables(results: Path, study: str, only: Collection[str] | None = None) -> list[str]:
+def measured_tables(
+    results: Path, study: str, only: Collection[str] | None = None, least: int = 1
+) -> list[str]:
     """The tables of which a study measured anything, in Markdown.
 
     Args:
         only: no others than these are shown.
+        least: number of measured rows that a table needs.
     """
+    beside = load_pages().beside_the_paper
     runs = load_runs()
     references, scores = load_references(runs), load_scores(study, runs)
     metrics = with_enough_objects(kept(results, study))
     tables = [table for name, table in load_tables(runs=runs).items() if only is None or name in only]
-    texts = [_table(table, metrics, runs, references, scores) for table in tables if table.printed]
+    shown = [table for table in tables if table.printed or table.name in beside]
+    texts = [_table(table, metrics, runs, references, scores, least) for table in shown]
     return [text for text in texts if text]
 
 
@@ -198,8 +208,9 @@ def _table(
     runs: Mapping[str, Run],
     references: Mapping[str, Sequence[Reference]],
     scores: Mapping[str, ServerScores],
+    least: int,
 ) -> str | None:
-    """The measured rows and metrics of a table; None if nothing was measured."""
+    """The measured rows and metrics of a table; None if nothing, or fewer rows than `least`, was measured."""
     of_table = metrics["metric"].isin(list(table.metrics)) & metrics["run"].isin([r.run for r in table.rows])
     measured = metrics[of_table & metrics["value"].notna()]  # a metric may be undefined
     if measured.empty:
@@ -211,10 +222,12 @@ def _table(
         if row.run in set(measured["run"]):
             footnote = None if _mentions(row.footnote, hidden) else row.footnote
             rows.append(row.model_copy(update={"footnote": footnote}))
+    if len(rows) < least:
+        return None
     part = table.model_copy(update={"metrics": shown, "rows": rows})
     return to_markdown(part, build(part, metrics[of_table], {}, runs, None, references, scores))
 
 
 def _mentions(text: str | None, metrics: Iterable[str]) -> bool:
     """Whether a footnote names one of these metrics."""
-    return any(re.search(rf"\b{re.escape(name)}\b", text or "") for name in metrics)
+    return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text or "") for name in metrics)

@@ -29,17 +29,16 @@ def mini_part(results: Path) -> str:
         study_findings(results, page.study),
         "### Sweep\n",
         sweep(results),
-        "### Orders\n",
-        orders(results, page.study),
+        *(["### Orders\n", compared] if (compared := orders(results, page.study)) else []),
         "### Tables\n",
-        *measured_tables(results, page.study),
+        *measured_tables(results, page.study, least=2),
         "### Best anchors\n",
         agreement(results, page.study),
     ]
     if any(records_of(results, check.study) for check in load_checks(page.study, load_runs())):
         parts += ["### In other studies\n", elsewhere(results)]
     if records_of(results, other.study):
-        tables = measured_tables(results, other.study, other.tables)
+        tables = measured_tables(results, other.study, other.tables, least=2)
         parts += ["### On other images\n", *tables, agreement(results, other.study)]
     return "\n".join(parts)
 
@@ -50,7 +49,8 @@ def cells_part(results: Path) -> str:
     if not records_of(results, study):
         return "Pending: no training of this study has a record yet.\n"
     parts = [cost(results, study).strip(), *forest_picture(results, study, "../results")]
-    measured = [study_findings(results, study), *measured_tables(results, study), agreement(results, study)]
+    tables = measured_tables(results, study, least=2)
+    measured = [study_findings(results, study), *tables, agreement(results, study)]
     return "\n".join([*(f"{part}\n" for part in parts), *measured])
 
 
@@ -81,7 +81,7 @@ def sweep(results: Path) -> str:
 
 
 def orders(results: Path, study: str) -> str:
-    """Rank correlation of each table with the paper, for each metric of enough rows."""
+    """Rank correlation of each table with the paper, for each metric of enough rows; empty without any."""
     metrics, runs = with_enough_objects(kept(results, study)), load_runs()
     page = load_pages().mini.orders
     body = []
@@ -94,7 +94,7 @@ def orders(results: Path, study: str) -> str:
             if len(both) >= page.rows:
                 rho = both[metric].corr(both[f"{metric}_paper"], method="spearman")
                 body.append([markdown(table.title), markdown(metric), str(len(both)), number(rho, ".2f")])
-    return markdown_table(page.caption, ["Table", "Metric", "Rows", "ρ"], body, 2, [])
+    return markdown_table(page.caption, ["Table", "Metric", "Rows", "ρ"], body, 2, []) if body else ""
 
 
 def agreement(results: Path, study: str) -> str:

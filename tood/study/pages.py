@@ -74,6 +74,7 @@ class Pages(Declaration):
     results: list[ResultsPart]
     mini: Mini
     cells: str  # the study of docs/cells.md
+    beside_the_paper: tuple[str, ...]  # tables of this project that pages show with the paper's
     detectors: dict[str, str]  # runs of Figures 1 and 4
     words: dict[str, str]  # their meaning
     figures: dict[str, str]  # captions, in the order of the page
@@ -84,7 +85,7 @@ def load_pages(path: Path = PAGES) -> Pages:
     """The declaration, checked against scales and tables."""
     pages = load_declared(Pages, path)
     tables = [name for part in pages.results for name in part.tables or ()]
-    tables += [*pages.mini.other_images.tables, pages.mini.best_anchors.table]
+    tables += [*pages.mini.other_images.tables, pages.mini.best_anchors.table, *pages.beside_the_paper]
     scales = [*pages.readme.measured, *(part.scale for part in pages.results)]
     runs = load_runs()
     for kind, names, known in (
