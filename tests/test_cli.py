@@ -192,6 +192,8 @@ def test_the_package_is_the_command():
         "maps --image none.png --box 1,2,3,4 --label disc --run tood_af",
         "maps --image image.png --checkpoint none.pth",
         "import none.pth --run tood_af",
+        "export --checkpoint none.pth",
+        "classes --detections none.json --annotations image.png",
         "scores none.txt --run tood_af --source x",
     ],
 )

@@ -35,7 +35,8 @@ def study(tmp_path, monkeypatch):
 
 def test_runs_of_a_study_are_measured_by_class(study, capsys):
     assert main(["classes", "--name", "mini"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.startswith("study mini")
     assert lines[0].split() == ["Class", "Images", "Objects", "atss_af", "tood_af"]
     assert [line.split()[0] for line in lines[1:5]] == ["disc", "ring", "a|b", "all"]
     assert " ± " in lines[1]
@@ -88,7 +89,7 @@ def test_results_of_any_program(study, capsys):
         (["fcos"], "fcos: no detections of mini are on this machine"),
         (["tood_ax"], "did you mean tood_a"),
         (["--detections", "x.json"], "--detections, --annotations: give both"),
-        (["--detections", "x.json", "--annotations", "none.json"], "none.json: cannot be read"),
+        (["--detections", "x.json", "--annotations", "none.json"], "--detections x.json: no such file"),
         (["tood_af", "--detections", "x", "--annotations", "y"], "omit RUN, --name and --seed"),
     ],
 )

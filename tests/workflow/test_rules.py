@@ -78,7 +78,9 @@ def test_jobs_run_on_the_code_of_the_rules(clone, workspace, program):
     target = str(plan.data_root / plan.scale.val.annotations)
     outcome = type(workspace)(clone).run_alone(*program, "--cores", "1", target)
     assert outcome.returncode == 0, outcome.stdout
-    assert f"code of {source}" in (clone / "work/smoke/logs/generate_data.log").read_text()
+    log = (clone / "work/smoke/logs/generate_data.log").read_text()
+    assert log.startswith(f"python workflow/step.py generate_data --root {plan.data_root} --drawing ")
+    assert f"code of {source}" in log
     assert list(clone.rglob("X")) == []
 
 

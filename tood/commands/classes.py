@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 from tood.commands.options import add_json, add_study
+from tood.commands.studies import study_header
+from tood.ledger.status import load_study
 from tood.runtime.failures import InputError
 from tood.runtime.files import to_json
 from tood.runtime.quiet import silence, silent
@@ -51,24 +53,29 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("--detections, --annotations: give both")
     if options.detections and (options.runs or options.name or options.seed is not None):
         raise InputError("--detections: is a file instead of runs of a study; omit RUN, --name and --seed")
+    for option in ("detections", "annotations"):
+        if (path := getattr(options, option)) and not path.is_file():
+            raise InputError(f"--{option} {path}: no such file")
     silence()
+    plan = None if options.detections else load_study(options.name)
     with silent():
-        from tood.ledger.status import load_study
         from tood.report.per_class import Detections, cells, measure_all, of_study, write_classes
         from tood.study.paths import StudyPaths
 
-        if options.detections:
+        if plan is None:
             name = re.sub(r"[^\w.-]+", "_", options.detections.stem)
             sources = [Detections(name, None, options.annotations, options.detections, None)]
             folder = options.output or Path("classes")
         else:
             sources = of_study(options.name, options.runs, options.seed)
-            folder = options.output or StudyPaths(load_study(options.name).name).results / "classes"
+            folder = options.output or StudyPaths(plan.name).results / "classes"
         found = measure_all(sources, options.score, options.iou)
         write_classes(found, folder)
     if options.json:
         print(to_json(found.metrics.to_dict("records"), indent=2, ensure_ascii=False))
         return 0
+    if plan:
+        print(study_header(plan, options.name))
     header, body = cells(found.metrics)
     print(aligned([header, *body], right=range(1, len(header))))
     if stale := sorted({source.run for source in sources if source.stale}):

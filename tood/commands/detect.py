@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tood.commands.detectors import add_detectors, require_detectors
+from tood.commands.detectors import add_detectors, load, require_detectors
 from tood.commands.options import add_study
 from tood.commands.studies import study_header
 from tood.evaluation.images import find_images
@@ -30,9 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Draw and write the detections; 1 where an image cannot be read."""
     paths = find_images(options.images)
-    runs = [options.run] if options.run else []
-    checkpoints = [options.checkpoint] if options.checkpoint else []
-    require_detectors(runs, checkpoints, options.name, options.seed)
+    require_detectors(options)
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -40,16 +38,8 @@ def run(options: argparse.Namespace) -> int:
     silence()
     with silent():
         from tood.analysis.detections import detect_images, missing_glyphs, nothing_drawn
-        from tood.evaluation.detector import load_detectors
 
-        (detector,), plan = load_detectors(
-            runs=runs,
-            checkpoints=checkpoints,
-            configs=[options.config] if options.config else [],
-            study=options.name,
-            seed=options.seed,
-            device=options.device,
-        )
+        (detector,), plan = load(options)
     if plan:
         print(study_header(plan, options.name, options.run))
     done = detect_images(detector, paths, options.output, options.score)

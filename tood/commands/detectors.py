@@ -1,11 +1,15 @@
 """Options of the commands that run detectors."""
 
 import argparse
-from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tood.ledger.status import trained_weights
 from tood.runtime.failures import InputError
+from tood.study.plan import Plan
+
+if TYPE_CHECKING:
+    from tood.evaluation.detector import Detector
 
 
 def add_detectors(command: argparse.ArgumentParser, several: bool) -> None:
@@ -30,18 +34,29 @@ def add_detectors(command: argparse.ArgumentParser, several: bool) -> None:
     command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
 
 
-def require_detectors(
-    runs: Iterable[str], checkpoints: Iterable[Path], study: str | None, seed: int | None
-) -> None:
-    """That the files of detectors are there, which takes less time than to import what reads them.
-
-    Args:
-        runs: that are trained.
-        checkpoints: files of weights.
-        study, seed: as for `trained_weights`.
-    """
-    for path in checkpoints:
+def require_detectors(options: argparse.Namespace) -> None:
+    """That the files of the detectors are there, which takes less time than to import what reads them."""
+    for path in _listed(options.checkpoint):
         if not path.is_file():
             raise InputError(f"--checkpoint {path}: no such file")
-    for run in runs:
-        trained_weights(run, study, seed)
+    for run in _listed(options.run):
+        trained_weights(run, options.name, options.seed)
+
+
+def load(options: argparse.Namespace) -> "tuple[list[Detector], Plan | None]":
+    """The detectors that the options name, as `tood.evaluation.detector.load_detectors` has them."""
+    from tood.evaluation.detector import load_detectors
+
+    return load_detectors(
+        runs=_listed(options.run),
+        checkpoints=_listed(options.checkpoint),
+        configs=_listed(options.config),
+        study=options.name,
+        seed=options.seed,
+        device=options.device,
+    )
+
+
+def _listed(value: Any) -> list:
+    """The values of an option that may be repeated or not."""
+    return value if isinstance(value, list) else [] if value is None else [value]

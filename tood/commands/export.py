@@ -5,8 +5,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from tood.commands.detectors import add_detectors
+from tood.commands.detectors import add_detectors, load, require_detectors
 from tood.commands.options import add_study
+from tood.commands.studies import study_header
 from tood.runtime.failures import InputError
 from tood.runtime.quiet import silence, silent
 
@@ -38,23 +39,19 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--nms: only with ONNX; --output {options.output} must end in {FORMATS[0]}")
     if options.device == "cuda":
         raise InputError("--device cuda: files are written on the CPU, for any device; omit it")
+    require_detectors(options)
+    options.device = "cpu"
     silence()
     if options.nms:
         print("with --nms writing takes minutes", file=sys.stderr, flush=True)
     with silent():
-        from tood.evaluation.detector import load_detectors
         from tood.evaluation.exporting import difference, export
 
-        (detector,), _ = load_detectors(
-            runs=[options.run] if options.run else [],
-            checkpoints=[options.checkpoint] if options.checkpoint else [],
-            configs=[options.config] if options.config else [],
-            study=options.name,
-            seed=options.seed,
-            device="cpu",
-        )
+        (detector,), plan = load(options)
         path = options.output or Path(f"{detector.name}{suffix}")
         graph = export(detector, path, options.nms, options.half)
+    if plan:
+        print(study_header(plan, options.name, options.run))
     size = path.stat().st_size / 1e6
     print(f"written to {path} ({size:.1f} MB); {path.with_suffix('.json').name} says how to use it")
     if options.nms:

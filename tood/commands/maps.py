@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from tood.commands.detectors import add_detectors, require_detectors
+from tood.commands.detectors import add_detectors, load, require_detectors
 from tood.commands.options import add_study, require_format
 from tood.commands.studies import study_header
 from tood.runtime.failures import InputError
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     require_format(options)
     if options.box and options.label and not Path(options.image).is_file():
         raise InputError(f"--image {options.image}: no such file")
-    require_detectors(options.run or [], options.checkpoint or [], options.name, options.seed)
+    require_detectors(options)
     silence()
     import matplotlib as mpl
 
@@ -64,16 +64,8 @@ def run(options: argparse.Namespace) -> int:
         from tood.analysis.figures.files import save
         from tood.analysis.figures.image_maps import described, labelled, row_of, scene
         from tood.analysis.figures.map_figures import draw_figure1, draw_figure4
-        from tood.evaluation.detector import load_detectors
 
-        detectors, plan = load_detectors(
-            runs=options.run or [],
-            checkpoints=options.checkpoint or [],
-            configs=options.config or [],
-            study=options.name,
-            seed=options.seed,
-            device=options.device,
-        )
+        detectors, plan = load(options)
         shown = scene(options.image, options.box, options.label, options.object, plan, detectors)
         rows = [row_of(detector, shown) for detector in detectors]
     if plan:

@@ -32,10 +32,10 @@ from tood.study.pages import load_pages
 from tood.study.paths import StudyPaths, dark_picture
 from tood.study.plan import Plan
 
-PICTURES_FIRST = (FOREST, FIGURES_1_AND_4[0])
+PICTURES_FIRST = (FOREST, *FIGURES_1_AND_4)
 # Other figures stand below the table whose runs they show.
 _FIGURES_OF = {
-    "table6": (FIGURES_1_AND_4[1], *VIEWS),
+    "table6": VIEWS,
     "table_m": ("sweep_m",),
     "table4": ("alpha_beta",),
     "positives": ("positives",),
@@ -78,7 +78,7 @@ def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] 
     environment.filters["html"] = lambda text: Markup(html(text))
     page = environment.get_template("page.html.j2").render(
         name=plan.name,
-        description=plan.scale.description,
+        description=plan.description,
         data=plan.data_note,
         sentences=sentences(plan, statuses, paths.tables),
         setup=setup(plan, statuses),

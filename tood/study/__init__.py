@@ -1,1 +1,1 @@
-"""A study: declarations, plan, provenance, status, tables; imports no torch at load."""
+"""What is to run: declarations, scales, options, the plan of a study; imports no torch at load."""

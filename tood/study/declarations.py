@@ -83,6 +83,7 @@ class Table(Declaration):
     paper_set: ImageSet | None = (
         None  # images that the paper's values are of; None: it prints nothing or unsaid
     )
+    paper_range: dict[str, tuple[float, float]] = {}  # metric: least and most of all rows, where it says that
     rows: list[Row]
 
     def label(self, row: Row) -> str:

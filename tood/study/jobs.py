@@ -1,8 +1,9 @@
 """The jobs of a study as data: what decides a result, and apart from it, how the result is computed.
 
-`tood.study.plan.Plan` makes these descriptions, the rules pass them on as JSON, and each script hands them to
-one function of `tood`. What decides a result is a Snakemake `param`: a change of it computes it again.
-How it is computed is a `resource`: a change of it does not. A new option is one field here.
+`tood.ledger.study_jobs` makes these descriptions, the rules pass them on as JSON, and each step of
+`tood.workflow.steps` hands them to one function of `tood`. What decides a result is a Snakemake `param`: a
+change of it computes it again. How it is computed is a `resource`: a change of it does not. A new option is
+one field here.
 """
 
 from pathlib import Path

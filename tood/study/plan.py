@@ -113,6 +113,11 @@ class Plan:
         return self.study.data_root or self.scale.data_root
 
     @property
+    def description(self) -> str:
+        """What the scale is; with images of the user's, of its models alone."""
+        return f"{self.scale.models}." if self.own_data else self.scale.description
+
+    @property
     def own_data(self) -> bool:
         """Whether the images are others than the scale's, so that no value of the paper is of such images."""
         if not self.study.data_root:
@@ -343,7 +348,7 @@ class Plan:
             trainings: that the tables show; None: those of the study.
         """
         scale, study = self.scale, self.study
-        notes = [f"Scale {scale.name}: {scale.description}", *scale.notes]
+        notes = [f"Scale {scale.name}: {self.description}", *scale.notes]
         shares = {name: changes.schedule for name, changes in scale.backbones.items()}
         for share in sorted({share for share in shares.values() if share < 1}):
             names = ", ".join(name for name, other in shares.items() if other == share)

@@ -40,7 +40,6 @@ class _Data(Declaration):
     train_images: int
     val_images: int
     gigabytes: dict[str, float]
-    optional_gigabytes: dict[str, float]
 
 
 class _ImageSizes(Declaration):

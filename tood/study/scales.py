@@ -68,7 +68,8 @@ class Scale(Declaration):
     """How large the study is: data, model sizes, seeds. A run means the same method at every scale."""
 
     name: str
-    description: str
+    models: str  # what they are, in words
+    description: str  # of models and images
     notes: tuple[str, ...] = ()  # below every table: what the scale changes of some methods, and why
     data_root: Path
     train: Split = Split("annotations/instances_train2017.json", "train2017")

@@ -7,6 +7,7 @@ as JSON; a list of paths or names as several words. What a step computes with is
 import argparse
 import functools
 import inspect
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     if name not in STEPS:
         sys.exit(f"step.py: there is no step {name!r}; there are {', '.join(STEPS)}")
     given = parser_of(name).parse_args(options)
+    print("python workflow/step.py", shlex.join(arguments), file=sys.stderr, flush=True)
     return STEPS[name](**vars(given)) or 0
 
 

@@ -126,7 +126,7 @@ except InputError as error:
 config["captions"] = load_pages().figures  # for report/figure.rst
 PATHS = StudyPaths(PLAN.name)
 OF_RUN = PATHS.run("{run}", "{seed}")
-WORK, RESULTS, MANIFEST = PATHS.work, PATHS.results, PATHS.manifest
+MANIFEST = PATHS.manifest
 RUNS = [run.id for run in PLAN.runs]
 ANALYSED = analysed_runs(PLAN, DECLARED_TABLES)
 SOURCES = figures(PLAN, DECLARED_TABLES)

@@ -7,9 +7,8 @@ from matplotlib.figure import Figure
 
 from tood.analysis.figures.files import save_captioned
 from tood.analysis.figures.style import BLACK, VERMILION, series
+from tood.study.declarations import load_tables
 
-# The paper's text: "results in a range of 42.0 ~ 42.5 AP" over m, the upper end at m = 13.
-PAPER_RANGE = (42.0, 42.5)
 APART = 0.25  # in units of beta: values of several alpha with one beta stand side by side
 
 _PAPER = "AP_paper"  # column of the paper's values
@@ -59,9 +58,9 @@ def sweep_of_m(table: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     at = f"at m = 13: this study {reference:.1f} AP"
     if _PAPER in table:
-        low, high = (ap - PAPER_RANGE[1] for ap in PAPER_RANGE)
-        axes.axhspan(low, high, facecolor=VERMILION, alpha=0.3, label="paper, range over m")
-        at += f", paper {PAPER_RANGE[1]} AP"
+        low, high = load_tables()["table_m"].paper_range["AP"]
+        axes.axhspan(low - high, 0, facecolor=VERMILION, alpha=0.3, label="paper, range over m")
+        at += f", paper {high} AP"
     errors = table.get("AP_sd")
     axes.errorbar(
         table["m"], table["AP"] - reference, errors, marker="o", capsize=3, color=BLACK, label="this study"
