@@ -79,7 +79,7 @@ def test_jobs_run_on_the_code_of_the_rules(clone, workspace, program):
     outcome = type(workspace)(clone).run_alone(*program, "--cores", "1", target)
     assert outcome.returncode == 0, outcome.stdout
     log = (clone / "work/smoke/logs/generate_data.log").read_text()
-    assert log.startswith(f"python workflow/step.py generate_data --root {plan.data_root} --drawing ")
+    assert f"\npython workflow/step.py generate_data --root {plan.data_root} --drawing " in log
     assert f"code of {source}" in log
     assert list(clone.rglob("X")) == []
 
