@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,19 +55,30 @@ def write_results(plan: Plan, complexity: Path) -> None:
     for path, frame in ((paths.metrics, metrics), (paths.readings, of_readings)):
         with atomic_path(path) as temporary:
             frame.to_csv(temporary, index=False)
+    declared = load_tables(runs=plan.all_runs)
+    about = [*plan.notes([status.training for status in statuses]), *of_data(statuses)]
+    _write_tables(plan, statuses, metrics, declared, about)
+    claims = claims_of(plan, load_claims(plan.all_runs, declared))
+    evidence = Evidence(plan.name, metrics, plan.scale.comparable, of_readings, checks(RESULTS, plan.name))
+    notes = [*about, *remarks([run for claim in claims for run in claim.runs], statuses)]
+    write_claims(claims, evidence, declared, paths.tables, notes, paper=not plan.own_data)
+
+
+def _write_tables(
+    plan: Plan,
+    statuses: Sequence[Status],
+    metrics: pd.DataFrame,
+    declared: Mapping[str, Table],
+    about: Sequence[str],
+) -> None:
+    """Every table of the study; `about` are the notes below each."""
+    folder, shown = StudyPaths(plan.name).tables, with_enough_objects(metrics)
     states: dict[str, list[State]] = {}
     for status in statuses:
         states.setdefault(status.run.id, []).append(status.state)
-    about = [*plan.notes([status.training for status in statuses]), *of_data(statuses)]
     urgent = {run: most_urgent(of_seeds) for run, of_seeds in states.items()}
     seeds = {run: plan.seeds_of(run) for run in plan.all_runs}
     references, scores = load_references(plan.all_runs), load_scores(plan.name, plan.all_runs)
-    released = {
-        status.run.id: status.provenance["released"]
-        for status in statuses
-        if status.report.get("state") == State.RELEASED and status.provenance.get("released")
-    }
-    declared, shown = load_tables(runs=plan.all_runs), with_enough_objects(metrics)
     for table in tables_of(plan, declared).values():
         frame = build(table, shown, urgent, plan.all_runs, seeds, references, scores)
         notes = [*about, *remarks([row.run for row in table.rows], statuses), *of_sizes(table, metrics)]
@@ -76,26 +87,32 @@ def write_results(plan: Plan, complexity: Path) -> None:
             if any(f"{metric}_difference" in frame for metric in table.metrics):
                 notes.append(plan.tolerance.described)
         if plan.imports:
+            released = _released(statuses)
             files = (released.get(row.run) for row in table.rows)
             frame["released"] = [f"{file['file']} {file['sha256']}" if file else "" for file in files]
-            choices = {row.run: plan.choices.get(row.run) for row in table.rows}
-            notes += [
-                f"{run}: {' '.join(choice.remarks)}"
-                for run, choice in choices.items()
-                if choice and not choice.file
-            ]
+            notes += _without_file(plan, table)
             table = with_origins(table, released)
-        write(table, frame, paths.tables, notes)
+        write(table, frame, folder, notes)
     if plan.own_data:
         runs = [plan.all_runs[run] for run in asked_for(plan)]
-        notes = [*about, *remarks([run.id for run in runs], statuses)]
-        write_methods(runs, shown, urgent, paths.tables, notes)
-    claims = claims_of(plan, load_claims(plan.all_runs, declared))
-    of_claims = remarks([run for claim in claims for run in claim.runs], statuses)
-    elsewhere = checks(RESULTS, plan.name)
-    evidence = Evidence(plan.name, metrics, plan.scale.comparable, of_readings, elsewhere)
-    notes = [*about, *of_claims]
-    write_claims(claims, evidence, declared, paths.tables, notes, paper=not plan.own_data)
+        write_methods(runs, shown, urgent, folder, [*about, *remarks([run.id for run in runs], statuses)])
+
+
+def _released(statuses: Iterable[Status]) -> dict[str, Mapping]:
+    """What is known of the released file of each run that has one."""
+    return {
+        status.run.id: status.provenance["released"]
+        for status in statuses
+        if status.report.get("state") == State.RELEASED and status.provenance.get("released")
+    }
+
+
+def _without_file(plan: Plan, table: Table) -> list[str]:
+    """Why rows have no released file, a line for each run."""
+    choices = {row.run: plan.choices.get(row.run) for row in table.rows}
+    return [
+        f"{run}: {' '.join(choice.remarks)}" for run, choice in choices.items() if choice and not choice.file
+    ]
 
 
 def reshaped(plan: Plan) -> set[str]:

@@ -58,18 +58,7 @@ class Plan:
         self.study = parse_study(options)
         self.scale = load_scale(self.study.scale)
         self.all_runs: dict[str, Run] = load_runs()
-        backbones = {run.backbone for run in self.all_runs.values()}
-        if unknown := sorted(set(self.scale.backbones) - backbones):
-            raise ExperimentError(
-                f"{SCALES / self.scale.name}.yaml: backbones: no run has the backbone "
-                f"{unknown[0]!r}; there are {', '.join(sorted(backbones))}"
-            )
-        texts = [_config_text(run.config) for run in self.all_runs.values()]
-        if unused := [head for head in self.scale.heads if not any(head in text for text in texts)]:
-            raise ExperimentError(
-                f"{SCALES / self.scale.name}.yaml: heads: no configuration under experiments/configs has the "
-                f"head {unused[0]!r}; correct its spelling or remove it"
-            )
+        self._check_scale()
         self.runs: list[Run] = select_runs(self.study.runs or self.scale.runs, self.all_runs)
         self.seeds = tuple(dict.fromkeys(self.study.seeds or self.scale.seeds))
         self._seeds_of = {} if self.study.seeds else seeds_by_run(self.scale, self.all_runs)
@@ -79,6 +68,32 @@ class Plan:
             self._choose_released()
         elif self.study.near or self.study.released:
             raise ExperimentError("--config near, released: need weights=released; add it")
+        self._check_name()
+        if self.study.gpus and not self.on_gpu:
+            raise ExperimentError("--config gpus: needs GPUs to be asked for; add device=cuda")
+        check_data(self.study, self.scale)
+        self.conversion = self._conversion()
+        if self.study.options:
+            self.variations = variations(self.study.options, self._has, self.all_runs, self.settings)
+
+    def _check_scale(self) -> None:
+        """That what the scale changes is of a run."""
+        path = f"{SCALES / self.scale.name}.yaml"
+        backbones = {run.backbone for run in self.all_runs.values()}
+        if unknown := sorted(set(self.scale.backbones) - backbones):
+            raise ExperimentError(
+                f"{path}: backbones: no run has the backbone {unknown[0]!r}; "
+                f"there are {', '.join(sorted(backbones))}"
+            )
+        texts = [_config_text(run.config) for run in self.all_runs.values()]
+        if unused := [head for head in self.scale.heads if not any(head in text for text in texts)]:
+            raise ExperimentError(
+                f"{path}: heads: no configuration under experiments/configs has the head {unused[0]!r}; "
+                "correct its spelling or remove it"
+            )
+
+    def _check_name(self) -> None:
+        """That results are not written among those of another study."""
         changed = [key for key in INCOMPARABLE if getattr(self.study, key) is not None]
         named = [key for key in changed if not (self.imports and key == "weights")]  # whose name is a default
         if named and self.study.name is None:
@@ -91,12 +106,6 @@ class Plan:
             raise ExperimentError(f"--config name={self.study.name}: that is a scale's; choose another name")
         if self.study.name == SWEEPS:
             raise ExperimentError(f"--config name={SWEEPS}: is a folder of studies; write name={SWEEPS}/NAME")
-        if self.study.gpus and not self.on_gpu:
-            raise ExperimentError("--config gpus: needs GPUs to be asked for; add device=cuda")
-        check_data(self.study, self.scale)
-        self.conversion = self._conversion()
-        if self.study.options:
-            self.variations = variations(self.study.options, self._has, self.all_runs, self.settings)
 
     @property
     def name(self) -> str:
@@ -333,13 +342,10 @@ class Plan:
             return ""
         some = self.conversion.classes if self.conversion else ()
         only = f" Of their classes only {', '.join(some)}; images without these are kept." if some else ""
-        if not self.scale.drawing:
-            return f"Data: {root.name} ({layout} layout), not necessarily COCO 2017.{only}"
         size = sorted(self.study.image_size or self.scale.input.size or (), reverse=True)
-        return (
-            f"Data: {root.name} ({layout} layout) in place of the generated images, at most "
-            f"{' × '.join(map(str, size))} pixels.{only}"
-        )
+        drawn = bool(self.scale.drawing)
+        more = f"at most {' × '.join(map(str, size))} pixels" if drawn else "not necessarily COCO 2017"
+        return f"Data: {root.name} ({layout} layout), {more}.{only}"
 
     def notes(self, trainings: Iterable[Training] | None = None) -> list[str]:
         """What a reader of the tables must know about how these numbers came about.
