@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from tood.commands.options import add_json, add_study
+from tood.commands.options import add_json, add_study, share
 from tood.commands.studies import study_header
 from tood.ledger.status import load_study
 from tood.runtime.failures import InputError
@@ -25,14 +25,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="COCO annotations of these results")
     parser.add_argument(
         "--score",
-        type=_share,
+        type=share,
         default=0.3,
         metavar="S",
         help="least score of detections in the confusion matrix; default: 0.3",
     )
     parser.add_argument(
         "--iou",
-        type=_share,
+        type=share,
         default=0.5,
         metavar="U",
         help="least IoU of a detection and its object in the confusion matrix; default: 0.5",
@@ -82,10 +82,3 @@ def run(options: argparse.Namespace) -> int:
         print(f"stale, as code, settings or data have changed since: {', '.join(stale)}")
     print(f"written to {folder}: tables and figures with their captions")
     return 0
-
-
-def _share(text: str) -> float:
-    share = float(text)
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number from 0 to 1")
-    return share

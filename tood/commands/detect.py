@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from tood.commands.detectors import add_detectors, load, require_detectors
-from tood.commands.options import add_study
+from tood.commands.options import add_study, share
 from tood.commands.studies import study_header
 from tood.evaluation.images import find_images
 from tood.runtime.failures import InputError
@@ -18,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "images", nargs="+", metavar="IMAGE", help="files, folders or patterns such as '*.jpg'"
     )
     parser.add_argument(
-        "--score", type=_score, default=0.3, metavar="S", help="least score that is drawn; default: 0.3"
+        "--score", type=share, default=0.3, metavar="S", help="least score that is drawn; default: 0.3"
     )
     parser.add_argument(
         "--output", type=Path, default=Path("detections"), metavar="FOLDER", help="default: detections"
@@ -58,10 +58,3 @@ def run(options: argparse.Namespace) -> int:
     for problem in done.failed:
         print(f"tood: {problem}", file=sys.stderr)
     return int(bool(done.failed))
-
-
-def _score(text: str) -> float:
-    score = float(text)
-    if not 0 <= score <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
-    return score

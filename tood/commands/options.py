@@ -30,6 +30,14 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1, such as a score."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 0 to 1")
+    return value
+
+
 def require_format(options: argparse.Namespace) -> None:
     """That a figure can be written in the format that the suffix of `output` says."""
     if options.output.suffix not in FORMATS:

@@ -45,30 +45,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the states."""
-    show_progress(options.name, options.watch, options.json)
-    return 0
-
-
-def show_progress(name: str | None = None, watch: bool = False, as_json: bool = False) -> None:
-    """Print the state of all runs of a study: a table in a terminal, plain lines in a log.
-
-    Args:
-        name: name of the study; None takes the study that was called last.
-        watch: whether to repeat this until every state is final, or until Ctrl-C.
-        as_json: whether to print one object instead, with `runs` and `sum`.
-    """
-    plan = load_study(name)
-    if as_json:
+    """Print the state of all runs of a study: a table in a terminal, plain lines in a log, or JSON."""
+    plan = load_study(options.name)
+    if options.json:
         statuses = study_status(plan)
         runs = [dict(zip(COLUMNS, _row(status), strict=True)) for status in statuses]
         print(to_json({"runs": runs, "sum": totals(plan, statuses)}, indent=2, ensure_ascii=False))
-        return
+        return 0
     console = Console()
     plain = not console.is_terminal or bool(os.environ.get("NO_COLOR"))
     with contextlib.suppress(KeyboardInterrupt):  # the way to stop watching
-        print(study_header(plan, name))
-        _watch_plain(plan, watch) if plain else _watch(console, plan, watch)
+        print(study_header(plan, options.name))
+        _watch_plain(plan, options.watch) if plain else _watch(console, plan, options.watch)
+    return 0
 
 
 def totals(plan: Plan, statuses: Sequence[Status]) -> dict:

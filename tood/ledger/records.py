@@ -201,9 +201,7 @@ def same_annotations(record: Record, root: Path, splits: Mapping[str, Any], need
     known = record.provenance["data"]
     files = {name: root / split.annotations for name, split in splits.items() if name in known}
     return all(
-        hashlib.sha256(path.read_bytes()).hexdigest() == known[name]["sha256"]
-        if path.is_file()
-        else not needed
+        file_digest(path) == known[name]["sha256"] if path.is_file() else not needed
         for name, path in files.items()
     )
 

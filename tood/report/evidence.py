@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 
@@ -112,6 +113,12 @@ def judge(claims: Iterable[Claim], evidence: Evidence, tables: Mapping[str, Tabl
     return frame.assign(
         **{f"seed{seed}": [sample.get(seed, math.nan) for sample in samples] for seed in seeds}
     )
+
+
+def read_judged(path: Path) -> pd.DataFrame:
+    """`claims.csv`, as `tood.report.claims_table` writes it."""
+    judged = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"check": str})
+    return judged.fillna({"check": ""})
 
 
 def summary(judged: pd.DataFrame) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from tood.analysis.figures.files import save_captioned
 from tood.analysis.figures.style import BLACK, BLUE, GREEN, PURPLE, SKY, VERMILION
 from tood.report.claims_table import verdict_on_margin
 from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
+from tood.report.evidence import read_judged
 from tood.report.markup import number
 from tood.report.readings import DEFAULT
 from tood.report.verdicts import Verdict
@@ -91,8 +92,7 @@ def draw_forest(claims: Path, stem: Path) -> None:
         claims: `claims.csv`, as `tood.report.claims_table` writes it.
         stem: of the files, without a suffix.
     """
-    judged = pd.read_csv(claims, keep_default_na=False, na_values=[""], dtype={"check": str})
-    judged = judged.fillna({"check": ""})
+    judged = read_judged(claims)
     save_captioned(forest(judged), stem, caption(judged))
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from tood.data.shapes import CLASSES
 from tood.ledger.status import Status
 from tood.report.contrasts import CONFIDENCE
-from tood.report.evidence import summary
+from tood.report.evidence import read_judged, summary
 from tood.report.markup import number
 from tood.report.methods import best
 from tood.report.run_table import machine
@@ -40,10 +40,8 @@ def sentences(plan: Plan, statuses: Sequence[Status], tables: Path) -> list[str]
     said = []
     if (tables / f"{METHODS}.csv").is_file() and plan.own_data:
         said.append(best(pd.read_csv(tables / f"{METHODS}.csv")))
-    if (tables / f"{CLAIMS}.csv").is_file():
-        path = tables / f"{CLAIMS}.csv"
-        judged = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"check": str})
-        judged = judged.fillna({"check": ""})
+    if (path := tables / f"{CLAIMS}.csv").is_file():
+        judged = read_judged(path)
         said += [effect_of_the_method(judged), *verdicts(judged, plan.scale.comparable)]
     states = Counter(str(status.state) for status in statuses)
     if set(states) != {State.DONE}:

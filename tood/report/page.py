@@ -1,7 +1,6 @@
 """One page with everything that a study shows: what came out, figures, tables, and every training."""
 
 import base64
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from markupsafe import Markup
+from PIL import Image
 
 from tood.ledger.status import Status, known_status
 from tood.report.figures import FIGURES_1_AND_4, FOREST, VIEWS
@@ -177,14 +177,13 @@ def picture(path: Path) -> Picture:
     alt = load_pages().figures.get(path.stem, path.stem)
     said, dark = path.with_suffix(".md"), dark_picture(path)
     caption = said.read_text(encoding="utf-8") if said.is_file() else alt
-    content = path.read_bytes()
-    # The header of a PNG: 8 bytes of signature, 8 of the first chunk's length and name, then both sides
-    width, height = struct.unpack(">II", content[16:24])
+    with Image.open(path) as image:
+        width, height = image.size
     return Picture(
         name=path.stem,
         alt=alt,
         caption=Markup(html(caption)),
-        light=base64.b64encode(content).decode(),
+        light=base64.b64encode(path.read_bytes()).decode(),
         dark=base64.b64encode(dark.read_bytes()).decode() if dark.is_file() else "",
         width=round(width * 100 / _DPI),
         height=round(height * 100 / _DPI),
