@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shlex
+import shutil
 import socket
 from types import SimpleNamespace
 
@@ -20,13 +21,12 @@ from tood.ledger.status import (
     Status,
     call_of,
     expected_digests,
-    load_study,
     most_urgent,
     read_status,
-    save_study,
     study_status,
     trained_weights,
 )
+from tood.ledger.studies import load_study, save_declaration, save_study
 from tood.runtime.files import write_json
 from tood.runtime.locks import claim
 from tood.study.declarations import ExperimentError
@@ -260,6 +260,31 @@ def test_a_study_is_found_again_as_it_was_called(workspace, monkeypatch):
     assert load_study("mini").scale.name == "mini"
     with pytest.raises(ExperimentError, match=r"did you mean mine.* there are mine, mini, paper, smoke"):
         load_study("min_e")
+
+
+def test_a_study_with_records_is_known_where_it_was_never_called(workspace, monkeypatch, capsys):
+    """As in a clone, which has neither its data nor anything in `work`."""
+    monkeypatch.chdir(workspace.path)
+    called = Plan({"scale": "mini", "name": "mine", "schedule": 2, "lr": 0.04, "device": "cpu"})
+    for run, seed in (("tood_af", 1), ("atss_af", 0)):
+        records.finish(called, run, seed, epochs=24)
+    save_declaration(called)
+    shutil.rmtree("work")
+    found = load_study("mine")
+    assert {run.id for run in found.runs} == {"atss_af", "tood_af"}
+    assert found.seeds == (0, 1)
+    assert (found.study.device, found.study.schedule) == (None, 2)
+    assert found.settings("tood_af") == called.settings("tood_af")
+    assert main(["show", "tood_af", "--name", "mine"]) == 0
+    assert " 46.0 " in capsys.readouterr().out
+    with pytest.raises(ExperimentError, match="there are mine, mini, paper, smoke"):
+        load_study("min_e")
+
+
+def test_the_study_of_a_scale_has_no_declaration(workspace, monkeypatch):
+    monkeypatch.chdir(workspace.path)
+    save_declaration(Plan({"scale": "mini", "runs": "tood_af"}))
+    assert not StudyPaths("mini").declaration.exists()
 
 
 # What is printed

@@ -11,7 +11,8 @@ from helpers.records import finish
 from tood.commands.show import show_run
 from tood.engine.config import resolve
 from tood.ledger.records import read_record
-from tood.ledger.status import call_of, read_status, save_study
+from tood.ledger.status import call_of, read_status
+from tood.ledger.studies import save_study
 from tood.report.metrics import reshaped
 from tood.runtime.files import write_json
 from tood.study.declarations import ExperimentError, load_runs

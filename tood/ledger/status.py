@@ -19,21 +19,20 @@ from tood.data.conversion import converted_from
 from tood.data.manifest import read_manifest
 from tood.data.validation import annotations_as_checked
 from tood.ledger.curves import by_epoch
-from tood.ledger.forms import Measurement, Options, Provenance, Readings
+from tood.ledger.forms import Measurement, Provenance, Readings
 from tood.ledger.kept_weights import kept_weights
 from tood.ledger.provenance import data_digest, digest, evaluation_digest, is_stale
 from tood.ledger.records import Record, drawn_by, read_record, same_annotations
-from tood.ledger.studies import called_studies, studies_with
+from tood.ledger.studies import load_study, studies_with
 from tood.ledger.study_jobs import deciding_code
 from tood.runtime.failures import KILLED, State
-from tood.runtime.files import DamagedFile, read_json, write_json
+from tood.runtime.files import DamagedFile, read_json
 from tood.runtime.locks import is_held
 from tood.runtime.run_state import HEARTBEAT_TIMEOUT, StateFile, read_state, silence
-from tood.runtime.text import did_you_mean, single_line
+from tood.runtime.text import single_line
 from tood.study.declarations import ExperimentError, Run, unknown_run
 from tood.study.paths import ALIGNMENT, AP, RunPaths, StudyPaths
 from tood.study.plan import Plan, Training
-from tood.study.scales import scale_names
 from tood.study.variation import typed_text
 
 MEASUREMENTS = (AP, ALIGNMENT)
@@ -94,36 +93,6 @@ class Status:
         if self.state.finished:
             return bool(self.results)
         return self.state.stopped and self.state != State.INTERRUPTED
-
-
-def save_study(plan: Plan) -> None:
-    """Write the study's options to the file that `load_study` reads."""
-    write_json(StudyPaths(plan.name).options, plan.study.model_dump(mode="json", exclude_none=True))
-
-
-def load_study(name: str | None = None) -> Plan:
-    """The plan of a study as it was last called, or of a scale that was never called.
-
-    Args:
-        name: name of the study; None takes the study that was called last, or the scale `smoke`.
-    """
-    called = called_studies()
-    if name is None and called:
-        name = next(iter(called))
-    if name is None or (name not in called and name in scale_names()):
-        return Plan({} if name is None else {"scale": name})
-    if name not in called:
-        known = sorted({*called, *scale_names()})
-        raise ExperimentError(
-            f"--name {name}: no study of that name was called here; {did_you_mean(name, known)}"
-            f"there are {', '.join(known)}"
-        )
-    hint = f"delete {called[name]}, and call the workflow again with the options of the study"
-    options = read_json(called[name], Options, hint)
-    try:
-        return Plan(options)
-    except (ExperimentError, TypeError) as error:  # a value may have any type
-        raise DamagedFile(f"{called[name]}: {error}; if that is not what you wrote, {hint}") from error
 
 
 def trained_weights(run: str, study: str | None, seed: int | None) -> tuple[Plan, int, Path]:

@@ -12,6 +12,7 @@ from tood.ledger.records import read_record
 from tood.ledger.references import load_references
 from tood.ledger.server_scores import load_scores
 from tood.ledger.status import Status, known_status, most_urgent
+from tood.ledger.studies import save_declaration
 from tood.report.claims_table import write_claims
 from tood.report.comparison import compare
 from tood.report.evidence import Evidence
@@ -55,6 +56,7 @@ def write_results(plan: Plan, complexity: Path) -> None:
     for path, frame in ((paths.metrics, metrics), (paths.readings, of_readings)):
         with atomic_path(path) as temporary:
             frame.to_csv(temporary, index=False)
+    save_declaration(plan)
     declared = load_tables(runs=plan.all_runs)
     about = [*plan.notes([status.training for status in statuses]), *of_data(statuses)]
     _write_tables(plan, statuses, metrics, declared, about)
