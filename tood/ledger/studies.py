@@ -1,11 +1,12 @@
 """The studies in this folder and their plans, by the files that calls of the workflow have left."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from tood.ledger.forms import Options
 from tood.runtime.files import DamagedFile, read_json, write_json
 from tood.runtime.text import did_you_mean
-from tood.study.declarations import ExperimentError
+from tood.study.declarations import ExperimentError, load_runs, select_runs
 from tood.study.options import OF_A_CALL
 from tood.study.paths import RESULTS, SWEEPS, WORK, StudyPaths
 from tood.study.plan import Plan
@@ -49,7 +50,7 @@ def load_study(name: str | None = None) -> Plan:
     hint = f"delete {path}, and call the workflow again with the options of the study"
     options = read_json(path, Options, hint)
     try:
-        return Plan(options if name in called else options | _trained(name))
+        return Plan(options if name in called else options | _trained(name, options.get("runs")))
     except (ExperimentError, TypeError) as error:  # a value may have any type
         raise DamagedFile(f"{path}: {error}; if that is not what you wrote, {hint}") from error
 
@@ -60,12 +61,19 @@ def recorded_studies() -> dict[str, Path]:
     return {path.parent.relative_to(RESULTS).as_posix(): path for path in sorted(files)}
 
 
-def _trained(name: str) -> dict[str, list]:
-    """The runs and the seeds of a study that have records, as options."""
+def _trained(name: str, first: Iterable[str] | None) -> dict[str, list]:
+    """The runs and the seeds of a study that have records, as options.
+
+    Args:
+        first: runs and tables whose runs come first, in this order, as methods are compared with the first.
+    """
     found = list(StudyPaths(name).records.glob("*/seed*.json"))
+    if not found:
+        return {}
     runs = {path.parent.name for path in found}
+    order = [run.id for run in select_runs(first, load_runs()) if run.id in runs] if first else []
     seeds = {int(path.stem.removeprefix("seed")) for path in found}
-    return {"runs": sorted(runs), "seeds": sorted(seeds)} if found else {}
+    return {"runs": [*order, *sorted(runs - set(order))], "seeds": sorted(seeds)}
 
 
 def called_studies() -> dict[str, Path]:
