@@ -64,10 +64,10 @@ def candidates(words: Sequence[str], commands: Iterable[str], parser_of: ParserO
             name for action in actions for name in action.option_strings if action.help != argparse.SUPPRESS
         ]
     else:
-        asked = next((action for action in actions if before[-1] in action.option_strings), None)
-        if asked is None or asked.nargs == 0:
-            asked = next((action for action in actions if not action.option_strings), None)
-        names = _values(asked) if asked else []
+        argument = next((action for action in actions if before[-1] in action.option_strings), None)
+        if argument is None or argument.nargs == 0:
+            argument = next((action for action in actions if not action.option_strings), None)
+        names = _values(argument) if argument else []
     return [name for name in names if name.startswith(begun)]
 
 
@@ -80,9 +80,9 @@ def _values(action: argparse.Action) -> list[str]:
 
         return list(load_runs())
     if action.metavar == "STUDY":
-        from tood.ledger.studies import called_studies
+        from tood.ledger.studies import called_studies, recorded_studies
 
-        return list(called_studies())
+        return list(called_studies() | recorded_studies())
     if action.dest == "scale":
         from tood.study.scales import scale_names
 

@@ -105,7 +105,7 @@ def program_of(graph: Graph, divisor: int) -> torch.export.ExportedProgram:
 
 def sample(shapes: Sequence[tuple[int, int]], divisor: int, seed: int) -> tuple[Tensor, Tensor]:
     """Random images of these (height, width) as the graph takes them, with random pixels around them."""
-    sides = [-(-max(one) // divisor) * divisor for one in zip(*shapes, strict=True)]
+    sides = [-(-max(lengths) // divisor) * divisor for lengths in zip(*shapes, strict=True)]
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(256, (len(shapes), 3, *sides), generator=generator, dtype=torch.uint8)
     return images, torch.tensor(shapes)

@@ -125,8 +125,8 @@ class Graph(nn.Module):
 
         # A head decodes each location alone, so the images of a batch can be below one another in one map.
         number = maps[0].shape[0]
-        one = tuple(each.float().transpose(0, 1).flatten(1, 2) for each in maps)  # [channels, B * H, W]
-        level = self.model.bbox_head._dense_level(index, one, priors.repeat(number, 1))
+        joined = tuple(each.float().transpose(0, 1).flatten(1, 2) for each in maps)  # [channels, B * H, W]
+        level = self.model.bbox_head._dense_level(index, joined, priors.repeat(number, 1))
         boxes, scores, confidence = (
             rows.unflatten(0, (number, -1)) for rows in (level.boxes, level.scores, level.confidence)
         )

@@ -67,23 +67,23 @@ def of_study(name: str | None, runs: Sequence[str], seed: int | None) -> list[De
     plan = load_study(name)
     if unknown := [run for run in runs if run not in plan.all_runs]:
         raise ExperimentError(unknown_run(unknown[0], plan.all_runs))
-    found = {
-        run: [one for each in _seeds(plan, run, seed) if (one := _detections(plan, run, each))]
+    by_run = {
+        run: list(filter(None, (_detections(plan, run, number) for number in _seeds(plan, run, seed))))
         for run in (runs or plan.all_runs)
     }
     for run in runs:
-        if not found[run]:
+        if not by_run[run]:
             call = call_of(plan, runs=run, fresh=True, **({} if seed is None else {"seeds": seed}))
             raise ExperimentError(
                 f"{run}: no detections of {plan.name} are on this machine, and a record has none; "
                 f"this trains it:\n{call}"
             )
-    if not any(found.values()):
+    if not any(by_run.values()):
         raise ExperimentError(
             f"{plan.name}: no detections are on this machine, and records have none; this trains its runs:\n"
             f"{call_of(plan, fresh=True)}"
         )
-    return [one for several in found.values() for one in several]
+    return [detections for of_seeds in by_run.values() for detections in of_seeds]
 
 
 def _seeds(plan: Plan, run: str, seed: int | None) -> Sequence[int]:

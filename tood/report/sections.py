@@ -84,43 +84,47 @@ def table_section(
         of_paper: the runs of tables that the paper prints. A table of this project is not shown while only
             such runs have values in it, if it has others.
     """
-    found = _read(path)
-    asked = [place for place, row in enumerate(table.rows) if row.run in states]
-    if not asked:
-        return Section(path.stem, found.title, empty="none of its runs is in this study")
-    values = pd.read_csv(path.with_suffix(".csv")).iloc[asked]
+    content = _read(path)
+    shown = [place for place, row in enumerate(table.rows) if row.run in states]
+    if not shown:
+        return Section(path.stem, content.title, empty="none of its runs is in this study")
+    values = pd.read_csv(path.with_suffix(".csv")).iloc[shown]
     if values[list(table.metrics)].isna().all(axis=None):
-        counts = pd.Series([state for place in asked for state in states[table.rows[place].run]])
-        said = ", ".join(f"{count} {state}" for state, count in counts.value_counts().items())
-        return Section(path.stem, found.title, empty=f"no value yet ({said})")
+        counts = pd.Series([state for place in shown for state in states[table.rows[place].run]])
+        counted = ", ".join(f"{count} {state}" for state, count in counts.value_counts().items())
+        return Section(path.stem, content.title, empty=f"no value yet ({counted})")
     own = [place for place, row in enumerate(table.rows) if row.run not in of_paper]
     if (
         own
         and not table.printed
         and values.loc[values.index.isin(own), list(table.metrics)].isna().all(axis=None)
     ):
-        return Section(path.stem, found.title, empty="no value yet of the runs that are in this table alone")
-    rows = [found.rows[place] for place in asked]
+        return Section(
+            path.stem, content.title, empty="no value yet of the runs that are in this table alone"
+        )
+    rows = [content.rows[place] for place in shown]
     keys, words = len(table.keys), len(table.columns)
     short = max(map(len, table.keys)) <= _SHORT
     # Numbers first: a narrow page does not show all columns at once.
-    numbers = [place for place in range(words, len(found.header)) if any(row[place] != _DASH for row in rows)]
+    numbers = [
+        place for place in range(words, len(content.header)) if any(row[place] != _DASH for row in rows)
+    ]
     columns = [*numbers, *range(keys, words)]
-    kinds = {place: "words" if place < words else _kind(found.header[place]) for place in columns}
+    kinds = {place: "words" if place < words else _kind(content.header[place]) for place in columns}
     return _section(
-        found,
+        content,
         path,
-        label=_label(found.header[:keys], short),
-        header=[Cell(found.header[place], kinds[place]) for place in columns],
+        label=_label(content.header[:keys], short),
+        header=[Cell(content.header[place], kinds[place]) for place in columns],
         rows=[
             PageRow(
                 table.rows[place].run,
                 _label(row[:keys], short),
                 [Cell(_apart(row[column]), kinds[column]) for column in columns],
             )
-            for place, row in zip(asked, rows, strict=True)
+            for place, row in zip(shown, rows, strict=True)
         ],
-        left_out=len(table.rows) - len(asked),
+        left_out=len(table.rows) - len(shown),
     )
 
 
@@ -132,26 +136,26 @@ def claims_section(path: Path, claims: Sequence[Claim], runs: Collection[str]) -
         claims: of the file.
         runs: of the study.
     """
-    found = _read(path)
-    asked = [place for place, claim in enumerate(claims) if set(claim.runs) <= set(runs)]
-    if not asked:
-        return Section(path.stem, found.title, empty="no claim of the paper rests on these runs alone")
-    titles = list(map(str, found.header))
-    if all(found.rows[place][titles.index("ours")] == _DASH for place in asked):
-        return Section(path.stem, found.title, empty="no value yet")
+    content = _read(path)
+    shown = [place for place, claim in enumerate(claims) if set(claim.runs) <= set(runs)]
+    if not shown:
+        return Section(path.stem, content.title, empty="no claim of the paper rests on these runs alone")
+    titles = list(map(str, content.header))
+    if all(content.rows[place][titles.index("ours")] == _DASH for place in shown):
+        return Section(path.stem, content.title, empty="no value yet")
     first = [titles.index(name) for name in _FIRST if name in titles]
     columns = [*first, *(place for place in range(1, len(titles)) if place not in first)]
     kinds = {place: _CLAIM_WORDS.get(titles[place]) or _kind(titles[place]) for place in columns}
     return _section(
-        found,
+        content,
         path,
-        label=[found.header[0]],
-        header=[Cell(found.header[place], kinds[place]) for place in columns],
+        label=[content.header[0]],
+        header=[Cell(content.header[place], kinds[place]) for place in columns],
         rows=[
             PageRow("", [row[0]], [Cell(_apart(row[column]), kinds[column]) for column in columns])
-            for row in (found.rows[place] for place in asked)
+            for row in (content.rows[place] for place in shown)
         ],
-        left_out=len(claims) - len(asked),
+        left_out=len(claims) - len(shown),
     )
 
 

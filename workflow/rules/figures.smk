@@ -22,7 +22,7 @@ if "figure1" in DRAWN:
             models=[run.model for run in FIGURE_1.detectors.values()],
             best_anchors=of_each(
                 OF_RUN.best_anchors,
-                [one for one in SOURCES["figure1"].all if one not in RECORDED],
+                [run for run in SOURCES["figure1"].all if run not in RECORDED],
             ),
             manifest=MANIFEST,
         output:
