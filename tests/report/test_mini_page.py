@@ -7,10 +7,13 @@ import pandas as pd
 import pytest
 from helpers.records import finish
 
+from tood.report.evidence import judge
 from tood.report.front_page import cost, records_of
+from tood.report.kept import kept_evidence
 from tood.report.mini_page import agreement, elsewhere, mini_part, orders, sweep
 from tood.report.readings import DEFAULT
-from tood.study.declarations import load_tables
+from tood.study.claims import load_claims
+from tood.study.declarations import load_runs, load_tables
 from tood.study.paths import REPOSITORY
 from tood.study.plan import Plan
 
@@ -110,19 +113,32 @@ def test_an_edited_record_is_not_shown(results):
         mini_part(results)
 
 
+def by_id(study: str) -> pd.DataFrame:
+    """What the records of a study say of each claim, under the default reading."""
+    runs = load_runs()
+    tables = load_tables(runs=runs)
+    judged = judge(load_claims(runs, tables), kept_evidence(REPOSITORY / "results", study), tables)
+    return judged[(judged["check"] == "") & (judged["reading"] == DEFAULT)].set_index("id")
+
+
 def test_what_pages_say_in_words_is_in_the_records():
-    """README.md: the main part, with ten seeds, and the best anchors; docs/mini.md: what was found."""
-    judged = pd.read_csv(REPOSITORY / "results/mini/tables/claims.csv").set_index("id")
-    judged = judged[judged["check"].isna() & (judged["reading"] == DEFAULT)]
-    ahead = judged.loc[["tood_af", "tood_ab", "head_alone", "assignment_alone"]]
-    assert set(ahead["verdict"]) == {"same direction"}
-    assert (ahead["holm_p"] < 0.05).all()
-    assert set(ahead["seeds"]) == {10}
-    assert set(judged.loc[["t_head_atss_af", "tal"], "verdict"]) == {"inconclusive"}
-    assert judged.loc[["head_alone", "assignment_alone"], "mean"].round(1).tolist() == [4.7, 5.8]
-    assert judged.loc["pcc", "verdict"] == "depends on the reading"
-    opposite = set(judged.index[judged["verdict"] == "opposite"])
-    assert opposite == {"anchors_alike", "correct"}
+    """README.md: the main claim in both studies, and the best anchors; docs/mini.md: what was found."""
+    mini, cells = by_id("mini"), by_id("cells")
+    assert set(mini.loc[["tood_af"], "seeds"]) == {10}
+    assert set(cells.loc[["tood_af"], "seeds"]) == {5}
+    names = ["tood_af", "head_alone", "assignment_alone", "more_than_the_sum", "tal"]
+    assert mini.loc[names, "mean"].round(1).tolist() == [8.9, 4.7, 5.8, 8.1, 1.0]
+    assert cells.loc[names, "mean"].round(1).tolist() == [-2.1, 2.6, -4.8, 8.4, -9.0]
+    same, opposite, open_ = "same direction", "opposite", "inconclusive"
+    assert mini.loc[names, "direction"].tolist() == [same, same, same, same, open_]
+    assert cells.loc[names, "direction"].tolist() == [opposite, same, opposite, same, opposite]
+    for study in (mini, cells):
+        assert set(study.loc[["redundant", "error", "more_than_the_sum", "iou"], "direction"]) == {same}
+        assert study.loc["t_head_atss_af", "direction"] == open_
+    assert set(mini.loc[["anchors_alike", "correct"], "direction"]) == {opposite}
+    assert set(cells.loc[["anchors_alike", "correct"], "direction"]) == {open_}
+    assert mini.loc["pcc", "direction"] == open_
+    assert cells.loc["pcc", "direction"] == opposite
 
     results = REPOSITORY / "results"
     means = {row.split(" |")[0]: row for row in agreement(results, "mini").splitlines()}
@@ -138,3 +154,12 @@ def test_what_pages_say_in_words_is_in_the_records():
     assert {rate: round(mean(values), 1) for rate, values in rates.items()} == {
         **{"0.02": 27.3, "0.04": 27.6, "0.08": 27.9},
     }
+
+
+def test_what_the_page_on_photographs_says_in_words_is_in_the_records():
+    cells, values = by_id("cells"), pd.read_csv(REPOSITORY / "results/cells/metrics.csv")
+    assert cells.loc["tood_af", "p"] < 0.05 < cells.loc["tood_af", "holm_p"]
+    ap = values.groupby(["run", "metric"])["value"].mean().round(1)
+    assert [ap["atss_af", metric] for metric in ("AP", "AP50", "AP75")] == [52.6, 87.3, 57.3]
+    assert [ap["tood_af", metric] for metric in ("AP", "AP50", "AP75")] == [50.5, 81.4, 57.2]
+    assert values.loc[values["metric"] == "AP", ["run", "seed"]].drop_duplicates().shape == (35, 2)

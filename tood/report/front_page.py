@@ -86,11 +86,12 @@ def _verdicts(frame: pd.DataFrame, study: str, words: Iterable[Verdict]) -> list
     judged = len(frame) - count[Verdict.PENDING]
     verdicts = ", ".join(f"{count[verdict]} {verdict}" for verdict in words)
     said = [f"Claims with a verdict at `{study}`: {judged} of {len(frame)}; {verdicts}."]
-    against = frame.loc[frame["verdict"].isin([Verdict.OPPOSITE, Verdict.CONTRADICTED]), "claim"]
-    if len(against):
-        said.append(
-            f"Of these claims of the paper the opposite was found: {'; '.join(map(markdown, against))}."
-        )
+    for kinds_of, begin in (
+        ([Verdict.OPPOSITE, Verdict.CONTRADICTED], "Of these claims of the paper the opposite was found"),
+        ([Verdict.DEPENDS], "Another definition of Table 6 or another study points the other way for"),
+    ):
+        if claims := list(map(markdown, frame.loc[frame["verdict"].isin(kinds_of), "claim"])):
+            said.append(f"{begin}: {'; '.join(claims)}.")
     known = frame[frame["verdict"] != Verdict.PENDING]
     kinds = [
         (int((known["seeds"] == 0).sum()), "compare sizes of models, which need no training"),
