@@ -17,7 +17,7 @@ from tood.cli import COMMANDS, main
 from tood.commands import checks as doctor
 from tood.commands import folder, runs
 from tood.commands.findings import Finding
-from tood.ledger.studies import save_study
+from tood.ledger.plans import save_study
 from tood.study.plan import Plan
 
 REPOSITORY = Path(__file__).parents[1]

@@ -10,9 +10,9 @@ from helpers.records import finish
 
 from tood import cli
 from tood.engine.loss_log import LossLog
+from tood.ledger.plans import save_study
 from tood.ledger.standing import recorded
 from tood.ledger.status import read_status, status_with_records
-from tood.ledger.studies import save_study
 from tood.runtime.failures import InputError
 from tood.runtime.files import DamagedFile, write_json
 from tood.study.declarations import load_tables

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from tood.cli import main
 from tood.commands import progress as overview
+from tood.ledger.plans import load_study, save_declaration, save_study
 from tood.ledger.provenance import evaluation_digest
 from tood.ledger.status import (
     HEARTBEAT_TIMEOUT,
@@ -26,7 +27,6 @@ from tood.ledger.status import (
     study_status,
     trained_weights,
 )
-from tood.ledger.studies import load_study, save_declaration, save_study
 from tood.runtime.files import write_json
 from tood.runtime.locks import claim
 from tood.study.declarations import ExperimentError

@@ -10,9 +10,9 @@ from helpers.records import finish
 
 from tood.commands.show import show_run
 from tood.engine.config import resolve
+from tood.ledger.plans import save_study
 from tood.ledger.records import read_record
 from tood.ledger.status import call_of, read_status
-from tood.ledger.studies import save_study
 from tood.report.metrics import reshaped
 from tood.runtime.files import write_json
 from tood.study.declarations import ExperimentError, load_runs

@@ -168,7 +168,8 @@ def test_check_of_the_dataset(workspace, dataset, damage, file, parts):
     damage(dataset / file)
     outcome = workspace.run("python", *call, "--sizes", "[]", "--output", manifest)
     assert outcome.returncode == 1
-    (message,) = outcome.stdout.splitlines()
+    command, message = outcome.stdout.splitlines()
+    assert command.startswith("python workflow/step.py check_data --root ")
     assert message.startswith(f"data: {dataset}/")
     assert all(part in message for part in (*parts, "Hint: ")), message
     assert not manifest.exists()

@@ -10,9 +10,9 @@ from helpers.records import finish
 
 from tood.data.synthetic import DrawingSpec, generate
 from tood.data.validation import check_dataset
+from tood.ledger.plans import load_study
 from tood.ledger.standing import analysed_runs
 from tood.ledger.status import Status
-from tood.ledger.studies import load_study
 from tood.ledger.study_jobs import submission_job
 from tood.report import figures as figure_sources
 from tood.report.everything import render_what_is_there

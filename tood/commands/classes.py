@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tood.commands.options import add_json, add_study, share
 from tood.commands.studies import study_header
-from tood.ledger.studies import load_study
+from tood.ledger.plans import load_study
 from tood.runtime.failures import InputError
 from tood.runtime.files import to_json
 from tood.runtime.quiet import silence, silent

@@ -4,7 +4,7 @@ import argparse
 
 from tood.commands.options import add_study
 from tood.ledger.kept_weights import keep_weights
-from tood.ledger.studies import load_study
+from tood.ledger.plans import load_study
 from tood.study.declarations import select_runs
 from tood.study.plan import Training
 

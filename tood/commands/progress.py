@@ -15,8 +15,8 @@ from rich.table import Table
 
 from tood.commands.options import add_study
 from tood.commands.studies import study_header
+from tood.ledger.plans import load_study
 from tood.ledger.status import Status, study_status
-from tood.ledger.studies import load_study
 from tood.runtime.failures import State
 from tood.runtime.files import to_json
 from tood.runtime.text import aligned

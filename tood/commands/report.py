@@ -4,7 +4,7 @@ import argparse
 
 from tood.commands.options import add_study
 from tood.commands.studies import study_header
-from tood.ledger.studies import load_study
+from tood.ledger.plans import load_study
 from tood.report.everything import render_what_is_there
 from tood.runtime.failures import InputError
 from tood.study.declarations import load_tables

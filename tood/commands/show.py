@@ -8,8 +8,8 @@ from typing import Any
 
 from tood.commands.options import add_json, add_study
 from tood.commands.studies import study_header
+from tood.ledger.plans import load_study
 from tood.ledger.status import Status, call_of, moment, read_status
-from tood.ledger.studies import load_study
 from tood.runtime.failures import State
 from tood.runtime.files import finite, to_json
 from tood.runtime.text import aligned, duration

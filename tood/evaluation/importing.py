@@ -17,9 +17,9 @@ from tood.engine.weights import weights_of
 from tood.evaluation.released import ours
 from tood.evaluation.weight_meta import ImportFailed, read
 from tood.ledger.forms import Options
+from tood.ledger.plans import save_study
 from tood.ledger.provenance import describe_import
 from tood.ledger.status import call_of
-from tood.ledger.studies import save_study
 from tood.ledger.study_jobs import import_job
 from tood.runtime.download import checksums
 from tood.runtime.failures import State

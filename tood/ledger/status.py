@@ -21,9 +21,10 @@ from tood.data.validation import annotations_as_checked
 from tood.ledger.curves import by_epoch
 from tood.ledger.forms import Measurement, Provenance, Readings
 from tood.ledger.kept_weights import kept_weights
+from tood.ledger.plans import load_study
 from tood.ledger.provenance import data_digest, digest, evaluation_digest, is_stale
 from tood.ledger.records import Record, drawn_by, read_record, same_annotations
-from tood.ledger.studies import load_study, studies_with
+from tood.ledger.studies import studies_with
 from tood.ledger.study_jobs import deciding_code
 from tood.runtime.failures import KILLED, State
 from tood.runtime.files import DamagedFile, read_json

@@ -1,79 +1,8 @@
-"""The studies in this folder and their plans, by the files that calls of the workflow have left."""
+"""Which studies there are in this folder, by the files that calls of the workflow have left."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
-from tood.ledger.forms import Options
-from tood.runtime.files import DamagedFile, read_json, write_json
-from tood.runtime.text import did_you_mean
-from tood.study.declarations import ExperimentError, load_runs, select_runs
-from tood.study.options import OF_A_CALL
 from tood.study.paths import RESULTS, SWEEPS, WORK, StudyPaths
-from tood.study.plan import Plan
-from tood.study.scales import scale_names
-
-
-def save_study(plan: Plan) -> None:
-    """Write the study's options to the file that `load_study` reads."""
-    write_json(StudyPaths(plan.name).options, plan.study.model_dump(mode="json", exclude_none=True))
-
-
-def save_declaration(plan: Plan) -> None:
-    """Write what makes a study what it is beside its results, whose records are then read where it never ran.
-
-    The studies of scales need none.
-    """
-    if plan.name not in scale_names():
-        kept = plan.study.model_dump(mode="json", exclude_none=True, exclude=set(OF_A_CALL))
-        write_json(StudyPaths(plan.name).declaration, kept)
-
-
-def load_study(name: str | None = None) -> Plan:
-    """The plan of a study as it was last called, of the records of one, or of a scale that was never called.
-
-    Args:
-        name: name of the study; None takes the study that was called last, or the scale `smoke`.
-    """
-    called = called_studies()
-    if name is None and called:
-        name = next(iter(called))
-    if name is None or (name not in called and name in scale_names()):
-        return Plan({} if name is None else {"scale": name})
-    recorded = recorded_studies()
-    if name not in {**called, **recorded}:
-        known = sorted({*called, *recorded, *scale_names()})
-        raise ExperimentError(
-            f"--name {name}: no study of that name was called here; {did_you_mean(name, known)}"
-            f"there are {', '.join(known)}"
-        )
-    path = called.get(name) or recorded[name]
-    hint = f"delete {path}, and call the workflow again with the options of the study"
-    options = read_json(path, Options, hint)
-    try:
-        return Plan(options if name in called else options | _trained(name, options.get("runs")))
-    except (ExperimentError, TypeError) as error:  # a value may have any type
-        raise DamagedFile(f"{path}: {error}; if that is not what you wrote, {hint}") from error
-
-
-def recorded_studies() -> dict[str, Path]:
-    """The declaration of each study that has records here."""
-    files = [path for name in ("*", f"{SWEEPS}/*") for path in Path().glob(str(StudyPaths(name).declaration))]
-    return {path.parent.relative_to(RESULTS).as_posix(): path for path in sorted(files)}
-
-
-def _trained(name: str, first: Iterable[str] | None) -> dict[str, list]:
-    """The runs and the seeds of a study that have records, as options.
-
-    Args:
-        first: runs and tables whose runs come first, in this order, as methods are compared with the first.
-    """
-    found = list(StudyPaths(name).records.glob("*/seed*.json"))
-    if not found:
-        return {}
-    runs = {path.parent.name for path in found}
-    order = [run.id for run in select_runs(first, load_runs()) if run.id in runs] if first else []
-    seeds = {int(path.stem.removeprefix("seed")) for path in found}
-    return {"runs": [*order, *sorted(runs - set(order))], "seeds": sorted(seeds)}
 
 
 def called_studies() -> dict[str, Path]:
@@ -81,6 +10,12 @@ def called_studies() -> dict[str, Path]:
     files = [path for name in ("*", f"{SWEEPS}/*") for path in Path().glob(str(StudyPaths(name).options))]
     files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     return {path.parent.relative_to(WORK).as_posix(): path for path in files}
+
+
+def recorded_studies() -> dict[str, Path]:
+    """The declaration of each study that has records here."""
+    files = [path for name in ("*", f"{SWEEPS}/*") for path in Path().glob(str(StudyPaths(name).declaration))]
+    return {path.parent.relative_to(RESULTS).as_posix(): path for path in sorted(files)}
 
 
 def studies_with(run_id: str) -> list[str]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from tood.ledger.plans import save_declaration
 from tood.ledger.records import read_record
 from tood.ledger.references import load_references
 from tood.ledger.server_scores import load_scores
 from tood.ledger.status import Status, known_status, most_urgent
-from tood.ledger.studies import save_declaration
 from tood.report.claims_table import write_claims
 from tood.report.comparison import compare
 from tood.report.evidence import Evidence

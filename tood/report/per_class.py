@@ -19,8 +19,8 @@ from tood.analysis.figures.per_class import (
 )
 from tood.analysis.per_class import CURVES, PerClass, measure
 from tood.data.manifest import read_manifest
+from tood.ledger.plans import load_study
 from tood.ledger.status import call_of, read_status
-from tood.ledger.studies import load_study
 from tood.report.markup import markdown, markdown_table
 from tood.runtime.failures import InputError
 from tood.runtime.files import read_json, write_text

@@ -87,7 +87,7 @@ class StudyPaths:
         """Folder of what is kept."""
         return RESULTS / self.name
 
-    declaration = _Below("results", "study.json")  # options without those of a call (`tood.ledger.studies`)
+    declaration = _Below("results", "study.json")  # options without those of a call (`tood.ledger.plans`)
     records = _Below("results", "runs")
     metrics = _Below("results", METRICS)  # every measured value
     readings = _Below("results", "table6_readings.csv")  # Table 6 under other definitions

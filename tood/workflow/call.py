@@ -19,8 +19,8 @@ from tood.data.manifest import read_manifest
 from tood.data.subset import UnknownClass
 from tood.data.validation import DataError, changed_since_check
 from tood.ledger.forms import Options
+from tood.ledger.plans import save_study
 from tood.ledger.status import study_status
-from tood.ledger.studies import save_study
 from tood.runtime import event_files
 from tood.runtime.failures import State
 from tood.runtime.files import read_json
