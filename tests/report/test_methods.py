@@ -37,7 +37,7 @@ def test_the_mean_has_students_interval_over_seeds():
     assert frame.loc["tal", ["seeds", "status"]].tolist() == [0, "failed"]
     assert "APS" not in frame  # which no run has
     assert best(frame.reset_index()) == (
-        "TOOD, anchor-free (α = 1, β = 6, m = 13) has the highest AP: 42.0 (35.4 to 48.6), with 3 seeds."
+        "TOOD, anchor-free (α = 1, β = 6, m = 13) has the highest mean AP: 42.0 (35.4 to 48.6), with 3 seeds."
     )
 
 

@@ -200,4 +200,4 @@ def test_learning_rate_and_schedule_of_a_sweep():
     assert (settings["train"]["lr"], settings["run"]["epochs"]) == (0.05, 24)
     assert settings["run"]["milestones"] == [16, 22]
     assert {key for key in own if own[key] != settings[key]} == {"train", "run"}
-    assert {"Learning rate 0.05.", "Every training has 2 times its epochs."} <= set(plan.notes())
+    assert {"Learning rate 0.05.", "Every training has 2 times the epochs of its run."} <= set(plan.notes())

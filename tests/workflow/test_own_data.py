@@ -62,7 +62,7 @@ def test_one_command_compares_detectors_on_it(workspace, birds):
         assert set(frame.get("run", RUNS)) <= set(RUNS), path
     assert pd.read_csv(results / "tables/claims.csv")["paper"].isna().all()
     page = (results / "report.html").read_text()
-    assert "has the highest AP: " in page
+    assert "has the highest mean AP: " in page
     assert not re.search("dining table|>paper<|Anchor-based", page)
     assert "Data: birds (COCO layout), at most 128 × 96 pixels." in page
     assert (results / "figures/distances.png").is_file()

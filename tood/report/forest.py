@@ -37,7 +37,7 @@ CAPTION = (
     "number in the table of claims, the metric and the verdict. Right of 0 is the direction that the paper "
     f"states. A point is the mean over the seeds, a bar its {CONFIDENCE:.0%} interval by Student's t over "
     "paired seeds; one seed has no bar, and at an arrowhead the bar goes on beyond the axis. Small dots are "
-    "single seeds. "
+    "single seeds of this study. "
 )
 _CAPTION_BAND = (
     f"A hatched band is the margin of a claim that runs are alike, whose bar is the {CONFIDENCE_WITHIN:.0%} "

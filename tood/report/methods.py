@@ -107,7 +107,7 @@ def best(frame: pd.DataFrame) -> str:
         return ""
     row = max(_rows(known), key=lambda row: row["AP"])
     seeds = f"{row['seeds']} seeds" if row["seeds"] > 1 else "one seed"
-    return f"{row['method']} has the highest AP: {_value(row, 'AP')}, with {seeds}."
+    return f"{row['method']} has the highest mean AP: {_value(row, 'AP')}, with {seeds}."
 
 
 def _difference(run: str, first: str, values: Mapping[str, BySeed]) -> dict[str, float]:

@@ -37,12 +37,12 @@ def sentences(plan: Plan, statuses: Sequence[Status], tables: Path) -> list[str]
         statuses: of the study.
         tables: folder of its tables.
     """
-    said = []
-    if (tables / f"{METHODS}.csv").is_file() and plan.own_data:
-        said.append(best(pd.read_csv(tables / f"{METHODS}.csv")))
-    if (path := tables / f"{CLAIMS}.csv").is_file():
-        judged = read_judged(path)
-        said += [effect_of_the_method(judged), *verdicts(judged, plan.scale.comparable)]
+    judged = read_judged(path) if (path := tables / f"{CLAIMS}.csv").is_file() else None
+    said = [] if judged is None else [effect_of_the_method(judged)]
+    if (path := tables / f"{METHODS}.csv").is_file() and plan.own_data:
+        said.append(best(pd.read_csv(path)))
+    if judged is not None:
+        said += verdicts(judged, plan.scale.comparable)
     states = Counter(str(status.state) for status in statuses)
     if set(states) != {State.DONE}:
         said.append(
@@ -73,7 +73,19 @@ def effect_of_the_method(judged: pd.DataFrame) -> str:
         return f"{row['claim']}: {mean} AP, with one seed and so without an interval."
     return (
         f"{row['claim']}: {mean} AP ({CONFIDENCE:.0%} interval {low} to {high}, "
-        f"{row['seeds']} seeds): {row['verdict']}."
+        f"{row['seeds']} seeds): {row['verdict']}.{_elsewhere(judged, row)}"
+    )
+
+
+def _elsewhere(judged: pd.DataFrame, row: pd.Series) -> str:
+    """The studies that point the other way, with their values."""
+    other = {Verdict.SAME_DIRECTION: Verdict.OPPOSITE, Verdict.OPPOSITE: Verdict.SAME_DIRECTION}
+    of_claim = judged[(judged["id"] == row["id"]) & (judged["check"] != "")]
+    looks = of_claim[of_claim["direction"] == other.get(row["direction"])]
+    return "".join(
+        f" In another study, {look['check']}, it is {number(look['mean'], '+.1f')} AP "
+        f"({number(look['low'], '+.1f')} to {number(look['high'], '+.1f')}, {look['seeds']} seeds)."
+        for look in looks.to_dict("records")
     )
 
 

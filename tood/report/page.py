@@ -40,6 +40,11 @@ _FIGURES_OF = {
     "table4": ("alpha_beta",),
     "positives": ("positives",),
 }
+# A table in a caption is as wide as it is, and shows where it goes on.
+_SCROLL, _SCROLLED = (
+    '<div class="frame"><div class="scroll" role="region" tabindex="0">',
+    "</table></div></div>",
+)
 _DPI = 200  # of a figure's PNG (`tood.analysis.figures.files`)
 
 
@@ -182,7 +187,7 @@ def picture(path: Path) -> Picture:
     return Picture(
         name=path.stem,
         alt=alt,
-        caption=Markup(html(caption)),
+        caption=Markup(html(caption).replace("<table>", _SCROLL + "<table>").replace("</table>", _SCROLLED)),
         light=base64.b64encode(path.read_bytes()).decode(),
         dark=base64.b64encode(dark.read_bytes()).decode() if dark.is_file() else "",
         width=round(width * 100 / _DPI),

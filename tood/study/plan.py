@@ -371,7 +371,7 @@ class Plan:
         if study.lr:
             notes.append(f"Learning rate {study.lr:g}.")
         if study.schedule:
-            notes.append(f"Every training has {study.schedule:g} times its epochs.")
+            notes.append(f"Every training has {study.schedule:g} times the epochs of its run.")
         if study.batch_size:
             notes.append(f"Batches of {study.batch_size} images, with the learning rate unchanged.")
         if note := _PRECISION_NOTES.get(study.precision or scale.training.precision or DEFAULT_PRECISION):

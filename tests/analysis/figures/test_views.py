@@ -79,7 +79,12 @@ def test_distances_are_drawn_and_summed_up():
     text = caption_distances({name: seeds[:1] for name, seeds in objects.items()})
     assert "Mean distance: a 0.300; b 0.800. Mean IoU lost: a 0.233; b 0.733." in text
     assert " 4 objects each." in text
-    assert "So a has its best anchors closest together, and a loses the least IoU." in text
+    assert " a has its best anchors closest together. a loses the least IoU. If several" in text
+    assert "closest together in every seed. a loses the least IoU in every seed." in caption_distances(
+        objects
+    )
+    mixed = {"a": [first, first + 1], "b": [first + 0.5, first + 0.5]}  # none is the best of each seed
+    assert "closest together" not in caption_distances(mixed)
     assert text.endswith("because of objects that no predicted box of their class touches (a 1; b 1).")
     assert "8 objects each" in caption_distances(objects)
     assert "ends below 1" not in caption_distances({"a": [first.dropna()]})

@@ -22,7 +22,8 @@ CAPTION = (
     "**Positives during training.** For each scheme of Table 2 that is trained, above: how many anchors it "
     "makes positive for an object{axis}. Below: the mean IoU of their predicted boxes with the object. A "
     "line is the mean over the seeds; with several seeds, a band reaches from the lowest to the highest. "
-    "The other schemes are grey in each panel, for comparison. The axes of all panels are the same."
+    "The other schemes are grey in each panel, for comparison. The axes of all panels are the same. TAL "
+    "begins with a warm-up, some epochs in which it assigns as ATSS does."
 )
 
 
