@@ -29,6 +29,7 @@ def test_every_value_in_a_shell_command_is_quoted(path):
         "weights/$(touch X).pth",
         "weights/a;touch X;.pth",
         "weights/resnet50 $(touch X).pth",
+        "weights/unheard_of.pth",
         "work/logs/../`touch X`.pth",
         "weights/released/$(touch X).pth",
     ],

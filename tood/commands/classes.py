@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
             sources = [Detections(name, None, options.annotations, options.detections, None)]
             folder = options.output or Path("classes")
         else:
-            sources = of_study(options.name, options.runs, options.seed)
+            sources = of_study(plan, options.runs, options.seed)
             folder = options.output or StudyPaths(plan.name).results / "classes"
         found = measure_all(sources, options.score, options.iou)
         write_classes(found, folder)

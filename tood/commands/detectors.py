@@ -43,8 +43,12 @@ def require_detectors(options: argparse.Namespace) -> None:
         trained_weights(run, options.name, options.seed)
 
 
-def load(options: argparse.Namespace) -> "tuple[list[Detector], Plan | None]":
-    """The detectors that the options name, as `tood.evaluation.detector.load_detectors` has them."""
+def load(options: argparse.Namespace, device: str | None = None) -> "tuple[list[Detector], Plan | None]":
+    """The detectors that the options name, as `tood.evaluation.detector.load_detectors` has them.
+
+    Args:
+        device: in place of that of the options.
+    """
     from tood.evaluation.detector import load_detectors
 
     return load_detectors(
@@ -53,7 +57,7 @@ def load(options: argparse.Namespace) -> "tuple[list[Detector], Plan | None]":
         configs=_listed(options.config),
         study=options.name,
         seed=options.seed,
-        device=options.device,
+        device=device or options.device,
     )
 
 

@@ -40,14 +40,13 @@ def run(options: argparse.Namespace) -> int:
     if options.device == "cuda":
         raise InputError("--device cuda: files are written on the CPU, for any device; omit it")
     require_detectors(options)
-    options.device = "cpu"
     silence()
     if options.nms:
         print("with --nms writing takes minutes", file=sys.stderr, flush=True)
     with silent():
         from tood.evaluation.exporting import difference, export
 
-        (detector,), plan = load(options)
+        (detector,), plan = load(options, device="cpu")
         path = options.output or Path(f"{detector.name}{suffix}")
         graph = export(detector, path, options.nms, options.half)
     if plan:

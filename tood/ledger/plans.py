@@ -24,7 +24,7 @@ def save_declaration(plan: Plan) -> None:
     The studies of scales need none.
     """
     if plan.name not in scale_names():
-        kept = plan.study.model_dump(mode="json", exclude_none=True, exclude=set(OF_A_CALL))
+        kept = plan.study.model_dump(mode="json", exclude_none=True, exclude=OF_A_CALL)
         write_json(StudyPaths(plan.name).declaration, kept)
 
 

@@ -7,23 +7,26 @@ from tood.study.paths import RESULTS, SWEEPS, WORK, StudyPaths
 
 def called_studies() -> dict[str, Path]:
     """The file of options of each study that was called here, the last call first."""
-    files = [path for name in ("*", f"{SWEEPS}/*") for path in Path().glob(str(StudyPaths(name).options))]
-    files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    files = sorted(_of_all("options"), key=lambda path: path.stat().st_mtime, reverse=True)
     return {path.parent.relative_to(WORK).as_posix(): path for path in files}
 
 
 def recorded_studies() -> dict[str, Path]:
     """The declaration of each study that has records here."""
-    files = [path for name in ("*", f"{SWEEPS}/*") for path in Path().glob(str(StudyPaths(name).declaration))]
-    return {path.parent.relative_to(RESULTS).as_posix(): path for path in sorted(files)}
+    return {path.parent.relative_to(RESULTS).as_posix(): path for path in sorted(_of_all("declaration"))}
 
 
 def studies_with(run_id: str) -> list[str]:
     """The studies that have a training or a record of a run, by name."""
-    found = set()
-    for name in ("*", f"{SWEEPS}/*"):
-        paths = StudyPaths(name)
-        for runs, root in ((paths.runs, WORK), (paths.records, RESULTS)):
-            for folder in Path().glob(str(runs / run_id)):
-                found.add(folder.parents[1].relative_to(root).as_posix())
+    found = {
+        folder.parents[1].relative_to(root).as_posix()
+        for kind, root in (("runs", WORK), ("records", RESULTS))
+        for folder in _of_all(kind, run_id)
+    }
     return sorted(found)
+
+
+def _of_all(kind: str, *below: str) -> list[Path]:
+    """A file or folder that studies have, by its name in `StudyPaths`, or what is below it."""
+    patterns = (getattr(StudyPaths(name), kind).joinpath(*below) for name in ("*", f"{SWEEPS}/*"))
+    return [path for pattern in patterns for path in Path().glob(str(pattern))]

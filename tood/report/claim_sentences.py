@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -108,21 +108,18 @@ def _power(row: Mapping, spec: str) -> str:
     return f"To see {effect} with a power of {POWER:.0%} would take {number} (SD {row['sd']:{spec}})."
 
 
-def _would_change(row: Mapping, looks: Iterable[Mapping]) -> list[str]:
+def _would_change(row: Mapping, looks: Sequence[Mapping]) -> list[str]:
     """What else was looked at, and where it says something else."""
-    others = [look for look in looks if look["check"] or look["reading"] != DEFAULT]
-    known = [look for look in others if look["seeds"] > 1 and row["seeds"] > 1]
+    known = [look for look in looks if look["seeds"] > 1 and row["seeds"] > 1]
     said = []
-    if readings := [look["direction"] for look in known if not look["check"]]:
+    if readings := [look["direction"] for look in known if not look["check"] and look["reading"] != DEFAULT]:
         said.append(_by_reading(row["direction"], readings))
     checks = [look for look in known if look["check"]]
     if differing := [look for look in checks if look["direction"] != row["direction"]]:
         said.append(f"Another verdict: {', '.join(map(_named, differing))}.")
     if agreeing := [look["check"] for look in checks if look["direction"] == row["direction"]]:
         said.append(f"The same verdict: {', '.join(agreeing)}.")
-    if waiting := [
-        look["check"] for look in others if look["direction"] == Verdict.PENDING and look["check"]
-    ]:
+    if waiting := [look["check"] for look in looks if look["check"] and look["direction"] == Verdict.PENDING]:
         said.append(f"Pending: {', '.join(waiting)}.")
     return said
 

@@ -81,6 +81,7 @@ def _write_tables(
     urgent = {run: most_urgent(of_seeds) for run, of_seeds in states.items()}
     seeds = {run: plan.seeds_of(run) for run in plan.all_runs}
     references, scores = load_references(plan.all_runs), load_scores(plan.name, plan.all_runs)
+    released = _released(statuses)
     for table in tables_of(plan, declared).values():
         frame = build(table, shown, urgent, plan.all_runs, seeds, references, scores)
         notes = [*about, *remarks([row.run for row in table.rows], statuses), *of_sizes(table, metrics)]
@@ -89,7 +90,6 @@ def _write_tables(
             if any(f"{metric}_difference" in frame for metric in table.metrics):
                 notes.append(plan.tolerance.described)
         if plan.imports:
-            released = _released(statuses)
             files = (released.get(row.run) for row in table.rows)
             frame["released"] = [f"{file['file']} {file['sha256']}" if file else "" for file in files]
             notes += _without_file(plan, table)

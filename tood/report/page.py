@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -182,13 +183,13 @@ def picture(path: Path) -> Picture:
     alt = load_pages().figures.get(path.stem, path.stem)
     said, dark = path.with_suffix(".md"), dark_picture(path)
     caption = said.read_text(encoding="utf-8") if said.is_file() else alt
-    with Image.open(path) as image:
-        width, height = image.size
+    content = path.read_bytes()
+    width, height = Image.open(BytesIO(content)).size
     return Picture(
         name=path.stem,
         alt=alt,
         caption=Markup(html(caption).replace("<table>", _SCROLL + "<table>").replace("</table>", _SCROLLED)),
-        light=base64.b64encode(path.read_bytes()).decode(),
+        light=base64.b64encode(content).decode(),
         dark=base64.b64encode(dark.read_bytes()).decode() if dark.is_file() else "",
         width=round(width * 100 / _DPI),
         height=round(height * 100 / _DPI),

@@ -19,7 +19,6 @@ from tood.analysis.figures.per_class import (
 )
 from tood.analysis.per_class import CURVES, PerClass, measure
 from tood.data.manifest import read_manifest
-from tood.ledger.plans import load_study
 from tood.ledger.status import call_of, read_status
 from tood.report.markup import markdown, markdown_table
 from tood.runtime.failures import InputError
@@ -53,18 +52,17 @@ class ByClass(NamedTuple):
     least_iou: float
 
 
-def of_study(name: str | None, runs: Sequence[str], seed: int | None) -> list[Detections]:
+def of_study(plan: Plan, runs: Sequence[str], seed: int | None) -> list[Detections]:
     """The detections of trainings of a study on this machine.
 
     Args:
-        name: of the study; None: the one that was called last.
+        plan: of the study.
         runs: ids; empty: all that have detections here.
         seed: of the trainings; None: all seeds of the study.
 
     Raises:
         ExperimentError: there is no such run, or it has no detections here.
     """
-    plan = load_study(name)
     if unknown := [run for run in runs if run not in plan.all_runs]:
         raise ExperimentError(unknown_run(unknown[0], plan.all_runs))
     by_run = {

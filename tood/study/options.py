@@ -110,10 +110,10 @@ OF_TRAININGS = (
     *("classes", "iterations", "batch_size", "lr", "schedule", "precision", "gpus", "micro_batch"),
     *("compile", "logger", "options"),
 )
-# They say which seeds one call trains, where and how, and nothing of what the study is.
-OF_A_CALL = ("seeds", "device", "gpus", "micro_batch", "compile", "logger", "fresh", "test2017")
 # What a call may change of the resources that a scale gives its trainings.
 RESOURCES = set(Study.model_fields) & set(Resources.model_fields)
+# They say which seeds one call trains, where and how, and nothing of what the study is.
+OF_A_CALL = {"seeds", "device", "logger", "fresh", "test2017"} | RESOURCES
 
 
 def parse_options(words: Iterable[str]) -> dict[str, str | None]:
