@@ -102,4 +102,4 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s  %(message)s")
     target = Path(sys.argv[1] if len(sys.argv) > 1 else "site")
     build(target)
-    print(f"written to {target}/index.html")
+    print(f"written to {target}/index.html; its search needs a server: python -m http.server -d {target}")

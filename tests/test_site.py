@@ -52,6 +52,9 @@ def test_the_site_builds_without_a_warning(make_site, tmp_path):
         assert f'id="{name}"' in api
     assert "draw_figure1" in (tmp_path / "site/examples/atss_and_tood.html").read_text()
     assert (tmp_path / "site/examples/atss_and_tood.ipynb").is_file()
+    for page in tmp_path.rglob("*.html"):
+        fetched = re.findall(r'(?:src|import)="?(?:https?:)?//', page.read_text())
+        assert not fetched, f"{page} loads something from another server"
 
 
 def literals(path: Path) -> list[str]:
