@@ -14,23 +14,28 @@ from pathlib import Path
 
 from tood.runtime import preloaded
 
-# What the command line and the rules import; the jobs' process has what a call of the workflow preloads.
+# What the command line and the rules import, and sources that they read. The jobs' process has what a call of
+# the workflow preloads.
 COMMANDS = (
     *("snakemake.cli", "tood.cli", "tood.workflow.call", "tood.workflow.stages"),
     *("tood.report.figures", "tood.report.everything", "tood.commands.checks"),
+    "helpers.read_sources",
 )
 
 
 @functools.cache
 def _address(modules: tuple[str, ...]) -> str:
     """Of a process that has imported these modules and ends with this one; empty if there can be none."""
-    before = os.environ.pop(preloaded.ADDRESS, None)
+    before = dict(os.environ)
+    os.environ.pop(preloaded.ADDRESS, None)
+    tests = str(Path(__file__).parents[1])  # has `helpers`; forks have an environment of their own
+    os.environ["PYTHONPATH"] = os.pathsep.join([tests, *filter(None, [before.get("PYTHONPATH")])])
     try:
         preloaded.start_server(modules)
-        return os.environ.pop(preloaded.ADDRESS, "")
+        return os.environ.get(preloaded.ADDRESS, "")
     finally:
-        if before is not None:
-            os.environ[preloaded.ADDRESS] = before
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def forked(command: list[object]) -> tuple[list[object], dict[str, str]]:

@@ -6,13 +6,23 @@ one, or of how data are drawn or checked, leaves its digest as it is.
 """
 
 import ast
+import functools
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tood.study.paths import ALIGNMENT, AP, BEST_ANCHORS, CONFIGS, PACKAGE
-from tood.study.source_files import OWN, config_files, config_words, read_source, strings_of, unless_changed
+from tood.study.source_files import (
+    OWN,
+    State,
+    config_files,
+    config_words,
+    python_files,
+    read_source,
+    strings_of,
+    unless_changed,
+)
 
 # Each training depends on what this module imports from these rooms.
 _TRAINED_BY = "tood.engine.job"
@@ -73,18 +83,27 @@ def import_closure(names: Iterable[str], rooms: Collection[str]) -> list[Path]:
     Returns:
         Sorted. The `__init__` of a package does not count: it holds imports alone.
     """
-    registered = _registered()
+    own = frozenset(name for name in names if name.startswith(OWN))
+    return list(_closure(own, frozenset(rooms), python_files(str(PACKAGE))))
+
+
+@functools.cache
+def _closure(
+    names: frozenset[str], rooms: frozenset[str], package: tuple[tuple[str, State], ...]
+) -> tuple[Path, ...]:
+    """As `import_closure`, for a package with these files; many runs have the same names."""
+    states, registered = _modules(package)
     files: set[Path] = set()
     seen: set[str] = set()
-    waiting = {name for name in names if name.startswith(OWN)}
+    waiting = set(names)
     while waiting:
         seen.add(word := waiting.pop())
-        path = registered.get(word) or _module_file(word)
-        if path is None or path in files or path.relative_to(PACKAGE).parts[0] not in rooms:
+        path = registered.get(word) or _module_file(word, PACKAGE)
+        if path not in states or path in files or path.parts[len(PACKAGE.parts)] not in rooms:
             continue
         files.add(path)
-        waiting |= read_source(path).own_words - seen
-    return sorted(files)
+        waiting |= read_source(path, states[path]).own_words - seen
+    return tuple(sorted(files))
 
 
 def code_digest(paths: Iterable[Path]) -> str:
@@ -98,22 +117,24 @@ def code_digest(paths: Iterable[Path]) -> str:
     return hashed.hexdigest()[:12]
 
 
-def _registered() -> dict[str, Path]:
-    """The file of each class that configurations can name, as `tood.NAME`."""
-    return {
-        f"tood.{name}": path
-        for path in (PACKAGE / "models").rglob("*.py")
-        for name in read_source(path).registered
+@functools.cache
+def _modules(package: tuple[tuple[str, State], ...]) -> tuple[dict[Path, State], dict[str, Path]]:
+    """State of each file, and the file of each class that configurations can name, as `tood.NAME`."""
+    states = {Path(path): state for path, state in package}
+    models = {path: state for path, state in states.items() if path.is_relative_to(PACKAGE / "models")}
+    registered = {
+        f"tood.{name}": path for path, state in models.items() for name in read_source(path, state).registered
     }
+    return states, registered
 
 
-def _module_file(name: str) -> Path | None:
-    """The file of a module such as `tood.models.tood.losses`; None for a package or anything else."""
+@functools.cache
+def _module_file(name: str, package: Path) -> Path | None:
+    """Where a module such as `tood.models.tood.losses` would be; None for what names no module."""
     first, *steps = name.split(".")
     if first != "tood" or not steps or not all(step.isidentifier() for step in steps):
         return None
-    path = PACKAGE.joinpath(*steps).with_suffix(".py")
-    return path if path.is_file() else None
+    return package.joinpath(*steps).with_suffix(".py")
 
 
 def _meaning(source: str) -> bytes:

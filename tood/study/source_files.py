@@ -3,6 +3,7 @@
 import ast
 import functools
 import operator
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,26 +39,49 @@ class SourceFile:
                 "register_module" in ast.unparse(decorator) for decorator in node.decorator_list
             ):
                 self.registered.append(node.name)
-            elif isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == ["_base_"]:
-                bases = ast.literal_eval(node.value)
-                self.bases += [bases] if isinstance(bases, str) else bases
+            elif isinstance(node, ast.Assign):
+                match node.targets:
+                    case [ast.Name(id="_base_")]:
+                        bases = ast.literal_eval(node.value)
+                        self.bases += [bases] if isinstance(bases, str) else bases
         self.own_words = {word for word in self.words if word.startswith(OWN)}
 
 
-def read_source(path: Path) -> SourceFile:
-    """What a file names; it is parsed once for each state that it has."""
-    return unless_changed(SourceFile, path)
+State = tuple[int, int]  # of a file: when it was last changed, in ns, and its size in bytes
 
 
-def unless_changed(function: Callable[[str], T], path: Path) -> T:
-    """What a function makes of a file's text; many runs read the same files."""
-    state = path.stat()
-    return _of_text(function, path, (state.st_mtime_ns, state.st_size))
+def read_source(path: Path, state: State | None = None) -> SourceFile:
+    """What a file names; it is parsed once for each state that it has.
+
+    Args:
+        state: its state, where that is known.
+    """
+    return unless_changed(SourceFile, path, state)
+
+
+def unless_changed(function: Callable[[str], T], path: Path, state: State | None = None) -> T:
+    """What a function makes of a file's text; many runs read the same files. Arguments as `read_source`."""
+    return _of_text(function, path, state or _state(path.stat()))
 
 
 @functools.cache
-def _of_text(function: Callable[[str], Any], path: Path, state: tuple[int, int]) -> Any:
+def _of_text(function: Callable[[str], Any], path: Path, state: State) -> Any:
     return function(path.read_text(encoding="utf-8"))
+
+
+def python_files(folder: str) -> tuple[tuple[str, State], ...]:
+    """Every Python file below a folder, with its state; as text, for plans ask for it a hundred times."""
+    files: list[tuple[str, State]] = []
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            files += python_files(entry.path)
+        elif entry.name.endswith(".py"):
+            files.append((entry.path, _state(entry.stat())))
+    return tuple(files)
+
+
+def _state(status: os.stat_result) -> State:
+    return status.st_mtime_ns, status.st_size
 
 
 def config_files(config: Path) -> list[Path]:
