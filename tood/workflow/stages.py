@@ -144,7 +144,9 @@ def describe_study(
         return _describe_released(plan)
     epochs = sum(plan.schedule(run)[0] for run, _ in plan.trainings)
     same = all(plan.seeds_of(run.id) == plan.seeds for run in plan.runs)
-    seeds = f"seeds {list(plan.seeds)}" if same else "1 to 5 seeds"
+    counts = [len(plan.seeds_of(run.id)) for run in plan.runs]
+    span = " to ".join(map(str, sorted({min(counts), max(counts)})))
+    seeds = f"seeds {list(plan.seeds)}" if same else f"{span} seeds"
     return (
         f"{plan.name}: {len(plan.runs)} runs x {seeds} = {len(plan.trainings)} trainings, {epochs} epochs."
         + ("" if records is None else _describe_records(plan, records, statuses))
