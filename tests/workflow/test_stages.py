@@ -138,13 +138,13 @@ def test_the_summary_counts_trainings_and_epochs():
 def test_a_dry_run_says_what_is_there_and_what_the_rest_takes(empty):
     said = call.describe_what_is_left(PAIR, []).splitlines()
     assert said == [
-        "Trainings without a record: 4 pending (`tood progress --name smoke` lists them).",
+        "Trainings that no record replaces: 4 pending (`tood progress --name smoke` lists them).",
         "4 trainings to do; how long they take is known once one of them has finished here.",
     ]
     paths = StudyPaths("smoke")
     write_json(paths.run("tood_af", 4).state, {"state": "interrupted"})
     said = call.describe_what_is_left(PAIR, [("atss_af", 4), ("atss_af", 5)]).splitlines()
-    assert said[0].startswith("Trainings without a record: 1 interrupted, 1 pending (")
+    assert said[0].startswith("Trainings that no record replaces: 1 interrupted, 1 pending (")
     assert said[1].startswith("2 trainings to do; ")
     assert call.describe_what_is_left(PAIR, PAIR.trainings) == "Nothing is to be trained."
 
