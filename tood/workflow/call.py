@@ -134,7 +134,9 @@ def describe_what_is_left(plan: Plan, records: Collection[Training]) -> str:
     counts = Counter(status.state for status in statuses)
     lines = []
     if there := ", ".join(f"{counts[state]} {state}" for state in State if counts[state]):
-        lines.append(f"Trainings that no record replaces: {there} (`tood progress --name {plan.name}` lists them).")
+        lines.append(
+            f"Trainings that no record replaces: {there} (`tood progress --name {plan.name}` lists them)."
+        )
     if not plan.imports:
         left = [status.training for status in statuses if not status.state.finished]
         lines.append(cost_of(plan, left))
