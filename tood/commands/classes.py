@@ -69,14 +69,14 @@ def run(options: argparse.Namespace) -> int:
         else:
             sources = of_study(plan, options.runs, options.seed)
             folder = options.output or StudyPaths(plan.name).results / "classes"
-        found = measure_all(sources, options.score, options.iou)
-        write_classes(found, folder)
+        by_class = measure_all(sources, options.score, options.iou)
+        write_classes(by_class, folder)
     if options.json:
-        print(to_json(found.metrics.to_dict("records"), indent=2, ensure_ascii=False))
+        print(to_json(by_class.metrics.to_dict("records"), indent=2, ensure_ascii=False))
         return 0
     if plan:
         print(study_header(plan, options.name))
-    header, body = cells(found.metrics)
+    header, body = cells(by_class.metrics)
     print(aligned([header, *body], right=range(1, len(header))))
     if stale := sorted({source.run for source in sources if source.stale}):
         print(f"stale, as code, settings or data have changed since: {', '.join(stale)}")
