@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from tood.commands.options import add_json, add_study, share
+from tood.commands.options import add_json, add_study, require_file, share
 from tood.commands.studies import study_header
 from tood.ledger.plans import load_study
 from tood.runtime.failures import InputError
@@ -53,9 +53,9 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("--detections, --annotations: give both")
     if options.detections and (options.runs or options.name or options.seed is not None):
         raise InputError("--detections: is a file instead of runs of a study; omit RUN, --name and --seed")
-    for option in ("detections", "annotations"):
-        if (path := getattr(options, option)) and not path.is_file():
-            raise InputError(f"--{option} {path}: no such file")
+    if options.detections:
+        require_file(options.detections, "--detections")
+        require_file(options.annotations, "--annotations")
     silence()
     plan = None if options.detections else load_study(options.name)
     with silent():
