@@ -44,11 +44,11 @@ def statistics(size: tuple[int, int], device: torch.device) -> Pair:
         images.append((sample, levels))
 
     def run() -> dict[str, dict[str, float]]:
-        found = Statistics(TEST_CFG, list(range(1, CLASSES + 1)))
+        collector = Statistics(TEST_CFG, list(range(1, CLASSES + 1)))
         for sample, levels in images:
             objects = sample.gt_instances
-            found.add(sample, levels, anchors_of(levels, objects.bboxes, objects.labels))
-        return found.alignment(range(IMAGES))
+            collector.add(sample, levels, anchors_of(levels, objects.bboxes, objects.labels))
+        return collector.alignment(range(IMAGES))
 
     elements = sum(level.numel() for level in inputs.scores)
     skipped = "its speed alone is of interest"
@@ -57,7 +57,7 @@ def statistics(size: tuple[int, int], device: torch.device) -> Pair:
 
 def coco_ap(images: int, device: torch.device) -> Pair:
     """AP of detections near the objects of as many images, and of some anywhere."""
-    truth, found = _annotations_and_detections(images)
+    truth, detections = _annotations_and_detections(images)
     path = Path(tempfile.mkdtemp()) / "truth.json"
     path.write_text(json.dumps(truth))
     ids = [image["id"] for image in truth["images"]]
@@ -65,15 +65,15 @@ def coco_ap(images: int, device: torch.device) -> Pair:
     def by_pycocotools() -> dict[str, float]:
         with contextlib.redirect_stdout(io.StringIO()):
             coco = COCO(str(path))
-            evaluation = COCOeval(coco, coco.loadRes([dict(one) for one in found]), "bbox")
+            evaluation = COCOeval(coco, coco.loadRes([dict(entry) for entry in detections]), "bbox")
             evaluation.params.imgIds = ids
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
         return dict(zip(detection.AP_NAMES, (100 * evaluation.stats[:6]).tolist(), strict=True))
 
-    ours = partial(detection.coco_ap, path, found, ids)
-    return Pair(ours, by_pycocotools, _same, bytes=2 * FLOAT * 6 * len(found), images=images)
+    ours = partial(detection.coco_ap, path, detections, ids)
+    return Pair(ours, by_pycocotools, _same, bytes=2 * FLOAT * 6 * len(detections), images=images)
 
 
 def _same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
@@ -84,15 +84,15 @@ def _annotations_and_detections(images: int) -> tuple[dict, list[dict]]:
     """Annotations with objects of `inputs.objects`, and detections, six in ten of them near an object."""
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     annotations: list[dict] = []
-    found: list[dict] = []
+    detections: list[dict] = []
     for image in range(1, images + 1):
         gt = objects(OBJECTS, (480, 640), generator)
         corners, labels = gt.bboxes.numpy().astype(float), gt.labels.numpy()
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)  # [G, 4] (x, y, w, h)
         for box, label in zip(boxes.tolist(), labels.tolist(), strict=True):
             fields = dict(area=0.6 * box[2] * box[3], iscrowd=int(rng.random() < 0.01))
-            one = dict(id=len(annotations) + 1, image_id=image, category_id=label + 1, bbox=box)
-            annotations.append(one | fields)
+            annotation = dict(id=len(annotations) + 1, image_id=image, category_id=label + 1, bbox=box)
+            annotations.append(annotation | fields)
         near = rng.integers(OBJECTS, size=DETECTIONS)
         shifts = rng.normal(size=(DETECTIONS, 4)) * 0.15 * np.sqrt(boxes[near, 2:].prod(1, keepdims=True))
         own = rng.random(DETECTIONS) < 0.6
@@ -104,10 +104,10 @@ def _annotations_and_detections(images: int) -> tuple[dict, list[dict]]:
         few = rng.integers(CLASSES, size=5)
         classes = np.where(own, labels[near], few[rng.integers(5, size=DETECTIONS)]) + 1
         scores = rng.random(DETECTIONS) ** 2
-        found += [
+        detections += [
             dict(image_id=image, category_id=category, bbox=box, score=score)
             for category, box, score in zip(classes.tolist(), detected.tolist(), scores.tolist(), strict=True)
         ]
     listed = [dict(id=image, width=640, height=480) for image in range(1, images + 1)]
     categories = [dict(id=c, name=str(c)) for c in range(1, CLASSES + 1)]
-    return dict(images=listed, annotations=annotations, categories=categories), found
+    return dict(images=listed, annotations=annotations, categories=categories), detections

@@ -43,17 +43,17 @@ def device_part(options: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.measure import machine
 
     device = torch.device(options.device)
-    found: dict[str, Any] = machine(device)
+    facts: dict[str, Any] = machine(device)
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        found |= {
+        facts |= {
             "capability": f"{properties.major}.{properties.minor}",
             "memory_mb": round(properties.total_memory / 2**20),
             "built_for": torch.cuda.get_arch_list(),
             "cuda": torch.version.cuda,
             "tf32": [torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32],
         }
-    return found
+    return facts
 
 
 def equal_part(options: argparse.Namespace) -> dict[str, Any]:
@@ -75,19 +75,19 @@ def equal_part(options: argparse.Namespace) -> dict[str, Any]:
         gradients = [p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None]
         return float(losses["loss"]), torch.cat(gradients)
 
-    found = {}
+    comparisons = {}
     for name in _kinds(options):
         (loss, gradient), (expected, reference) = (
             step(name, torch.device(kind)) for kind in (options.device, "cpu")
         )
         apart = float((gradient - reference).norm() / reference.norm())
-        found[name] = {
+        comparisons[name] = {
             "loss": loss,
             "loss_on_cpu": expected,
             "gradient_apart": apart,
             "close": abs(loss - expected) <= CLOSE * abs(expected) and apart <= CLOSE,
         }
-    return found
+    return comparisons
 
 
 def parity_part(options: argparse.Namespace) -> dict[str, str]:
@@ -97,16 +97,16 @@ def parity_part(options: argparse.Namespace) -> dict[str, str]:
     from benchmarks.__main__ import SIZES
     from benchmarks.suite import suite
 
-    found = {}
+    verdicts = {}
     for benchmark in suite(**SIZES["tiny"]):
         try:
             pair = benchmark.build(torch.device(options.device))
             if pair.peer is not None:
                 pair.compare(pair.ours(), pair.peer())
-            found[benchmark.name] = "equal" if pair.peer else "no peer"
+            verdicts[benchmark.name] = "equal" if pair.peer else "no peer"
         except Exception as error:
-            found[benchmark.name] = f"{type(error).__name__}: {str(error)[:300]}"
-    return found
+            verdicts[benchmark.name] = f"{type(error).__name__}: {str(error)[:300]}"
+    return verdicts
 
 
 def waits_part(options: argparse.Namespace) -> dict[str, dict[str, int]]:
@@ -121,7 +121,7 @@ def waits_part(options: argparse.Namespace) -> dict[str, dict[str, int]]:
     from tood.engine.replicas import batch_gradient
     from tood.study.plan import Plan
 
-    device, found = torch.device(options.device), {}
+    device, counts = torch.device(options.device), {}
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
     for name in _kinds(options):
         model = build(name).to(device).train()
@@ -138,11 +138,11 @@ def waits_part(options: argparse.Namespace) -> dict[str, dict[str, int]]:
         with profile(activities=activities) as profiled:
             step()
         calls = Counter({event.key: event.count for event in profiled.key_averages()})
-        found[name] = {
+        counts[name] = {
             key: n for key, n in calls.items() if WAITS.search(key) or key.startswith("cudaLaunch")
         }
-        found[name]["waits"] = sum(n for key, n in calls.items() if WAITS.search(key))
-    return found
+        counts[name]["waits"] = sum(n for key, n in calls.items() if WAITS.search(key))
+    return counts
 
 
 def smoke_part(options: argparse.Namespace) -> dict[str, Any]:
@@ -211,10 +211,10 @@ def _rehearsed(run: str, root: Path, options: argparse.Namespace, **choices: str
     output = file_of(paths, run)
     output.parent.mkdir(parents=True, exist_ok=True)
     job = rehearsal_job(plan, run, False, 4)
-    found = rehearse(job, Execution.of(computing, plan.device, computing.threads), output)
-    if found.failed:
-        raise RuntimeError(found.failed)
-    return found.model_dump(exclude={"digest", "failed"})
+    rehearsed = rehearse(job, Execution.of(computing, plan.device, computing.threads), output)
+    if rehearsed.failed:
+        raise RuntimeError(rehearsed.failed)
+    return rehearsed.model_dump(exclude={"digest", "failed"})
 
 
 def many_images(root: Path, options: argparse.Namespace) -> Path:
@@ -234,9 +234,9 @@ def many_images(root: Path, options: argparse.Namespace) -> Path:
         name = f"{number}_{Path(image['file_name']).name}"
         (target / train / name).symlink_to(source / train / image["file_name"])
         images.append(image | {"id": number + 1, "file_name": name})
-        for one in content["annotations"]:
-            if one["image_id"] == image["id"]:
-                annotations.append(one | {"id": len(annotations) + 1, "image_id": number + 1})
+        for annotation in content["annotations"]:
+            if annotation["image_id"] == image["id"]:
+                annotations.append(annotation | {"id": len(annotations) + 1, "image_id": number + 1})
     content |= {"images": images, "annotations": annotations}
     (target / f"annotations/instances_{train}.json").write_text(json.dumps(content))
     return target
@@ -270,8 +270,8 @@ def differing(parts: dict[str, Any]) -> list[str]:
     """What the comparisons found to differ."""
     equal, parity = (parts.get(name, {}).get("found", {}) for name in ("equal", "parity"))
     return [
-        *(name for name, one in equal.items() if not one["close"]),
-        *(name for name, said in parity.items() if said not in ("equal", "no peer")),
+        *(name for name, comparison in equal.items() if not comparison["close"]),
+        *(name for name, verdict in parity.items() if verdict not in ("equal", "no peer")),
     ]
 
 
@@ -310,8 +310,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output = options.output or FOLDER / f"{re.sub('[^A-Za-z0-9]+', '_', card)}.json"
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps({"card": card, "tiny": options.tiny, "parts": parts}, indent=1) + "\n")
-        said = parts[name].get("failed", "done").splitlines()[-1]
-        print(f"{name}: {said} ({parts[name].get('seconds', 0)} s)", flush=True)
+        outcome = parts[name].get("failed", "done").splitlines()[-1]
+        print(f"{name}: {outcome} ({parts[name].get('seconds', 0)} s)", flush=True)
     for name in differing(parts):
         print(f"{name}: not as on the CPU, or not as mmdet")
     print(f"written to {output}")

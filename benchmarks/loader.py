@@ -49,7 +49,7 @@ def _photographs(root: Path) -> None:
         images.append(dict(id=index, file_name=name, width=width, height=height))
         for _ in range(OBJECTS):
             x, y = (int(rng.integers(0, side // 2)) for side in COCO_SIZE)
-            one = dict(id=len(annotations), image_id=index, category_id=1, bbox=[x, y, 99, 99], area=9801)
-            annotations.append(one | dict(iscrowd=0))
+            annotation = dict(id=len(annotations), image_id=index, category_id=1, bbox=[x, y, 99, 99])
+            annotations.append(annotation | dict(area=9801, iscrowd=0))
     content = dict(images=images, annotations=annotations, categories=[dict(id=1, name="thing")])
     (root / "train.json").write_text(json.dumps(content))

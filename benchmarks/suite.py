@@ -209,8 +209,8 @@ def _targets(batch: int, number: int, size: tuple[int, int], device: torch.devic
         return targets.scores.anchors[targets.scores.positive]
 
     def run_theirs() -> Tensor:
-        found = assigner(flat, rows, centres, labels, boxes, torch.ones_like(labels, dtype=torch.bool))
-        return found[3].flatten().nonzero().squeeze(1)
+        targets = assigner(flat, rows, centres, labels, boxes, torch.ones_like(labels, dtype=torch.bool))
+        return targets[3].flatten().nonzero().squeeze(1)
 
     peer, skipped = (run_theirs, None) if assigner is not None else (None, "not installed")
     pairs = batch * number * flat.shape[1]

@@ -71,8 +71,8 @@ def centres_inside(box: np.ndarray, strides: Sequence[int]) -> int:
 
 
 def _percentiles(values: np.ndarray) -> dict[str, float]:
-    found = np.percentile(values, PERCENTILES)
-    return {str(percent): round(float(value), 1) for percent, value in zip(PERCENTILES, found, strict=True)}
+    numbers = np.percentile(values, PERCENTILES)
+    return {str(percent): round(float(value), 1) for percent, value in zip(PERCENTILES, numbers, strict=True)}
 
 
 def _hues(folder: Path, content: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -93,18 +93,18 @@ def _hues(folder: Path, content: dict) -> tuple[np.ndarray, np.ndarray]:
     return np.array(points), np.array(labels)
 
 
-def hue_says(known: tuple[np.ndarray, np.ndarray], asked: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+def hue_says(known: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
     """How often hue alone tells the class: the accuracy of nearest neighbours, and that of the largest class.
 
     Args:
         known: hues [N, 2] and classes [N] to learn from.
-        asked: of other objects.
+        others: of other objects.
     """
     classifier = KNeighborsClassifier(NEIGHBOURS).fit(*known)
-    most = Counter(asked[1].tolist()).most_common(1)[0][1]
+    most = Counter(others[1].tolist()).most_common(1)[0][1]
     return {
-        "accuracy": round(float(classifier.score(*asked)), 4),
-        "largest_class": round(most / len(asked[1]), 4),
+        "accuracy": round(float(classifier.score(*others)), 4),
+        "largest_class": round(most / len(others[1]), 4),
     }
 
 

@@ -251,8 +251,8 @@ def free_place(
     return None
 
 
-def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def _overlap(place: Sequence[float], other: Sequence[float]) -> bool:
+    return place[0] < other[2] and other[0] < place[2] and place[1] < other[3] and other[1] < place[3]
 
 
 def class_colour(label: int) -> tuple[int, int, int]:

@@ -112,15 +112,15 @@ def confusion(
     objects: dict[int, list[Mapping]] = {}
     for annotation in truth["annotations"]:
         objects.setdefault(annotation["image_id"], []).append(annotation)
-    found: dict[int, list[Mapping]] = {}
+    by_image: dict[int, list[Mapping]] = {}
     for detection in detections:
         if detection["score"] >= least_score:
-            found.setdefault(detection["image_id"], []).append(detection)
+            by_image.setdefault(detection["image_id"], []).append(detection)
     counts = np.zeros((len(place) + 1, len(place) + 1), dtype=int)
     for image in image_ids:
         here = objects.get(image, [])
         taken: set[int] = set()
-        best_first = sorted(found.get(image, []), key=lambda detection: -detection["score"])
+        best_first = sorted(by_image.get(image, []), key=lambda detection: -detection["score"])
         crowd = np.array([bool(entry.get("iscrowd")) for entry in here], dtype=bool)
         ious = _ious(best_first, here, crowd)  # [D, G]
         for detection, row in zip(best_first, ious, strict=True):
@@ -152,7 +152,7 @@ def _counted(truth: Mapping[str, Any], images: set[int]) -> dict[int, dict[str, 
     for annotation in truth["annotations"]:
         if annotation["image_id"] in images and not annotation.get("iscrowd"):
             of_category[annotation["category_id"]].append(annotation["image_id"])
-    return {id_: {"images": len(set(found)), "objects": len(found)} for id_, found in of_category.items()}
+    return {id_: {"images": len(set(ids)), "objects": len(ids)} for id_, ids in of_category.items()}
 
 
 def _known(values: np.ndarray) -> np.ndarray:

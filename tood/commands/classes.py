@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from tood.commands.options import add_json, add_study, share
+from tood.commands.options import add_json, add_study, require_file, share
 from tood.commands.studies import study_header
 from tood.ledger.plans import load_study
 from tood.runtime.failures import InputError
@@ -53,9 +53,9 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("--detections, --annotations: give both")
     if options.detections and (options.runs or options.name or options.seed is not None):
         raise InputError("--detections: is a file instead of runs of a study; omit RUN, --name and --seed")
-    for option in ("detections", "annotations"):
-        if (path := getattr(options, option)) and not path.is_file():
-            raise InputError(f"--{option} {path}: no such file")
+    if options.detections:
+        require_file(options.detections, "--detections")
+        require_file(options.annotations, "--annotations")
     silence()
     plan = None if options.detections else load_study(options.name)
     with silent():
@@ -69,14 +69,14 @@ def run(options: argparse.Namespace) -> int:
         else:
             sources = of_study(plan, options.runs, options.seed)
             folder = options.output or StudyPaths(plan.name).results / "classes"
-        found = measure_all(sources, options.score, options.iou)
-        write_classes(found, folder)
+        by_class = measure_all(sources, options.score, options.iou)
+        write_classes(by_class, folder)
     if options.json:
-        print(to_json(found.metrics.to_dict("records"), indent=2, ensure_ascii=False))
+        print(to_json(by_class.metrics.to_dict("records"), indent=2, ensure_ascii=False))
         return 0
     if plan:
         print(study_header(plan, options.name))
-    header, body = cells(found.metrics)
+    header, body = cells(by_class.metrics)
     print(aligned([header, *body], right=range(1, len(header))))
     if stale := sorted({source.run for source in sources if source.stale}):
         print(f"stale, as code, settings or data have changed since: {', '.join(stale)}")

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tood.commands.options import require_file
 from tood.ledger.status import trained_weights
-from tood.runtime.failures import InputError
 from tood.study.plan import Plan
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ def add_detectors(command: argparse.ArgumentParser, several: bool) -> None:
 def require_detectors(options: argparse.Namespace) -> None:
     """That the files of the detectors are there, which takes less time than to import what reads them."""
     for path in _listed(options.checkpoint):
-        if not path.is_file():
-            raise InputError(f"--checkpoint {path}: no such file")
+        require_file(path, "--checkpoint")
     for run in _listed(options.run):
         trained_weights(run, options.name, options.seed)
 

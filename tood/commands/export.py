@@ -59,9 +59,9 @@ def run(options: argparse.Namespace) -> int:
         print("not compared with the detector, as onnxruntime is not installed")
     else:
         with silent():
-            found = difference(path, graph, detector.model.data_preprocessor.pad_size_divisor)
+            deviation = difference(path, graph, detector.model.data_preprocessor.pad_size_divisor)
         print(
             "compared with the detector on random images of three sizes: scores differ by "
-            f"{found.score:.1g}, boxes by {found.box:.1g} pixels at most"
+            f"{deviation.score:.1g}, boxes by {deviation.box:.1g} pixels at most"
         )
     return 0

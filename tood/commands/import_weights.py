@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from tood.commands.options import add_config
-from tood.runtime.failures import InputError
+from tood.commands.options import add_config, require_file
 from tood.runtime.quiet import silence
 from tood.study.options import parse_options
 
@@ -24,8 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Take the file, and print what was done."""
     given = parse_options(options.config)
-    if not options.file.is_file():
-        raise InputError(f"{options.file}: no such file")
+    require_file(options.file)
     silence()
     from tood.evaluation.importing import import_file
 

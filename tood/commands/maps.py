@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from tood.commands.detectors import add_detectors, load, require_detectors
-from tood.commands.options import add_study, require_format
+from tood.commands.options import add_study, require_file, require_format
 from tood.commands.studies import study_header
 from tood.runtime.failures import InputError
 from tood.runtime.quiet import silence, silent
@@ -52,8 +52,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Draw the maps, and print where each detector is best."""
     require_format(options)
-    if options.box and options.label and not Path(options.image).is_file():
-        raise InputError(f"--image {options.image}: no such file")
+    if options.box and options.label:
+        require_file(options.image, "--image")
     require_detectors(options)
     silence()
     import matplotlib as mpl

@@ -1,6 +1,7 @@
 """Options that several commands have."""
 
 import argparse
+from pathlib import Path
 
 from tood.runtime.failures import InputError
 
@@ -36,6 +37,12 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is no number from 0 to 1")
     return value
+
+
+def require_file(path: Path | str, option: str = "") -> None:
+    """That a file is there; `option` has its name, and none where the file is a word of its own."""
+    if not Path(path).is_file():
+        raise InputError(f"{option} {path}: no such file".lstrip())
 
 
 def require_format(options: argparse.Namespace) -> None:

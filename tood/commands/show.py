@@ -107,33 +107,35 @@ def _means(statuses: Sequence[Status]) -> list[list[str]]:
 
 def _in_short(plan: Plan, statuses: Sequence[Status]) -> dict[str, str]:
     """What decides how to read the numbers, and where they are from."""
-    found = {}
-    if varied := plan.variations.get(statuses[0].run.id):
-        found["varied"] = "; ".join(
+    first, several = statuses[0], len(statuses) > 1
+    facts = {}
+    if varied := plan.variations.get(first.run.id):
+        facts["varied"] = "; ".join(
             f"{key} {shown(now)} in place of {shown(before)}" for key, (before, now) in varied.items()
         )
     for reason in dict.fromkeys(status.reason for status in statuses if status.reason):
         seeds = [str(status.seed) for status in statuses if status.reason == reason]
-        found[f"why ({', '.join(seeds)})" if len(statuses) > 1 else "why"] = reason
-    pending = [s.seed for s in statuses if s.state == State.PENDING and not s.results]
-    if pending:
-        run = statuses[0].run.id
-        found["imported by" if plan.imports else "trained by"] = call_of(plan, runs=run, seeds=pending)
-    first = statuses[0]
-    if ALIGNMENT in first.results:
-        values = first.results[ALIGNMENT].metrics
-        found["Table 6"] = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-    if made := first.provenance:
-        found["made with"] = _made_with(made)
-    if first.record:
-        found["record"] = first.record.path.as_posix()
-    if any(first.folder.glob("*")):
-        found["files"] = first.folder.as_posix()
-    if "record" in found or "files" in found:
-        for key in ("Table 6", "made with", "record", "files"):
-            if len(statuses) > 1 and key in found:
-                found[key] += f"  (seed {first.seed})"
-    return found
+        facts[f"why ({', '.join(seeds)})" if several else "why"] = reason
+    if pending := [s.seed for s in statuses if s.state == State.PENDING and not s.results]:
+        call = call_of(plan, runs=first.run.id, seeds=pending)
+        facts["imported by" if plan.imports else "trained by"] = call
+    of_seed = f"  (seed {first.seed})" if several else ""
+    return facts | {key: text + of_seed for key, text in _of_one_training(first).items()}
+
+
+def _of_one_training(status: Status) -> dict[str, str]:
+    """The values of Table 6 of a training, what it was made with, and where its files are."""
+    facts = {}
+    if ALIGNMENT in status.results:
+        values = status.results[ALIGNMENT].metrics
+        facts["Table 6"] = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    if status.provenance:
+        facts["made with"] = _made_with(status.provenance)
+    if status.record:
+        facts["record"] = status.record.path.as_posix()
+    if any(status.folder.glob("*")):
+        facts["files"] = status.folder.as_posix()
+    return facts
 
 
 def _made_with(made: Mapping[str, Any]) -> str:

@@ -153,14 +153,14 @@ def require_known(conversion: Conversion) -> None:
             require_classes(conversion.classes, coco_names(path), path, "categories")
         return
     names, splits = _read(conversion)
-    found = {
+    classes = {
         thing.name
         for files in splits.values()
         for file in files
         if names is None and file.labels
         for thing in voc.read(conversion.root / file.labels)[0]
     }
-    _require_in(conversion, names.values() if names else found)
+    _require_in(conversion, names.values() if names else classes)
 
 
 def _require_in(conversion: Conversion, known: Collection[str]) -> None:
@@ -223,9 +223,9 @@ def convert(
     """
     (folder / SOURCES).unlink(missing_ok=True)
     if conversion.layout == "COCO":
-        contents, said = _cut(conversion)
+        contents, sentences = _cut(conversion)
     else:
-        contents, said = _converted(conversion, progress)
+        contents, sentences = _converted(conversion, progress)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         write_json(folder / f"{name}.json", content)
@@ -233,17 +233,17 @@ def convert(
     link.unlink(missing_ok=True)
     link.symlink_to(conversion.root.absolute(), target_is_directory=True)
     write_json(folder / SOURCES, {"digest": digest})
-    return said
+    return sentences
 
 
 def _cut(conversion: Conversion) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """The contents of COCO's files with the classes that are kept, and sentences on them."""
-    contents, found = coco_subset(conversion.root, _coco_splits(conversion), conversion.classes)
-    said = []
+    contents, counts = coco_subset(conversion.root, _coco_splits(conversion), conversion.classes)
+    sentences = []
     for name, content in contents.items():
         labels = [category["name"] for category in content["categories"]]
-        said += _counted(conversion, name, len(content["images"]), found[name], labels)
-    return contents, said
+        sentences += _counted(conversion, name, len(content["images"]), counts[name], labels)
+    return contents, sentences
 
 
 def _converted(
@@ -263,20 +263,20 @@ def _converted(
             done += 1
             if progress:
                 progress(done, total)
-    found = {name: Counter(thing.name for *_, things in read[name] for thing in things) for name in read}
-    numbers = _numbers(names, {label for labels in found.values() for label in labels})
+    objects = {name: Counter(thing.name for *_, things in read[name] for thing in things) for name in read}
+    numbers = _numbers(names, {label for labels in objects.values() for label in labels})
     if kept := conversion.classes:
         _require_in(conversion, numbers)
         numbers = {name: number for name, number in numbers.items() if name in kept}
-        for name in found:
-            require_objects(kept, sum(found[name][label] for label in kept), conversion.root, name)
+        for name in objects:
+            require_objects(kept, sum(objects[name][label] for label in kept), conversion.root, name)
     contents = {name: _coco(conversion, entries, numbers, counts) for name, entries in read.items()}
-    said = [
+    sentences = [
         sentence
         for name, entries in read.items()
-        for sentence in _counted(conversion, name, len(entries), found[name], numbers)
+        for sentence in _counted(conversion, name, len(entries), objects[name], numbers)
     ]
-    return contents, [*said, *_remarks(counts)]
+    return contents, [*sentences, *_remarks(counts)]
 
 
 def _sizes(root: Path, files: Sequence[Labelled]) -> Iterator[tuple[int, int]]:
@@ -302,11 +302,11 @@ def _things(
     return yolo.read(root / file.labels, names, width, height), None
 
 
-def _numbers(names: Mapping[int, str] | None, found: set[str]) -> dict[str, int]:
+def _numbers(names: Mapping[int, str] | None, labels: set[str]) -> dict[str, int]:
     """The ids of the classes, the same in all splits: YOLO's numbers, or from 1 in the order of the names."""
     if names is not None:
         return {name: number for number, name in sorted(names.items())}
-    return {name: number for number, name in enumerate(sorted(found), 1)}
+    return {name: number for number, name in enumerate(sorted(labels), 1)}
 
 
 def _coco(
@@ -350,12 +350,12 @@ def _coco(
 
 
 def _counted(
-    conversion: Conversion, name: str, images: int, found: Mapping[str, int], kept: Iterable[str]
+    conversion: Conversion, name: str, images: int, by_class: Mapping[str, int], kept: Iterable[str]
 ) -> list[str]:
     """What a split has, of the classes that are kept and of others."""
-    counts = {label: found.get(label, 0) for label in kept}
+    counts = {label: by_class.get(label, 0) for label in kept}
     classes = ", ".join(f"{count:,} {label}" for label, count in counts.items())
-    objects, total = sum(counts.values()), sum(found.values())
+    objects, total = sum(counts.values()), sum(by_class.values())
     sentences = [
         f"{conversion.layout}, {name}={conversion.splits[name]}: {images:,} images, {objects:,} objects "
         f"({classes})."

@@ -81,7 +81,7 @@ def _of_list(root: Path, listing: Path) -> list[Labelled]:
         raise data_error(listing, "whole file", "it names no image", "write a name per line, without suffix")
     require_once(listing, named)
     pictures, described = _by_stem(images, is_image), _by_stem(labels, _is_xml)
-    found = []
+    pairs = []
     for number, stem in named:
         for folder, files, what in ((images, pictures, "image"), (labels, described, "XML file")):
             if normal(stem) not in files:
@@ -90,8 +90,8 @@ def _of_list(root: Path, listing: Path) -> list[Labelled]:
                     hint = "name a list of images; VOC's list of a class has 1 or -1 behind each name"
                 problem = f"{folder} has no {what} of the name {shown(stem)}"
                 raise data_error(listing, f"line {number}", problem, hint)
-        found.append((_one(pictures[normal(stem)]), described[normal(stem)][0]))
-    return [_labelled(root, image, xml) for image, xml in found]
+        pairs.append((_one(pictures[normal(stem)]), described[normal(stem)][0]))
+    return [_labelled(root, image, xml) for image, xml in pairs]
 
 
 def _of_folder(root: Path, folder: Path) -> list[Labelled]:
@@ -125,11 +125,11 @@ def _is_xml(name: str) -> bool:
 
 def _by_stem(folder: Path, wanted: Callable[[str], bool]) -> dict[str, list[Path]]:
     """The wanted files of a folder by their names without suffix."""
-    found: dict[str, list[Path]] = {}
+    files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if wanted(path.name):
-            found.setdefault(normal(path.stem), []).append(path)
-    return found
+            files.setdefault(normal(path.stem), []).append(path)
+    return files
 
 
 def _suffixes(files: dict[str, list[Path]]) -> list[str]:

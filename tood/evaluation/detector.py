@@ -64,8 +64,8 @@ class Detector:
 
     def predict(self, prepared: dict) -> tuple[DetDataSample, list[DenseLevel]]:
         """The prepared image's sample, and every anchor's prediction in pixels of the input."""
-        (found,) = self._predict([prepared])
-        return found
+        (prediction,) = self._predict([prepared])
+        return prediction
 
     def detect(self, image: np.ndarray) -> InstanceData:
         """Detections on an image [H, W, 3] BGR by falling score, boxes in its pixels.
@@ -83,18 +83,19 @@ class Detector:
         """
         of_size: dict[tuple[int, ...], list[int]] = {}
         prepared = [self.prepare(image) for image in images]
-        for place, one in enumerate(prepared):
-            of_size.setdefault(tuple(one["inputs"].shape), []).append(place)
-        found: dict[int, InstanceData] = {}
+        for place, entry in enumerate(prepared):
+            of_size.setdefault(tuple(entry["inputs"].shape), []).append(place)
+        detections: dict[int, InstanceData] = {}
         for places in of_size.values():
             predicted = self._predict([prepared[place] for place in places])
-            found |= {place: self._select(*one) for place, one in zip(places, predicted, strict=True)}
-        return [found[place] for place in range(len(images))]
+            for place, prediction in zip(places, predicted, strict=True):
+                detections[place] = self._select(*prediction)
+        return [detections[place] for place in range(len(images))]
 
     @torch.no_grad()
     def _predict(self, prepared: Sequence[dict]) -> list[tuple[DetDataSample, list[DenseLevel]]]:
         """As `predict`, for images of one size at the model's input."""
-        batch = {key: [one[key] for one in prepared] for key in ("inputs", "data_samples")}
+        batch = {key: [entry[key] for entry in prepared] for key in ("inputs", "data_samples")}
         data = self.model.data_preprocessor(batch)
         samples = data["data_samples"]
         outs = self.model.bbox_head(self.model.extract_feat(data["inputs"]))
@@ -107,9 +108,7 @@ class Detector:
                 tuple([level[place : place + 1] for level in maps] for maps in outs)
                 for place in range(len(metas))
             )
-            levels = [
-                dense_levels(self.model.bbox_head, one, meta) for one, meta in zip(alone, metas, strict=True)
-            ]
+            levels = [dense_levels(self.model.bbox_head, *pair) for pair in zip(alone, metas, strict=True)]
         return list(zip(samples, levels, strict=True))
 
     def _select(self, sample: DetDataSample, levels: list[DenseLevel]) -> InstanceData:

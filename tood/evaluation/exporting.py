@@ -169,8 +169,8 @@ def difference(path: Path, graph: Graph, divisor: int) -> Difference:
         divisor: of the sides of its images.
     """
     given = sample([(3 * divisor - 5, 2 * divisor), (divisor, 4 * divisor - 1), (7, 9)], divisor, seed=1)
-    expected, found = graph(*given), loaded(path)(*given)
-    box, *others = (float((one - other).abs().max()) for one, other in zip(expected, found, strict=True))
+    pairs = zip(graph(*given), loaded(path)(*given), strict=True)
+    box, *others = (float((expected - result).abs().max()) for expected, result in pairs)
     return Difference(max(others), box)
 
 

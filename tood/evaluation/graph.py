@@ -40,8 +40,8 @@ class Selection(NamedTuple):
             f"a least side of {least} pixels" * (least > 0),
             "all anchors before NMS" * (cfg.get("nms_pre", -1) <= 0),
         )
-        if said := ", ".join(filter(None, lacking)):
-            raise ExperimentError(f"--nms: the model asks for {said}, which the graph lacks; omit --nms")
+        if steps := ", ".join(filter(None, lacking)):
+            raise ExperimentError(f"--nms: the model asks for {steps}, which the graph lacks; omit --nms")
         return cls(
             cfg["score_thr"],
             cfg.get("score_thr_on", "score") == "confidence",
@@ -144,8 +144,7 @@ def select(levels: list[tuple[Tensor, Tensor, Tensor]], chosen: Selection) -> tu
         boxes [B, D, 4], scores [B, D], labels [B, D]; a score of 0 means no detection
     """
     candidates = [_candidates(*level, chosen) for level in levels]
-    boxes = torch.cat([found for found, _ in candidates], 1)  # [B, N, 4]
-    confidence = torch.cat([found for _, found in candidates], 1)  # [B, N, C], 0 of what was not selected
+    boxes, confidence = (torch.cat(parts, 1) for parts in zip(*candidates, strict=True))  # [B, N, 4 or C]
     if chosen.extended:
         confidence = torch.where((boxes[..., 2:] > boxes[..., :2]).all(2, keepdim=True), confidence, 0.0)
     by_class = confidence.transpose(1, 2).contiguous()  # [B, C, N]
@@ -156,9 +155,9 @@ def select(levels: list[tuple[Tensor, Tensor, Tensor]], chosen: Selection) -> tu
     padded = nn.functional.pad(kept.flatten(1), (0, chosen.detections))  # there may be fewer pairs
     scores, pairs = padded.topk(chosen.detections)  # [B, D]
     labels, places = pairs // number, pairs % number
-    found = boxes.gather(1, places[..., None].expand(-1, -1, 4))
+    corners = boxes.gather(1, places[..., None].expand(-1, -1, 4))
     here = scores > 0
-    return torch.where(here[..., None], found, 0.0), scores, torch.where(here, labels, 0)
+    return torch.where(here[..., None], corners, 0.0), scores, torch.where(here, labels, 0)
 
 
 def _candidates(
@@ -194,13 +193,13 @@ def nms(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
     Returns:
         [K, 3] int64: image, class and box of each that stays
     """
-    found = []
+    rows = []
     for image, label in (scores > 0).any(2).nonzero().tolist():
         some = (scores[image, label] > 0).nonzero().squeeze(1)
         kept = some[torchvision_nms(boxes[image, some], scores[image, label, some], iou)]
         of_class = torch.tensor([image, label], device=boxes.device).expand(len(kept), 2)
-        found.append(torch.cat([of_class, kept[:, None]], 1))
-    return torch.cat(found) if found else torch.zeros(0, 3, dtype=torch.int64, device=boxes.device)
+        rows.append(torch.cat([of_class, kept[:, None]], 1))
+    return torch.cat(rows) if rows else torch.zeros(0, 3, dtype=torch.int64, device=boxes.device)
 
 
 @nms.register_fake

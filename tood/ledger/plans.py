@@ -61,10 +61,10 @@ def _trained(name: str, first: Iterable[str] | None) -> dict[str, list]:
     Args:
         first: runs and tables whose runs come first, in this order, as methods are compared with the first.
     """
-    found = list(StudyPaths(name).records.glob("*/seed*.json"))
-    if not found:
+    records = list(StudyPaths(name).records.glob("*/seed*.json"))
+    if not records:
         return {}
-    runs = {path.parent.name for path in found}
+    runs = {path.parent.name for path in records}
     order = [run.id for run in select_runs(first, load_runs()) if run.id in runs] if first else []
-    seeds = {int(path.stem.removeprefix("seed")) for path in found}
+    seeds = {int(path.stem.removeprefix("seed")) for path in records}
     return {"runs": [*order, *sorted(runs - set(order))], "seeds": sorted(seeds)}

@@ -187,7 +187,7 @@ def revision() -> dict:
     return {"commit": commit, "dirty": bool(changes)}
 
 
-def _why_unknown(said: str) -> str:
+def _why_unknown(message: str) -> str:
     """One line on why git gave no commit."""
     for part, reason in (
         ("not a git repository", "the suite's folder is not a git repository, such as an unpacked archive"),
@@ -198,9 +198,9 @@ def _why_unknown(said: str) -> str:
         ),
         ("ambiguous argument 'HEAD'", "the repository has no commit yet"),
     ):
-        if part in said:
+        if part in message:
             return reason
-    return "git failed: " + single_line(said)
+    return "git failed: " + single_line(message)
 
 
 def _versions() -> dict[str, str | None]:

@@ -18,12 +18,12 @@ def recorded_studies() -> dict[str, Path]:
 
 def studies_with(run_id: str) -> list[str]:
     """The studies that have a training or a record of a run, by name."""
-    found = {
+    names = {
         folder.parents[1].relative_to(root).as_posix()
         for kind, root in (("runs", WORK), ("records", RESULTS))
         for folder in _of_all(kind, run_id)
     }
-    return sorted(found)
+    return sorted(names)
 
 
 def _of_all(kind: str, *below: str) -> list[Path]:

@@ -142,16 +142,16 @@ def claim(
         Interrupted: `stop` returned true.
     """
     lock = FolderLock(folder, heartbeat=folder / "state.json")
-    start, said = time.monotonic(), None
+    start, known_holder = time.monotonic(), None
     try:
         while holder := lock.acquire():
             if time.monotonic() - start >= wait:
                 raise Held(f"{folder}: {holder} trains this run; wait until it ends, or end it")
             if stop():
                 raise Interrupted(f"stopped by a signal while {holder} trains this run")
-            if holder != said:
+            if holder != known_holder:
                 say(f"{folder}: {holder} trains this run, waiting for it to end")
-                said = holder
+                known_holder = holder
             time.sleep(min(_SECONDS_BETWEEN_TRIES, wait))
         yield
     finally:

@@ -62,8 +62,8 @@ class Execution(Computing):
     @classmethod
     def of(cls, computing: Computing, device: Device, threads: int) -> Self:
         """As a scale says, but for the threads, which the machine may limit."""
-        said = {name: getattr(computing, name) for name in Computing.model_fields}
-        return cls(**said | {"device": device, "threads": threads})
+        fields = {name: getattr(computing, name) for name in Computing.model_fields}
+        return cls(**fields | {"device": device, "threads": threads})
 
 
 class OfRun(Described):

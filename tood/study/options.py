@@ -6,7 +6,7 @@ option's is refused. Read at every workflow start, hence only pydantic.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -139,58 +139,82 @@ def parse_study(options: Mapping[str, Any]) -> Study:
     Args:
         options: as `tood.study.plan.Plan` takes them.
     """
-    values = dict(options)
-    for key in values:
+    for key in options:
         if key not in Study.model_fields:
             raise ExperimentError(
                 f"--config {key}: unknown option; {did_you_mean(str(key), Study.model_fields)}"
                 f"there are {', '.join(Study.model_fields)}"
             )
-    for key in ("train", "val"):
-        if isinstance(value := values.get(key), str):
-            values[key] = _split(value, _typed(options, key))
-    if isinstance(size := values.get("image_size"), str | int) and not isinstance(size, bool):
-        sides = re.split("[,x ]+", str(size).strip("[] "))
-        values["image_size"] = sides * 2 if len(sides) == 1 else sides
-    if isinstance(classes := values.get("classes"), str):  # a name may have spaces
-        values["classes"] = [
-            _unquoted(part.strip()) for part in classes.strip("[]").split(",") if part.strip()
-        ]
-    for key in ("runs", "seeds", "near"):
-        if isinstance(value := values.get(key), str):
-            values[key] = [_unquoted(part) for part in re.split("[, ]+", value.strip("[]")) if part]
-        elif value is not None and not isinstance(value, list | tuple):
-            values[key] = [value]
-    if values.get("options") is not None:
+    values = {}
+    for key, value in options.items():
         try:
-            values["options"] = parse_variations(values["options"])
+            values[key] = _read(key, value)
         except ValueError as error:
-            raise ExperimentError(f"{_typed(options, 'options')}: {error}") from None
-    for key, value in values.items():
-        if _is_special(value):
-            raise ExperimentError(f"{_typed(options, key)}: {_SPECIAL_HINT}")
+            raise ExperimentError(f"{_typed(key, value)}: {error}") from None
     try:
         return Study(**values)
     except ValidationError as error:
         first = error.errors()[0]
         problem = first["msg"].removeprefix("Value error, ")
         key = str(first["loc"][0])
-        raise ExperimentError(f"{_typed(options, key)}: {problem}; see docs/configuration.md") from None
+        raise ExperimentError(f"{_typed(key, options[key])}: {problem}; see docs/configuration.md") from None
 
 
-def _split(value: str, typed: str) -> str | list[str]:
+def _read(key: str, value: Any) -> Any:
+    """The value of an option, in parts where it has some; a ValueError says how to write it."""
+    if key in _READERS and value is not None:
+        value = _READERS[key](value)
+    if _is_special(value):
+        raise ValueError(_SPECIAL_HINT)
+    return value
+
+
+def _split(value: Any) -> Any:
     """File and folder of a split in COCO's layout; of another layout the word as it is."""
+    if not isinstance(value, str):
+        return value
     parts = value.split(":")
     if layout_of(value) != "YOLO" and (len(parts) > 1 or value.endswith(".json")):
         if len(parts) != 2 or not all(parts):
-            raise ExperimentError(
-                f"{typed}: write ANNOTATIONS:IMAGES, a file and a folder in data_root, such as "
+            raise ValueError(
+                "write ANNOTATIONS:IMAGES, a file and a folder in data_root, such as "
                 "annotations/train.json:images"
             )
         return parts
     if len(parts) > 2 or not all(parts):
-        raise ExperimentError(f"{typed}: write the YAML file, or FILE:KEY, such as data.yaml:test")
+        raise ValueError("write the YAML file, or FILE:KEY, such as data.yaml:test")
     return value
+
+
+def _sides(value: Any) -> Any:
+    """Both sides of images; a single number is that of both."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return value
+    sides = re.split("[,x ]+", str(value).strip("[] "))
+    return sides * 2 if len(sides) == 1 else sides
+
+
+def _names(value: Any) -> Any:
+    """Names between commas, which may have spaces."""
+    if not isinstance(value, str):
+        return value
+    parts = (part.strip() for part in value.strip("[]").split(","))
+    return [_unquoted(part) for part in parts if part]
+
+
+def _words(value: Any) -> Any:
+    """Words between commas or spaces; a single value is a list of itself."""
+    if isinstance(value, str):
+        return [_unquoted(part) for part in re.split("[, ]+", value.strip("[]")) if part]
+    return value if isinstance(value, list | tuple) else [value]
+
+
+# Of options whose words have parts
+_READERS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(["train", "val"], _split),
+    **dict.fromkeys(["runs", "seeds", "near"], _words),
+    **{"image_size": _sides, "classes": _names, "options": parse_variations},
+}
 
 
 def _unquoted(value: str) -> str:
@@ -207,9 +231,8 @@ def _is_special(value: object) -> bool:
     return isinstance(value, str | Path) and _SPECIAL.search(str(value)) is not None
 
 
-def _typed(options: Mapping[str, Any], key: str) -> str:
+def _typed(key: str, value: object) -> str:
     """An option as a message shows it: in printable characters, and not all of a long value."""
-    value = options[key]
     text = value if isinstance(value, str) else repr(value)
     shown = "".join(
         character if character.isprintable() else repr(character)[1:-1] for character in text[:100]

@@ -69,7 +69,7 @@ class Scale(Declaration):
 
     name: str
     models: str  # what they are, in words
-    description: str  # of models and images
+    images: str = ""  # how many of which kind, and what the study is for, in words
     notes: tuple[str, ...] = ()  # below every table: what the scale changes of some methods, and why
     data_root: Path
     train: Split = Split("annotations/instances_train2017.json", "train2017")
@@ -91,6 +91,11 @@ class Scale(Declaration):
     evaluation: Resources = Resources()  # of one measurement on trained runs
     tolerance: Tolerance | None = None  # where the paper's own numbers can be expected
     comparable: bool = False  # with the paper's numbers, so that a claim holds or is contradicted
+
+    @property
+    def description(self) -> str:
+        """Models and images, in a sentence."""
+        return f"{self.models}, {self.images}" if self.images else f"{self.models}."
 
 
 def scale_names() -> list[str]:

@@ -114,11 +114,11 @@ def variations(
     """
     varied = {}
     for run, given in options.items():
-        said = f"--config options={typed_text({run: given})[:100]}"
+        word = f"--config options={typed_text({run: given})[:100]}"
         if run not in runs:
-            raise ExperimentError(f"{said}: {unknown_run(run, runs)}")
+            raise ExperimentError(f"{word}: {unknown_run(run, runs)}")
         if not in_study(run):
-            raise ExperimentError(f"{said}: the study has no run {run}; add it to runs=, or omit the option")
+            raise ExperimentError(f"{word}: the study has no run {run}; add it to runs=, or omit the option")
         if changed := changes(run, given, settings_of(run)):
             varied[run] = changed
     return varied
@@ -142,20 +142,20 @@ def changes(run: str, given: Mapping[str, Any], settings: Settings) -> dict[str,
             f"--config options={run}...: {error}; declare a run of its own (CONTRIBUTING.md)"
         ) from None
     known = dict(_leaves(config))
-    found = {}
+    differences = {}
     for key, value in given.items():
-        said = f"--config options={typed_text({run: {key: value}})[:100]}"
+        word = f"--config options={typed_text({run: {key: value}})[:100]}"
         if where := next((where for own, where in _ELSEWHERE.items() if f"{key}.".startswith(f"{own}.")), ""):
-            raise ExperimentError(f"{said}: {where}")
+            raise ExperimentError(f"{word}: {where}")
         if key not in known:
-            raise ExperimentError(f"{said}: {settings['run']['config']} has {_instead(key, known)}")
+            raise ExperimentError(f"{word}: {settings['run']['config']} has {_instead(key, known)}")
         try:
             now = _like(known[key], value)
         except ValueError as error:
-            raise ExperimentError(f"{said}: {error}; {key} is {shown(known[key])}") from None
+            raise ExperimentError(f"{word}: {error}; {key} is {shown(known[key])}") from None
         if now != known[key]:
-            found[key] = Change(known[key], now)
-    return found
+            differences[key] = Change(known[key], now)
+    return differences
 
 
 def configuration(settings: Settings) -> dict[str, Any]:

@@ -163,8 +163,8 @@ def describe_success(plan: Plan, done: Mapping[str, int], seconds: float) -> str
         (measured, "evaluated"),
         (others, "other job" + "s" * (others != 1)),
     )
-    said = ", ".join(f"{number} {what}" for number, what in counts if number)
-    lines = [f"{plan.name}: done in {duration(seconds)}: {said}."]
+    work = ", ".join(f"{number} {what}" for number, what in counts if number)
+    lines = [f"{plan.name}: done in {duration(seconds)}: {work}."]
     if done.get("report"):
         places = [
             ("report", paths.report),

@@ -89,12 +89,12 @@ def watch(
     since = time.time()
 
     def check() -> None:
-        said: set = set()
+        reported: set = set()
         while True:
             time.sleep(seconds)
             for key, problem in missed_ends(read_states(folder), waiting(), since, time.time()).items():
-                if key not in said:
-                    said.add(key)
+                if key not in reported:
+                    reported.add(key)
                     say(problem)
 
     threading.Thread(target=check, name="heartbeat", daemon=True).start()

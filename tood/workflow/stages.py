@@ -155,24 +155,24 @@ def describe_study(
 
 def _describe_records(plan: Plan, records: Mapping[Training, Path], statuses: Iterable[Status] | None) -> str:
     """How many trainings have a record that stands for them, and why others do not."""
-    said = ""
+    text = ""
     if records:
         folders = sorted({path.parents[1].as_posix() for path in records.values()})
-        said += (
+        text += (
             f"\n{len(records)} of {len(plan.trainings)} trainings are taken from the records in "
             f"{' and '.join(folders)}; fresh=true trains them all the same."
         )
     if plan.study.fresh:
-        return said
+        return text
     statuses = status_with_records(plan) if statuses is None else statuses
     stale = [status for status in statuses if status.record and status.state == State.STALE]
     if stale:
         parts = dict.fromkeys(part for status in stale for part in status.stale)
-        said += (
+        text += (
             f"\n{len(stale)} records are stale: made with other {', '.join(parts)} than now; "
             "these trainings are done again."
         )
-    return said
+    return text
 
 
 def _describe_released(plan: Plan) -> str:

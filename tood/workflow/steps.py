@@ -104,8 +104,8 @@ def convert_data(conversion: Conversion, sources: str, folder: Path) -> None:
     from tood.data.conversion import convert
 
     with _counted("convert data") as show:
-        said = convert(conversion, folder, sources, show)
-    for sentence in said:
+        sentences = convert(conversion, folder, sources, show)
+    for sentence in sentences:
         print(f"data: {sentence}")
 
 

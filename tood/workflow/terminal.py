@@ -191,11 +191,11 @@ class Terminal(logging.Handler):
             return
         took = record.created - self._begun.pop(job.training, job.started)
         label = job.training if job.rule in MEASURES else job.label
-        found = outcome(job, self.study) if self.study else ""
-        found = found or ("done" if self.on_cluster else "")
+        result = outcome(job, self.study) if self.study else ""
+        result = result or ("done" if self.on_cluster else "")
         time = "" if self.on_cluster else duration(took)
         count = f"{self._done}/{self._total}" if counts else ""
-        self._screen.print(f"{label:<{self.width}}  {found:<10}  {time:>8}  {count}".rstrip())
+        self._screen.print(f"{label:<{self.width}}  {result:<10}  {time:>8}  {count}".rstrip())
 
     def _on_job_error(self, record: Any) -> None:
         job = self._running.pop(record.jobid, None) or self._jobs.get(record.jobid)
@@ -205,10 +205,10 @@ class Terminal(logging.Handler):
         if self._stopped:
             self._say_of(job, "stopped")
             return
-        said = _UNSAID.sub("", single_line(record.rule_msg or ""))
+        message = _UNSAID.sub("", single_line(record.rule_msg or ""))
         self._failed[record.jobid] = (job, theirs)
         where = f", see {job.logs[0]}" if job.logs else ""
-        self._say_of(job, f"failed{where}" + (f" ({said})" if said else ""), RED)
+        self._say_of(job, f"failed{where}" + (f" ({message})" if message else ""), RED)
 
     def _on_error(self, record: Any) -> None:
         """An exception; those of failed jobs come with a message of their own."""

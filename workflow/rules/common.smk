@@ -170,6 +170,11 @@ def gpu_model(rule):
     return getattr(model, "raw", model)
 
 
+def training_of(wildcards):
+    """The training whose files a job makes."""
+    return Training(wildcards.run, int(wildcards.seed))
+
+
 def of_each(pattern, trainings):
     """The files of trainings, given by run and seed."""
     return [str(pattern).format(run=run, seed=seed) for run, seed in trainings]
@@ -218,7 +223,7 @@ def submissions():
 def awaited_trainings():
     """The trainings that were submitted and have not been seen to end."""
     jobs = [job for job in workflow.scheduler.running if job.name == "train"]
-    return {Training(job.wildcards.run, int(job.wildcards.seed)) for job in jobs}
+    return {training_of(job.wildcards) for job in jobs}
 
 
 def before_work():

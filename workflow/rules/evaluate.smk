@@ -34,7 +34,7 @@ if ONLY_EVALUATED:
         params:
             folder=subpath(output.ap, parent=True),
             job=lambda wildcards: measuring_job(
-                PLAN, wildcards.run, int(wildcards.seed)
+                PLAN, *training_of(wildcards)
             ).argument(),
         shell:
             f"{study.PYTHON} "
@@ -67,9 +67,7 @@ if ANALYSED:
             **MEASURING,
         params:
             folder=subpath(output.ap, parent=True),
-            job=lambda wildcards: analysis_job(
-                PLAN, wildcards.run, int(wildcards.seed)
-            ).argument(),
+            job=lambda wildcards: analysis_job(PLAN, *training_of(wildcards)).argument(),
         shell:
             f"{study.PYTHON} "
             "workflow/step.py evaluate_and_analyse --job {params.job:q} "

@@ -30,7 +30,7 @@ if PLAN.scale.test:
             | {"runtime": lambda wildcards, attempt: 4 * EVALUATION.runtime},
         params:
             job=lambda wildcards: submission_job(
-                PLAN, wildcards.run, int(wildcards.seed)
+                PLAN, *training_of(wildcards)
             ).argument(),
             # As of the annotations, the content decides.
             images=lambda wildcards: study.content_of_test_images(PLAN),

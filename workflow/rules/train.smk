@@ -40,9 +40,7 @@ if not PLAN.imports:
                 PLAN.resources(wildcards.run), PLAN.on_gpu, gpu_model("train")
             ),
         params:
-            job=lambda wildcards: training_job(
-                PLAN, wildcards.run, int(wildcards.seed)
-            ).argument(),
+            job=lambda wildcards: training_job(PLAN, *training_of(wildcards)).argument(),
             folder=subpath(output[0], parent=True),
         shell:
             f"{STEP}"

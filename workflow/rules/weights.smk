@@ -72,9 +72,7 @@ if PLAN.imports:
                 exclude_defaults=True
             ),
         params:
-            job=lambda wildcards: import_job(
-                PLAN, wildcards.run, int(wildcards.seed)
-            ).argument(),
+            job=lambda wildcards: import_job(PLAN, *training_of(wildcards)).argument(),
             folder=subpath(output[0], parent=True),
         shell:
             f"{study.PYTHON} "

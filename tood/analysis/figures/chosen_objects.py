@@ -138,11 +138,11 @@ def caption(
 
 def _purpose(names: Sequence[str], shown: Collection[Case]) -> str:
     """What the choice makes the figure show."""
-    said = f"chosen as the best anchors for score and for IoU are far apart under {names[0]}"
+    reason = f"chosen as the best anchors for score and for IoU are far apart under {names[0]}"
     right = len(names) > 1 and not any(case.dropped for case in shown)
     if not right:
-        return said
-    return f"{said}, while the best-scored box of {names[-1]} has an IoU of at least {LEAST_CLASSIFIED}"
+        return reason
+    return f"{reason}, while the best-scored box of {names[-1]} has an IoU of at least {LEAST_CLASSIFIED}"
 
 
 def _means(choice: Choice, names: Sequence[str], seed: int | None) -> str:

@@ -66,12 +66,12 @@ def _is_seen(colours: Any) -> bool:
 def flipped(colours: Any) -> Any:
     """A colour, or an array of colours [N, 4], for a dark page: greys go from `INK` to `PAGE`."""
     several = np.ndim(np.asarray(colours, dtype=object)) > 1 or len(np.atleast_1d(colours)) == 0
-    found = to_rgba_array(colours) if several else np.array([to_rgba(colours)])  # [N, 4]
-    grey = np.ptp(found[:, :3], axis=1, keepdims=True) <= _GREY  # [N, 1]
-    lightness = found[:, :3].mean(axis=1, keepdims=True)  # [N, 1]
-    changed = found.copy()
-    bright = found[:, :3] @ _LUMINANCE > _BRIGHT  # [N]
-    lighter = np.where(bright[:, None], found[:, :3], 0.7 * found[:, :3] + 0.3 * INK[:3])
+    rgba = to_rgba_array(colours) if several else np.array([to_rgba(colours)])  # [N, 4]
+    grey = np.ptp(rgba[:, :3], axis=1, keepdims=True) <= _GREY  # [N, 1]
+    lightness = rgba[:, :3].mean(axis=1, keepdims=True)  # [N, 1]
+    changed = rgba.copy()
+    bright = rgba[:, :3] @ _LUMINANCE > _BRIGHT  # [N]
+    lighter = np.where(bright[:, None], rgba[:, :3], 0.7 * rgba[:, :3] + 0.3 * INK[:3])
     changed[:, :3] = np.where(grey, INK[:3] + lightness * (PAGE[:3] - INK[:3]), lighter)
     return changed if several else tuple(changed[0].tolist())
 

@@ -44,8 +44,8 @@ def figures(job: Figure1Job, execution: Execution, folder: Path) -> None:
     rows = {case: rows_of(case, detectors) for case in choice.cases}
     drawn = {1: draw_figure1(rows[first]), 4: draw_figure4([rows[case] for case in shown[4]])}
     for number, figure in drawn.items():
-        said = caption(choice, names, number, shown[number], job.seed)
-        save_captioned(figure, folder / f"figure{number}", said)
+        text = caption(choice, names, number, shown[number], job.seed)
+        save_captioned(figure, folder / f"figure{number}", text)
 
 
 def _best_anchors(path: Path, trained: Trained) -> Mapping[str, list]:

@@ -143,8 +143,8 @@ def _point_to_better(axes: Axes) -> None:
 
 def caption_distances(objects: Mapping[str, Sequence[pd.DataFrame]]) -> str:
     """The caption of the figure, with the means and what they say."""
-    found = {name: pd.concat(seeds) for name, seeds in objects.items()}
-    means = {column: {name: frame[column].mean() for name, frame in found.items()} for column in _DISTANCES}
+    frames = {name: pd.concat(seeds) for name, seeds in objects.items()}
+    means = {column: {name: frame[column].mean() for name, frame in frames.items()} for column in _DISTANCES}
 
     def of_each(column: str) -> str:
         return _listed(
@@ -161,9 +161,9 @@ def caption_distances(objects: Mapping[str, Sequence[pd.DataFrame]]) -> str:
         return ""
 
     beyond = {
-        name: int((frame["distance"] > _DISTANCES["distance"][1]).sum()) for name, frame in found.items()
+        name: int((frame["distance"] > _DISTANCES["distance"][1]).sum()) for name, frame in frames.items()
     }
-    lacking = {name: int(frame["lost"].isna().sum()) for name, frame in found.items()}
+    lacking = {name: int(frame["lost"].isna().sum()) for name, frame in frames.items()}
     ends = [
         f"objects {why} ({_listed({name: f'{number:,}' for name, number in counts.items() if number})})"
         for counts, why in (
@@ -182,7 +182,7 @@ def caption_distances(objects: Mapping[str, Sequence[pd.DataFrame]]) -> str:
         f"{least('distance', 'has its best anchors closest together')}"
         f"{least('lost', 'loses the least IoU')}If several anchors have "
         "about equally good boxes, as after the alignment of boxes, the best anchor may be far away and no "
-        f"IoU is lost. {len(next(iter(found.values()))):,} objects each."
+        f"IoU is lost. {len(next(iter(frames.values()))):,} objects each."
         + (f" A line ends below 1 because of {' and of '.join(ends)}." if ends else "")
     )
 
