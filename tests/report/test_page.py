@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from tood.ledger.status import Status
 from tood.report.claims_table import write_claims
@@ -222,7 +223,11 @@ def page(tmp_path, monkeypatch) -> str:
     for name in TABLES:
         write(TABLES[name], build(TABLES[name], frame, {}, RUNS), paths.tables, plan.notes())
     write_claims(CLAIMS, Evidence(metrics=frame), TABLES, paths.tables, plan.notes())
-    write_report(plan, [], {"figure1": "no weights"})
+    wide = paths.figures / "figure4.png"
+    wide.parent.mkdir()
+    Image.new("RGB", (2400, 800)).save(wide)
+    wide.with_suffix(".md").write_text("**Figure 4.** Counts.\n\n| a | b |\n| :--- | ---: |\n| c | 1 |\n")
+    write_report(plan, [wide], {"figure1": "no weights"})
     return paths.report.read_text()
 
 
@@ -250,17 +255,58 @@ SORTING = """<script>addEventListener("load", () => {
 })</script>"""
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed: no browser sorts the table of runs")
-def test_a_click_on_a_title_sorts_and_another_turns_it_round(page, tmp_path):
-    (tmp_path / "page.html").write_text(page.replace("</body>", f"{SORTING}</body>"))
-    options = ("--headless", "--no-sandbox", "--disable-gpu", "--dump-dom")
-    command = [CHROMIUM, *options, (tmp_path / "page.html").as_uri()]
+in_browser = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed: no browser opens the page")
+
+
+def opened(path: Path) -> str:
+    """What a page writes into `data-found` of its root."""
+    options = "--headless --no-sandbox --disable-gpu --hide-scrollbars --virtual-time-budget=5000 --dump-dom"
+    command = [CHROMIUM, *options.split(), path.as_uri()]
     outcome = subprocess.run(command, capture_output=True, text=True, timeout=120)
     (found,) = re.findall(r'<html[^>]* data-found="([^"]+)"', outcome.stdout)
-    first, second, third = (order.split(",") for order in found.split())
+    return found
+
+
+@in_browser
+def test_a_click_on_a_title_sorts_and_another_turns_it_round(page, tmp_path):
+    (tmp_path / "page.html").write_text(page.replace("</body>", f"{SORTING}</body>"))
+    first, second, third = (order.split(",") for order in opened(tmp_path / "page.html").split())
     assert first == ["run-atss_af", "run-tood_af"]
     assert second == ["run-tood_af", "run-atss_af"]
     assert third == second  # of equal seeds, the order stays
+
+
+# Tells the page around it where things are, in pixels.
+MEASURING = """<script>addEventListener("load", () => setTimeout(() => {
+  const right = element => element.getBoundingClientRect().right;
+  const verdict = [...document.querySelectorAll("th")].find(title => title.textContent === "Verdict");
+  const figure = document.querySelector("#figure-figure4 img");
+  const text = [right(verdict), right(verdict.closest(".frame")), figure.getBoundingClientRect().width,
+    document.documentElement.scrollWidth];
+  parent.postMessage(text.map(Math.round).join(" "), "*");
+}, 200))</script>"""
+AROUND = """<!doctype html><html>
+<iframe src="page.html" style="width: 390px; height: 800px; border: 0"></iframe>
+<script>addEventListener("message", event => document.documentElement.dataset.found = event.data)</script>"""
+
+
+@in_browser
+def test_on_a_telephone_the_verdicts_are_whole_and_wide_figures_scroll(page, tmp_path):
+    (tmp_path / "page.html").write_text(page.replace("</body>", f"{MEASURING}</body>"))
+    (tmp_path / "around.html").write_text(AROUND)
+    verdict, frame, figure, whole = map(int, opened(tmp_path / "around.html").split())
+    assert verdict <= frame - 16  # where the shadow begins
+    assert figure == 900  # three quarters of the 1,200 pixels that it has
+    assert whole == 390  # nothing else is wider than the page
+
+
+def test_a_table_in_a_caption_scrolls_by_itself(page):
+    caption = re.search(r"<figcaption>(.*?)</figcaption>", page, re.DOTALL)[1]
+    assert re.search(
+        r'</p>\s*<div class="frame"><div class="scroll" [^>]*><table>.*</table></div></div>\s*$',
+        caption,
+        re.DOTALL,
+    )
 
 
 def test_the_head_says_what_the_study_is_made_of():
