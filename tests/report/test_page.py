@@ -69,9 +69,34 @@ def test_a_table_has_the_rows_that_were_asked_for(tmp_path):
 
 
 def test_keys_with_short_names_stand_on_one_line(tmp_path):
-    path = written("table4", tmp_path, metrics(tood_af=42.0))
-    section = table_section(path, TABLES["table4"], {"tood_af": ["done"]})
+    path = written("table4", tmp_path, metrics(tood_af=42.0, tood_alpha10_beta8=41.0))
+    states = {"tood_af": ["done"], "tood_alpha10_beta8": ["done"]}
+    section = table_section(path, TABLES["table4"], states)
     assert (section.label, section.rows[0].label) == (["α · β"], ["1.0 · 6"])
+
+
+@pytest.mark.parametrize(("name", "setting"), [("table4", "α = 1.0, β = 6"), ("table_m", "m = 13")])
+@pytest.mark.parametrize("others", [{}, {"tood_m5": ["pending"], "tood_alpha10_beta8": ["pending"]}])
+def test_one_setting_is_no_sweep(tmp_path, name, setting, others):
+    path = written(name, tmp_path, metrics(tood_af=42.0))
+    section = table_section(path, TABLES[name], {"tood_af": ["done"]} | others)
+    assert (section.empty, list(section.rows)) == (f"no sweep yet, as only {setting} has a value", [])
+
+
+def test_sizes_are_shown_of_models_that_are_not_trained_too(tmp_path):
+    sizes = [(row.run, "Full params (M)", 30.0 + place) for place, row in enumerate(TABLES["table1"].rows)]
+    sizes = pd.DataFrame(sizes, columns=["run", "metric", "value"]).assign(seed=math.nan, stale=False)
+    path = written("table1", tmp_path, pd.concat([metrics(atss_af=39.0), sizes]))
+    section = table_section(path, TABLES["table1"], {"atss_af": ["done", "done"]})
+    assert (len(section.rows), section.left_out) == (len(TABLES["table1"].rows), 0)
+    titles = [str(cell.content) for cell in section.header]
+    first, trained = section.rows[0], next(row for row in section.rows if row.run)
+    assert trained.run == "atss_af"
+    assert first.run == ""  # no training that it could lead to
+    values = dict(zip(titles, (str(cell.content) for cell in first.cells), strict=True))
+    assert (values["Full params (M)"], values["AP"]) == ("30.00", "pending")
+    nothing = table_section(path, TABLES["table1"], {"tood_af": ["done"]})
+    assert nothing.empty == "none of its runs is in this study"
 
 
 def test_words_come_after_numbers_and_columns_of_dashes_do_not_come(tmp_path):

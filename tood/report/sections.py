@@ -1,6 +1,7 @@
 """The tables of `report.html`: the rows that were asked for, from the files under `tables/`."""
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from tood.report.markup import cells_of_table, html
+from tood.report.shown import COMPLEXITY_METRICS, SWEPT
 from tood.study.claims import Claim
 from tood.study.declarations import Table
 
@@ -75,33 +77,22 @@ class Section:
 def table_section(
     path: Path, table: Table, states: Mapping[str, Collection[str]], of_paper: Collection[str] = ()
 ) -> Section:
-    """A declared table.
+    """A declared table: the rows of the study's runs, and those of other models whose sizes are known.
 
     Args:
         path: its Markdown; the CSV beside it has the same rows.
         table: its declaration.
         states: of the runs of the study, those of their seeds.
-        of_paper: the runs of tables that the paper prints. A table of this project is not shown while only
-            such runs have values in it, if it has others.
+        of_paper: the runs of tables that the paper prints.
     """
     content = _read(path)
-    shown = [place for place, row in enumerate(table.rows) if row.run in states]
-    if not shown:
-        return Section(path.stem, content.title, empty="none of its runs is in this study")
-    values = pd.read_csv(path.with_suffix(".csv")).iloc[shown]
-    if values[list(table.metrics)].isna().all(axis=None):
-        counts = pd.Series([state for place in shown for state in states[table.rows[place].run]])
-        counted = ", ".join(f"{count} {state}" for state, count in counts.value_counts().items())
-        return Section(path.stem, content.title, empty=f"no value yet ({counted})")
-    own = [place for place, row in enumerate(table.rows) if row.run not in of_paper]
-    if (
-        own
-        and not table.printed
-        and values.loc[values.index.isin(own), list(table.metrics)].isna().all(axis=None)
-    ):
-        return Section(
-            path.stem, content.title, empty="no value yet of the runs that are in this table alone"
-        )
+    known = pd.read_csv(path.with_suffix(".csv"))[list(table.metrics)].notna()
+    in_study = [place for place, row in enumerate(table.rows) if row.run in states]
+    with_value = [place for place in in_study if known.loc[place].any()]
+    if why := _why_empty(table, states, in_study, with_value, of_paper):
+        return Section(path.stem, content.title, empty=why)
+    sized = known[[metric for metric in table.metrics if metric in COMPLEXITY_METRICS]].any(axis=1)
+    shown = [place for place in range(len(table.rows)) if place in in_study or sized[place]]
     rows = [content.rows[place] for place in shown]
     keys, words = len(table.keys), len(table.columns)
     short = max(map(len, table.keys)) <= _SHORT
@@ -118,7 +109,7 @@ def table_section(
         header=[Cell(content.header[place], kinds[place]) for place in columns],
         rows=[
             PageRow(
-                table.rows[place].run,
+                table.rows[place].run if place in in_study else "",
                 _label(row[:keys], short),
                 [Cell(_apart(row[column]), kinds[column]) for column in columns],
             )
@@ -126,6 +117,33 @@ def table_section(
         ],
         left_out=len(table.rows) - len(shown),
     )
+
+
+def _why_empty(
+    table: Table,
+    states: Mapping[str, Collection[str]],
+    in_study: Sequence[int],
+    with_value: Sequence[int],
+    of_paper: Collection[str],
+) -> str:
+    """Why a table is not shown; empty where it is. Rows are given by their places.
+
+    A sweep needs two settings with values. A table of this project needs a value of a run that is in no table
+    of the paper, if it has such runs.
+    """
+    if not in_study:
+        return "none of its runs is in this study"
+    if not with_value:
+        counts = Counter(state for place in in_study for state in states[table.rows[place].run])
+        counted = ", ".join(f"{count} {state}" for state, count in counts.most_common())
+        return f"no value yet ({counted})"
+    if table.name in SWEPT and len(with_value) == 1:
+        setting = ", ".join(f"{key} = {value}" for key, value in table.rows[with_value[0]].key.items())
+        return f"no sweep yet, as only {setting} has a value"
+    own = {place for place, row in enumerate(table.rows) if row.run not in of_paper}
+    if own and not table.printed and own.isdisjoint(with_value):
+        return "no value yet of the runs that are in this table alone"
+    return ""
 
 
 def claims_section(path: Path, claims: Sequence[Claim], runs: Collection[str]) -> Section:
