@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from tood.report.claims_table import effect_with_interval, margin, shown, shown_p, verdict_with_welch
+from tood.report.claims_table import margin, shown_p, verdict_with_welch
 from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
+from tood.report.effects import effect_with_interval, shown
 from tood.report.evidence import SHORT, summary
 from tood.report.markup import markdown
 from tood.report.readings import DEFAULT
@@ -41,6 +42,7 @@ def findings(claims: Sequence[Claim], judged: pd.DataFrame, tables: Mapping[str,
             _found(claim, row, spec),
             *_sure(claim, row, spec),
             *_would_change(row, looks),
+            *filter(None, [markdown(row["note"])]),
         ]
         entries.append(f"- **{markdown(row['claim'] + margin(row, spec))}:** {' '.join(sentences)}")
     return "\n".join(entries) + "\n"

@@ -22,7 +22,7 @@ from tood.analysis.figures.style import BLACK, BLUE, GREEN, PURPLE, SKY, VERMILI
 from tood.report.claims_table import verdict_on_margin
 from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
 from tood.report.evidence import read_judged
-from tood.report.markup import number
+from tood.report.markup import markdown, number
 from tood.report.readings import DEFAULT
 from tood.report.verdicts import Verdict
 
@@ -97,7 +97,7 @@ def draw_forest(claims: Path, stem: Path) -> None:
 
 
 def caption(judged: pd.DataFrame) -> str:
-    """What the marks of the figure mean; of paper, bands and checks only where there are some.
+    """What the marks of the figure mean, of paper, bands and checks only where there are some; and notes.
 
     Args:
         judged: as for `forest`.
@@ -108,7 +108,9 @@ def caption(judged: pd.DataFrame) -> str:
         (_CAPTION_PAPER, shown["paper"].notna().any()),
         (_CAPTION_CHECKS, (shown["check"] != "").any()),
     )
-    return CAPTION + "".join(text for text, there in parts if there)
+    noted = shown[shown["note"] != ""].drop_duplicates("id").to_dict("records")
+    notes = " ".join(f"{row['number']}: {row['note']}" for row in noted)
+    return CAPTION + "".join(text for text, there in parts if there) + markdown(notes)
 
 
 def forest(judged: pd.DataFrame) -> Figure:
