@@ -62,17 +62,18 @@ def effect_of_the_method(judged: pd.DataFrame) -> str:
     Args:
         judged: `claims.csv`.
     """
-    first, *_, last = load_pages().detectors.values()
+    (baseline, first), *_, (method, last) = load_pages().detectors.items()
     rows = summary(judged)
-    found = rows[(rows["contrast"] == f"{last} - {first}") & (rows["metric"] == "AP") & (rows["seeds"] > 0)]
-    if found.empty:
+    known = rows[(rows["contrast"] == f"{last} - {first}") & (rows["metric"] == "AP") & (rows["seeds"] > 0)]
+    if known.empty:
         return ""
-    row = found.iloc[0]
+    row = known.iloc[0]
+    claim = f"{row['claim']} ({method}: the paper's object detector; {baseline}: its baseline)"
     mean, low, high = (number(row[name], "+.1f") for name in ("mean", "low", "high"))
     if math.isnan(row["low"]):
-        return f"{row['claim']}: {mean} AP, with one seed and so without an interval."
+        return f"{claim}: {mean} AP, with one seed and so without an interval."
     return (
-        f"{row['claim']}: {mean} AP ({CONFIDENCE:.0%} interval {low} to {high}, "
+        f"{claim}: {mean} AP ({CONFIDENCE:.0%} interval {low} to {high}, "
         f"{row['seeds']} seeds): {row['verdict']}.{_elsewhere(judged, row)}"
     )
 
