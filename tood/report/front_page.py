@@ -3,7 +3,6 @@
 `experiments/pages.yaml` says what is shown. A table has only the rows and metrics that were measured.
 """
 
-import functools
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -12,13 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from tood.ledger.code_digest import training_code
-from tood.ledger.records import Record, read_record
 from tood.ledger.references import Reference, load_references
 from tood.ledger.server_scores import ServerScores, load_scores
 from tood.report.claims_table import claims_markdown, headlines_markdown
 from tood.report.evidence import judge, summary
-from tood.report.kept import kept, kept_evidence
+from tood.report.kept import code_changed, kept, kept_evidence, records_of
 from tood.report.markup import markdown
 from tood.report.tables import build, to_markdown, with_enough_objects
 from tood.report.verdicts import Verdict, vocabulary
@@ -184,23 +181,6 @@ def cost(results: Path, study: str) -> str:
     if stale := sum(map(code_changed, records)):
         text += f" Of these records {stale} are stale: their values come from an earlier version of the code."
     return text
-
-
-def code_changed(record: Record) -> bool:
-    """Whether the code of a training differs from the present code."""
-    return record.provenance["digests"]["code"] != _code(record.run)
-
-
-@functools.cache  # records of several seeds and studies share it
-def _code(run: str) -> str:
-    declared = load_runs().get(run)
-    return training_code(declared.config, declared.options) if declared else ""
-
-
-def records_of(results: Path, study: str) -> list[Record]:
-    """Every record of a study."""
-    records = (read_record(path) for path in sorted((results / study / "runs").glob("*/seed*.json")))
-    return [record for record in records if record]
 
 
 def _table(

@@ -1,9 +1,12 @@
 """What is kept of studies below `results/`, read for the pages and for the checks of claims."""
 
+import functools
 from pathlib import Path
 
 import pandas as pd
 
+from tood.ledger.code_digest import training_code
+from tood.ledger.records import Record, read_record
 from tood.report.evidence import Evidence
 from tood.report.readings import READINGS
 from tood.report.tables import NO_METRICS, as_metrics, read_complexity
@@ -56,6 +59,23 @@ def kept_readings(results: Path, study: str) -> pd.DataFrame:
         return pd.read_csv(path)[READINGS]
     except (ValueError, KeyError) as error:
         raise DamagedFile(f"{path}: no table of readings ({error}); call the workflow again") from error
+
+
+def records_of(results: Path, study: str) -> list[Record]:
+    """Every record of a study."""
+    records = (read_record(path) for path in sorted((results / study / "runs").glob("*/seed*.json")))
+    return [record for record in records if record]
+
+
+def code_changed(record: Record) -> bool:
+    """Whether the code of a training differs from the present code."""
+    return record.provenance["digests"]["code"] != _code(record.run)
+
+
+@functools.cache  # records of several seeds and studies share it
+def _code(run: str) -> str:
+    declared = load_runs().get(run)
+    return training_code(declared.config, declared.options) if declared else ""
 
 
 def _trained(results: Path, study: str) -> pd.DataFrame:

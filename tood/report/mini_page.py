@@ -8,8 +8,8 @@ from tood.ledger.records import Record
 from tood.report.claim_sentences import findings
 from tood.report.effects import effect_with_interval
 from tood.report.evidence import judge, summary
-from tood.report.front_page import code_changed, cost, forest_picture, measured_tables, records_of
-from tood.report.kept import kept, kept_evidence
+from tood.report.front_page import cost, forest_picture, measured_tables
+from tood.report.kept import code_changed, kept, kept_evidence, records_of
 from tood.report.markup import markdown, markdown_table, number
 from tood.report.readings import DEFAULT
 from tood.report.tables import build, with_enough_objects
