@@ -137,14 +137,14 @@ def _looked_again(judged: pd.DataFrame, study: str) -> list[str]:
         return []
     what = {check.name: check.what for check in load_checks(study, load_runs())}
     studies = [f"{name}, {what[name]}" for name in names if what.get(name)]
-    said = [
+    lines = [
         "Robustness: Welch, intervals that do not pair seeds; a reading, Table 6 under another definition "
         f"that the paper's words allow{''.join(f'; {each}' for each in studies)}."
     ]
     measured = set(judged.loc[judged["seeds"] > 0, "check"])
     if pending := [name for name in names if name not in measured]:
-        said.append(f"Not trained yet: {', '.join(pending)}.")
-    return said
+        lines.append(f"Not trained yet: {', '.join(pending)}.")
+    return lines
 
 
 def _caption(header: Sequence[str]) -> str:
@@ -153,10 +153,10 @@ def _caption(header: Sequence[str]) -> str:
 
 def verdict_with_welch(row: Mapping) -> str:
     """The verdict in a row of `summary`, and what Welch's interval says where that is something else."""
-    said = verdict_on_margin(row)
+    verdict = verdict_on_margin(row)
     if row["direction"] == row["welch_direction"]:
-        return said
-    return f"{said} (by Welch: {row['welch_direction']})"
+        return verdict
+    return f"{verdict} (by Welch: {row['welch_direction']})"
 
 
 def verdict_on_margin(row: Mapping) -> str:

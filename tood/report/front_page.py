@@ -82,21 +82,21 @@ def _verdicts(frame: pd.DataFrame, study: str, words: Iterable[Verdict]) -> list
     count = Counter(frame["verdict"])
     judged = len(frame) - count[Verdict.PENDING]
     verdicts = ", ".join(f"{count[verdict]} {verdict}" for verdict in words)
-    said = [f"Claims with a verdict at `{study}`: {judged} of {len(frame)}; {verdicts}."]
+    facts = [f"Claims with a verdict at `{study}`: {judged} of {len(frame)}; {verdicts}."]
     for kinds_of, begin in (
         ([Verdict.OPPOSITE, Verdict.CONTRADICTED], "Of these claims of the paper the opposite was found"),
         ([Verdict.DEPENDS], "Another definition of Table 6 or another study points the other way for"),
     ):
         if claims := list(map(markdown, frame.loc[frame["verdict"].isin(kinds_of), "claim"])):
-            said.append(f"{begin}: {'; '.join(claims)}.")
+            facts.append(f"{begin}: {'; '.join(claims)}.")
     known = frame[frame["verdict"] != Verdict.PENDING]
     kinds = [
         (int((known["seeds"] == 0).sum()), "compare sizes of models, which need no training"),
         (int(known["paper"].isna().sum()), "are comparisons with a control, which the paper does not have"),
     ]
     if named := [f"{number} {kind}" for number, kind in kinds if number]:
-        said.append(f"Of the claims with a verdict {', and '.join(named)}.")
-    return said
+        facts.append(f"Of the claims with a verdict {', and '.join(named)}.")
+    return facts
 
 
 def forest_picture(results: Path, study: str, link: str, width: int | None = None) -> list[str]:

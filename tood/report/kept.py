@@ -83,13 +83,13 @@ def _trained(results: Path, study: str) -> pd.DataFrame:
     if not path.is_file():
         return NO_METRICS
     try:
-        found = pd.read_csv(path)
-        if lacking := [name for name in _NEEDED if name not in found]:
+        metrics = pd.read_csv(path)
+        if lacking := [name for name in _NEEDED if name not in metrics]:
             raise ValueError(f"without {', '.join(lacking)}")
-        found = as_metrics(found)
+        metrics = as_metrics(metrics)
     except (ValueError, TypeError) as error:
         raise DamagedFile(f"{path}: no table of metrics ({error}); call the workflow again") from error
-    return found[found["seed"].notna()]
+    return metrics[metrics["seed"].notna()]
 
 
 def _sizes(results: Path) -> pd.DataFrame:

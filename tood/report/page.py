@@ -69,8 +69,8 @@ def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] 
     paths, statuses = StudyPaths(plan.name), known_status(plan)
     declared = load_tables(runs=plan.all_runs)
     pictures = {path.stem: picture(path) for path in sorted(figures, key=_place)}
-    found = sections(plan, statuses, declared)
-    shown = [section for section in found if not section.empty]
+    all_sections = sections(plan, statuses, declared)
+    shown = [section for section in all_sections if not section.empty]
     notes, shown = _notes_apart(plan, statuses, shown)
     for section in shown:
         named = [name for name in _FIGURES_OF.get(section.id, ()) if name in pictures]
@@ -88,7 +88,7 @@ def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] 
         first=[pictures.pop(name) for name in PICTURES_FIRST if name in pictures],
         notes=[Markup(html(note)) for note in notes],
         sections=shown,
-        without_values=[section for section in found if section.empty],
+        without_values=[section for section in all_sections if section.empty],
         figures=list(pictures.values()),
         absent=absent or {},
         columns=columns,
@@ -111,18 +111,18 @@ def sections(plan: Plan, statuses: Sequence[Status], declared: Mapping[str, Tabl
     for status in statuses:
         states.setdefault(status.run.id, []).append(str(status.state))
     of_paper = {row.run for table in declared.values() if table.printed for row in table.rows}
-    found = []
+    parts = []
     for name in table_names(plan, declared):
         path = folder / f"{name}.md"
         if not path.is_file():
             continue
         if name == CLAIMS:
-            found.append(claims_section(path, claims_of(plan, load_claims(plan.all_runs, declared)), states))
+            parts.append(claims_section(path, claims_of(plan, load_claims(plan.all_runs, declared)), states))
         elif name == METHODS:
-            found.append(methods_section(path))
+            parts.append(methods_section(path))
         else:
-            found.append(table_section(path, tables[name], states, of_paper))
-    return found
+            parts.append(table_section(path, tables[name], states, of_paper))
+    return parts
 
 
 def _notes_apart(

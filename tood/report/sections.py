@@ -47,7 +47,7 @@ class PageRow(NamedTuple):
         """The first line of the label, as a link that leaves out marks of footnotes."""
         text, marks = (
             _MARK.sub("", self.label[0]),
-            "".join(found[0] for found in _MARK.finditer(self.label[0])),
+            "".join(mark[0] for mark in _MARK.finditer(self.label[0])),
         )
         return Markup('<a href="#run-{}">{}</a>{}').format(self.run, Markup(text), Markup(marks))
 
@@ -179,15 +179,15 @@ def claims_section(path: Path, claims: Sequence[Claim], runs: Collection[str]) -
 
 def methods_section(path: Path) -> Section:
     """The methods of a study of the user's own data, by `tood.report.methods`."""
-    found = _read(path)
+    content = _read(path)
     return _section(
-        found,
+        content,
         path,
-        label=[found.header[0]],
-        header=[Cell(title, "number") for title in found.header[2:]],
+        label=[content.header[0]],
+        header=[Cell(title, "number") for title in content.header[2:]],
         rows=[
             PageRow(str(row[1]), [row[0]], [Cell(_apart(cell), "number") for cell in row[2:]])
-            for row in found.rows
+            for row in content.rows
         ],
     )
 
@@ -210,7 +210,7 @@ def _read(path: Path) -> _File:
     return _File(Markup(html(title)).striptags(), Markup(html(caption)), header, rows, below)
 
 
-def _section(found: _File, path: Path, **content: Any) -> Section:
+def _section(file: _File, path: Path, **content: Any) -> Section:
     """A section with the remarks of its file, and those of its footnotes that its rows refer to."""
     rows: Iterable[PageRow] = content["rows"]
     shown = "".join(part for row in rows for part in (*row.label, *(cell.content for cell in row.cells)))
@@ -220,7 +220,7 @@ def _section(found: _File, path: Path, **content: Any) -> Section:
     def numbered(text: str) -> str:
         return _MARK.sub(lambda mark: f"<sup>{marks[mark[1]]}</sup>", text)
 
-    below = {mark[1]: text for text in found.below if (mark := _MARK.match(text)) and mark[1] in marks}
+    below = {mark[1]: text for text in file.below if (mark := _MARK.match(text)) and mark[1] in marks}
     footnotes = [numbered(below[mark]) for mark in marks if mark in below]
     content["rows"] = [
         PageRow(
@@ -232,9 +232,9 @@ def _section(found: _File, path: Path, **content: Any) -> Section:
     ]
     return Section(
         id=path.stem,
-        title=found.title,
-        caption=found.caption,
-        remarks=[text for text in found.below if not _MARK.match(text)],
+        title=file.title,
+        caption=file.caption,
+        remarks=[text for text in file.below if not _MARK.match(text)],
         footnotes=[Markup(html(text)) for text in footnotes],
         **content,
     )

@@ -311,13 +311,13 @@ def _sets(table: Table, columns: Iterable[tuple[str, str, str]]) -> list[str]:
         return []
     others = {row.paper_set for row in table.rows} - {None, table.paper_set}
     exceptions = "".join(f", {name} where a cell says so" for name in sorted(map(str, others)))
-    said = [
+    facts = [
         "measured values, this study's validation split (val2017 for COCO)",
         f"paper, COCO {table.paper_set}{exceptions}",
         *(["test-dev, what COCO's server said of these models"] if "test_dev" in parts else []),
         *(["reference, COCO val2017"] if "reference" in parts else []),
     ]
-    return [f"Images: {'; '.join(said)}."]
+    return [f"Images: {'; '.join(facts)}."]
 
 
 def _cell(table: Table, row: Row, values: Mapping, metric: str, part: str) -> str:
