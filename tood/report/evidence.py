@@ -96,8 +96,8 @@ def judge(claims: Iterable[Claim], evidence: Evidence, tables: Mapping[str, Tabl
         ]
         looks = [own, *(look for look in others if _differs(look, own))]
         looks += [
-            _look(claim, found.get(claim.metric, {}), study, check=name)
-            for name, study, runs, found in checks
+            _look(claim, of_check.get(claim.metric, {}), study, check=name)
+            for name, study, runs, of_check in checks
             if runs.issuperset(claim.runs) and not _of_models(values.get(claim.metric, {}))
         ]
         verdict = overall(own.direction, [own.welch_direction, *(look.direction for look in looks[1:])])
@@ -124,9 +124,9 @@ def judge(claims: Iterable[Claim], evidence: Evidence, tables: Mapping[str, Tabl
 
 
 def read_judged(path: Path) -> pd.DataFrame:
-    """`claims.csv`, as `tood.report.claims_table` writes it."""
+    """`claims.csv`, as `tood.report.claims_table` writes it; one of an earlier version has no notes."""
     judged = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"check": str, "note": str})
-    return judged.fillna({"check": "", "note": ""})
+    return judged.reindex(columns=list(dict.fromkeys([*COLUMNS, *judged]))).fillna({"check": "", "note": ""})
 
 
 def summary(judged: pd.DataFrame) -> pd.DataFrame:
@@ -193,18 +193,18 @@ def _rows(claim: Claim, look: _Look) -> list[dict]:
             "decides": place == look.decides,
             "direction": look.directions[place],
             "welch_direction": look.by_welch[place],
-            "seeds": found.seeds,
-            "mean": found.mean,
-            "sd": found.sd,
-            "low": found.paired.low,
-            "high": found.paired.high,
-            "welch_low": found.welch.low,
-            "welch_high": found.welch.high,
-            "p": found.p,
+            "seeds": effect.seeds,
+            "mean": effect.mean,
+            "sd": effect.sd,
+            "low": effect.paired.low,
+            "high": effect.paired.high,
+            "welch_low": effect.welch.low,
+            "welch_high": effect.welch.high,
+            "p": effect.p,
             "holm_p": math.nan,
-            "sample": found.sample,
+            "sample": effect.sample,
         }
-        for place, (weights, found) in enumerate(zip(claim.contrasts, look.estimates, strict=True))
+        for place, (weights, effect) in enumerate(zip(claim.contrasts, look.estimates, strict=True))
     ]
 
 
