@@ -5,8 +5,9 @@ import math
 import pandas as pd
 import pytest
 
-from tood.report.claims_table import verdict_on_margin, write_claims
-from tood.report.evidence import Evidence, judge, summary
+from tood.report.claims_table import headlines_markdown, verdict_on_margin, write_claims
+from tood.report.evidence import Evidence, judge, read_judged, summary
+from tood.report.forest import caption
 from tood.report.readings import READINGS
 from tood.study.claims import load_claims
 from tood.study.declarations import load_runs, load_tables
@@ -222,6 +223,62 @@ def test_parameters_need_no_seed():
     found = judged(Evidence(metrics=frame, checks=checks), "t_head_parameters")
     assert (found["mean"], found["seeds"]) == (pytest.approx(0.09), 0)
     assert (found["verdict"], found["robustness"]) == ("same direction", "")
+
+
+def test_a_claim_has_the_number_of_its_place_in_the_file():
+    chosen = [claim for claim in DECLARED if claim.id in ("tood_af", "correct")]
+    found = judge(chosen, Evidence(metrics=metrics(**BETTER)), TABLES)
+    places = {claim.id: f"C{place}" for place, claim in enumerate(DECLARED, 1)}
+    assert dict(zip(found["id"], found["number"], strict=True)) == {
+        claim.id: places[claim.id] for claim in chosen
+    }
+
+
+# By hand: together 2 below ATSS, alone 4 and 7 below; so 9 more than the sum of each alone.
+PARTS = {"tood_af": [38.1, 38.0, 37.9], "atss_af_thead": [36.0] * 3, "tal": [33.0] * 3, "atss_af": [40.0] * 3}
+WHOLE = '"TOOD is better than ATSS, anchor-free" has'
+
+
+def test_more_than_the_sum_of_losses_is_said_to_be_a_loss(tmp_path):
+    found = judged(metrics(**PARTS), "more_than_the_sum")
+    assert (found["mean"], found["verdict"]) == (pytest.approx(9), "same direction")
+    loss = f"They lose together: {WHOLE} −2.0 (−2.2 to −1.8) AP. The sum of each alone is −11.0."
+    assert found["note"] == loss
+    write_claims(DECLARED, Evidence(metrics=metrics(**PARTS)), TABLES, tmp_path, [])
+    text = (tmp_path / "claims.md").read_text()
+    assert "T-head and TAL together gain more than the sum of each alone<sup>a</sup> |" in text
+    assert f"\n\n<sup>a</sup> {loss}\n\n" in text
+    assert r"alone\textsuperscript{a} &" in (tmp_path / "claims.tex").read_text()
+    path = tmp_path / "claims.csv"
+    assert "C13: They lose together: " in caption(read_judged(path))
+    pd.read_csv(path).drop(columns="note").to_csv(path)  # as an earlier version wrote it
+    assert "together: " not in caption(read_judged(path))
+    judgement = judge(DECLARED, Evidence(metrics=metrics(**PARTS)), TABLES)
+    assert f"<sup>a</sup> {loss}" in headlines_markdown(DECLARED, judgement, TABLES, "Headlines.")
+
+
+def test_a_whole_that_gains_needs_no_note_and_other_studies_have_their_own():
+    gain = PARTS | {"tood_af": [42.1, 42.0, 41.9]}
+    assert judged(metrics(**gain), "more_than_the_sum")["note"] == ""
+    open_ = PARTS | {"tood_af": [42.1, 40.0, 38.9]}
+    note = judged(metrics(**open_), "more_than_the_sum")["note"]
+    assert note.startswith(f"They do not clearly gain together: {WHOLE} +0.3 (")
+    check = ("photographs", "cells", list(PARTS), metrics(**PARTS))
+    note = judged(Evidence(metrics=metrics(**gain), checks=[check]), "more_than_the_sum")["note"]
+    assert note.startswith(f"With photographs they lose together: {WHOLE} −2.0 ")
+    one = {run: values[:1] for run, values in PARTS.items()}
+    assert judged(metrics(**one), "more_than_the_sum")["note"] == ""  # one seed has no verdict
+
+
+def test_what_holms_correction_takes_away_is_marked_at_the_verdict(tmp_path):
+    """Differences of 1, 1.5 and 2 have t = 5.196 with 2 degrees of freedom: p = .0351; of two, .0702."""
+    better, baseline = [41.0, 41.5, 42.0], {"atss_af": [40.0] * 3}
+    for runs, mark in (({"tood_af": better}, ""), ({"tood_af": better, "tal": better}, "<sup>a</sup>")):
+        write_claims(DECLARED, Evidence(metrics=metrics(**runs, **baseline)), TABLES, tmp_path, [])
+        text = (tmp_path / "claims.md").read_text()
+        holm = ".070" if mark else ".035"
+        assert f"| same direction{mark} | AP | +3.3 | +1.5 (+0.3 to +2.7) | 3 | 0.5 | .035 | {holm} |" in text
+        assert text.count("<sup>a</sup> Not significant after Holm's correction") == bool(mark)
 
 
 def test_the_files_show_verdicts_intervals_and_notes(tmp_path):

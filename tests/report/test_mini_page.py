@@ -8,8 +8,8 @@ import pytest
 from helpers.records import finish
 
 from tood.report.evidence import judge
-from tood.report.front_page import cost, records_of
-from tood.report.kept import kept_evidence
+from tood.report.front_page import cost
+from tood.report.kept import kept_evidence, records_of
 from tood.report.mini_page import agreement, elsewhere, mini_part, orders, sweep
 from tood.report.readings import DEFAULT
 from tood.study.claims import load_claims

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from tood.ledger.status import Status
 from tood.report.claims_table import write_claims
@@ -68,9 +69,34 @@ def test_a_table_has_the_rows_that_were_asked_for(tmp_path):
 
 
 def test_keys_with_short_names_stand_on_one_line(tmp_path):
-    path = written("table4", tmp_path, metrics(tood_af=42.0))
-    section = table_section(path, TABLES["table4"], {"tood_af": ["done"]})
+    path = written("table4", tmp_path, metrics(tood_af=42.0, tood_alpha10_beta8=41.0))
+    states = {"tood_af": ["done"], "tood_alpha10_beta8": ["done"]}
+    section = table_section(path, TABLES["table4"], states)
     assert (section.label, section.rows[0].label) == (["α · β"], ["1.0 · 6"])
+
+
+@pytest.mark.parametrize(("name", "setting"), [("table4", "α = 1.0, β = 6"), ("table_m", "m = 13")])
+@pytest.mark.parametrize("others", [{}, {"tood_m5": ["pending"], "tood_alpha10_beta8": ["pending"]}])
+def test_one_setting_is_no_sweep(tmp_path, name, setting, others):
+    path = written(name, tmp_path, metrics(tood_af=42.0))
+    section = table_section(path, TABLES[name], {"tood_af": ["done"]} | others)
+    assert (section.empty, list(section.rows)) == (f"no sweep yet, as only {setting} has a value", [])
+
+
+def test_sizes_are_shown_of_models_that_are_not_trained_too(tmp_path):
+    sizes = [(row.run, "Full params (M)", 30.0 + place) for place, row in enumerate(TABLES["table1"].rows)]
+    sizes = pd.DataFrame(sizes, columns=["run", "metric", "value"]).assign(seed=math.nan, stale=False)
+    path = written("table1", tmp_path, pd.concat([metrics(atss_af=39.0), sizes]))
+    section = table_section(path, TABLES["table1"], {"atss_af": ["done", "done"]})
+    assert (len(section.rows), section.left_out) == (len(TABLES["table1"].rows), 0)
+    titles = [str(cell.content) for cell in section.header]
+    first, trained = section.rows[0], next(row for row in section.rows if row.run)
+    assert trained.run == "atss_af"
+    assert first.run == ""  # no training that it could lead to
+    values = dict(zip(titles, (str(cell.content) for cell in first.cells), strict=True))
+    assert (values["Full params (M)"], values["AP"]) == ("30.00", "pending")
+    nothing = table_section(path, TABLES["table1"], {"tood_af": ["done"]})
+    assert nothing.empty == "none of its runs is in this study"
 
 
 def test_words_come_after_numbers_and_columns_of_dashes_do_not_come(tmp_path):
@@ -156,7 +182,8 @@ def test_the_verdicts_are_counted_in_a_sentence():
     assert verdicts(nothing, comparable=False) == ["No claim of the paper has a verdict yet."]
     assert effect_of_the_method(nothing) == ""
     assert effect_of_the_method(judged) == (
-        "TOOD is better than ATSS, anchor-free: +3.0 AP (95% interval +3.0 to +3.0, 2 seeds): same direction."
+        "TOOD is better than ATSS, anchor-free (TOOD: the paper's object detector; ATSS: its baseline): "
+        "+3.0 AP (95% interval +3.0 to +3.0, 2 seeds): same direction."
     )
     one = judge(CLAIMS, Evidence(metrics=frame[frame["seed"] == 0]), TABLES)
     assert effect_of_the_method(one).endswith("with one seed and so without an interval.")
@@ -222,7 +249,11 @@ def page(tmp_path, monkeypatch) -> str:
     for name in TABLES:
         write(TABLES[name], build(TABLES[name], frame, {}, RUNS), paths.tables, plan.notes())
     write_claims(CLAIMS, Evidence(metrics=frame), TABLES, paths.tables, plan.notes())
-    write_report(plan, [], {"figure1": "no weights"})
+    wide = paths.figures / "figure4.png"
+    wide.parent.mkdir()
+    Image.new("RGB", (2400, 800)).save(wide)
+    wide.with_suffix(".md").write_text("**Figure 4.** Counts.\n\n| a | b |\n| :--- | ---: |\n| c | 1 |\n")
+    write_report(plan, [wide], {"figure1": "no weights"})
     return paths.report.read_text()
 
 
@@ -250,17 +281,58 @@ SORTING = """<script>addEventListener("load", () => {
 })</script>"""
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed: no browser sorts the table of runs")
-def test_a_click_on_a_title_sorts_and_another_turns_it_round(page, tmp_path):
-    (tmp_path / "page.html").write_text(page.replace("</body>", f"{SORTING}</body>"))
-    options = ("--headless", "--no-sandbox", "--disable-gpu", "--dump-dom")
-    command = [CHROMIUM, *options, (tmp_path / "page.html").as_uri()]
+in_browser = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed: no browser opens the page")
+
+
+def opened(path: Path) -> str:
+    """What a page writes into `data-found` of its root."""
+    options = "--headless --no-sandbox --disable-gpu --hide-scrollbars --virtual-time-budget=5000 --dump-dom"
+    command = [CHROMIUM, *options.split(), path.as_uri()]
     outcome = subprocess.run(command, capture_output=True, text=True, timeout=120)
     (found,) = re.findall(r'<html[^>]* data-found="([^"]+)"', outcome.stdout)
-    first, second, third = (order.split(",") for order in found.split())
+    return found
+
+
+@in_browser
+def test_a_click_on_a_title_sorts_and_another_turns_it_round(page, tmp_path):
+    (tmp_path / "page.html").write_text(page.replace("</body>", f"{SORTING}</body>"))
+    first, second, third = (order.split(",") for order in opened(tmp_path / "page.html").split())
     assert first == ["run-atss_af", "run-tood_af"]
     assert second == ["run-tood_af", "run-atss_af"]
     assert third == second  # of equal seeds, the order stays
+
+
+# Tells the page around it where things are, in pixels.
+MEASURING = """<script>addEventListener("load", () => setTimeout(() => {
+  const right = element => element.getBoundingClientRect().right;
+  const verdict = [...document.querySelectorAll("th")].find(title => title.textContent === "Verdict");
+  const figure = document.querySelector("#figure-figure4 img");
+  const text = [right(verdict), right(verdict.closest(".frame")), figure.getBoundingClientRect().width,
+    document.documentElement.scrollWidth];
+  parent.postMessage(text.map(Math.round).join(" "), "*");
+}, 200))</script>"""
+AROUND = """<!doctype html><html>
+<iframe src="page.html" style="width: 390px; height: 800px; border: 0"></iframe>
+<script>addEventListener("message", event => document.documentElement.dataset.found = event.data)</script>"""
+
+
+@in_browser
+def test_on_a_telephone_the_verdicts_are_whole_and_wide_figures_scroll(page, tmp_path):
+    (tmp_path / "page.html").write_text(page.replace("</body>", f"{MEASURING}</body>"))
+    (tmp_path / "around.html").write_text(AROUND)
+    verdict, frame, figure, whole = map(int, opened(tmp_path / "around.html").split())
+    assert verdict <= frame - 16  # where the shadow begins
+    assert figure == 900  # three quarters of the 1,200 pixels that it has
+    assert whole == 390  # nothing else is wider than the page
+
+
+def test_a_table_in_a_caption_scrolls_by_itself(page):
+    caption = re.search(r"<figcaption>(.*?)</figcaption>", page, re.DOTALL)[1]
+    assert re.search(
+        r'</p>\s*<div class="frame"><div class="scroll" [^>]*><table>.*</table></div></div>\s*$',
+        caption,
+        re.DOTALL,
+    )
 
 
 def test_the_head_says_what_the_study_is_made_of():

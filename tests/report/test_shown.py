@@ -45,6 +45,7 @@ def test_own_data_have_nothing_of_the_paper_and_no_row_that_was_not_asked_for():
         assert {row.run for row in table.rows} <= {"tood_af", "atss_af"}
     assert [row.run for row in tables["table6"].rows] == ["atss_af", "tood_af"]
     assert list(tables["table6"].metrics) == list(TABLES["table6"].metrics)
+    assert [row.footnote for row in tables["table6"].rows] == [TABLES["table6"].rows[0].footnote, None]
     assert table_names(plan, TABLES) == ["methods", "claims", "table6", "control", "positives"]
     claims = claims_of(plan, CLAIMS)
     assert claims
@@ -55,5 +56,7 @@ def test_own_data_have_nothing_of_the_paper_and_no_row_that_was_not_asked_for():
 
 
 def test_a_whole_sweep_stays_as_its_figures_are_drawn_from_it():
-    assert {"table4", "table_m"} <= set(tables_of(own(runs=",".join(SWEEP)), TABLES))
+    tables = tables_of(own(runs=",".join(SWEEP)), TABLES)
+    assert {"table4", "table_m"} <= set(tables)
+    assert not any(row.footnote for row in tables["table_m"].rows)  # it is about the paper's value
     assert not {"table4", "table_m"} & set(tables_of(own(runs=",".join(SWEEP[1:-1])), TABLES))

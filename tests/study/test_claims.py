@@ -21,6 +21,8 @@ TABLES = load_tables(runs=RUNS)
         ({"within": 1}, r"claims: tood_af: within belongs to alike"),
         ({"sektion": "4"}, r"claims: tood_af: sektion: unknown key"),
         ({"id": "tal"}, r"claims: tal: is declared twice"),
+        ({"number": 9}, r"claims: tood_af: number: follows from the place in the file"),
+        ({"whole": "pcc"}, r"claims: tood_af: whole: 'pcc' is no claim on AP"),
     ],
     ids=str,
 )

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from tood.report.claims_table import effect_with_interval, margin, shown, shown_p, verdict_with_welch
+from tood.report.claims_table import margin, shown_p, verdict_with_welch
 from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
+from tood.report.effects import effect_with_interval, shown
 from tood.report.evidence import SHORT, summary
 from tood.report.markup import markdown
 from tood.report.readings import DEFAULT
@@ -41,6 +42,7 @@ def findings(claims: Sequence[Claim], judged: pd.DataFrame, tables: Mapping[str,
             _found(claim, row, spec),
             *_sure(claim, row, spec),
             *_would_change(row, looks),
+            *filter(None, [markdown(row["note"])]),
         ]
         entries.append(f"- **{markdown(row['claim'] + margin(row, spec))}:** {' '.join(sentences)}")
     return "\n".join(entries) + "\n"
@@ -84,14 +86,14 @@ def _sure(claim: Claim, row: Mapping, spec: str) -> list[str]:
         return ["One seed has no interval."] if row["seeds"] else []
     sample = [value for name, value in row.items() if name.startswith("seed") and name != "seeds"]
     low, high = np.nanmin(sample), np.nanmax(sample)
-    said = [f"Single seeds have {shown(low, spec)} to {shown(high, spec)}."]
+    sentences = [f"Single seeds have {shown(low, spec)} to {shown(high, spec)}."]
     tested = row["direction"] == Verdict.SAME_DIRECTION or not claim.within
     if row["direction"] in _DECIDED and tested and not claim.best:
         negation = "" if row["holm_p"] < _LEVEL else " not"
-        said.append(f"It is{negation} significant after Holm's correction (p {shown_p(row['holm_p'])}).")
+        sentences.append(f"It is{negation} significant after Holm's correction (p {shown_p(row['holm_p'])}).")
     elif row["direction"] == Verdict.INCONCLUSIVE and not claim.within and row["sd"] > 0:
-        said.append(_power(row, spec))
-    return said
+        sentences.append(_power(row, spec))
+    return sentences
 
 
 def _power(row: Mapping, spec: str) -> str:
@@ -111,17 +113,17 @@ def _power(row: Mapping, spec: str) -> str:
 def _would_change(row: Mapping, looks: Sequence[Mapping]) -> list[str]:
     """What else was looked at, and where it says something else."""
     known = [look for look in looks if look["seeds"] > 1 and row["seeds"] > 1]
-    said = []
+    sentences = []
     if readings := [look["direction"] for look in known if not look["check"] and look["reading"] != DEFAULT]:
-        said.append(_by_reading(row["direction"], readings))
+        sentences.append(_by_reading(row["direction"], readings))
     checks = [look for look in known if look["check"]]
     if differing := [look for look in checks if look["direction"] != row["direction"]]:
-        said.append(f"Another verdict: {', '.join(map(_named, differing))}.")
+        sentences.append(f"Another verdict: {', '.join(map(_named, differing))}.")
     if agreeing := [look["check"] for look in checks if look["direction"] == row["direction"]]:
-        said.append(f"The same verdict: {', '.join(agreeing)}.")
+        sentences.append(f"The same verdict: {', '.join(agreeing)}.")
     if waiting := [look["check"] for look in looks if look["check"] and look["direction"] == Verdict.PENDING]:
-        said.append(f"Pending: {', '.join(waiting)}.")
-    return said
+        sentences.append(f"Pending: {', '.join(waiting)}.")
+    return sentences
 
 
 def _by_reading(default: str, others: Sequence[str]) -> str:

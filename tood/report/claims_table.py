@@ -1,15 +1,18 @@
 """The table of the paper's claims with the verdicts of a study, in CSV, Markdown and LaTeX."""
 
 import math
-from collections.abc import Mapping, Sequence
+import string
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
+from tood.report.effects import DASH, effect_with_interval, shown
 from tood.report.evidence import Evidence, judge, summary
-from tood.report.markup import latex, latex_table, markdown, markdown_table, number
+from tood.report.markup import latex, latex_table, markdown, markdown_table
 from tood.report.readings import DEFAULT
+from tood.report.tables import footnote_marks
 from tood.report.verdicts import Verdict
 from tood.runtime.files import write_text
 from tood.study.claims import Claim, load_checks
@@ -18,7 +21,6 @@ from tood.study.declarations import Table, load_runs
 NAME = "claims"  # of the table's files
 _SIDES = {Verdict.SAME_DIRECTION: "inside of", Verdict.OPPOSITE: "outside of"}
 _WORDS = 3  # columns that are not numbers
-_DASH = "–"
 _SHORT_HEADER = ["Claim", "Verdict", "Metric", "paper", "ours", "Seeds"]
 _HEADER = [*_SHORT_HEADER, "SD", "p", "Holm's p", "Robustness", "Section"]
 _INTERVALS = (
@@ -28,6 +30,8 @@ _INTERVALS = (
     "the runs are alike, and one near 1 that they are not. Holm's p is adjusted over all contrasts of all "
     "claims. Verdicts rest on the intervals, without this adjustment."
 )
+_LEVEL = 1 - CONFIDENCE
+_LOST_BY_HOLM = "Not significant after Holm's correction: p is below .05, and Holm's p is not."
 _CAPTION = (
     "Statements of the paper as differences between runs (Feng et al., TOOD, ICCV 2021), signed so that the "
     "paper's effect is positive, or with a margin around 0. {paper}SD is of the difference, over seeds."
@@ -57,18 +61,15 @@ def write_claims(
     if not paper:
         judged["paper"] = math.nan
     write_text(directory / f"{NAME}.csv", judged.to_csv(index=False, float_format="%.8g"))
-    body = _body(claims, summary(judged), tables)
+    frame = summary(judged)
+    header = [name for name in _HEADER if paper or name != "paper"]
     margins = [f"{claim.claim}: {claim.why}" for claim in claims if claim.why]
     below = [_INTERVALS, *_looked_again(judged, evidence.study), *margins, *notes]
-    header = _HEADER
-    if not paper:
-        place = _HEADER.index("paper")
-        header = [*_HEADER[:place], *_HEADER[place + 1 :]]
-        body = [[*cells[:place], *cells[place + 1 :]] for cells in body]
-    write_text(directory / f"{NAME}.md", _markdown(body, below, header))
-    cells = [list(map(latex, cells)) for cells in body]
+    body, footnotes = _layout(claims, frame, tables, header)
+    write_text(directory / f"{NAME}.md", _markdown(body, [*footnotes, *map(markdown, below)], header))
+    body, footnotes = _layout(claims, frame, tables, header, latex, r"\textsuperscript{{{}}}")
     caption = latex(_caption(header))
-    text = latex_table(NAME, caption, header, cells, _WORDS, list(map(latex, below)))
+    text = latex_table(NAME, caption, header, body, _WORDS, [*footnotes, *map(latex, below)])
     write_text(directory / f"{NAME}.tex", text)
 
 
@@ -81,7 +82,8 @@ def claims_markdown(claims: Sequence[Claim], evidence: Evidence, tables: Mapping
     others = f"Claims without a verdict, as a run is not trained: {len(claims) - len(chosen)}."
     again = _looked_again(judged, evidence.study)
     below = [_INTERVALS, *again, *([others] if len(chosen) < len(claims) else [])]
-    return _markdown(_body(chosen, frame.iloc[known], tables), below)
+    body, footnotes = _layout(chosen, frame.iloc[known], tables, _HEADER)
+    return _markdown(body, [*footnotes, *map(markdown, below)], _HEADER)
 
 
 def headlines_markdown(
@@ -97,21 +99,35 @@ def headlines_markdown(
     """
     chosen = [claim for claim in claims if claim.headline]
     frame = summary(judged).set_index("id", drop=False).loc[[claim.id for claim in chosen]]
-    cells = [list(map(markdown, row[: len(_SHORT_HEADER)])) for row in _body(chosen, frame, tables)]
-    return markdown_table(caption, _SHORT_HEADER, cells, _WORDS, [])
+    body, footnotes = _layout(chosen, frame, tables, _SHORT_HEADER)
+    return markdown_table(caption, _SHORT_HEADER, body, _WORDS, footnotes)
 
 
-def _body(claims: Sequence[Claim], frame: pd.DataFrame, tables: Mapping[str, Table]) -> list[list[str]]:
+def _layout(
+    claims: Sequence[Claim],
+    frame: pd.DataFrame,
+    tables: Mapping[str, Table],
+    header: Sequence[str],
+    escape: Callable[[str], str] = markdown,
+    superscript: str = "<sup>{}</sup>",
+) -> tuple[list[list[str]], list[str]]:
+    """The columns of the body that a header names, and footnotes, escaped."""
     specs = [tables[claim.table].metrics[claim.metric] for claim in claims]
-    return [_cells(row, spec) for row, spec in zip(frame.to_dict("records"), specs, strict=True)]
+    rows = frame.to_dict("records")
+    lost = [row["p"] < _LEVEL <= row["holm_p"] for row in rows]
+    texts = [*(row["note"] for row in rows), _LOST_BY_HOLM if any(lost) else None]
+    marks = footnote_marks(texts, string.ascii_letters, superscript)
+    body = []
+    for row, spec, by_holm in zip(rows, specs, lost, strict=True):
+        cells = dict(zip(_HEADER, map(escape, _cells(row, spec)), strict=True))
+        cells["Claim"] += marks.get(row["note"], "")
+        cells["Verdict"] += marks[_LOST_BY_HOLM] if by_holm else ""
+        body.append([cells[name] for name in header])
+    return body, [f"{mark} {escape(text)}" for text, mark in marks.items()]
 
 
-def _markdown(
-    body: Sequence[Sequence[str]], below: Sequence[str], header: Sequence[str] = tuple(_HEADER)
-) -> str:
-    cells = [list(map(markdown, row)) for row in body]
-    caption = f"**Claims.** {markdown(_caption(header))}"
-    return markdown_table(caption, header, cells, _WORDS, list(map(markdown, below)))
+def _markdown(body: Sequence[Sequence[str]], below: Sequence[str], header: Sequence[str]) -> str:
+    return markdown_table(f"**Claims.** {markdown(_caption(header))}", header, body, _WORDS, below)
 
 
 def _looked_again(judged: pd.DataFrame, study: str) -> list[str]:
@@ -121,41 +137,26 @@ def _looked_again(judged: pd.DataFrame, study: str) -> list[str]:
         return []
     what = {check.name: check.what for check in load_checks(study, load_runs())}
     studies = [f"{name}, {what[name]}" for name in names if what.get(name)]
-    said = [
+    lines = [
         "Robustness: Welch, intervals that do not pair seeds; a reading, Table 6 under another definition "
         f"that the paper's words allow{''.join(f'; {each}' for each in studies)}."
     ]
     measured = set(judged.loc[judged["seeds"] > 0, "check"])
     if pending := [name for name in names if name not in measured]:
-        said.append(f"Not trained yet: {', '.join(pending)}.")
-    return said
+        lines.append(f"Not trained yet: {', '.join(pending)}.")
+    return lines
 
 
 def _caption(header: Sequence[str]) -> str:
     return _CAPTION.format(paper=_PAPER if "paper" in header else "")
 
 
-def effect_with_interval(row: Mapping, spec: str, confidence: float | None = None) -> str:
-    """The effect in a row of `judge`, with its interval where there are several seeds.
-
-    Args:
-        row: with mean, low, high and seeds.
-        spec: of the metric, as a format of Python without a sign.
-        confidence: of the interval, where it is to be said.
-    """
-    mean = shown(row["mean"], spec)
-    if row["seeds"] <= 1:
-        return mean
-    level = "" if confidence is None else f", {confidence:.0%} interval"
-    return f"{mean} ({shown(row['low'], spec)} to {shown(row['high'], spec)}{level})"
-
-
 def verdict_with_welch(row: Mapping) -> str:
     """The verdict in a row of `summary`, and what Welch's interval says where that is something else."""
-    said = verdict_on_margin(row)
+    verdict = verdict_on_margin(row)
     if row["direction"] == row["welch_direction"]:
-        return said
-    return f"{said} (by Welch: {row['welch_direction']})"
+        return verdict
+    return f"{verdict} (by Welch: {row['welch_direction']})"
 
 
 def verdict_on_margin(row: Mapping) -> str:
@@ -164,14 +165,9 @@ def verdict_on_margin(row: Mapping) -> str:
     return f"{row['verdict']}: {side} the margin" if side else row["verdict"]
 
 
-def shown(value: float, spec: str) -> str:
-    """An effect with its sign; a dash where there is none."""
-    return _DASH if math.isnan(value) else number(value, f"+{spec}")
-
-
 def shown_p(value: float) -> str:
     """A p-value as tables show it."""
-    return _DASH if math.isnan(value) else "<.001" if value < 0.001 else f"{value:.3f}".lstrip("0")
+    return DASH if math.isnan(value) else "<.001" if value < 0.001 else f"{value:.3f}".lstrip("0")
 
 
 def margin(row: Mapping, spec: str) -> str:
@@ -190,9 +186,9 @@ def _cells(row: Mapping, spec: str) -> list[str]:
         shown(row["paper"], spec),
         effect_with_interval(row, spec),
         seeds,
-        _DASH if math.isnan(row["sd"]) else format(row["sd"], spec),
+        DASH if math.isnan(row["sd"]) else format(row["sd"], spec),
         shown_p(row["p"]),
         shown_p(row["holm_p"]),
-        row["robustness"] or _DASH,
+        row["robustness"] or DASH,
         row["section"],
     ]

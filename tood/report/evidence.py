@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from tood.report.contrasts import NO_INTERVAL, Estimate, common_seeds, estimate, holm
+from tood.report.effects import note_on_whole
 from tood.report.readings import DEFAULT, READINGS, Values, values_by_reading
 from tood.report.tables import NO_METRICS
 from tood.report.verdicts import Verdict, direction, exact_direction, overall, together, worded
@@ -17,10 +18,11 @@ from tood.study.declarations import Table
 
 NO_SEED = -1  # of a value that belongs to a model
 # Of `claims.csv`, a row for each contrast, in each study and under each reading that the claim is judged by.
-# `number` is the claim's in table and figure. The values of the contrast by seed follow: `seed0`, `seed1` ...
+# `number` is the claim's in table and figure, `note` is said beside its verdict. The values of the contrast
+# by seed follow: `seed0`, `seed1` ...
 COLUMNS = [
     *("id", "number", "claim", "section", "rests_on", "metric", "within", "paper", "verdict", "robustness"),
-    *("study", "check", "reading", "contrast", "decides", "direction", "welch_direction"),
+    *("note", "study", "check", "reading", "contrast", "decides", "direction", "welch_direction"),
     *("seeds", "mean", "sd", "low", "high", "welch_low", "welch_high", "p", "holm_p"),
 ]
 SHORT = {Verdict.SAME_DIRECTION: "same"}
@@ -85,7 +87,7 @@ def judge(claims: Iterable[Claim], evidence: Evidence, tables: Mapping[str, Tabl
         (name, study, set(runs), values_by_metric(metrics)) for name, study, runs, metrics in evidence.checks
     ]
     rows: list[dict] = []
-    for number, claim in enumerate(claims, 1):
+    for claim in claims:
         own = _look(claim, values.get(claim.metric, {}), evidence.study)
         others = [
             _look(claim, of_runs, evidence.study, reading=reading)
@@ -94,15 +96,16 @@ def judge(claims: Iterable[Claim], evidence: Evidence, tables: Mapping[str, Tabl
         ]
         looks = [own, *(look for look in others if _differs(look, own))]
         looks += [
-            _look(claim, found.get(claim.metric, {}), study, check=name)
-            for name, study, runs, found in checks
+            _look(claim, of_check.get(claim.metric, {}), study, check=name)
+            for name, study, runs, of_check in checks
             if runs.issuperset(claim.runs) and not _of_models(values.get(claim.metric, {}))
         ]
         verdict = overall(own.direction, [own.welch_direction, *(look.direction for look in looks[1:])])
         about = _about(claim, tables[claim.table]) | {
-            "number": f"C{number}",
+            "number": f"C{claim.number}",
             "verdict": worded(verdict, evidence.comparable),
             "robustness": _robustness(looks),
+            "note": "",
         }
         rows += [about | row for look in looks for row in _rows(claim, look)]
     frame = pd.DataFrame(rows, columns=COLUMNS)
@@ -110,15 +113,20 @@ def judge(claims: Iterable[Claim], evidence: Evidence, tables: Mapping[str, Tabl
     frame.loc[own_rows, "holm_p"] = holm(frame.loc[own_rows, "p"].astype(float).tolist())
     samples = [row["sample"] for row in rows]
     seeds = sorted({seed for sample in samples for seed in sample})
-    return frame.assign(
+    frame = frame.assign(
         **{f"seed{seed}": [sample.get(seed, math.nan) for sample in samples] for seed in seeds}
     )
+    for claim in claims:
+        if claim.whole:
+            spec = tables[claim.table].metrics[claim.metric]
+            frame.loc[frame["id"] == claim.id, "note"] = note_on_whole(frame, claim.id, claim.whole, spec)
+    return frame
 
 
 def read_judged(path: Path) -> pd.DataFrame:
-    """`claims.csv`, as `tood.report.claims_table` writes it."""
-    judged = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"check": str})
-    return judged.fillna({"check": ""})
+    """`claims.csv`, as `tood.report.claims_table` writes it; one of an earlier version has no notes."""
+    judged = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"check": str, "note": str})
+    return judged.reindex(columns=list(dict.fromkeys([*COLUMNS, *judged]))).fillna({"check": "", "note": ""})
 
 
 def summary(judged: pd.DataFrame) -> pd.DataFrame:
@@ -185,18 +193,18 @@ def _rows(claim: Claim, look: _Look) -> list[dict]:
             "decides": place == look.decides,
             "direction": look.directions[place],
             "welch_direction": look.by_welch[place],
-            "seeds": found.seeds,
-            "mean": found.mean,
-            "sd": found.sd,
-            "low": found.paired.low,
-            "high": found.paired.high,
-            "welch_low": found.welch.low,
-            "welch_high": found.welch.high,
-            "p": found.p,
+            "seeds": effect.seeds,
+            "mean": effect.mean,
+            "sd": effect.sd,
+            "low": effect.paired.low,
+            "high": effect.paired.high,
+            "welch_low": effect.welch.low,
+            "welch_high": effect.welch.high,
+            "p": effect.p,
             "holm_p": math.nan,
-            "sample": found.sample,
+            "sample": effect.sample,
         }
-        for place, (weights, found) in enumerate(zip(claim.contrasts, look.estimates, strict=True))
+        for place, (weights, effect) in enumerate(zip(claim.contrasts, look.estimates, strict=True))
     ]
 
 

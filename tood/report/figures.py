@@ -3,7 +3,7 @@
 Read at every workflow start.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,34 +58,44 @@ def figures(plan: Plan, tables: Mapping[str, Table]) -> dict[str, Sources]:
 
 def _figures(plan: Plan, tables: Mapping[str, Table], trainings: Iterable[Training]) -> dict[str, Sources]:
     """The figures that these trainings suffice for."""
-    seeds_of: dict[str, list[int]] = {}
+    seeds: dict[str, list[int]] = {}
     for run, seed in trainings:
-        seeds_of.setdefault(run, []).append(seed)
-    ids = list(seeds_of)
-    sources: dict[str, Sources] = {}
+        seeds.setdefault(run, []).append(seed)
 
     def all_seeds(runs: Mapping[str, str]) -> dict[str, list[Training]]:
-        return {name: [Training(run, seed) for seed in sorted(seeds_of[run])] for name, run in runs.items()}
+        return {name: [Training(run, seed) for seed in sorted(seeds[run])] for name, run in runs.items()}
 
-    claims = [claim for claim in load_claims(plan.all_runs, tables) if set(claim.runs) <= set(ids)]
-    if rests_on := dict.fromkeys(run for claim in claims for run in claim.runs):
-        sources[FOREST] = Sources(all_seeds({run: run for run in rests_on}))
-    if detectors := {name: run for name, run in load_pages().detectors.items() if run in ids}:
-        shared = set.intersection(*(set(seeds_of[run]) for run in detectors.values()))
-        if shared:
-            trained = {name: [Training(run, min(shared))] for name, run in detectors.items()}
-            sources |= dict.fromkeys(FIGURES_1_AND_4, Sources(trained, "model.pth", weights_suffice=True))
-    cells = {row.key["Method"]: row.run for row in tables["table6"].rows if row.run in ids}
-    if cells:
-        sources |= dict.fromkeys(VIEWS, Sources(all_seeds(cells), "model.pth"))
-    rows = [row for row in tables["positives"].rows if row.run in ids]
-    # Where nothing is trained, nothing is known of the positives.
-    if (schemes := {row.key["Anchor assignment"]: row.run for row in rows}) and not plan.imports:
-        sources["positives"] = Sources(all_seeds(schemes))
-    swept = {row.run: row.run for name in SWEPT for row in tables[name].rows}
-    if set(swept) <= set(ids):
-        sources |= dict.fromkeys(("sweep_m", "alpha_beta"), Sources(all_seeds(swept)))
-    return sources
+    def rows(table: str, key: str) -> dict[str, list[Training]]:
+        return all_seeds({row.key[key]: row.run for row in tables[table].rows if row.run in seeds})
+
+    drawn = {
+        (FOREST,): Sources(all_seeds(_claimed(plan, tables, seeds))),
+        FIGURES_1_AND_4: Sources(_lowest_seed_of_detectors(seeds), "model.pth", weights_suffice=True),
+        VIEWS: Sources(rows("table6", "Method"), "model.pth"),
+        # Where nothing is trained, nothing is known of the positives.
+        ("positives",): Sources({} if plan.imports else rows("positives", "Anchor assignment")),
+        ("sweep_m", "alpha_beta"): Sources(all_seeds(_swept(tables, seeds))),
+    }
+    return {name: sources for names, sources in drawn.items() for name in names if sources.trainings}
+
+
+def _claimed(plan: Plan, tables: Mapping[str, Table], trained: Collection[str]) -> dict[str, str]:
+    """The runs of the claims of which every run is trained."""
+    claims = load_claims(plan.all_runs, tables)
+    return {run: run for claim in claims if set(claim.runs) <= set(trained) for run in claim.runs}
+
+
+def _lowest_seed_of_detectors(seeds: Mapping[str, Collection[int]]) -> dict[str, list[Training]]:
+    """Of the detectors that are trained, the lowest seed that all of them have."""
+    detectors = {name: run for name, run in load_pages().detectors.items() if run in seeds}
+    shared = set.intersection(*(set(seeds[run]) for run in detectors.values())) if detectors else set()
+    return {name: [Training(run, min(shared))] for name, run in detectors.items() if shared}
+
+
+def _swept(tables: Mapping[str, Table], trained: Collection[str]) -> dict[str, str]:
+    """The settings of both sweeps; none where one is missing."""
+    runs = {row.run: row.run for name in SWEPT for row in tables[name].rows}
+    return runs if set(runs) <= set(trained) else {}
 
 
 def figure1_job(plan: Plan, sources: Sources, records: Mapping[Training, Path]) -> Figure1Job:

@@ -22,7 +22,7 @@ from tood.analysis.figures.style import BLACK, BLUE, GREEN, PURPLE, SKY, VERMILI
 from tood.report.claims_table import verdict_on_margin
 from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
 from tood.report.evidence import read_judged
-from tood.report.markup import number
+from tood.report.markup import markdown, number
 from tood.report.readings import DEFAULT
 from tood.report.verdicts import Verdict
 
@@ -97,7 +97,7 @@ def draw_forest(claims: Path, stem: Path) -> None:
 
 
 def caption(judged: pd.DataFrame) -> str:
-    """What the marks of the figure mean; of paper, bands and checks only where there are some.
+    """What the marks of the figure mean, of paper, bands and checks only where there are some; and notes.
 
     Args:
         judged: as for `forest`.
@@ -108,7 +108,9 @@ def caption(judged: pd.DataFrame) -> str:
         (_CAPTION_PAPER, shown["paper"].notna().any()),
         (_CAPTION_CHECKS, (shown["check"] != "").any()),
     )
-    return CAPTION + "".join(text for text, there in parts if there)
+    noted = shown[shown["note"] != ""].drop_duplicates("id").to_dict("records")
+    notes = " ".join(f"{row['number']}: {row['note']}" for row in noted)
+    return CAPTION + "".join(text for text, there in parts if there) + markdown(notes)
 
 
 def forest(judged: pd.DataFrame) -> Figure:
@@ -181,14 +183,14 @@ def _draw(axes: Axes, panel: Panel, rows: pd.DataFrame, looks: pd.DataFrame, nam
         points += [*bands["within"], *-bands["within"]]
         _limit(axes, np.array(points, dtype=float), shown)
     for name in names:
-        found = shown[shown["check"] == name]
-        heights = [places[claim] + offsets[name] for claim in found["id"]]
+        effects = shown[shown["check"] == name]
+        heights = [places[claim] + offsets[name] for claim in effects["id"]]
         style = checks.get(name, _OWN)
-        _points(axes, found, heights, name or OURS, style)
-        _arrowheads(axes, found, heights, style)
+        _points(axes, effects, heights, name or OURS, style)
+        _arrowheads(axes, effects, heights, style)
         if not name:
             lower = np.array(heights) - ROW / 2 / height
-            of_seeds = seeds.loc[found.index].to_numpy(float)  # [claim, seed]
+            of_seeds = seeds.loc[effects.index].to_numpy(float)  # [claim, seed]
             dots: dict[str, Any] = {"marker": ".", "s": 26, "color": "0.35", "linewidths": 0, "zorder": 3}
             axes.scatter(of_seeds, np.broadcast_to(lower[:, None], of_seeds.shape), label=SEEDS, **dots)
     if len(printed):
@@ -236,22 +238,22 @@ def _limit(axes: Axes, points: np.ndarray, shown: pd.DataFrame) -> None:
     axes.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
 
 
-def _arrowheads(axes: Axes, found: pd.DataFrame, heights: list[float], style: Style) -> None:
+def _arrowheads(axes: Axes, effects: pd.DataFrame, heights: list[float], style: Style) -> None:
     """Mark the intervals that go on beyond the axis."""
     left, right = axes.get_xlim()
-    for ends, marker, limit in ((found["low"] < left, "<", left), (found["high"] > right, ">", right)):
+    for ends, marker, limit in ((effects["low"] < left, "<", left), (effects["high"] > right, ">", right)):
         places = [height for height, beyond in zip(heights, ends, strict=True) if beyond]
         axes.scatter(
             [limit] * len(places), places, marker=marker, s=26, color=style.colour, clip_on=False, zorder=4
         )
 
 
-def _points(axes: Axes, found: pd.DataFrame, heights: list[float], label: str, style: Style) -> None:
+def _points(axes: Axes, effects: pd.DataFrame, heights: list[float], label: str, style: Style) -> None:
     """The effects of one study, with their intervals where there are several seeds."""
     # An effect of one seed has no interval; an error of nan draws no bar.
-    errors = [found["mean"] - found["low"], found["high"] - found["mean"]]
+    errors = [effects["mean"] - effects["low"], effects["high"] - effects["mean"]]
     bars = axes.errorbar(
-        found["mean"],
+        effects["mean"],
         heights,
         xerr=errors,
         fmt=style.marker,
@@ -269,11 +271,11 @@ def _points(axes: Axes, found: pd.DataFrame, heights: list[float], label: str, s
 def _label(row: dict) -> str:
     """A claim with its number, its metric and the verdict on it, in two lines."""
     verdict = verdict_on_margin(row) if row["verdict"] != Verdict.PENDING else "no verdict"
-    said, claim = f"{row['metric']}: {verdict}", f"{row['number']} {row['claim']}"
+    ending, claim = f"{row['metric']}: {verdict}", f"{row['number']} {row['claim']}"
     first, *rest = textwrap.wrap(claim, _LINE)
-    room = _LINE - len(said) - 2
+    room = _LINE - len(ending) - 2
     return "\n".join(
-        [first, f"{textwrap.shorten(' '.join(rest), room, placeholder='…')}; {said}" if rest else said]
+        [first, f"{textwrap.shorten(' '.join(rest), room, placeholder='…')}; {ending}" if rest else ending]
     )
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from tood.ledger.records import Record
-from tood.report.front_page import records_of
-from tood.report.kept import kept
+from tood.report.kept import kept, records_of
 from tood.runtime.failures import InputError
 from tood.study.paths import METRICS, RESULTS
 

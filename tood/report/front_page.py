@@ -3,7 +3,6 @@
 `experiments/pages.yaml` says what is shown. A table has only the rows and metrics that were measured.
 """
 
-import functools
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -12,13 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from tood.ledger.code_digest import training_code
-from tood.ledger.records import Record, read_record
 from tood.ledger.references import Reference, load_references
 from tood.ledger.server_scores import ServerScores, load_scores
 from tood.report.claims_table import claims_markdown, headlines_markdown
 from tood.report.evidence import judge, summary
-from tood.report.kept import kept, kept_evidence
+from tood.report.kept import code_changed, kept, kept_evidence, records_of
 from tood.report.markup import markdown
 from tood.report.tables import build, to_markdown, with_enough_objects
 from tood.report.verdicts import Verdict, vocabulary
@@ -85,21 +82,21 @@ def _verdicts(frame: pd.DataFrame, study: str, words: Iterable[Verdict]) -> list
     count = Counter(frame["verdict"])
     judged = len(frame) - count[Verdict.PENDING]
     verdicts = ", ".join(f"{count[verdict]} {verdict}" for verdict in words)
-    said = [f"Claims with a verdict at `{study}`: {judged} of {len(frame)}; {verdicts}."]
+    facts = [f"Claims with a verdict at `{study}`: {judged} of {len(frame)}; {verdicts}."]
     for kinds_of, begin in (
         ([Verdict.OPPOSITE, Verdict.CONTRADICTED], "Of these claims of the paper the opposite was found"),
         ([Verdict.DEPENDS], "Another definition of Table 6 or another study points the other way for"),
     ):
         if claims := list(map(markdown, frame.loc[frame["verdict"].isin(kinds_of), "claim"])):
-            said.append(f"{begin}: {'; '.join(claims)}.")
+            facts.append(f"{begin}: {'; '.join(claims)}.")
     known = frame[frame["verdict"] != Verdict.PENDING]
     kinds = [
         (int((known["seeds"] == 0).sum()), "compare sizes of models, which need no training"),
         (int(known["paper"].isna().sum()), "are comparisons with a control, which the paper does not have"),
     ]
     if named := [f"{number} {kind}" for number, kind in kinds if number]:
-        said.append(f"Of the claims with a verdict {', and '.join(named)}.")
-    return said
+        facts.append(f"Of the claims with a verdict {', and '.join(named)}.")
+    return facts
 
 
 def forest_picture(results: Path, study: str, link: str, width: int | None = None) -> list[str]:
@@ -184,23 +181,6 @@ def cost(results: Path, study: str) -> str:
     if stale := sum(map(code_changed, records)):
         text += f" Of these records {stale} are stale: their values come from an earlier version of the code."
     return text
-
-
-def code_changed(record: Record) -> bool:
-    """Whether the code of a training differs from the present code."""
-    return record.provenance["digests"]["code"] != _code(record.run)
-
-
-@functools.cache  # records of several seeds and studies share it
-def _code(run: str) -> str:
-    declared = load_runs().get(run)
-    return training_code(declared.config, declared.options) if declared else ""
-
-
-def records_of(results: Path, study: str) -> list[Record]:
-    """Every record of a study."""
-    records = (read_record(path) for path in sorted((results / study / "runs").glob("*/seed*.json")))
-    return [record for record in records if record]
 
 
 def _table(

@@ -21,23 +21,23 @@ def image_page(sheet: Mapping[str, Any], name: str) -> str:
         ("Crowd regions", "crowds"),
         ("Objects", "objects"),
     ]
-    body = [[said, *(f"{splits[split][key]:,}" for split in splits)] for said, key in rows]
-    for key, said in (("objects_by_size", "Objects, {} mask"), ("objects_by_class", "Objects, {}")):
+    body = [[label, *(f"{splits[split][key]:,}" for split in splits)] for label, key in rows]
+    for key, label in (("objects_by_size", "Objects, {} mask"), ("objects_by_class", "Objects, {}")):
         for part in splits["val2017"][key]:
-            body.append([said.format(part), *(f"{splits[split][key][part]:,}" for split in splits)])
-    for key, said in (
+            body.append([label.format(part), *(f"{splits[split][key][part]:,}" for split in splits)])
+    for key, label in (
         ("mask_area", "Area of the mask, pixels, percentile {}"),
         ("box_side", "Square root of the box's area, pixels, percentile {}"),
         ("centres_inside", "Anchor centres in the box, percentile {}"),
     ):
         for part in splits["val2017"][key]:
-            body.append([said.format(part), *(f"{splits[split][key][part]:,.1f}" for split in splits)])
+            body.append([label.format(part), *(f"{splits[split][key][part]:,.1f}" for split in splits)])
     for m in splits["val2017"]["share_with_fewer_centres"]:
         shares = (f"{splits[split]['share_with_fewer_centres'][m]:.1%}" for split in splits)
         body.append([f"Objects with fewer than m = {m} anchor centres", *shares])
     few = [size for size, count in splits["val2017"]["objects_by_size"].items() if count < FEWEST]
     size = " × ".join(map(str, sheet["drawing"]["image_size"]))
-    said = (
+    caution = (
         f" AP by size is of no use for {' and '.join(few)} objects, of which there are fewer than {FEWEST}."
     )
     return "\n".join(
@@ -46,7 +46,7 @@ def image_page(sheet: Mapping[str, Any], name: str) -> str:
             "`tood images` draws them, measures what is here, and writes this page.\n",
             f"![The first validation images]({name}_images.png)\n",
             f"Images have {size} pixels. Small, medium and large are COCO's classes: mask areas below 32², "
-            f"below 96², and above.{said if few else ''}\n",
+            f"below 96², and above.{caution if few else ''}\n",
             f"Hue does not tell the class. Nearest neighbours on the mean hue of an object are right for "
             f"{hue['accuracy']:.1%} of the validation objects; to name the largest class always is right for "
             f"{hue['largest_class']:.1%}.\n",

@@ -1,9 +1,12 @@
 """What is kept of studies below `results/`, read for the pages and for the checks of claims."""
 
+import functools
 from pathlib import Path
 
 import pandas as pd
 
+from tood.ledger.code_digest import training_code
+from tood.ledger.records import Record, read_record
 from tood.report.evidence import Evidence
 from tood.report.readings import READINGS
 from tood.report.tables import NO_METRICS, as_metrics, read_complexity
@@ -58,18 +61,35 @@ def kept_readings(results: Path, study: str) -> pd.DataFrame:
         raise DamagedFile(f"{path}: no table of readings ({error}); call the workflow again") from error
 
 
+def records_of(results: Path, study: str) -> list[Record]:
+    """Every record of a study."""
+    records = (read_record(path) for path in sorted((results / study / "runs").glob("*/seed*.json")))
+    return [record for record in records if record]
+
+
+def code_changed(record: Record) -> bool:
+    """Whether the code of a training differs from the present code."""
+    return record.provenance["digests"]["code"] != _code(record.run)
+
+
+@functools.cache  # records of several seeds and studies share it
+def _code(run: str) -> str:
+    declared = load_runs().get(run)
+    return training_code(declared.config, declared.options) if declared else ""
+
+
 def _trained(results: Path, study: str) -> pd.DataFrame:
     path = results / study / METRICS
     if not path.is_file():
         return NO_METRICS
     try:
-        found = pd.read_csv(path)
-        if lacking := [name for name in _NEEDED if name not in found]:
+        metrics = pd.read_csv(path)
+        if lacking := [name for name in _NEEDED if name not in metrics]:
             raise ValueError(f"without {', '.join(lacking)}")
-        found = as_metrics(found)
+        metrics = as_metrics(metrics)
     except (ValueError, TypeError) as error:
         raise DamagedFile(f"{path}: no table of metrics ({error}); call the workflow again") from error
-    return found[found["seed"].notna()]
+    return metrics[metrics["seed"].notna()]
 
 
 def _sizes(results: Path) -> pd.DataFrame:

@@ -54,11 +54,11 @@ def methods(runs: Iterable[Run], metrics: pd.DataFrame, states: Mapping[str, str
         of_metric = {name: own[own["metric"] == name] for name in METHOD_METRICS}
         row: dict[str, Any] = {"run": run.id, "method": run.title, "status": str(states.get(run.id, ""))}
         row["seeds"] = int(of_metric["AP"]["seed"].nunique())
-        for name, found in of_metric.items():
-            sample = found["value"].to_numpy(float)
+        for name, of_seeds in of_metric.items():
+            sample = of_seeds["value"].to_numpy(float)
             low, high = paired_interval(sample)
             row |= {name: float(sample.mean()) if len(sample) else math.nan}
-            row |= {f"{name}_low": low, f"{name}_high": high, f"{name}_stale": bool(found["stale"].any())}
+            row |= {f"{name}_low": low, f"{name}_high": high, f"{name}_stale": bool(of_seeds["stale"].any())}
         row |= _difference(run.id, runs[0].id, by_run)
         rows.append(row)
     frame = pd.DataFrame(rows)
@@ -113,8 +113,8 @@ def best(frame: pd.DataFrame) -> str:
 def _difference(run: str, first: str, values: Mapping[str, BySeed]) -> dict[str, float]:
     """The columns of the difference to the first run."""
     seeds = common_seeds([run, first], values) if run != first else []
-    found = estimate({run: 1, first: -1}, values, seeds) if seeds else None
-    mean, interval = (found.mean, found.paired) if found else (math.nan, NO_INTERVAL)
+    effect = estimate({run: 1, first: -1}, values, seeds) if seeds else None
+    mean, interval = (effect.mean, effect.paired) if effect else (math.nan, NO_INTERVAL)
     return {"difference": mean, "difference_low": interval.low, "difference_high": interval.high}
 
 

@@ -137,8 +137,8 @@ def of_sizes(table: Table, metrics: pd.DataFrame) -> list[str]:
 
 def of_data(statuses: Iterable[Status]) -> list[str]:
     """What the check of the data said of them, such as what training leaves out."""
-    said = [(status.provenance.get("data") or {}).get("notes", []) for status in statuses]
-    return list(dict.fromkeys(f"Data: {note}" for notes in said for note in notes))
+    notes = [(status.provenance.get("data") or {}).get("notes", []) for status in statuses]
+    return list(dict.fromkeys(f"Data: {note}" for of_status in notes for note in of_status))
 
 
 def with_origins(table: Table, released: Mapping[str, Mapping]) -> Table:

@@ -6,10 +6,10 @@ from statistics import mean, stdev
 
 from tood.ledger.records import Record
 from tood.report.claim_sentences import findings
-from tood.report.claims_table import effect_with_interval
+from tood.report.effects import effect_with_interval
 from tood.report.evidence import judge, summary
-from tood.report.front_page import code_changed, cost, forest_picture, measured_tables, records_of
-from tood.report.kept import kept, kept_evidence
+from tood.report.front_page import cost, forest_picture, measured_tables
+from tood.report.kept import code_changed, kept, kept_evidence, records_of
 from tood.report.markup import markdown, markdown_table, number
 from tood.report.readings import DEFAULT
 from tood.report.tables import build, with_enough_objects
@@ -125,15 +125,16 @@ def elsewhere(results: Path) -> str:
     judged = judge(claims, evidence, tables)
     names = [name for name, *_ in evidence.checks]
     looks = judged[judged["decides"].astype(bool) & (judged["reading"] == DEFAULT)]
-    body = []
+    body, notes = [], []
     for claim, own in zip(claims, summary(judged).to_dict("records"), strict=True):
         spec = tables[claim.table].metrics[claim.metric]
         of_claim = looks[looks["id"] == claim.id].set_index("check").to_dict("index")
         if any(of_claim[name]["seeds"] for name in names if name in of_claim):
             cells = [_effect(of_claim.get(name), spec) for name in ("", *names)]
             body.append([markdown(claim.claim), markdown(claim.metric), *cells, own["verdict"]])
+            notes += [markdown(f"{claim.claim}: {own['note']}")] if own["note"] else []
     header = ["Claim", "Metric", "ours", *names, "Verdict"]
-    return markdown_table(page.elsewhere, header, body, 2, [])
+    return markdown_table(page.elsewhere, header, body, 2, notes)
 
 
 def _effect(row: Mapping | None, spec: str) -> str:

@@ -38,22 +38,22 @@ def sentences(plan: Plan, statuses: Sequence[Status], tables: Path) -> list[str]
         tables: folder of its tables.
     """
     judged = read_judged(path) if (path := tables / f"{CLAIMS}.csv").is_file() else None
-    said = [] if judged is None else [effect_of_the_method(judged)]
+    lines = [] if judged is None else [effect_of_the_method(judged)]
     if (path := tables / f"{METHODS}.csv").is_file() and plan.own_data:
-        said.append(best(pd.read_csv(path)))
+        lines.append(best(pd.read_csv(path)))
     if judged is not None:
-        said += verdicts(judged, plan.scale.comparable)
+        lines += verdicts(judged, plan.scale.comparable)
     states = Counter(str(status.state) for status in statuses)
     if set(states) != {State.DONE}:
-        said.append(
+        lines.append(
             f"{states.total()} trainings: {', '.join(f'{n} {state}' for state, n in states.items())}."
         )
     if not (plan.scale.comparable or plan.own_data):
-        said.append(
+        lines.append(
             "The paper's numbers are of COCO and of full-sized models. Those of this study can be compared "
             "with one another, not with them."
         )
-    return list(filter(None, said))
+    return list(filter(None, lines))
 
 
 def effect_of_the_method(judged: pd.DataFrame) -> str:
@@ -62,17 +62,18 @@ def effect_of_the_method(judged: pd.DataFrame) -> str:
     Args:
         judged: `claims.csv`.
     """
-    first, *_, last = load_pages().detectors.values()
+    (baseline, first), *_, (method, last) = load_pages().detectors.items()
     rows = summary(judged)
-    found = rows[(rows["contrast"] == f"{last} - {first}") & (rows["metric"] == "AP") & (rows["seeds"] > 0)]
-    if found.empty:
+    known = rows[(rows["contrast"] == f"{last} - {first}") & (rows["metric"] == "AP") & (rows["seeds"] > 0)]
+    if known.empty:
         return ""
-    row = found.iloc[0]
+    row = known.iloc[0]
+    claim = f"{row['claim']} ({method}: the paper's object detector; {baseline}: its baseline)"
     mean, low, high = (number(row[name], "+.1f") for name in ("mean", "low", "high"))
     if math.isnan(row["low"]):
-        return f"{row['claim']}: {mean} AP, with one seed and so without an interval."
+        return f"{claim}: {mean} AP, with one seed and so without an interval."
     return (
-        f"{row['claim']}: {mean} AP ({CONFIDENCE:.0%} interval {low} to {high}, "
+        f"{claim}: {mean} AP ({CONFIDENCE:.0%} interval {low} to {high}, "
         f"{row['seeds']} seeds): {row['verdict']}.{_elsewhere(judged, row)}"
     )
 
@@ -102,7 +103,7 @@ def verdicts(judged: pd.DataFrame, comparable: bool) -> list[str]:
     if known.empty:
         return ["No claim of the paper has a verdict yet."] if pending else []
     trained, sizes = known[known["seeds"] > 0], known[known["seeds"] == 0]
-    said = []
+    lines = []
     if len(trained):
         fewest, most = int(trained["seeds"].min()), int(trained["seeds"].max())
         seeds = f"{most} seed{'s' * (most > 1)}" if fewest == most else f"{fewest} to {most} seeds"
@@ -111,13 +112,13 @@ def verdicts(judged: pd.DataFrame, comparable: bool) -> list[str]:
         controls = f", {ours} of them with a control that the paper lacks" if 0 < ours < len(trained) else ""
         others = "Another claim has" if pending == 1 else f"{pending} other claims have"
         rest = f" {others} no verdict, as not all of the runs are trained." if pending else ""
-        said.append(
+        lines.append(
             f"{len(trained)} claim{'s' * (len(trained) > 1)} on trainings ({seeds}){controls}: "
             f"{_counted(trained, comparable)}. Significant after Holm's correction: {significant}.{rest}"
         )
     if len(sizes):
-        said.append(f"Claims on sizes of models, which need no training: {_counted(sizes, comparable)}.")
-    return said
+        lines.append(f"Claims on sizes of models, which need no training: {_counted(sizes, comparable)}.")
+    return lines
 
 
 def _counted(rows: pd.DataFrame, comparable: bool) -> str:
@@ -150,8 +151,8 @@ def _images(plan: Plan, made: Sequence[Mapping[str, Any]]) -> str:
     drawn = {"train": drawing.train_images, "val": drawing.val_images} if drawing else {}
     counts = {split: data.get(split, {}).get("images", drawn.get(split)) for split in ("train", "val")}
     words = {"train": "to train", "val": "to validate"}
-    said = [f"{count:,} {words[split]}" for split, count in counts.items() if count]
+    parts = [f"{count:,} {words[split]}" for split, count in counts.items() if count]
     if drawing:
         size = " × ".join(map(str, drawing.image_size))
-        said.append(f"generated, {size} pixels, {len(CLASSES)} classes")
-    return ", ".join(said)
+        parts.append(f"generated, {size} pixels, {len(CLASSES)} classes")
+    return ", ".join(parts)

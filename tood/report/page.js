@@ -37,10 +37,10 @@ for (const button of document.querySelectorAll(".sortable th button")) {
       const cell = row.cells[title.cellIndex];
       return [cell.dataset.order ?? cell.textContent, row];
     });
-    keyed.sort(([one], [other]) => {
-      if (!one || !other) return !one - !other;
-      const numbers = Number(one) - Number(other);
-      const order = Number.isNaN(numbers) ? one.localeCompare(other) : numbers;
+    keyed.sort(([key], [other]) => {
+      if (!key || !other) return !key - !other;
+      const numbers = Number(key) - Number(other);
+      const order = Number.isNaN(numbers) ? key.localeCompare(other) : numbers;
       return rising ? order : -order;
     });
     body.append(...keyed.map(([, row]) => row));

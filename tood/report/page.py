@@ -1,6 +1,7 @@
 """One page with everything that a study shows: what came out, figures, tables, and every training."""
 
 import base64
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
@@ -41,11 +42,7 @@ _FIGURES_OF = {
     "table4": ("alpha_beta",),
     "positives": ("positives",),
 }
-# A table in a caption is as wide as it is, and shows where it goes on.
-_SCROLL, _SCROLLED = (
-    '<div class="frame"><div class="scroll" role="region" tabindex="0">',
-    "</table></div></div>",
-)
+_TABLE = re.compile(r"(<table>.*?</table>)", re.DOTALL)  # in a caption
 _DPI = 200  # of a figure's PNG (`tood.analysis.figures.files`)
 
 
@@ -54,7 +51,7 @@ class Picture(NamedTuple):
 
     name: str
     alt: str
-    caption: Markup
+    caption: Sequence[Markup]  # in parts; a table is a part of its own, and the page lets it scroll
     light: str  # PNG in base64
     dark: str  # the same for dark pages; empty where there is none
     width: int  # CSS pixels
@@ -72,8 +69,8 @@ def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] 
     paths, statuses = StudyPaths(plan.name), known_status(plan)
     declared = load_tables(runs=plan.all_runs)
     pictures = {path.stem: picture(path) for path in sorted(figures, key=_place)}
-    found = sections(plan, statuses, declared)
-    shown = [section for section in found if not section.empty]
+    all_sections = sections(plan, statuses, declared)
+    shown = [section for section in all_sections if not section.empty]
     notes, shown = _notes_apart(plan, statuses, shown)
     for section in shown:
         named = [name for name in _FIGURES_OF.get(section.id, ()) if name in pictures]
@@ -91,7 +88,7 @@ def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] 
         first=[pictures.pop(name) for name in PICTURES_FIRST if name in pictures],
         notes=[Markup(html(note)) for note in notes],
         sections=shown,
-        without_values=[section for section in found if section.empty],
+        without_values=[section for section in all_sections if section.empty],
         figures=list(pictures.values()),
         absent=absent or {},
         columns=columns,
@@ -114,18 +111,18 @@ def sections(plan: Plan, statuses: Sequence[Status], declared: Mapping[str, Tabl
     for status in statuses:
         states.setdefault(status.run.id, []).append(str(status.state))
     of_paper = {row.run for table in declared.values() if table.printed for row in table.rows}
-    found = []
+    parts = []
     for name in table_names(plan, declared):
         path = folder / f"{name}.md"
         if not path.is_file():
             continue
         if name == CLAIMS:
-            found.append(claims_section(path, claims_of(plan, load_claims(plan.all_runs, declared)), states))
+            parts.append(claims_section(path, claims_of(plan, load_claims(plan.all_runs, declared)), states))
         elif name == METHODS:
-            found.append(methods_section(path))
+            parts.append(methods_section(path))
         else:
-            found.append(table_section(path, tables[name], states, of_paper))
-    return found
+            parts.append(table_section(path, tables[name], states, of_paper))
+    return parts
 
 
 def _notes_apart(
@@ -181,14 +178,14 @@ def _place(path: Path) -> tuple[int, str]:
 def picture(path: Path) -> Picture:
     """A figure with its caption, which is beside it, and its variant for dark pages."""
     alt = load_pages().figures.get(path.stem, path.stem)
-    said, dark = path.with_suffix(".md"), dark_picture(path)
-    caption = said.read_text(encoding="utf-8") if said.is_file() else alt
+    beside, dark = path.with_suffix(".md"), dark_picture(path)
+    caption = beside.read_text(encoding="utf-8") if beside.is_file() else alt
     content = path.read_bytes()
     width, height = Image.open(BytesIO(content)).size
     return Picture(
         name=path.stem,
         alt=alt,
-        caption=Markup(html(caption).replace("<table>", _SCROLL + "<table>").replace("</table>", _SCROLLED)),
+        caption=[Markup(part) for part in _TABLE.split(html(caption))],
         light=base64.b64encode(content).decode(),
         dark=base64.b64encode(dark.read_bytes()).decode() if dark.is_file() else "",
         width=round(width * 100 / _DPI),

@@ -113,11 +113,11 @@ def measure_all(sources: Sequence[Detections], least_score: float, least_iou: fl
     """
     values, curves, confusions = [], [], {}
     for source in sources:
-        found = _measured(source, least_score, least_iou)
+        measured = _measured(source, least_score, least_iou)
         made = {"run": source.run, "seed": source.seed}
-        values.append(found.metrics.assign(**made, stale=source.stale))
-        curves.append(found.curves.assign(**made))
-        confusions[source.run, source.seed] = found.confusion
+        values.append(measured.metrics.assign(**made, stale=source.stale))
+        curves.append(measured.curves.assign(**made))
+        confusions[source.run, source.seed] = measured.confusion
     columns = ["run", "seed", "category_id", "class", "images", "objects", *METRICS, "stale"]
     together = pd.concat(values, ignore_index=True)[columns].astype({"seed": "Int64"})
     of_curves = pd.concat(curves, ignore_index=True).astype({"seed": "Int64"})
@@ -143,56 +143,62 @@ def _measured(source: Detections, least_score: float, least_iou: float) -> PerCl
         raise InputError(f"{source.results}: does not fit {source.annotations}: {error}") from error
 
 
-def write_classes(found: ByClass, folder: Path) -> None:
+def write_classes(results: ByClass, folder: Path) -> None:
     """Write tables as CSV and Markdown, and figures as PNG and PDF with their captions."""
-    frames = {"classes": found.metrics, "precision_recall": found.curves, "confusion": confusion_frame(found)}
+    frames = {
+        "classes": results.metrics,
+        "precision_recall": results.curves,
+        "confusion": confusion_frame(results),
+    }
     for name, frame in frames.items():
         write_text(folder / f"{name}.csv", frame.to_csv(index=False, float_format="%.8g"))
-    write_text(folder / "classes.md", to_markdown(found))
-    seeds = _of_seeds(found.metrics)
+    write_text(folder / "classes.md", to_markdown(results))
+    seeds = _of_seeds(results.metrics)
     bars = " Bars are the range over seeds." if seeds else ""
-    save_captioned(draw_ap(found.metrics), folder / "ap", f"AP of each class{seeds}.{bars}\n")
-    shown, known = with_curves(found.metrics), found.metrics.dropna(subset="AP")["class"].nunique()
+    save_captioned(draw_ap(results.metrics), folder / "ap", f"AP of each class{seeds}.{bars}\n")
+    shown, known = with_curves(results.metrics), results.metrics.dropna(subset="AP")["class"].nunique()
     half = MOST_PANELS // 2
     chosen = f" Drawn are the {half} classes of {known} with the highest AP and the {half} with the lowest."
     save_captioned(
-        draw_curves(found.curves, shown, "AP50"),
+        draw_curves(results.curves, shown, "AP50"),
         folder / "precision_recall",
         "Precision against recall of each class at an IoU of 0.5, interpolated as in COCO's AP50"
         f"{seeds}.{chosen if known > MOST_PANELS else ''}\n",
     )
-    names = list(dict.fromkeys(found.metrics["class"]))
-    for run in dict.fromkeys(found.metrics["run"]):
-        counts = sum(matrix for (of_run, _), matrix in found.confusion.items() if of_run == run)
+    names = list(dict.fromkeys(results.metrics["class"]))
+    for run in dict.fromkeys(results.metrics["run"]):
+        counts = sum(matrix for (of_run, _), matrix in results.confusion.items() if of_run == run)
         save_captioned(
             draw_confusion(np.asarray(counts), names),
             folder / f"confusion_{run}",
             f"Classes of objects against classes of detections of {run}"
-            f"{_of_seeds(found.metrics, run, 'summed')}. Detections with a score of at least "
-            f"{found.least_score:g} count, each with the free object of the highest IoU, if that is at least "
-            f"{found.least_iou:g}. Colour is the share of the row. The last row has detections without an "
-            "object, the last column objects without a detection.\n",
+            f"{_of_seeds(results.metrics, run, 'summed')}. Detections with a score of at least "
+            f"{results.least_score:g} count, each with the free object of the highest IoU, if that is at "
+            f"least {results.least_iou:g}. Colour is the share of the row. The last row has detections "
+            "without an object, the last column objects without a detection.\n",
         )
 
 
-def confusion_frame(found: ByClass) -> pd.DataFrame:
+def confusion_frame(results: ByClass) -> pd.DataFrame:
     """The matrices in rows: run, seed, class of the object, class of the detection, count (above 0)."""
-    names = list(dict.fromkeys(found.metrics["class"]))
+    names = list(dict.fromkeys(results.metrics["class"]))
     objects, detected = [*names, NO_OBJECT], [*names, MISSED]
     rows = [
         (run, seed, objects[row], detected[column], int(matrix[row, column]))
-        for (run, seed), matrix in found.confusion.items()
+        for (run, seed), matrix in results.confusion.items()
         for row, column in zip(*matrix.nonzero(), strict=True)
     ]
     frame = pd.DataFrame(rows, columns=["run", "seed", "object", "detected_as", "count"])
     return frame.astype({"seed": "Int64"})
 
 
-def to_markdown(found: ByClass) -> str:
+def to_markdown(results: ByClass) -> str:
     """AP of each class and run, the mean and sample standard deviation over seeds."""
-    header, body = cells(found.metrics)
-    caption = f"**AP by class**, in percent{_of_seeds(found.metrics)}. The mean over classes is the run's AP."
-    stale = found.metrics["stale"].any()
+    header, body = cells(results.metrics)
+    caption = (
+        f"**AP by class**, in percent{_of_seeds(results.metrics)}. The mean over classes is the run's AP."
+    )
+    stale = results.metrics["stale"].any()
     below = ["Some values are stale: code, settings or data have changed since."] if stale else []
     rows = [list(map(markdown, row)) for row in body]
     return markdown_table(caption, list(map(markdown, header)), rows, 1, below)

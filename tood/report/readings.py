@@ -21,9 +21,9 @@ def values_by_reading(readings: pd.DataFrame) -> Mapping[tuple[str, str], Values
     Returns:
         by (metric, reading)
     """
-    found: dict[tuple[str, str], Values] = {}
+    values: dict[tuple[str, str], Values] = {}
     for run, seed, reading, name, value in readings[READINGS].itertuples(index=False):
         if name in METRIC_OF and reading != DEFAULT:
-            of_runs = found.setdefault((METRIC_OF[name], reading), {})
+            of_runs = values.setdefault((METRIC_OF[name], reading), {})
             of_runs.setdefault(run, {})[int(seed)] = float(value)
-    return found
+    return values

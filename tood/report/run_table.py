@@ -51,8 +51,8 @@ def run_table(statuses: Iterable[Status]) -> tuple[list[str], list[RunRow]]:
 
 def machine(status: Status) -> str:
     """The GPUs of a training, or its CPU; empty where it is unknown."""
-    found: dict[str, Any] = status.provenance.get("hardware", {})
-    return ", ".join(map(str, found.get("gpu_names") or [found.get("cpu") or ""]))
+    hardware: dict[str, Any] = status.provenance.get("hardware", {})
+    return ", ".join(map(str, hardware.get("gpu_names") or [hardware.get("cpu") or ""]))
 
 
 def sources(statuses: Iterable[Status]) -> dict[str, str]:

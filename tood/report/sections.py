@@ -1,6 +1,7 @@
 """The tables of `report.html`: the rows that were asked for, from the files under `tables/`."""
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from tood.report.markup import cells_of_table, html
+from tood.report.shown import COMPLEXITY_METRICS, SWEPT
 from tood.study.claims import Claim
 from tood.study.declarations import Table
 
@@ -45,7 +47,7 @@ class PageRow(NamedTuple):
         """The first line of the label, as a link that leaves out marks of footnotes."""
         text, marks = (
             _MARK.sub("", self.label[0]),
-            "".join(found[0] for found in _MARK.finditer(self.label[0])),
+            "".join(mark[0] for mark in _MARK.finditer(self.label[0])),
         )
         return Markup('<a href="#run-{}">{}</a>{}').format(self.run, Markup(text), Markup(marks))
 
@@ -75,33 +77,22 @@ class Section:
 def table_section(
     path: Path, table: Table, states: Mapping[str, Collection[str]], of_paper: Collection[str] = ()
 ) -> Section:
-    """A declared table.
+    """A declared table: the rows of the study's runs, and those of other models whose sizes are known.
 
     Args:
         path: its Markdown; the CSV beside it has the same rows.
         table: its declaration.
         states: of the runs of the study, those of their seeds.
-        of_paper: the runs of tables that the paper prints. A table of this project is not shown while only
-            such runs have values in it, if it has others.
+        of_paper: the runs of tables that the paper prints.
     """
     content = _read(path)
-    shown = [place for place, row in enumerate(table.rows) if row.run in states]
-    if not shown:
-        return Section(path.stem, content.title, empty="none of its runs is in this study")
-    values = pd.read_csv(path.with_suffix(".csv")).iloc[shown]
-    if values[list(table.metrics)].isna().all(axis=None):
-        counts = pd.Series([state for place in shown for state in states[table.rows[place].run]])
-        counted = ", ".join(f"{count} {state}" for state, count in counts.value_counts().items())
-        return Section(path.stem, content.title, empty=f"no value yet ({counted})")
-    own = [place for place, row in enumerate(table.rows) if row.run not in of_paper]
-    if (
-        own
-        and not table.printed
-        and values.loc[values.index.isin(own), list(table.metrics)].isna().all(axis=None)
-    ):
-        return Section(
-            path.stem, content.title, empty="no value yet of the runs that are in this table alone"
-        )
+    known = pd.read_csv(path.with_suffix(".csv"))[list(table.metrics)].notna()
+    in_study = [place for place, row in enumerate(table.rows) if row.run in states]
+    with_value = [place for place in in_study if known.loc[place].any()]
+    if why := _why_empty(table, states, in_study, with_value, of_paper):
+        return Section(path.stem, content.title, empty=why)
+    sized = known[[metric for metric in table.metrics if metric in COMPLEXITY_METRICS]].any(axis=1)
+    shown = [place for place in range(len(table.rows)) if place in in_study or sized[place]]
     rows = [content.rows[place] for place in shown]
     keys, words = len(table.keys), len(table.columns)
     short = max(map(len, table.keys)) <= _SHORT
@@ -118,7 +109,7 @@ def table_section(
         header=[Cell(content.header[place], kinds[place]) for place in columns],
         rows=[
             PageRow(
-                table.rows[place].run,
+                table.rows[place].run if place in in_study else "",
                 _label(row[:keys], short),
                 [Cell(_apart(row[column]), kinds[column]) for column in columns],
             )
@@ -126,6 +117,33 @@ def table_section(
         ],
         left_out=len(table.rows) - len(shown),
     )
+
+
+def _why_empty(
+    table: Table,
+    states: Mapping[str, Collection[str]],
+    in_study: Sequence[int],
+    with_value: Sequence[int],
+    of_paper: Collection[str],
+) -> str:
+    """Why a table is not shown; empty where it is. Rows are given by their places.
+
+    A sweep needs two settings with values. A table of this project needs a value of a run that is in no table
+    of the paper, if it has such runs.
+    """
+    if not in_study:
+        return "none of its runs is in this study"
+    if not with_value:
+        counts = Counter(state for place in in_study for state in states[table.rows[place].run])
+        counted = ", ".join(f"{count} {state}" for state, count in counts.most_common())
+        return f"no value yet ({counted})"
+    if table.name in SWEPT and len(with_value) == 1:
+        setting = ", ".join(f"{key} = {value}" for key, value in table.rows[with_value[0]].key.items())
+        return f"no sweep yet, as only {setting} has a value"
+    own = {place for place, row in enumerate(table.rows) if row.run not in of_paper}
+    if own and not table.printed and own.isdisjoint(with_value):
+        return "no value yet of the runs that are in this table alone"
+    return ""
 
 
 def claims_section(path: Path, claims: Sequence[Claim], runs: Collection[str]) -> Section:
@@ -161,15 +179,15 @@ def claims_section(path: Path, claims: Sequence[Claim], runs: Collection[str]) -
 
 def methods_section(path: Path) -> Section:
     """The methods of a study of the user's own data, by `tood.report.methods`."""
-    found = _read(path)
+    content = _read(path)
     return _section(
-        found,
+        content,
         path,
-        label=[found.header[0]],
-        header=[Cell(title, "number") for title in found.header[2:]],
+        label=[content.header[0]],
+        header=[Cell(title, "number") for title in content.header[2:]],
         rows=[
             PageRow(str(row[1]), [row[0]], [Cell(_apart(cell), "number") for cell in row[2:]])
-            for row in found.rows
+            for row in content.rows
         ],
     )
 
@@ -192,7 +210,7 @@ def _read(path: Path) -> _File:
     return _File(Markup(html(title)).striptags(), Markup(html(caption)), header, rows, below)
 
 
-def _section(found: _File, path: Path, **content: Any) -> Section:
+def _section(file: _File, path: Path, **content: Any) -> Section:
     """A section with the remarks of its file, and those of its footnotes that its rows refer to."""
     rows: Iterable[PageRow] = content["rows"]
     shown = "".join(part for row in rows for part in (*row.label, *(cell.content for cell in row.cells)))
@@ -202,7 +220,7 @@ def _section(found: _File, path: Path, **content: Any) -> Section:
     def numbered(text: str) -> str:
         return _MARK.sub(lambda mark: f"<sup>{marks[mark[1]]}</sup>", text)
 
-    below = {mark[1]: text for text in found.below if (mark := _MARK.match(text)) and mark[1] in marks}
+    below = {mark[1]: text for text in file.below if (mark := _MARK.match(text)) and mark[1] in marks}
     footnotes = [numbered(below[mark]) for mark in marks if mark in below]
     content["rows"] = [
         PageRow(
@@ -214,9 +232,9 @@ def _section(found: _File, path: Path, **content: Any) -> Section:
     ]
     return Section(
         id=path.stem,
-        title=found.title,
-        caption=found.caption,
-        remarks=[text for text in found.below if not _MARK.match(text)],
+        title=file.title,
+        caption=file.caption,
+        remarks=[text for text in file.below if not _MARK.match(text)],
         footnotes=[Markup(html(text)) for text in footnotes],
         **content,
     )

@@ -61,7 +61,8 @@ def table_names(plan: Plan, tables: Mapping[str, Table]) -> list[str]:
 
 def _without_paper(table: Table, runs: Collection[str]) -> Table:
     metrics = {name: spec for name, spec in table.metrics.items() if name not in COMPLEXITY_METRICS}
-    # Footnotes of the paper's tables are about the paper's values.
-    changes: dict[str, Any] = {"paper": {}, "paper_set": None} | ({"footnote": None} if table.printed else {})
+    changes: dict[str, Any] = {"paper": {}, "paper_set": None}
+    if table.printed and table.footnotes_of == "paper":
+        changes["footnote"] = None
     rows = [row.model_copy(update=changes) for row in table.rows if row.run in runs]
     return table.model_copy(update={"metrics": metrics, "paper_set": None, "rows": rows})

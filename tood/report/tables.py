@@ -244,9 +244,9 @@ def _layout(
 
     Rows with the same footnote share its letter, and references of the same source share its number.
     """
-    letters = _marks((row.footnote for row in table.rows), string.ascii_letters, superscript)
+    letters = footnote_marks((row.footnote for row in table.rows), string.ascii_letters, superscript)
     sources = frame["reference_source"].dropna() if "reference_source" in frame else ()
-    numbers = _marks(sources, range(1, len(table.rows) + 1), superscript)
+    numbers = footnote_marks(sources, range(1, len(table.rows) + 1), superscript)
     columns = [column for metric in table.metrics for column in _columns(table, frame, metric)]
     counts = [name for metric in table.metrics if (name := f"{metric}_seeds") in frame]
     seeds = [_SEEDS] if counts else []
@@ -280,7 +280,7 @@ def _range(counts: Sequence[int]) -> str:
     return _DASH.join(map(str, dict.fromkeys((known[0], known[-1])))) if known else _DASH
 
 
-def _marks(texts: Iterable[str | None], marks: Iterable[object], superscript: str) -> dict[str, str]:
+def footnote_marks(texts: Iterable[str | None], marks: Iterable[object], superscript: str) -> dict[str, str]:
     """A mark for each of the texts that are different."""
     different = dict.fromkeys(text for text in texts if text)
     return {text: superscript.format(mark) for text, mark in zip(different, marks, strict=False)}
@@ -311,13 +311,13 @@ def _sets(table: Table, columns: Iterable[tuple[str, str, str]]) -> list[str]:
         return []
     others = {row.paper_set for row in table.rows} - {None, table.paper_set}
     exceptions = "".join(f", {name} where a cell says so" for name in sorted(map(str, others)))
-    said = [
+    facts = [
         "measured values, this study's validation split (val2017 for COCO)",
         f"paper, COCO {table.paper_set}{exceptions}",
         *(["test-dev, what COCO's server said of these models"] if "test_dev" in parts else []),
         *(["reference, COCO val2017"] if "reference" in parts else []),
     ]
-    return [f"Images: {'; '.join(said)}."]
+    return [f"Images: {'; '.join(facts)}."]
 
 
 def _cell(table: Table, row: Row, values: Mapping, metric: str, part: str) -> str:

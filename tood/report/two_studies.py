@@ -79,36 +79,36 @@ def _trained(results: Path, study: str) -> pd.DataFrame:
     path = results / study / METRICS
     if not path.is_file():
         raise InputError(f"{study}: {path} is not there; `tood report --name {study}` writes it")
-    found = kept(results, study)
-    found = found[found["seed"].notna()]
-    if not len(found):
+    metrics = kept(results, study)
+    metrics = metrics[metrics["seed"].notna()]
+    if not len(metrics):
         raise InputError(f"{study}: {path} has no value of a training")
-    if found["stale"].all():
+    if metrics["stale"].all():
         raise InputError(
             f"{study}: every value in {path} is stale; call the workflow again, or check out its code"
         )
-    return with_enough_objects(found)
+    return with_enough_objects(metrics)
 
 
 def _row(run: str, metric: str, first: dict[int, float], second: dict[int, float]) -> dict:
     """The difference of one run."""
     values = {"first": first, "second": second}
     seeds = common_seeds(values, values)
-    found = estimate({"second": 1, "first": -1}, values, seeds)
+    effect = estimate({"second": 1, "first": -1}, values, seeds)
     means = {study: _mean(of_study[seed] for seed in seeds) for study, of_study in values.items()}
     return {
         "run": run,
         "metric": metric,
-        "seeds": found.seeds,
+        "seeds": effect.seeds,
         **means,
-        "mean": found.mean,
-        "sd": found.sd,
-        "low": found.paired.low,
-        "high": found.paired.high,
-        "welch_low": found.welch.low,
-        "welch_high": found.welch.high,
-        "p": found.p,
-        "sample": found.sample,
+        "mean": effect.mean,
+        "sd": effect.sd,
+        "low": effect.paired.low,
+        "high": effect.paired.high,
+        "welch_low": effect.welch.low,
+        "welch_high": effect.welch.high,
+        "p": effect.p,
+        "sample": effect.sample,
     }
 
 

@@ -43,6 +43,8 @@ class Claim(Declaration):
     printed: float | None = None  # the paper's effect, where the table does not print the values
     why: str | None = None  # where `within` comes from, if not from the paper
     headline: bool = False  # README.md shows it
+    whole: str | None = None  # id of the claim on all of its parts together, whose effect is said beside it
+    number: int = 0  # its place in the file, from 1; filled in, so that it is the same in every study
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -100,10 +102,15 @@ def load_claims(runs: Mapping[str, Run], tables: Mapping[str, Table], path: Path
     """The claims, checked against runs and tables."""
     claims = load_declared(_Claims, path).claims
     ids = [claim.id for claim in claims]
+    metrics = {claim.id: claim.metric for claim in claims}
     for claim in claims:
         place = f"{path}: claims: {claim.id}:"
         if ids.count(claim.id) > 1:
             raise ExperimentError(f"{place} is declared twice; remove or rename one")
+        if claim.number:
+            raise ExperimentError(f"{place} number: follows from the place in the file; remove it")
+        if claim.whole and metrics.get(claim.whole) != claim.metric:
+            raise ExperimentError(f"{place} whole: {claim.whole!r} is no claim on {claim.metric}")
         if claim.table not in tables:
             raise ExperimentError(f"{place} table: {claim.table!r} is none of {', '.join(tables)}")
         table = tables[claim.table]
@@ -117,4 +124,4 @@ def load_claims(runs: Mapping[str, Run], tables: Mapping[str, Table], path: Path
                 raise ExperimentError(f"{place} {unknown_run(run, runs)}")
             if run not in rows:
                 raise ExperimentError(f"{place} {run} is in no row of {claim.table}; name another table")
-    return claims
+    return [claim.model_copy(update={"number": number}) for number, claim in enumerate(claims, 1)]

@@ -84,6 +84,7 @@ class Table(Declaration):
         None  # images that the paper's values are of; None: it prints nothing or unsaid
     )
     paper_range: dict[str, tuple[float, float]] = {}  # metric: least and most of all rows, where it says that
+    footnotes_of: Literal["paper", "methods"] = "paper"  # a study of other data shows those of methods alone
     rows: list[Row]
 
     def label(self, row: Row) -> str:

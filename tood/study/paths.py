@@ -54,6 +54,11 @@ class RunPaths:
     alignment_variants = _Below("folder", "alignment_variants.json")  # Table 6 under other definitions
     best_anchors = _Below("folder", BEST_ANCHORS)  # of each object
 
+    @property
+    def seed(self) -> int:
+        """Its seed, which the folder is named after."""
+        return int(self.folder.name.removeprefix("seed"))
+
     def submission(self, images: str, algorithm: str) -> Path:
         """Detections for COCO's server, under the name that it expects.
 

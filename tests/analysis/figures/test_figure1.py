@@ -94,7 +94,7 @@ def test_one_object_in_all_is_shown_in_both_figures(job, tmp_path, monkeypatch):
 
     figures(job, CPU, tmp_path)
     assert "on 1 further object" not in (tmp_path / "figure4.md").read_text()
-    assert "The object of Figure 1, as no other image has one" in (tmp_path / "figure4.md").read_text()
+    assert "on the object of Figure 1, as no other image has one" in (tmp_path / "figure4.md").read_text()
 
 
 def test_data_without_objects_is_refused(manifest, tmp_path):

@@ -16,6 +16,7 @@ from tood.analysis.figures.map_figures import (
     FigureRow,
     draw_figure1,
     draw_figure4,
+    free_corner,
 )
 from tood.analysis.figures.maps import instance_maps
 from tood.analysis.figures.style import YELLOW
@@ -297,6 +298,23 @@ def test_other_objects_have_the_names_of_their_classes():
     result = draw_figure1(figure_rows()).axes[0]
     names = [text.get_text().strip() for text in result.texts if not isinstance(text, Annotation)]
     assert names == ["pizza", "dog"]
+
+
+def test_names_of_other_objects_cover_neither_the_object_nor_one_another():
+    chosen, size, image = np.array([16.0, 16, 48, 48]), np.array([14.0, 5]), (64, 96)
+    for box, place in (
+        ([56, 16, 88, 48], (56, 16)),
+        ([20, 20, 90, 60], (20, 55)),  # its upper left corner is on the object
+        ([20, 2, 90, 40], (20, 2)),
+        ([20, 20, 90, 40], (76, 20)),
+        ([20, 20, 40, 40], None),  # it is on the object
+        ([-9, -9, 30, 30], (0, 0)),
+        ([90, 50, 99, 99], None),  # no room on the image
+        ([60, 20, 62, 40], (60, 20)),  # wider than its box
+    ):
+        assert free_corner(np.array(box, dtype=float), size, [chosen], image) == place, box
+    taken = [chosen, np.array([56.0, 16, 70, 21])]
+    assert free_corner(np.array([56.0, 16, 88, 48]), size, taken, image) == (56, 43)
 
 
 def test_figure_is_the_same_each_time(tmp_path):

@@ -71,29 +71,40 @@ def test_distances_are_drawn_and_summed_up():
     }
     first = best_anchors(pd.DataFrame(columns))
     assert first["lost"].tolist() == pytest.approx([0, 0.2, np.nan, 0.5], nan_ok=True)
-    objects = {"a": [first, first], "b": [first + 0.5, first + 0.5]}
+    objects = {"a": {0: first, 1: first}, "b": {0: first + 0.5, 1: first + 0.5}}
     for axes, column in zip(draw_distances(objects).axes, ("distance", "lost"), strict=True):
-        for line, (found, _) in zip(axes.lines, objects.values(), strict=True):
-            assert np.array_equal(line.get_ydata(), cumulative(found[column].to_numpy(), line.get_xdata()))
+        for line, seeds in zip(axes.lines, objects.values(), strict=True):
+            assert np.array_equal(line.get_ydata(), cumulative(seeds[0][column].to_numpy(), line.get_xdata()))
     assert draw_distances(objects).axes[0].lines[1].get_ydata()[-1] == 0.75  # one has no best anchors
-    text = caption_distances({name: seeds[:1] for name, seeds in objects.items()})
+    text = caption_distances({name: {0: seeds[0]} for name, seeds in objects.items()})
     assert "Mean distance: a 0.300; b 0.800. Mean IoU lost: a 0.233; b 0.733." in text
     assert " 4 objects each." in text
     assert " a has its best anchors closest together. a loses the least IoU. If several" in text
     assert "closest together in every seed. a loses the least IoU in every seed." in caption_distances(
         objects
     )
-    mixed = {"a": [first, first + 1], "b": [first + 0.5, first + 0.5]}  # none is the best of each seed
+    mixed = {"a": {0: first, 1: first + 1}, "b": objects["b"]}  # none is the best of each seed
     assert "closest together" not in caption_distances(mixed)
     assert text.endswith("because of objects that no predicted box of their class touches (a 1; b 1).")
     assert "8 objects each" in caption_distances(objects)
-    assert "ends below 1" not in caption_distances({"a": [first.dropna()]})
+    assert "ends below 1" not in caption_distances({"a": {0: first.dropna()}})
     far = pd.DataFrame({"distance": [0.1, 2.5], "lost": [0, 0.1]})
-    assert caption_distances({"a": [far]}).endswith("because of objects beyond its end (a 1).")
+    assert caption_distances({"a": {0: far}}).endswith("because of objects beyond its end (a 1).")
+
+
+def test_runs_are_compared_seed_by_seed_whatever_their_order():
+    """In seed 1 everything is farther apart; in each seed a is closer together than b."""
+    near, far = (pd.DataFrame({"distance": [value] * 4, "lost": [value] * 4}) for value in (0.2, 0.6))
+    runs = {"a": {0: near, 1: far}, "b": {1: far + 0.1, 0: near + 0.1}}
+    closest = "a has its best anchors closest together in every seed"
+    assert f"{closest}. a loses" in caption_distances(runs)
+    assert f"{closest} that all have. a" in caption_distances(runs | {"b": {1: far + 0.1, 2: near}})
+    assert "closest together" not in caption_distances({"a": {0: near, 1: far}, "b": {2: far}})
 
 
 def test_the_band_of_a_line_reaches_from_the_lowest_seed_to_the_highest():
-    seeds = [pd.DataFrame({"distance": [value] * 4, "lost": [value] * 4}) for value in (0.2, 0.6)]
+    frames = (pd.DataFrame({"distance": [value] * 4, "lost": [value] * 4}) for value in (0.2, 0.6))
+    seeds = dict(enumerate(frames))
     band = draw_distances({"a": seeds}).axes[0].collections[0].get_paths()[0]
     between = band.vertices[(band.vertices[:, 0] > 0.25) & (band.vertices[:, 0] < 0.55)]
     assert set(between[:, 1]) == {0, 1}

@@ -100,7 +100,7 @@ def choose(detectors: Mapping[str, pd.DataFrame], classes: Sequence[str], count:
 def caption(
     choice: Choice, names: Sequence[str], figure: int, shown: Collection[Case], seed: int | None = None
 ) -> str:
-    """The caption of Figure 1 or 4 in Markdown: why these objects, the mean of all, marks, and the rule.
+    """The caption of Figure 1 or 4 in Markdown: what it shows and why; of Figure 1 also marks and rule.
 
     Args:
         choice: the result of the rule on the data.
@@ -109,40 +109,38 @@ def caption(
         shown: the objects in it.
         seed: of the trained detectors.
     """
-    rule = list(conditions(names))
-    baseline, who = names[0], " and ".join(names)
-    if figure == 1:
-        what, where = "An object", "Result, scores and IoUs"
-    elif set(shown) == {choice.cases[0]}:
-        what, where = "The object of Figure 1, as no other image has one", "Results"
-    else:
-        what, where = f"{len(shown)} further object{'s' * (len(shown) != 1)}", "Results"
-    scale = ", with one scale of colours for all scores" if figure == 1 else ""
-    text = [
-        f"**Figure {figure}.** {what}, {_purpose(names, shown)}. {_means(choice, names, seed)} "
-        "The picture is an example, not the evidence.",
-        f"{where} of {who} (Feng et al., TOOD, ICCV 2021, Figure {figure}){scale}. Dashed: the object; "
-        "dotted: other objects; what has no box has no annotation, such as shapes of no class. Circle and "
-        "solid box S: of the candidates, the anchor with the highest score for the object's class, and its "
-        "box. A candidate's box overlaps the object, and no other object of the class more; so the circle "
-        "may be off the maximum of the map. Diamond and dash-dotted box I: the anchor with the highest "
-        "IoU. The square under either mark is the anchor's cell, a stride wide. An arrow leads from the "
-        "object's centre to a best anchor that is farther away than a stride.",
-        f"Selection: of the objects {', '.join(rule[:-1])}, and {rule[-1]}, "
-        f"{'it has' if figure == 1 else 'after that of Figure 1, and each on another image, they have'} "
-        f"the largest distance between both best anchors under {baseline}.{_preferences(choice)}",
-        f"{choice.left:,} of {choice.total:,} objects qualified.",
-    ]
-    return " ".join([*text, *_excused(rule, shown)]) + "\n"
+    rule, who = list(conditions(names)), " and ".join(names)
+    excused = "".join(f" {sentence}" for sentence in _excused(rule, shown))
+    if figure == 4:
+        again = set(shown) == {choice.cases[0]}
+        further = f"{len(shown)} further object{'s' * (len(shown) != 1)}, each on another image"
+        what = "the object of Figure 1, as no other image has one" if again else further
+        return f"**Figure 4.** Results of {who} on {what}; drawn and chosen as in Figure 1.{excused}\n"
+    marks = (
+        "S: of the candidates, the anchor with the highest score for the object's class, and its box. A "
+        "candidate's box overlaps the object, and no other object of the class more; so the circle may be "
+        "off the maximum of the map. I: the anchor with the highest IoU, and its box. The square under a "
+        "mark is the anchor's cell. An arrow leads from the object's centre to a best anchor that is farther "
+        "away than a stride. What has no box has no annotation. All scores have one scale of colours."
+    )
+    selection = (
+        f"Rule: of the objects {', '.join(rule[:-1])}, and {rule[-1]}, it has the largest distance between "
+        f"both best anchors under {names[0]}; {choice.left:,} of {choice.total:,} objects qualified."
+        f"{_preferences(choice)}{excused}"
+    )
+    return (
+        f"**Figure 1.** Result, scores and IoUs of {who} on one object (Figure 1 of Feng et al., ICCV 2021). "
+        f"It is an example, not the evidence: {_purpose(names, shown)}. {_means(choice, names, seed)}\n\n"
+        f"{marks}\n\n{selection}\n"
+    )
 
 
 def _purpose(names: Sequence[str], shown: Collection[Case]) -> str:
     """What the choice makes the figure show."""
-    reason = f"chosen as the best anchors for score and for IoU are far apart under {names[0]}"
-    right = len(names) > 1 and not any(case.dropped for case in shown)
-    if not right:
-        return reason
-    return f"{reason}, while the best-scored box of {names[-1]} has an IoU of at least {LEAST_CLASSIFIED}"
+    far = f"it was chosen because the best anchors for score and for IoU are far apart under {names[0]}"
+    if len(names) == 1 or any(case.dropped for case in shown):
+        return far
+    return f"{far}, while the best-scored box of {names[-1]} has an IoU of at least {LEAST_CLASSIFIED}"
 
 
 def _means(choice: Choice, names: Sequence[str], seed: int | None) -> str:
@@ -154,10 +152,10 @@ def _means(choice: Choice, names: Sequence[str], seed: int | None) -> str:
     first, last = choice.means[names[0]][0], choice.means[names[-1]][0]
     compared = {True: "farther apart", False: "closer together"}[last > first]
     so = f": on average they are {compared} under {names[-1]}" if len(names) > 1 and last != first else ""
-    of_seed = "" if seed is None else f" with the weights of seed {seed}"
+    of_seed = "" if seed is None else f" (seed {seed})"
     return (
-        f"Over all {choice.total:,} objects{of_seed} their mean distance, in units of the square root of the "
-        f"object's area, is {means}{so}."
+        f"Over all {choice.total:,} objects{of_seed} the mean distance of these anchors, in units of the "
+        f"square root of the object's area, is {means}{so}."
     )
 
 
@@ -178,8 +176,8 @@ def _excused(rule: Sequence[str], shown: Collection[Case]) -> list[str]:
         number = sum(case.dropped == dropped for case in shown)
         lacking = ", then ".join(f'"{condition}"' for condition in reversed(rule[-dropped:]))
         sentences.append(
-            f"So {number} of the {len(shown)} shown {'was' if number == 1 else 'were'} chosen after dropping "
-            f"{lacking}."
+            f"{number} of the {len(shown)} shown {'was' if number == 1 else 'were'} chosen after dropping "
+            f"from the rule {lacking}."
         )
     return sentences
 

@@ -35,6 +35,8 @@ CLASSIFICATION = Look("best score", VERMILION, "o", "-", "S", (1, 0))
 LOCALISATION = Look("best IoU", SKY, "D", (0, (8, 2, 2, 2)), "I", (1, 1))
 _TRUTH: dict[str, Any] = {"ec": YELLOW, "linewidth": 1.6, "linestyle": (0, (4, 4))}
 _OTHERS: dict[str, Any] = {"ec": YELLOW, "linewidth": 1, "linestyle": ":"}
+_NAME_SIZE = 7  # points, of the classes of other objects
+_PANEL = 2.4  # inches of the narrowest panel with a result
 _CENTRE: dict[str, Any] = {
     "marker": "+",
     "markersize": 9,
@@ -96,8 +98,8 @@ def draw_figure1(
     aspects = [_aspect(row) for row in rows]
     shown = [row.maps.levels[row.maps.classification.level] for row in rows]
     top = _highest(shown)
-    # A panel is 2.4 inches wide, without labels and colour bars; a row has a title above it and values below.
-    figure = Figure(figsize=(9, sum(2.4 * a + 1.1 for a in aspects) + 1), layout="constrained")
+    # Panels are `_PANEL` wide, without labels and colour bars; a row has a title above it and values below.
+    figure = Figure(figsize=(9, sum(_PANEL * a + 1.1 for a in aspects) + 1), layout="constrained")
     axes = figure.subplots(len(rows), 3, squeeze=False, height_ratios=aspects)
     for row, level, (result, score, iou) in zip(rows, shown, axes, strict=True):
         classified, localised = row.maps.classification, row.maps.localisation
@@ -202,10 +204,7 @@ def _draw_result(axes: Axes, row: FigureRow) -> None:
         stride = row.maps.levels[anchor.level].stride
         cell = (x - stride / 2, y - stride / 2)
         axes.add_patch(Rectangle(cell, stride, stride, fc=to_rgba(look.colour, 0.6), ec="black", lw=0.5))
-    for index, (box, name) in enumerate(zip(row.gt_boxes, row.names, strict=True)):
-        if index != row.instance:
-            _outline(axes, box, **_OTHERS)
-            _name(axes, box, name)
+    _draw_others(axes, row)
     # Dashed and on top, so that a good prediction under it stays visible.
     _outline(axes, row.gt_boxes[row.instance], **_TRUTH)
     _arrows(axes, row, [anchor for anchor, _ in marks])
@@ -243,12 +242,44 @@ def _outline(axes: Axes, box: Sequence[float], **style: Any) -> None:
     axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, **style)).set_path_effects(rim)
 
 
-def _name(axes: Axes, box: Sequence[float], name: str) -> None:
-    """The class of an object in the upper left corner of its box."""
-    (left, right), (lower, upper) = axes.get_xlim(), axes.get_ylim()
-    x, y = max(float(box[0]), min(left, right)), max(float(box[1]), min(lower, upper))
-    text = axes.text(x, y, f" {shown_name(name)}", color="white", fontsize=7, va="top", clip_on=True)
-    text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
+def _draw_others(axes: Axes, row: FigureRow) -> None:
+    """Outline the other objects. Their classes are named where that covers neither the object nor a name."""
+    point = row.image.shape[1] / (_PANEL * 72)  # pixels, at most
+    taken = [row.gt_boxes[row.instance]]
+    for index, (box, name) in enumerate(zip(row.gt_boxes, row.names, strict=True)):
+        if index == row.instance:
+            continue
+        _outline(axes, box, **_OTHERS)
+        text = shown_name(name)
+        size = np.array([0.62 * (len(text) + 1), 1.3]) * _NAME_SIZE * point  # letters are less wide than high
+        if place := free_corner(box, size, taken, row.image.shape[:2]):
+            taken.append(np.array([*place, *(place + size)]))
+            drawn = axes.text(*place, f" {text}", color="white", fontsize=_NAME_SIZE, va="top", clip_on=True)
+            drawn.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
+
+
+def free_corner(
+    box: np.ndarray, size: np.ndarray, taken: Sequence[np.ndarray], image: tuple[int, int]
+) -> tuple[float, float] | None:
+    """Where in a corner of a box something has room: its upper left point (x, y), or None.
+
+    In a left corner it may be wider than the box.
+
+    Args:
+        box: (x1, y1, x2, y2); only its part on the image counts.
+        size: width and height of what is to be placed.
+        taken: boxes that it must not touch.
+        image: height and width.
+    """
+    x1, y1, x2, y2 = np.clip(box, 0, [image[1], image[0]] * 2)
+    right = max(x1, x2 - size[0])
+    for x, y in ((x1, y1), (x1, y2 - size[1]), (right, y1), (right, y2 - size[1])):
+        place = np.array([x, y])
+        ends = place + size
+        touches = any((place < other[2:]).all() and (ends > other[:2]).all() for other in taken)
+        if not touches and (place >= 0).all() and (ends <= [image[1], image[0]]).all():
+            return float(x), float(y)
+    return None
 
 
 def _letter(axes: Axes, anchor: BestAnchor, look: Look, letters: str) -> None:

@@ -43,7 +43,10 @@ def draw_views(runs: Mapping[str, Sequence[RunPaths]], annotations: Path, folder
         name: np.sum([content["density"] for content in several], axis=0)
         for name, several in measured.items()
     }
-    apart = {name: list(map(best_anchors, several)) for name, several in objects.items()}
+    apart = {
+        name: {run.seed: best_anchors(of_seed) for run, of_seed in zip(runs[name], several, strict=True)}
+        for name, several in objects.items()
+    }
     views: dict[str, tuple[Figure, str]] = {
         "distances": (draw_distances(apart), caption_distances(apart)),
         "score_iou": (draw_density(density), caption_density(density)),
@@ -94,11 +97,11 @@ _DISTANCES = {  # column: label, largest value shown
 }
 
 
-def draw_distances(objects: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
+def draw_distances(objects: Mapping[str, Mapping[int, pd.DataFrame]]) -> Figure:
     """Cumulative distributions of the distance between both best anchors and of the IoU lost, a line per run.
 
     Args:
-        objects: `best_anchors` of each seed of each run.
+        objects: `best_anchors` of each run, by seed.
     """
     figure = Figure(figsize=(_WIDTH, 7.4), layout="constrained")
     panels = figure.subplots(2, 1)
@@ -106,12 +109,13 @@ def draw_distances(objects: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
     for axes, (column, (label, largest)) in zip(panels, _DISTANCES.items(), strict=True):
         at = np.linspace(0, largest, 401)
         for place, (name, seeds) in enumerate(objects.items()):
-            look, of_seeds = looks[name], [cumulative(seed[column].to_numpy(), at) for seed in seeds]
+            look = looks[name]
+            of_seeds = [cumulative(frame[column].to_numpy(), at) for frame in seeds.values()]
             bounds = np.min(of_seeds, axis=0), np.max(of_seeds, axis=0)
             axes.fill_between(at, *bounds, color=look.colour, alpha=0.2, linewidth=0)
             axes.plot(
                 at,
-                cumulative(pd.concat(seeds)[column].to_numpy(), at),
+                cumulative(pd.concat(seeds.values())[column].to_numpy(), at),
                 label=name,
                 marker=look.marker,
                 markersize=5,
@@ -141,10 +145,15 @@ def _point_to_better(axes: Axes) -> None:
     )
 
 
-def caption_distances(objects: Mapping[str, Sequence[pd.DataFrame]]) -> str:
-    """The caption of the figure, with the means and what they say."""
-    frames = {name: pd.concat(seeds) for name, seeds in objects.items()}
-    means = {column: {name: frame[column].mean() for name, frame in frames.items()} for column in _DISTANCES}
+def caption_distances(objects: Mapping[str, Mapping[int, pd.DataFrame]]) -> str:
+    """The caption of the figure, with the means and what they say; arguments as of `draw_distances`."""
+    all_seeds = {name: pd.concat(seeds.values()) for name, seeds in objects.items()}
+    means = {
+        column: {name: frame[column].mean() for name, frame in all_seeds.items()} for column in _DISTANCES
+    }
+    shared = set.intersection(*map(set, objects.values()))
+    every = " in every seed" * any(len(seeds) > 1 for seeds in objects.values())
+    every += " that all have" * any(set(seeds) != shared for seeds in objects.values())
 
     def of_each(column: str) -> str:
         return _listed(
@@ -152,18 +161,19 @@ def caption_distances(objects: Mapping[str, Sequence[pd.DataFrame]]) -> str:
         )
 
     def least(column: str, has: str) -> str:
-        """Which method has the least in every seed; empty where no one does."""
-        by_seed = {name: [frame[column].mean() for frame in seeds] for name, seeds in objects.items()}
-        for name, own in by_seed.items():
-            others = [values for other, values in by_seed.items() if other != name]
-            if all(mine < each for values in others for mine, each in zip(own, values, strict=False)):
-                return f"{name} {has}{' in every seed' * (len(own) > 1)}. " if others else ""
+        """Which method has the least in every seed that all have; empty where no one does."""
+        by_seed = [{name: objects[name][seed][column].mean() for name in objects} for seed in shared]
+        for name in objects if len(objects) > 1 else ():
+            if by_seed and all(
+                of_all[name] < mean for of_all in by_seed for other, mean in of_all.items() if other != name
+            ):
+                return f"{name} {has}{every}. "
         return ""
 
     beyond = {
-        name: int((frame["distance"] > _DISTANCES["distance"][1]).sum()) for name, frame in frames.items()
+        name: int((frame["distance"] > _DISTANCES["distance"][1]).sum()) for name, frame in all_seeds.items()
     }
-    lacking = {name: int(frame["lost"].isna().sum()) for name, frame in frames.items()}
+    lacking = {name: int(frame["lost"].isna().sum()) for name, frame in all_seeds.items()}
     ends = [
         f"objects {why} ({_listed({name: f'{number:,}' for name, number in counts.items() if number})})"
         for counts, why in (
@@ -182,7 +192,7 @@ def caption_distances(objects: Mapping[str, Sequence[pd.DataFrame]]) -> str:
         f"{least('distance', 'has its best anchors closest together')}"
         f"{least('lost', 'loses the least IoU')}If several anchors have "
         "about equally good boxes, as after the alignment of boxes, the best anchor may be far away and no "
-        f"IoU is lost. {len(next(iter(frames.values()))):,} objects each."
+        f"IoU is lost. {len(next(iter(all_seeds.values()))):,} objects each."
         + (f" A line ends below 1 because of {' and of '.join(ends)}." if ends else "")
     )
 
