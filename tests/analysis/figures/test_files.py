@@ -70,7 +70,7 @@ def figures_of_the_workflow() -> dict[str, Figure]:
     m = pd.DataFrame({"m": [9, 13, 17], "AP": [40.0, 41.0, 40.5]})
     table4 = pd.DataFrame({"α": [1.0, 1.0], "β": [4.0, 6.0], "AP": [40.0, 41.0], "AP_paper": [42.0, 42.5]})
     return {
-        "distances": draw_distances({"a": [objects]}),
+        "distances": draw_distances({"a": {0: objects}}),
         "score_iou": draw_density({"a": density}),
         "ap_by_iou": draw_ap_by_iou({"a": [curve]}),
         "box_kinds": draw_box_kinds({"a": np.full((5, 20), 12345)}),
