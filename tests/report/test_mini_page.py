@@ -113,12 +113,12 @@ def test_an_edited_record_is_not_shown(results):
         mini_part(results)
 
 
-def by_id(study: str) -> pd.DataFrame:
-    """What the records of a study say of each claim, under the default reading."""
+def by_id(study: str, check: str = "") -> pd.DataFrame:
+    """What records say of each claim under the default reading: those of a study, or of one that checks it."""
     runs = load_runs()
     tables = load_tables(runs=runs)
     judged = judge(load_claims(runs, tables), kept_evidence(REPOSITORY / "results", study), tables)
-    return judged[(judged["check"] == "") & (judged["reading"] == DEFAULT)].set_index("id")
+    return judged[(judged["check"] == check) & (judged["reading"] == DEFAULT)].set_index("id")
 
 
 def test_what_pages_say_in_words_is_in_the_records():
@@ -142,6 +142,18 @@ def test_what_pages_say_in_words_is_in_the_records():
     assert mini.loc["pcc", "direction"] == open_
     assert cells.loc["pcc", "direction"] == opposite
 
+    longer = by_id("mini", "36 epochs")
+    parts = ["tood_af", "t_head_atss_af", "tal", "more_than_the_sum"]
+    assert set(longer.loc[parts, "seeds"]) == {3}
+    assert longer.loc[parts, "direction"].tolist() == [same, same, open_, open_]
+    assert longer.loc[parts[:2], "mean"].round(1).tolist() == [9.7, 2.6]
+    assert longer.loc["tood_af", ["low", "high"]].astype(float).round(1).tolist() == [3.1, 16.4]
+    assert longer.loc[["redundant", "error", "pcc", "correct"], "direction"].tolist() == [
+        same,
+        same,
+        *[opposite] * 2,
+    ]
+
     results = REPOSITORY / "results"
     means = {row.split(" |")[0]: row for row in agreement(results, "mini").splitlines()}
     for method, distance, lost in (
@@ -149,6 +161,10 @@ def test_what_pages_say_in_words_is_in_the_records():
         ("Parallel head + ATSS", "0.326", "0.217"),
     ):
         assert re.search(rf"\| {distance} ± .* \| {lost} ±", means[f"| {method}"])
+    for study, atss, tood in (("mini", 28.4, 37.4), ("sweeps/mini_schedule3", 49.4, 59.1)):
+        values = pd.read_csv(results / study / "metrics.csv").query("metric == 'AP'")
+        ap = values.groupby("run")["value"].mean().round(1)
+        assert (ap["atss_af"], ap["tood_af"]) == (atss, tood)
     rates: dict[str, list[float]] = {}
     for row in sweep(results).splitlines():
         if row.startswith("| atss_af"):

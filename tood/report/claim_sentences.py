@@ -11,7 +11,7 @@ from scipy import stats
 from tood.report.claims_table import margin, shown_p, verdict_with_welch
 from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
 from tood.report.effects import effect_with_interval, shown
-from tood.report.evidence import SHORT, summary
+from tood.report.evidence import summary
 from tood.report.markup import markdown
 from tood.report.readings import DEFAULT
 from tood.report.verdicts import Verdict
@@ -136,4 +136,4 @@ def _by_reading(default: str, others: Sequence[str]) -> str:
 
 
 def _named(look: Mapping) -> str:
-    return f"{look['check']} ({SHORT.get(look['direction'], look['direction'])})"
+    return f"{look['check']} ({look['direction']})"

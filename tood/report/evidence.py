@@ -25,7 +25,6 @@ COLUMNS = [
     *("note", "study", "check", "reading", "contrast", "decides", "direction", "welch_direction"),
     *("seeds", "mean", "sd", "low", "high", "welch_low", "welch_high", "p", "holm_p"),
 ]
-SHORT = {Verdict.SAME_DIRECTION: "same"}
 
 
 @dataclass(frozen=True)
@@ -256,4 +255,4 @@ def _robustness(looks: Sequence[_Look]) -> str:
 
 
 def _short(verdict: Verdict) -> str:
-    return SHORT.get(verdict, verdict)
+    return "same" if verdict == Verdict.SAME_DIRECTION else verdict
