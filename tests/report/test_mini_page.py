@@ -114,7 +114,7 @@ def test_an_edited_record_is_not_shown(results):
 
 
 def by_id(study: str, check: str = "") -> pd.DataFrame:
-    """What records say of each claim under the default reading: those of a study, or of one that checks it."""
+    """What records say of each claim by the default reading: those of a study, or of one that checks it."""
     runs = load_runs()
     tables = load_tables(runs=runs)
     judged = judge(load_claims(runs, tables), kept_evidence(REPOSITORY / "results", study), tables)
