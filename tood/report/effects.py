@@ -55,9 +55,8 @@ def note_on_whole(judged: pd.DataFrame, claim: str, whole: str, spec: str) -> st
             continue
         who = f"With {own['check']} they" if own["check"] else "They"
         do = "lose" if together["direction"] == Verdict.OPPOSITE else "do not clearly gain"
-        alone = np.nanmean(
-            [together[seed] - own[seed] for seed in seeds]
-        )  # over the seeds that all runs have
+        # The mean is over the seeds that all runs have.
+        alone = np.nanmean([together[seed] - own[seed] for seed in seeds])
         sentences.append(
             f'{who} {do} together: "{together["claim"]}" has {effect_with_interval(together, spec)} '
             f"{together['metric']}. The sum of each alone is {shown(float(alone), spec)}."
