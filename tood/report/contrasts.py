@@ -7,9 +7,10 @@ so a contrast is formed within each seed. Quantiles and tails of Student's t dis
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 CONFIDENCE = 0.95
@@ -42,6 +43,33 @@ class Estimate(NamedTuple):
     def seeds(self) -> int:
         """Number of seeds; 0 for a value that belongs to a model and not to a training."""
         return len(self.sample)
+
+    def columns(self) -> dict[str, Any]:
+        """Its numbers as columns of a row of `frame_by_seed`."""
+        return {
+            "seeds": self.seeds,
+            "mean": self.mean,
+            "sd": self.sd,
+            "low": self.paired.low,
+            "high": self.paired.high,
+            "welch_low": self.welch.low,
+            "welch_high": self.welch.high,
+            "p": self.p,
+            "sample": self.sample,
+        }
+
+
+def frame_by_seed(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    """These columns of the rows, then the sample of each: `seed0`, `seed1` ..., nan where a row lacks a seed.
+
+    Args:
+        rows: each with the columns of an `Estimate`.
+        columns: their names, in order.
+    """
+    samples = [row["sample"] for row in rows]
+    seeds = sorted({seed for sample in samples for seed in sample})
+    by_seed = {f"seed{seed}": [sample.get(seed, math.nan) for sample in samples] for seed in seeds}
+    return pd.DataFrame(rows, columns=list(columns)).assign(**by_seed)
 
 
 def common_seeds(runs: Iterable[str], values: Mapping[str, BySeed]) -> list[int]:

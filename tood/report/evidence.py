@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tood.report.contrasts import NO_INTERVAL, Estimate, common_seeds, estimate, holm
+from tood.report.contrasts import NO_INTERVAL, Estimate, common_seeds, estimate, frame_by_seed, holm
 from tood.report.effects import note_on_whole
 from tood.report.readings import DEFAULT, READINGS, Values, values_by_reading
 from tood.report.tables import NO_METRICS
@@ -107,14 +107,9 @@ def judge(claims: Iterable[Claim], evidence: Evidence, tables: Mapping[str, Tabl
             "note": "",
         }
         rows += [about | row for look in looks for row in _rows(claim, look)]
-    frame = pd.DataFrame(rows, columns=COLUMNS)
+    frame = frame_by_seed(rows, COLUMNS)
     own_rows = (frame["check"] == "") & (frame["reading"] == DEFAULT)
     frame.loc[own_rows, "holm_p"] = holm(frame.loc[own_rows, "p"].astype(float).tolist())
-    samples = [row["sample"] for row in rows]
-    seeds = sorted({seed for sample in samples for seed in sample})
-    frame = frame.assign(
-        **{f"seed{seed}": [sample.get(seed, math.nan) for sample in samples] for seed in seeds}
-    )
     for claim in claims:
         if claim.whole:
             spec = tables[claim.table].metrics[claim.metric]
@@ -192,16 +187,8 @@ def _rows(claim: Claim, look: _Look) -> list[dict]:
             "decides": place == look.decides,
             "direction": look.directions[place],
             "welch_direction": look.by_welch[place],
-            "seeds": effect.seeds,
-            "mean": effect.mean,
-            "sd": effect.sd,
-            "low": effect.paired.low,
-            "high": effect.paired.high,
-            "welch_low": effect.welch.low,
-            "welch_high": effect.welch.high,
-            "p": effect.p,
             "holm_p": math.nan,
-            "sample": effect.sample,
+            **effect.columns(),
         }
         for place, (weights, effect) in enumerate(zip(claim.contrasts, look.estimates, strict=True))
     ]

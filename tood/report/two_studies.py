@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tood.report.contrasts import CONFIDENCE, common_seeds, estimate, holm
+from tood.report.contrasts import CONFIDENCE, common_seeds, estimate, frame_by_seed, holm
 from tood.report.evidence import values_by_metric
 from tood.report.kept import kept
 from tood.report.tables import with_enough_objects
@@ -62,10 +62,7 @@ def compare_studies(results: Path, first: str, second: str, metrics: Sequence[st
         )
     if not rows:
         raise InputError(f"{first} and {second} have no run in common: nothing can be compared")
-    samples = [row.pop("sample") for row in rows]
-    seeds = sorted({seed for sample in samples for seed in sample})
-    by_seed = {f"seed{seed}": [sample.get(seed, math.nan) for sample in samples] for seed in seeds}
-    return pd.DataFrame(rows, columns=COLUMNS).assign(**by_seed)
+    return frame_by_seed(rows, COLUMNS)
 
 
 def number_format(metric: str) -> str:
@@ -96,20 +93,7 @@ def _row(run: str, metric: str, first: dict[int, float], second: dict[int, float
     seeds = common_seeds(values, values)
     effect = estimate({"second": 1, "first": -1}, values, seeds)
     means = {study: _mean(of_study[seed] for seed in seeds) for study, of_study in values.items()}
-    return {
-        "run": run,
-        "metric": metric,
-        "seeds": effect.seeds,
-        **means,
-        "mean": effect.mean,
-        "sd": effect.sd,
-        "low": effect.paired.low,
-        "high": effect.paired.high,
-        "welch_low": effect.welch.low,
-        "welch_high": effect.welch.high,
-        "p": effect.p,
-        "sample": effect.sample,
-    }
+    return {"run": run, "metric": metric, **means, **effect.columns()}
 
 
 def _mean(values: Iterable[float]) -> float:
