@@ -20,12 +20,12 @@ from tood.analysis.detections import (
     class_colour,
     draw,
     drawn_names,
-    free_place,
     lower_threshold,
     missing_glyphs,
 )
 from tood.analysis.figures.figure1 import row
 from tood.analysis.figures.image_maps import of_study, row_of
+from tood.analysis.label_places import free_place
 from tood.cli import main
 from tood.data.images import read_image
 from tood.evaluation.detection import detect

@@ -15,6 +15,7 @@ from matplotlib.ft2font import FT2Font
 from mmengine.structures import InstanceData
 from PIL import Image, ImageDraw, ImageFont
 
+from tood.analysis.label_places import free_place
 from tood.data.images import ImageError, read_image
 from tood.evaluation.detection import coco_results
 from tood.evaluation.detector import Detector
@@ -24,7 +25,6 @@ from tood.runtime.text import one_line
 
 LEAST_SIDE, MOST_SIDE = 400, 4000  # pixels: enlarge a drawing to the first, not beyond the second
 JPEG_SIDE = 65_500  # pixels on a side of a JPEG
-FARTHEST = 6  # heights of a label between a label and its box
 NAME_BYTES = 200  # of a drawing's name before its suffix; file systems have a limit of 255
 FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
@@ -215,44 +215,6 @@ def draw(pixels: np.ndarray, detections: InstanceData, classes: Sequence[str], n
         corner = (placed.place[0] + line - left, placed.place[1] + line - top)
         canvas.text(corner, placed.text, font=font, fill="black" if bright else "white")
     return picture
-
-
-def free_place(
-    box: Sequence[float],
-    extent: tuple[float, float],
-    image: tuple[int, int],
-    taken: Sequence[tuple[float, float, float, float]],
-) -> tuple[tuple[float, float, float, float], tuple[float, float] | None] | None:
-    """Where a label of a box may be: its place, and the corner to lead a line to if it is away from the box.
-
-    Preferred are places above the upper side of the box, then inside of it, below it, and ever farther away;
-    None if all of them are taken.
-
-    Args:
-        box: (x1, y1, x2, y2) in pixels.
-        extent: width and height of the label.
-        image: width and height of the image.
-        taken: places (left, top, right, bottom) of other labels.
-    """
-    x1, y1, x2, y2 = box
-    width, height = extent
-    farther = [sign * step * height for step in range(2, 2 + FARTHEST) for sign in (-1, 1)]
-    corners = [
-        *((x, y, False) for y in (y1 - height, y1, y2, y2 - height) for x in (x1, x2 - width)),
-        *((x1, y1 + step, True) for step in farther),
-    ]
-    lowest, rightmost = max(image[1] - height, 0), max(image[0] - width, 0)
-    on_image = [(x, y, away) for x, y, away in corners if 0 <= y <= lowest]
-    for x, y, away in on_image or [(x1, min(max(y1, 0), lowest), False)]:
-        left = min(max(x, 0), rightmost)
-        place = (left, y, left + width, y + height)
-        if not any(_overlap(place, other) for other in taken):
-            return place, (x1, y1) if away else None
-    return None
-
-
-def _overlap(place: Sequence[float], other: Sequence[float]) -> bool:
-    return place[0] < other[2] and other[0] < place[2] and place[1] < other[3] and other[1] < place[3]
 
 
 def class_colour(label: int) -> tuple[int, int, int]:

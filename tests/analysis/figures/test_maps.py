@@ -16,10 +16,10 @@ from tood.analysis.figures.map_figures import (
     FigureRow,
     draw_figure1,
     draw_figure4,
-    free_corner,
 )
 from tood.analysis.figures.maps import instance_maps
 from tood.analysis.figures.style import YELLOW
+from tood.analysis.label_places import free_corner
 from tood.models.common.dense_level import DenseLevel
 
 SIZE = (64, 96)  # height and width of the input without padding

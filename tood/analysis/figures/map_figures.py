@@ -16,6 +16,7 @@ from matplotlib.patheffects import AbstractPathEffect, withStroke
 from tood.analysis.figures.files import shown_name
 from tood.analysis.figures.maps import BestAnchor, InstanceMaps, LevelMaps
 from tood.analysis.figures.style import AS_DRAWN, SKY, VERMILION, YELLOW
+from tood.analysis.label_places import free_corner
 
 COLORS = "viridis"  # it can be read in grey and by the colour-blind; the paper has "jet"
 
@@ -256,30 +257,6 @@ def _draw_others(axes: Axes, row: FigureRow) -> None:
             taken.append(np.array([*place, *(place + size)]))
             drawn = axes.text(*place, f" {text}", color="white", fontsize=_NAME_SIZE, va="top", clip_on=True)
             drawn.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
-
-
-def free_corner(
-    box: np.ndarray, size: np.ndarray, taken: Sequence[np.ndarray], image: tuple[int, int]
-) -> tuple[float, float] | None:
-    """Where in a corner of a box something has room: its upper left point (x, y), or None.
-
-    In a left corner it may be wider than the box.
-
-    Args:
-        box: (x1, y1, x2, y2); only its part on the image counts.
-        size: width and height of what is to be placed.
-        taken: boxes that it must not touch.
-        image: height and width.
-    """
-    x1, y1, x2, y2 = np.clip(box, 0, [image[1], image[0]] * 2)
-    right = max(x1, x2 - size[0])
-    for x, y in ((x1, y1), (x1, y2 - size[1]), (right, y1), (right, y2 - size[1])):
-        place = np.array([x, y])
-        ends = place + size
-        touches = any((place < other[2:]).all() and (ends > other[:2]).all() for other in taken)
-        if not touches and (place >= 0).all() and (ends <= [image[1], image[0]]).all():
-            return float(x), float(y)
-    return None
 
 
 def _letter(axes: Axes, anchor: BestAnchor, look: Look, letters: str) -> None:
