@@ -1,5 +1,6 @@
 """Fixtures shared by the tests."""
 
+import gc
 import logging
 import os
 import shutil
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers.forks import forked
+from helpers.forks import forked, share
 
 REPOSITORY = Path(__file__).parents[1]
 TINY_COCO = REPOSITORY.parent / "shared" / "data" / "tiny_coco"
@@ -19,9 +20,23 @@ WORKFLOW = ("Snakefile", "workflow", "profiles", "experiments", "environment.yml
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Before pytest-xdist starts its workers."""
+    gc.disable()  # until all is collected
+    if getattr(config.option, "numprocesses", None):
+        share()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Calls of the workflow take longest. They come first, so that several workers end together."""
     items.sort(key=lambda item: "workflow" not in item.path.parts)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: searches for garbage, such as mmengine's for each dataset, pass over it."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -7,12 +7,17 @@ import pytest
 from helpers.recipes import ours
 from mmengine.config import Config
 
-from tood.analysis.padding import IMAGES, of_runs, padding
+from tood.analysis.padding import IMAGES, Padding, of_runs, padding
 from tood.study.declarations import load_runs
 from tood.study.paths import PADDING, REPOSITORY
 from tood.study.planning import relative_pixels
 
 WIDE, TALL = (640, 480), (480, 640)
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, Padding]:
+    return dict(of_runs())
 
 
 def config(replica: int = 2, **short_sides) -> Config:
@@ -51,30 +56,29 @@ def test_the_mean_of_a_choice():
     assert found.megapixels == pytest.approx(expected, rel=3 / math.sqrt(IMAGES))
 
 
-def test_what_is_committed_is_what_the_command_writes():
+def test_what_is_committed_is_what_the_command_writes(measured):
     with PADDING.open(newline="") as file:
         committed = {row["run"]: row for row in csv.DictReader(file)}
-    found = dict(of_runs())
-    assert list(found) == list(committed) == list(load_runs())
-    for run, measured in found.items():
+    assert list(measured) == list(committed) == list(load_runs())
+    for run, found in measured.items():
         assert {key: float(value) for key, value in committed[run].items() if key != "run"} == pytest.approx(
-            measured._asdict(), abs=1e-4
+            found._asdict(), abs=1e-4
         )
-        assert measured.replica == ours(run).train.replica
+        assert found.replica == ours(run).train.replica
 
 
-def test_a_replica_saves_a_third_at_most_and_jitter_to_960_costs_more():
+def test_a_replica_saves_a_third_at_most_and_jitter_to_960_costs_more(measured):
     pixels = relative_pixels()
     assert pixels["tood_af"] == 1
     assert pixels["gflv2_x101_32x4d_dcn"] > 1.25 * pixels["gfl_r101"]  # 480 to 960 against 480 to 800
-    saved = [1 - (1 - p.of_batch) / (1 - p.of_replica) for _, p in of_runs()]
+    saved = [1 - (1 - p.of_batch) / (1 - p.of_replica) for p in measured.values()]
     assert 0.03 < min(saved) < max(saved) < 0.34
 
 
-def test_the_documentation_has_these_numbers():
+def test_the_documentation_has_these_numbers(measured):
     page = (REPOSITORY / "docs" / "paper_vs_code.md").read_text(encoding="utf-8")
     section = page.partition("\n## Replicas\n")[2].partition("\n## ")[0]
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.endswith("% |")]
     said = {(int(row[1]), row[3], row[4]) for row in rows}
-    measured = {(p.replica, f"{p.of_batch:.0%}", f"{p.of_replica:.0%}") for _, p in of_runs()}
-    assert said == {(replica, *(f"{share[:-1]} %" for share in shares)) for replica, *shares in measured}
+    shares = {(p.replica, f"{p.of_batch:.0%}", f"{p.of_replica:.0%}") for p in measured.values()}
+    assert said == {(replica, *(f"{share[:-1]} %" for share in both)) for replica, *both in shares}

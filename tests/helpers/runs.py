@@ -9,6 +9,12 @@ from tood.study.paths import CONFIGS
 
 
 @functools.cache
+def head_of(config: str) -> type:
+    """The class of a configuration's head."""
+    return Config.fromfile(CONFIGS / config).model.bbox_head.type
+
+
+@functools.cache
 def one_of_each_head() -> tuple[str, ...]:
     """A run for each configuration with ResNet-50 and its options of the head; for other heads, one run.
 
@@ -17,7 +23,7 @@ def one_of_each_head() -> tuple[str, ...]:
     found: dict[tuple, str] = {}
     heads = set()
     for run in sorted(select_runs(None, load_runs()), key=lambda run: len(run.options)):
-        head = Config.fromfile(CONFIGS / run.config).model.bbox_head.type
+        head = head_of(run.config)
         options = tuple(key for key in run.options if "bbox_head" in key)
         if run.backbone == "ResNet-50":
             heads.add(head)

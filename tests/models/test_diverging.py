@@ -2,14 +2,15 @@
 
 import pytest
 import torch
-from helpers.detectors import MODELS, batch, build, configuration
-from helpers.runs import one_of_each_part
+from helpers.detectors import MODELS, batch, build
+from helpers.runs import head_of, one_of_each_part
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tood.data.loading import LocalBatch
 from tood.engine.loss_watch import LossWatch
 from tood.engine.replicas import batch_gradient
 from tood.runtime.failures import Diverged
+from tood.study.declarations import load_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 EPOCHS = (0, 8)
@@ -25,7 +26,7 @@ ASSERTING = (
     "embedding",
 )
 # One of each head
-HEADS = list({str(configuration(name).model.bbox_head.type): name for name in reversed(MODELS)}.values())
+HEADS = list({head_of(load_runs()[run].config): name for name, (run, _) in reversed(MODELS.items())}.values())
 # Their mixtures are scikit-learn's, which refuses such numbers
 ON_THE_HOST, REFUSED = ("paa", "paa_iou", "paa_r101"), "predictions are not finite .*NaN"
 
