@@ -106,6 +106,11 @@ def test_the_study_fills_the_table(workspace):
     assert sizes.loc["atss_top"].equals(sizes.loc["atss_af"])  # an assigner has no parameters
 
     assert "Nothing to be done" in run(workspace, *call)
+    declaration = workspace.path / "experiments/tables/variants.yaml"
+    declaration.write_text(declaration.read_text().replace("ATSS top 3", "ATSS with three anchors"))
+    renamed = run(workspace, *call, "-n")
+    assert not trained(renamed)
+    assert re.search(r"^ *1 +tables ", renamed, re.MULTILINE)
     method = workspace.path / ADDITIONS[0].path
     method.write_text(method.read_text().replace("descending=True", "descending=False"))
     assert "atss_top" in trained(run(workspace, *call, "-n"))

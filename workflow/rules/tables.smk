@@ -37,6 +37,11 @@ rule tables:
         study=PLAN.study.model_dump_json(exclude_none=True),
         notes=PLAN.notes(),
         published=PUBLISHED,
+        declared=[
+            DECLARED_TABLES[name].model_dump_json()
+            for name in NAMES
+            if name in DECLARED_TABLES
+        ],
         claims=[claim.model_dump_json() for claim in CLAIMS],
         checks=[check.model_dump_json() for check in CHECKS],
     shell:
