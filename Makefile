@@ -66,7 +66,7 @@ doctor: $(INSTALLED)
 report: $(INSTALLED)
 	@$(PY) -m tood report
 
-# The results in README.md, docs/results.md and docs/mini.md, from the files kept under results/
+# The results in README.md, docs/results.md, mini.md and cells.md, from the files kept under results/
 readme: $(INSTALLED)
 	@$(PY) -m snakemake --cores 1 readme
 

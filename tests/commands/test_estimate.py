@@ -79,8 +79,24 @@ def test_the_cost_of_a_call_says_what_is_assumed_or_not_known(empty):
     assert f"{low:,.0f}–{high:,.0f} GPU-hours" in cost_of(plan, whole)
     cut = Plan({"runs": "tood_af", "name": "x", "iterations": 3})
     assert cost_of(cut, cut.trainings) == "1 training to do, each stopped after 3 iterations."
-    own = Plan({"runs": "tood_af", "name": "x", "data_root": "x"})
+
+
+def test_of_data_of_ones_own_only_trainings_of_the_study_count(empty):
+    """Each for the epochs that it had: three times those of the run."""
+    own = Plan({"runs": "tood_af,atss_af", "name": "x", "data_root": "x", "schedule": 3})
+    trained("tood_af", 1.0, scale="smoke", gpus=0)
     assert "is known once one of them has finished" in cost_of(own, own.trainings)
+    settings = {"iterations": None, "run": {"epochs": 3 * own.all_runs["tood_af"].epochs}}
+    trained("tood_af", 6.0, scale="x", gpus=0, settings=settings)
+    assert cost_of(own, own.trainings) == "2 trainings to do: 12 hours on CPU (Some CPU), measured here."
+
+
+def test_a_study_under_another_name_knows_its_own_trainings_too(empty):
+    plan = Plan({"runs": "tood_af", "name": "sweeps/x", "data_seed": 1})
+    assert "is known once one of them has finished" in cost_of(plan, plan.trainings)
+    trained("tood_af", 1.0, scale="sweeps/x", gpus=0)
+    trained("tood_af", 2.0, scale="smoke", seed=1, gpus=0)
+    assert cost_of(plan, plan.trainings).startswith("1 training to do: 1.5 hours on ")
 
 
 # Which runs

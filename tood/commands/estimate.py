@@ -42,7 +42,7 @@ class Basis(NamedTuple):
 class _Took(NamedTuple):
     device: str
     run: str
-    hours: float  # of one device
+    hours: float  # of one device, for the epochs that the run declares
 
 
 def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus: int = 1) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus
     declared = load_tables(runs=runs)
     planning = load_planning(runs)
     size = load_scale(scale)
-    basis = _basis(size, planning, runs, gpu)
+    basis = _basis(size, planning, runs, [scale], gpu)
     seeds = {run: len(own) for run, own in seeds_by_run(size, runs).items()}
     if tables is not None:
         names = runs_of(table_names(tables, declared), declared)
@@ -117,9 +117,10 @@ def cost_of(plan: Plan, trainings: Sequence[Training]) -> str:
     number, study = f"{len(trainings)} training" + "s" * (len(trainings) > 1), plan.study
     if study.iterations:
         return f"{number} to do, each stopped after {study.iterations} iterations."
-    own_data = plan.scale.drawing is not None and study.data_root is not None
     planning = load_planning(plan.all_runs)
-    basis = None if own_data else _basis(plan.scale, planning, plan.all_runs, None)
+    own_data = plan.scale.drawing is not None and study.data_root is not None  # of another number and size
+    studies = [plan.name] if own_data else list(dict.fromkeys([plan.name, plan.scale.name]))
+    basis = _basis(plan.scale, planning, plan.all_runs, studies, rehearsed=not own_data)
     if basis is None:
         return f"{number} to do; how long they take is known once one of them has finished here."
     runs = [plan.all_runs[training.run] for training in trainings]
@@ -157,19 +158,32 @@ def claimed(claims: Iterable[Claim], runs: Mapping[str, Run]) -> list[str]:
     return list(dict.fromkeys(run for claim in claims for run in claim.runs if runs[run].in_paper))
 
 
-def _basis(scale: Scale, planning: Planning, runs: Mapping[str, Run], gpu: str | None) -> Basis | None:
-    """What finished trainings took, or what is assumed; None where nothing is known."""
-    paths = StudyPaths(scale.name)
+def _basis(
+    scale: Scale,
+    planning: Planning,
+    runs: Mapping[str, Run],
+    studies: Sequence[str],
+    gpu: str | None = None,
+    rehearsed: bool = True,
+) -> Basis | None:
+    """What finished trainings took, or what is assumed; None where nothing is known.
+
+    Args:
+        studies: names of those whose trainings count.
+        rehearsed: whether what was rehearsed counts, which is for the images of the scale.
+    """
+    paths = [StudyPaths(name) for name in studies]
     images = scale.drawing.train_images if scale.drawing else planning.data.train_images
-    finished = [took for took in _finished(paths) if _is_of(took.device, gpu)]
-    rehearsed = [
+    trained = [took for each in paths for took in _finished(each, runs) if _is_of(took.device, gpu)]
+    tried = [
         _Took(run.device, run.run, runs[run.run].epochs * images / run.images_per_second / 3600)
-        for run in all_rehearsed(paths)
+        for each in paths
+        for run in (all_rehearsed(each) if rehearsed else ())
         if run.run in runs and run.images_per_second and _is_of(run.device, gpu)
     ]
-    if took := finished or rehearsed:
+    if took := trained or tried:
         device = statistics.mode(each.device for each in took)
-        of_finished, of_rehearsed = (_means(each, device, runs) for each in (finished, rehearsed))
+        of_finished, of_rehearsed = (_means(each, device) for each in (trained, tried))
         means = of_rehearsed | of_finished  # what finished counts more
         per_epoch = [
             spent / runs[run].epochs / np.array(_time(runs[run], scale, planning))
@@ -193,27 +207,28 @@ def _is_of(device: str, gpu: str | None) -> bool:
     return gpu is None or gpu.casefold() in device.casefold()
 
 
-def _means(took: Iterable[_Took], device: str, runs: Mapping[str, Run]) -> dict[str, float]:
+def _means(took: Iterable[_Took], device: str) -> dict[str, float]:
     """Mean hours of the runs that took them on a device."""
     hours: dict[str, list[float]] = {}
     for each in took:
-        if each.device == device and each.run in runs:
+        if each.device == device:
             hours.setdefault(each.run, []).append(each.hours)
     return {run: statistics.mean(spent) for run, spent in hours.items()}
 
 
-def _measured(device: str, finished: int, rehearsed: int, paths: StudyPaths) -> str:
+def _measured(device: str, finished: int, rehearsed: int, paths: Sequence[StudyPaths]) -> str:
     """What was measured on a device, in sentences."""
     sentences = []
     if finished:
         sentences.append(
             f"Measured: trainings of {finished} runs that finished on {device}, from their provenance.json "
-            f"in {paths.runs}."
+            f"in {', '.join(str(each.runs) for each in paths)}."
         )
     if rehearsed:
         also = "; a run that finished counts by its own time" if finished else ""
         sentences.append(
-            f"Rehearsed: a few iterations of {rehearsed} runs on {device}, from {paths.rehearsal}{also}."
+            f"Rehearsed: a few iterations of {rehearsed} runs on {device}, from "
+            f"{', '.join(str(each.rehearsal) for each in paths)}{also}."
         )
     return " ".join(sentences)
 
@@ -238,18 +253,20 @@ def _assumed(device: str, planning: Planning) -> Basis:
     return Basis(device, (images / fastest / 3600, images / slowest / 3600), {}, statement)
 
 
-def _finished(paths: StudyPaths) -> list[_Took]:
-    """Device, run and hours of one device, of each training that went through all of its epochs."""
+def _finished(paths: StudyPaths, runs: Mapping[str, Run]) -> list[_Took]:
+    """What trainings took that went through all of their epochs, which may be more than the run declares."""
     trainings = []
     for path in sorted(paths.runs.glob("*/*/provenance.json")):
         content = read_json(path, Timed)
         hardware = content.get("hardware")
-        cut = (content.get("settings") or {}).get("iterations")
-        if content.get("seconds") is None or content.get("run") is None or hardware is None or cut:
+        settings = content.get("settings") or {}
+        run = runs.get(content.get("run"))
+        if content.get("seconds") is None or run is None or hardware is None or settings.get("iterations"):
             continue
         gpus, names = hardware.get("gpus", 0), hardware.get("gpu_names") or [hardware.get("device")]
         device = names[0] if gpus else f"CPU ({hardware.get('cpu')})"
-        trainings.append(_Took(device, content["run"], content["seconds"] / 3600 * max(1, gpus)))
+        share = run.epochs / (settings.get("run") or {}).get("epochs", run.epochs)
+        trainings.append(_Took(device, run.id, share * content["seconds"] / 3600 * max(1, gpus)))
     return trainings
 
 

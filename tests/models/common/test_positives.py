@@ -267,7 +267,7 @@ def study(tmp_path, monkeypatch) -> Path:
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] != emptied]
     annotations.write_text(json.dumps(content))
     write_manifest(tmp_path / "work/smoke/manifest.json", root, DRAWN)
-    (tmp_path / "Snakefile").touch()  # so that no command looks into the clone, where the study may be trained
+    (tmp_path / "Snakefile").touch()  # no command looks into the clone, where the study may be trained
     return tmp_path
 
 
