@@ -45,8 +45,8 @@ def image_page(sheet: Mapping[str, Any], name: str) -> str:
             f"# The images of `{name}`\n",
             "`tood images` draws them, measures what is here, and writes this page.\n",
             f"![The first validation images]({name}_images.png)\n",
-            f"Images have {size} pixels. Small, medium and large are COCO's ranges of size: mask areas below 32², "
-            f"below 96², and above.{caution if few else ''}\n",
+            f"Images have {size} pixels. Small, medium and large are COCO's ranges of size: mask areas below "
+            f"32², below 96², and above.{caution if few else ''}\n",
             f"Hue does not tell the class. Nearest neighbours on the mean hue of an object are right for "
             f"{hue['accuracy']:.1%} of the validation objects; always naming the largest class is right for "
             f"{hue['largest_class']:.1%}.\n",
