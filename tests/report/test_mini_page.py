@@ -180,3 +180,28 @@ def test_what_the_page_on_photographs_says_in_words_is_in_the_records():
     assert [ap["atss_af", metric] for metric in ("AP", "AP50", "AP75")] == [52.6, 87.3, 57.3]
     assert [ap["tood_af", metric] for metric in ("AP", "AP50", "AP75")] == [50.5, 81.4, 57.2]
     assert values.loc[values["metric"] == "AP", ["run", "seed"]].drop_duplicates().shape == (35, 2)
+    correct = values[values["metric"] == "#Correct boxes"].groupby("run")["value"].mean().round()
+    assert (correct["tood_af"], correct["atss_af"]) == (935, 939)
+
+
+def test_the_front_page_counts_the_trainings_of_the_plan():
+    results = REPOSITORY / "results"
+    sweeps = (f"sweeps/{path.name}" for path in (results / "sweeps").glob("mini_*"))
+    trained = sum(len(records_of(results, study)) for study in ("mini", "cells", *sweeps))
+    assert "\n252 trainings in all" in (REPOSITORY / "docs/mini_plan.md").read_text()
+    assert f"{trained} of the 252 trainings" in (REPOSITORY / "README.md").read_text()
+    tables, records = load_tables(), records_of(results, "mini")
+    settings = {row.run for name in ("table4", "table_m") for row in tables[name].rows} - {"tood_af"}
+    swept = [record for record in records if record.run in settings]
+    page = (REPOSITORY / "docs/mini.md").read_text()
+    assert f"{len(swept)} of {5 * len(settings)} trainings are done" in page
+
+    cpus = [
+        {record.provenance["hardware"]["cpu"] for record in some}
+        for some in (
+            [record for record in records if record not in swept] + records_of(results, "cells"),
+            [*swept, *records_of(results, "sweeps/mini_schedule3")],
+        )
+    ]
+    assert all(len(models) == 1 for models in cpus)
+    assert cpus[0] != cpus[1]
