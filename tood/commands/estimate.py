@@ -118,9 +118,10 @@ def cost_of(plan: Plan, trainings: Sequence[Training]) -> str:
     if study.iterations:
         return f"{number} to do, each stopped after {study.iterations} iterations."
     planning = load_planning(plan.all_runs)
-    own_data = plan.scale.drawing is not None and study.data_root is not None  # of another number and size
-    studies = [plan.name] if own_data else list(dict.fromkeys([plan.name, plan.scale.name]))
-    basis = _basis(plan.scale, planning, plan.all_runs, studies, rehearsed=not own_data)
+    # Images in place of drawn ones, of another number and size
+    replaced = plan.own_data and plan.scale.drawing is not None
+    studies = [plan.name] if replaced else list(dict.fromkeys([plan.name, plan.scale.name]))
+    basis = _basis(plan.scale, planning, plan.all_runs, studies, rehearsed=not replaced)
     if basis is None:
         return f"{number} to do; how long they take is known once one of them has finished here."
     runs = [plan.all_runs[training.run] for training in trainings]
