@@ -278,6 +278,10 @@ def test_a_study_with_records_is_known_where_it_was_never_called(workspace, monk
     assert found.settings("tood_af") == called.settings("tood_af")
     assert main(["show", "tood_af", "--name", "mine"]) == 0
     assert " 46.0 " in capsys.readouterr().out
+    declared = StudyPaths("mine").declaration.read_bytes()
+    assert b"table6" in declared
+    save_declaration(found)
+    assert StudyPaths("mine").declaration.read_bytes() == declared
     with pytest.raises(ExperimentError, match="there are mine, mini, paper, smoke"):
         load_study("min_e")
 

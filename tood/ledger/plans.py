@@ -21,11 +21,13 @@ def save_study(plan: Plan) -> None:
 def save_declaration(plan: Plan) -> None:
     """Write what makes a study what it is beside its results, whose records are then read where it never ran.
 
-    The studies of scales need none.
+    The studies of scales need none. What was called elsewhere stays as it is: its plan is read from records
+    here, which name the trained runs and not the tables that the call named.
     """
-    if plan.name not in scale_names():
-        kept = plan.study.model_dump(mode="json", exclude_none=True, exclude=OF_A_CALL)
-        write_json(StudyPaths(plan.name).declaration, kept)
+    path = StudyPaths(plan.name).declaration
+    if plan.name in scale_names() or (path.is_file() and plan.name not in called_studies()):
+        return
+    write_json(path, plan.study.model_dump(mode="json", exclude_none=True, exclude=OF_A_CALL))
 
 
 def load_study(name: str | None = None) -> Plan:
