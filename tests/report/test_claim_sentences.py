@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from tood.report.claim_sentences import POWER, findings, seeds_needed
-from tood.report.evidence import Evidence, judge
+from tood.report.evidence import Checked, Evidence, judge
 from tood.study.claims import load_claims
 from tood.study.declarations import load_runs, load_tables
 
@@ -34,15 +34,15 @@ def test_an_effect_its_seeds_and_where_else_it_was_looked_at():
     elsewhere = ap(tood_af=(30.0, 31.0), atss_af=(31.0, 30.5))
     found = said(
         values,
-        ("photographs", "cells", ["tood_af", "atss_af"], elsewhere),
-        ("36 epochs", "longer", ["tood_af", "atss_af"], values.iloc[:0]),
+        Checked("photographs", "cells", ["tood_af", "atss_af"], elsewhere),
+        Checked("36 epochs", "longer", ["tood_af", "atss_af"], values.iloc[:0]),
     )
     assert list(found) == ["TOOD is better than ATSS, anchor-free"]
     p = 2 * stats.t.sf(9 * 3**0.5, 2)
     assert found["TOOD is better than ATSS, anchor-free"] == (
-        "*same direction*, +9.0 (+6.5 to +11.5) AP, 3 seeds; the paper has +3.3. Single seeds have +8.0 to "
-        f"+10.0. It is significant after Holm's correction (p {f'{p:.3f}'[1:]}). "
-        "Another verdict: photographs (inconclusive). Pending: 36 epochs."
+        "*same direction*, +9.0 (+6.5 to +11.5) AP, 3 seeds; the paper has +3.3. Over single seeds it "
+        f"ranges from +8.0 to +10.0. It is significant after Holm's correction (p {f'{p:.3f}'[1:]}). "
+        "In other studies: photographs, inconclusive. Pending: 36 epochs."
     )
 
 
@@ -70,9 +70,7 @@ def test_one_seed_and_the_best_of_several():
     others = {"tood_alpha05_beta6": (47.0,), "tood_alpha10_beta8": (49.5,), "tood_alpha15_beta8": (47.0,)}
     found = said(ap(**best, **others))["α = 1 and β = 6 are the best of Table 4"]
     assert "+0.5 AP, 1 seed; " in found
-    assert (
-        "The contrast on which it hangs is `tood_af - tood_alpha10_beta8`. One seed has no interval." in found
-    )
+    assert "The pair that decides is `tood_af - tood_alpha10_beta8`. One seed has no interval." in found
 
 
 def test_a_difference_beyond_a_margin_has_no_p_of_lying_within_it():
@@ -82,6 +80,18 @@ def test_a_difference_beyond_a_margin_has_no_p_of_lying_within_it():
         r"\*opposite: outside of the margin\*, \+8\.0 \(\S+ to \S+, 90% interval\) AP, 3 seeds", text
     )
     assert "Holm" not in text
+    p = stats.t.sf((8.0 - 0.5) / stats.sem([8.0, 7.9, 8.0]), 2)
+    assert f"That it lies outside of the margin has p {f'{p:.3f}'[1:] if p >= 0.001 else '<.001'} " in text
+
+
+def test_the_papers_counts_are_of_other_images_and_no_effect_to_look_for():
+    values = ap(tood_af=(939.0, 937.0, 936.0), atss_af=(940.0, 936.0, 938.0)).assign(metric="#Correct boxes")
+    text = said(values)["TOOD keeps more correct boxes than ATSS"]
+    assert text.startswith(
+        "*inconclusive*, −1 (−4 to +3) #Correct boxes, −0.1%, 3 seeds; the paper has +473, +1.6%."
+    )
+    assert "an effect of the paper's size" not in text
+    assert "To see this effect" in text
 
 
 @pytest.mark.parametrize(
@@ -90,7 +100,8 @@ def test_a_difference_beyond_a_margin_has_no_p_of_lying_within_it():
         (["same direction"] * 3, "All 4 readings say the same."),
         (
             ["opposite", "inconclusive", "same direction", "opposite"],
-            "By reading: 2 same direction, the default among them; 2 opposite; 1 inconclusive.",
+            "The default reading says same direction; "
+            "4 other readings: 1 same direction, 2 opposite, 1 inconclusive.",
         ),
     ],
 )

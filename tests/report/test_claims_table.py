@@ -1,12 +1,13 @@
 """The paper's claims judged by a study's values, by other readings and by other studies."""
 
 import math
+import re
 
 import pandas as pd
 import pytest
 
 from tood.report.claims_table import headlines_markdown, verdict_on_margin, write_claims
-from tood.report.evidence import Evidence, judge, read_judged, summary
+from tood.report.evidence import Checked, Evidence, judge, read_judged, summary
 from tood.report.forest import caption
 from tood.report.readings import READINGS
 from tood.study.claims import load_claims
@@ -165,7 +166,7 @@ def test_holms_adjustment_is_over_the_studys_own_contrasts():
             metrics("IoU (top-10)", tood_af=[1, 2], atss_af=[0, 0]),
         ]
     )
-    check = ("again", "other", ["tood_af", "atss_af"], metrics(**BETTER))
+    check = Checked("again", "other", ["tood_af", "atss_af"], metrics(**BETTER))
     judgement = judge(DECLARED, Evidence(metrics=frame, checks=[check]), TABLES)
     own = summary(judgement).set_index("id")
     p = own["p"].dropna()
@@ -187,24 +188,56 @@ def test_a_verdict_depends_on_the_reading():
     given["same as the default"] = [value - 0.5 for value in (0.51, 0.512, 0.511)]
     found = judged(Evidence(metrics=base, readings=readings(**given)), "pcc")
     assert found["verdict"] == "same direction"
-    assert found["robustness"] == "Welch: same; 2 readings: 1 same, 1 inconclusive"
+    assert found["robustness"] == "Welch: same direction; 2 other readings: 1 same direction, 1 inconclusive"
     found = judged(Evidence(metrics=base, readings=readings(**given, c=opposite)), "pcc")
     assert found["verdict"] == "depends on the reading"
-    assert found["robustness"] == "Welch: same; 3 readings: 1 same, 1 opposite, 1 inconclusive"
+    counted = "3 other readings: 1 same direction, 1 opposite, 1 inconclusive"
+    assert found["robustness"] == f"Welch: same direction; {counted}"
     assert found["mean"] == pytest.approx(0.011)  # of the default, which the tables show
+
+
+def test_readings_in_another_study_are_named_and_do_not_decide():
+    name, above = "PCC (top-50)", {"tood_af": [0.51, 0.512, 0.511], "atss_af": [0.5] * 3}
+    # Paired differences of .01, .012 and .011 between seeds that lie far apart
+    apart = {"tood_af": [0.31, 0.512, 0.711], "atss_af": [0.3, 0.5, 0.7]}
+    there = readings(default=[9.0] * 3, a=[-0.02, -0.021, -0.022], b=[0.02, 0.021, 0.022])
+    check = Checked("cells", "three", ["tood_af", "atss_af"], metrics(name, **apart), there)
+    evidence = Evidence(study="own", metrics=metrics(name, **above), checks=[check])
+    found = judged(evidence, "pcc")
+    assert found["verdict"] == "same direction"
+    assert found["robustness"] == (
+        "Welch: same direction; cells: same direction "
+        "(Welch: inconclusive, 2 other readings: 1 same direction, 1 opposite)"
+    )
+    rows = judge(DECLARED, evidence, TABLES)
+    of_claim = rows[(rows["id"] == "pcc") & (rows["check"] == "cells")]
+    assert of_claim["reading"].to_list() == ["default", "a", "b"]
+    assert of_claim["mean"].to_list() == pytest.approx([0.011, -0.021, 0.021])
+
+
+def test_counts_are_also_shown_in_percent_of_the_run_compared_with(tmp_path):
+    """By hand: 50 and 70 fewer than 200 and 400 are 60 fewer than 300; the paper has 25,428 - 15,242."""
+    frame = metrics("#Redundant boxes", atss_af=[200, 400], tood_af=[150, 330])
+    found = judged(frame, "redundant")
+    assert (found["mean"], found["base"], found["paper_base"]) == (60, 300, 25428)
+    write_claims(DECLARED, Evidence(metrics=frame), TABLES, tmp_path, [])
+    text = (tmp_path / "claims.md").read_text()
+    assert re.search(r"\| \+10,186; \+40\.1% \| \+60 \(−67 to \+187\); \+20\.0% \|", text)
+    assert "in percent of the number of boxes" in text
 
 
 def test_other_studies_are_looked_at_where_they_have_the_runs():
     pair = ["tood_af", "atss_af"]
     worse = {"tood_af": BETTER["atss_af"], "atss_af": BETTER["tood_af"]}
     checks = [
-        ("images", "one", pair, metrics(**worse)),
-        ("epochs", "two", [*pair, "tal"], metrics()),
-        ("cells", "three", ["tal"], metrics(**BETTER)),
+        Checked("images", "one", pair, metrics(**worse)),
+        Checked("epochs", "two", [*pair, "tal"], metrics()),
+        Checked("cells", "three", ["tal"], metrics(**BETTER)),
     ]
     evidence = Evidence(study="own", metrics=metrics(**BETTER), checks=checks)
     found = judged(evidence, "tood_af")
-    assert found["robustness"] == "Welch: inconclusive; images: opposite"  # epochs are pending
+    robustness = "Welch: inconclusive; images: opposite (Welch: inconclusive)"  # epochs are pending
+    assert found["robustness"] == robustness
     assert found["verdict"] == "depends on the reading"
     rows = judge(DECLARED, evidence, TABLES)
     of_claim = rows[rows["id"] == "tood_af"]
@@ -219,7 +252,7 @@ def test_other_studies_are_looked_at_where_they_have_the_runs():
 def test_parameters_need_no_seed():
     rows = [("atss_af", math.nan, 32.07), ("atss_af_thead", math.nan, 31.98)]
     frame = pd.DataFrame(rows, columns=["run", "seed", "value"]).assign(metric="Full params (M)", stale=False)
-    checks = [("images", "one", ["atss_af", "atss_af_thead"], metrics())]
+    checks = [Checked("images", "one", ["atss_af", "atss_af_thead"], metrics())]
     found = judged(Evidence(metrics=frame, checks=checks), "t_head_parameters")
     assert (found["mean"], found["seeds"]) == (pytest.approx(0.09), 0)
     assert (found["verdict"], found["robustness"]) == ("same direction", "")
@@ -263,9 +296,9 @@ def test_a_whole_that_gains_needs_no_note_and_other_studies_have_their_own():
     open_ = PARTS | {"tood_af": [42.1, 40.0, 38.9]}
     note = judged(metrics(**open_), "more_than_the_sum")["note"]
     assert note.startswith(f"They do not clearly gain together: {WHOLE} +0.3 (")
-    check = ("photographs", "cells", list(PARTS), metrics(**PARTS))
+    check = Checked("photographs", "cells", list(PARTS), metrics(**PARTS))
     note = judged(Evidence(metrics=metrics(**gain), checks=[check]), "more_than_the_sum")["note"]
-    assert note.startswith(f"With photographs they lose together: {WHOLE} −2.0 ")
+    assert note.startswith(f"In another study, photographs, they lose together: {WHOLE} −2.0 ")
     one = {run: values[:1] for run, values in PARTS.items()}
     assert judged(metrics(**one), "more_than_the_sum")["note"] == ""  # one seed has no verdict
 
@@ -311,7 +344,10 @@ def test_the_files_show_verdicts_intervals_and_notes(tmp_path):
 
 def test_a_line_says_what_else_was_looked_at_and_what_is_pending(tmp_path):
     pair = ["tood_af", "atss_af"]
-    checks = [("images 1", "one", pair, metrics(**BETTER)), ("36 epochs", "two", pair, metrics())]
+    checks = [
+        Checked("images 1", "one", pair, metrics(**BETTER)),
+        Checked("36 epochs", "two", pair, metrics()),
+    ]
     write_claims(DECLARED, Evidence("mini", metrics(**BETTER), checks=checks), TABLES, tmp_path, [])
     text = (tmp_path / "claims.md").read_text()
     assert "images 1, another draw of the images; 36 epochs, three times the epochs." in text

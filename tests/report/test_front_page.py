@@ -15,7 +15,7 @@ from tood.study.declarations import load_runs, load_tables
 from tood.study.pages import ResultsPart
 
 REPOSITORY = Path(__file__).parents[2]
-HEADLINES = 6  # on the first page of README.md
+HEADLINES = 8  # on the first page of README.md
 CLAIMS = len(load_claims(load_runs(), load_tables()))
 SIZES = "run,head_params_m,params_m,head_gflops,gflops\natss_af,1.004,2.006,3,4\n"
 
@@ -235,16 +235,16 @@ def test_headlines_are_the_declared_claims_whatever_their_verdict(results):
     records = [*pairs(("AP", 40.0)), *pairs(("#Correct boxes", 40.0), runs=("tood_af", "atss_af"))]
     text = headlines_part(results("mini", *records))
     (header, *rows) = tables(text)[""]
-    assert header == ["Claim", "Verdict", "Metric", "paper", "ours", "Seeds"]
+    assert header == ["Claim", "Verdict", "Metric", "paper", "ours", "Seeds", "Robustness"]
     runs = load_runs()
     claims = enumerate(load_claims(runs, load_tables(runs=runs)), 1)
     declared = [f"C{number}: {claim.claim}" for number, claim in claims if claim.headline]
     assert [row[0] for row in rows] == declared
     assert len(rows) == HEADLINES
     found = {row[0]: row[1:] for row in rows}
-    better = ["same direction", "AP", "+3.3", "+5.1 (+4.9 to +5.3)", "3"]
+    better = ["same direction", "AP", "+3.3", "+5.1 (+4.9 to +5.3)", "3", "Welch: same direction"]
     assert found["C9: TOOD is better than ATSS, anchor-free"] == better
-    fewer = ["opposite", "#Correct boxes", "+473", "−5 (−5 to −5)", "3"]
+    fewer = ["opposite", "#Correct boxes", "+473; +1.6%", "−5 (−5 to −5); −11.1%", "3", "Welch: opposite"]
     assert found["C19: TOOD keeps more correct boxes than ATSS"] == fewer
     verdicts = "1 same direction, 0 inconclusive, 1 opposite, 0 depends on the reading."
     assert f"Claims with a verdict at `mini`: 2 of {CLAIMS}; {verdicts}" in text

@@ -44,7 +44,7 @@ def test_sizes_of_models_belong_to_the_comparable_scale_and_to_every_claim(resul
 
 
 def test_checks_have_the_values_that_are_there(results):
-    found = {study: values for _, study, _, values in checks(results, "mini")}
+    found = {check.study: check.metrics for check in checks(results, "mini")}
     assert found["sweeps/mini_data_seed2"]["value"].to_list() == [30]
     assert not found["sweeps/mini_data_seed2"]["stale"].any()
     assert all(values.empty for study, values in found.items() if study != "sweeps/mini_data_seed2")

@@ -1,16 +1,16 @@
 """The measured part of docs/mini.md, from records that are written here."""
 
 import re
-from statistics import mean
 
 import pandas as pd
 import pytest
 from helpers.records import finish
 
+from tood.report.contrasts import paired_interval
 from tood.report.evidence import judge
 from tood.report.front_page import cost
 from tood.report.kept import kept_evidence, records_of
-from tood.report.mini_page import agreement, elsewhere, mini_part, orders, sweep
+from tood.report.mini_page import agreement, beside, elsewhere, mini_part, orders, sweep
 from tood.report.readings import DEFAULT
 from tood.study.claims import load_claims
 from tood.study.declarations import load_runs, load_tables
@@ -56,10 +56,13 @@ def test_what_other_code_gave_is_marked(results):
 
 
 def test_orders_are_compared_where_enough_rows_are_measured(results):
-    """AP of Table 4 in the paper: 42.4, 42.3, 41.7, 42.5, 42.2, 41.5; here the first two change places."""
+    """AP of Table 4 in the paper: 42.4, 42.3, 41.7, 42.5, 42.2, 41.5; here the first two change places.
+
+    A seed that one row alone has does not count.
+    """
     rows = load_tables()["table4"].rows
     values = dict(zip([row.run for row in rows], (50.3, 50.4, 49.7, 50.5, 50.2, 49.5), strict=True))
-    write_metrics(results, "mini", *((run, 0, value) for run, value in values.items()))
+    write_metrics(results, "mini", *((run, 0, value) for run, value in values.items()), ("tood_af", 1, 1.0))
     text = orders(results, "mini")
     assert "| Table 4 | AP | 6 | 0.94 |" in text  # 1 - 6 * 2 / (6 * 35)
     assert "Table 3" not in text
@@ -106,6 +109,18 @@ def test_effects_stand_beside_those_in_other_studies(results):
     assert (photographs, verdict) == ("+3.0, 1 seed", "same direction")
 
 
+def test_differences_beside_the_claims_have_no_verdict(results):
+    values = {"atss_ab": (41.0, 43.0), "atss_af": (40.0, 40.0), "tood_af": (50.0,)}
+    rows = [(run, seed, value) for run, of_run in values.items() for seed, value in enumerate(of_run)]
+    write_metrics(results, "mini", *rows)
+    write_metrics(results, "cells", *((run, seed, -value) for run, seed, value in rows if run != "tood_af"))
+    header, _, first, *others = [line for line in beside(results).splitlines() if line.startswith("|")]
+    assert header == "| Difference in AP | ours | photographs |"
+    cells = "+2.0 (−10.7 to +14.7), 2 seeds | −2.0 (−14.7 to +10.7), 2 seeds"
+    assert first.endswith(f"| {cells} |")
+    assert all(line.endswith("| – | – |") for line in others)
+
+
 def test_an_edited_record_is_not_shown(results):
     path = records_of(results, "mini")[0].path
     path.write_text(path.read_text().replace("40.0", "60.0"))
@@ -118,7 +133,8 @@ def by_id(study: str, check: str = "") -> pd.DataFrame:
     runs = load_runs()
     tables = load_tables(runs=runs)
     judged = judge(load_claims(runs, tables), kept_evidence(REPOSITORY / "results", study), tables)
-    return judged[(judged["check"] == check) & (judged["reading"] == DEFAULT)].set_index("id")
+    chosen = judged["decides"].astype(bool) & (judged["check"] == check) & (judged["reading"] == DEFAULT)
+    return judged[chosen].set_index("id")
 
 
 def test_what_pages_say_in_words_is_in_the_records():
@@ -128,6 +144,10 @@ def test_what_pages_say_in_words_is_in_the_records():
     ahead = mini.loc[["tood_af", "tood_ab", "head_alone", "assignment_alone"]]
     assert set(ahead["direction"]) == {"same direction"}
     assert (ahead["holm_p"] < 0.05).all()
+    assert (mini.loc["tood_af_ap75", "mean"].round(1), cells.loc["tood_af_ap75", "mean"].round(1)) == (
+        11,
+        -0.2,
+    )
     names = ["tood_af", "head_alone", "assignment_alone", "more_than_the_sum", "tal"]
     assert mini.loc[names, "mean"].round(1).tolist() == [8.9, 4.7, 5.8, 8.1, 1.0]
     assert cells.loc[names, "mean"].round(1).tolist() == [-2.1, 2.6, -4.8, 8.4, -9.0]
@@ -137,16 +157,34 @@ def test_what_pages_say_in_words_is_in_the_records():
     for study in (mini, cells):
         assert set(study.loc[["redundant", "error", "more_than_the_sum", "iou"], "direction"]) == {same}
         assert study.loc["t_head_atss_af", "direction"] == open_
-    assert set(mini.loc[["anchors_alike", "correct"], "direction"]) == {opposite}
+    assert set(mini.loc[["anchors_alike", "correct", "m"], "direction"]) == {opposite}
+    assert mini.loc[["anchors_alike", "m"], "mean"].round(1).tolist() == [-4.4, 1.1]
+    assert mini.loc["m", ["contrast", "welch_direction", "seeds"]].tolist() == [
+        "tood_m9 - tood_m21",
+        open_,
+        5,
+    ]
+    assert mini.loc["correct", ["mean", "base"]].round().tolist() == [-8, 1409]
+    assert mini.loc["alpha_beta", "direction"] == open_
+    assert mini.loc["alpha_beta", "contrast"] == "tood_af - tood_alpha05_beta2"
+    assert max(-mini.loc["alpha_beta", "low"], mini.loc["alpha_beta", "high"]).round(1) == 1.3
+    for study, redundant, error in ((mini, 32, 22), (cells, 59, 44)):
+        shares = (100 * study["mean"] / study["base"]).round()
+        assert shares[["redundant", "error"]].tolist() == [redundant, error]
+    paper = (100 * mini["paper"] / mini["paper_base"]).round()
+    assert paper[["redundant", "error"]].tolist() == [40, 26]
     assert set(cells.loc[["anchors_alike", "correct"], "direction"]) == {open_}
     assert mini.loc["pcc", "direction"] == open_
     assert cells.loc["pcc", "direction"] == opposite
+    assert cells.loc[["head_alone", "more_than_the_sum", "pcc", "tood_af"], "holm_p"].min() > 0.05
 
     longer = by_id("mini", "36 epochs")
     parts = ["tood_af", "t_head_atss_af", "tal", "more_than_the_sum"]
     assert set(longer.loc[parts, "seeds"]) == {3}
     assert longer.loc[parts, "direction"].tolist() == [same, same, open_, open_]
     assert longer.loc[parts[:2], "mean"].round(1).tolist() == [9.7, 2.6]
+    assert set(longer.loc[["t_head_atss_af", "pcc"], "welch_direction"]) == {open_}
+    assert longer.loc["tal", ["low", "high"]].astype(float).round(1).tolist() == [-7.4, 12.8]
     assert longer.loc["tood_af", ["low", "high"]].astype(float).round(1).tolist() == [3.1, 16.4]
     assert longer.loc[["redundant", "error", "pcc", "correct"], "direction"].tolist() == [
         same,
@@ -161,16 +199,51 @@ def test_what_pages_say_in_words_is_in_the_records():
         ("Parallel head + ATSS", "0.326", "0.217"),
     ):
         assert re.search(rf"\| {distance} ± .* \| {lost} ±", means[f"| {method}"])
-    for study, atss, tood in (("mini", 28.4, 37.4), ("sweeps/mini_schedule3", 49.4, 59.1)):
-        values = pd.read_csv(results / study / "metrics.csv").query("metric == 'AP'")
-        ap = values.groupby("run")["value"].mean().round(1)
-        assert (ap["atss_af"], ap["tood_af"]) == (atss, tood)
-    rates: dict[str, list[float]] = {}
-    for row in sweep(results).splitlines():
-        if row.startswith("| atss_af"):
-            rates.setdefault(row.split("|")[3].strip(), []).append(float(row.split("|")[5]))
-    means_of_rates = {rate: round(mean(values), 1) for rate, values in rates.items()}
-    assert means_of_rates == {"0.02": 27.3, "0.04": 27.6, "0.08": 27.9}
+    for study, atss, tood, lead in (("mini", 28.0, 35.5, 7.5), ("sweeps/mini_schedule3", 49.4, 59.1, 9.7)):
+        values = pd.read_csv(results / study / "metrics.csv").query("metric == 'AP' and seed < 3")
+        ap = values.groupby("run")["value"].mean()
+        assert ap[["atss_af", "tood_af"]].round(1).tolist() == [atss, tood]
+        assert round(ap["tood_af"] - ap["atss_af"], 1) == lead
+    ap = pd.read_csv(results / "mini/metrics.csv").query("metric == 'AP'")
+    ap = ap.pivot_table("value", "seed", "run")
+    of_atss, leads = ap["atss_af"], (ap["tood_af"] - ap["atss_af"]).dropna()
+    assert (of_atss.idxmax(), of_atss.max().round(1)) == (0, 33.5)
+    assert (leads.idxmin(), leads.min().round(1)) == (0, 2.7)
+    rates = {}
+    for rate in ("0.02", "0.04", "0.08"):
+        of_rate = pd.read_csv(results / f"sweeps/mini_lr{rate}/metrics.csv").query("metric == 'AP'")
+        by_run = of_rate.groupby("run")["value"].mean()
+        rates[rate] = (by_run["atss_af"].round(1), round(by_run["tood_af"] - by_run["atss_af"], 1))
+    assert rates == {"0.02": (27.3, 11.7), "0.04": (27.6, 9.8), "0.08": (27.9, 9.4)}
+
+
+def test_what_pages_say_of_differences_beside_the_claims_is_in_the_records():
+    """docs/mini.md and docs/cells.md, in the order of `experiments/claims.yaml`."""
+    rows = [
+        line.split(" | ") for line in beside(REPOSITORY / "results").splitlines() if line.startswith("| ")
+    ]
+    assert [name.strip("| ") for name in rows[0][1:]] == ["ours", "36 epochs", "photographs"]
+    effects = [[cell.split(")")[0] + ")" for cell in (row[1], row[3])] for row in rows[2:]]
+    assert effects[0][0] == "−0.6 (−2.1 to +0.9)"
+    assert [pair[0].split()[0] for pair in effects[1:]] == ["−4.9", "+9.1", "+13.8", "+3.2"]
+    assert effects[1][1].split()[0] == "−4.2"
+    assert [pair[1] for pair in effects[2:4]] == ["−0.5 (−3.3 to +2.3)", "+2.1 (−0.4 to +4.7)"]
+
+
+def test_what_pages_say_of_the_readings_is_in_the_records():
+    """How many of the eight definitions of PCC have which direction, and that those of the IoU agree."""
+    runs = load_runs()
+    tables = load_tables(runs=runs)
+    claims = load_claims(runs, tables)
+    for study, same, opposite in (("mini", 1, 3), ("cells", 0, 7)):
+        judged = judge(claims, kept_evidence(REPOSITORY / "results", study), tables)
+        own = judged[judged["check"] == ""]
+        directions = own[own["id"] == "pcc"]["direction"].tolist()
+        counts = (len(directions), directions.count("same direction"), directions.count("opposite"))
+        assert counts == (8, same, opposite)
+        assert set(judged[judged["id"] == "iou"]["direction"]) <= {"same direction", "pending"}
+    one = own[(own["id"] == "pcc") & (own["direction"] == "same direction")]
+    assert set(one["welch_direction"]) <= {"inconclusive"}
 
 
 def test_what_the_page_on_photographs_says_in_words_is_in_the_records():
@@ -180,6 +253,9 @@ def test_what_the_page_on_photographs_says_in_words_is_in_the_records():
     assert [ap["atss_af", metric] for metric in ("AP", "AP50", "AP75")] == [52.6, 87.3, 57.3]
     assert [ap["tood_af", metric] for metric in ("AP", "AP50", "AP75")] == [50.5, 81.4, 57.2]
     assert values.loc[values["metric"] == "AP", ["run", "seed"]].drop_duplicates().shape == (35, 2)
+    ap50 = values.query("metric == 'AP50'").pivot_table("value", "seed", "run")
+    low, high = paired_interval((ap50["tood_af"] - ap50["atss_af"]).to_numpy())
+    assert (round(low, 1), round(high, 1)) == (-8.1, -3.8)
     correct = values[values["metric"] == "#Correct boxes"].groupby("run")["value"].mean().round()
     assert (correct["tood_af"], correct["atss_af"]) == (935, 939)
 
@@ -190,18 +266,17 @@ def test_the_front_page_counts_the_trainings_of_the_plan():
     trained = sum(len(records_of(results, study)) for study in ("mini", "cells", *sweeps))
     assert "\n252 trainings in all" in (REPOSITORY / "docs/mini_plan.md").read_text()
     assert f"{trained} of the 252 trainings" in (REPOSITORY / "README.md").read_text()
-    tables, records = load_tables(), records_of(results, "mini")
-    settings = {row.run for name in ("table4", "table_m") for row in tables[name].rows} - {"tood_af"}
-    swept = [record for record in records if record.run in settings]
-    page = (REPOSITORY / "docs/mini.md").read_text()
-    assert f"{len(swept)} of {5 * len(settings)} trainings are done" in page
 
-    cpus = [
-        {record.provenance["hardware"]["cpu"] for record in some}
-        for some in (
-            [record for record in records if record not in swept] + records_of(results, "cells"),
-            [*swept, *records_of(results, "sweeps/mini_schedule3")],
-        )
-    ]
-    assert all(len(models) == 1 for models in cpus)
-    assert cpus[0] != cpus[1]
+
+def test_the_page_says_which_cpus_trained_what():
+    results, tables = REPOSITORY / "results", load_tables()
+    main = {row.run for name in ("control", "table3") for row in tables[name].rows}
+    records = records_of(results, "mini")
+    parts = (
+        [record for record in records if record.run in main] + records_of(results, "cells"),
+        [record for record in records if record.run not in main]
+        + records_of(results, "sweeps/mini_schedule3"),
+    )
+    first, second = ({record.provenance["hardware"]["cpu"] for record in part} for part in parts)
+    assert len(first) == len(second) == 1
+    assert first != second

@@ -1,7 +1,6 @@
 """For each claim what was found, how sure it is, and what would change it, in sentences from the numbers."""
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,9 +8,9 @@ import pandas as pd
 from scipy import stats
 
 from tood.report.claims_table import margin, shown_p, verdict_with_welch
-from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
-from tood.report.effects import effect_with_interval, shown
-from tood.report.evidence import summary
+from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN, outside
+from tood.report.effects import effect_with_interval, percent, shown
+from tood.report.evidence import counted_readings, in_another_study, summary
 from tood.report.markup import markdown
 from tood.report.readings import DEFAULT
 from tood.report.verdicts import Verdict
@@ -70,14 +69,16 @@ def seeds_needed(effect: float, sd: float) -> int | None:
 
 def _found(claim: Claim, row: Mapping, spec: str) -> str:
     """The verdict with its numbers, and the paper's."""
-    paper = "" if math.isnan(row["paper"]) else f"; the paper has {shown(row['paper'], spec)}"
+    printed = ", ".join(filter(None, [shown(row["paper"], spec), percent(row["paper"], row["paper_base"])]))
+    paper = "" if math.isnan(row["paper"]) else f"; the paper has {printed}"
     if not row["seeds"]:
         return f"*{row['verdict']}*, {shown(row['mean'], spec)}{paper}. It does not depend on a seed."
-    several = f" The contrast on which it hangs is `{row['contrast']}`." if len(claim.contrasts) > 1 else ""
+    several = f" The pair that decides is `{row['contrast']}`." if len(claim.contrasts) > 1 else ""
     seeds = f"{row['seeds']} seed" + "s" * (row["seeds"] > 1)
     metric = markdown(claim.metric)
     effect = effect_with_interval(row, spec, CONFIDENCE_WITHIN if claim.within else None)
-    return f"*{verdict_with_welch(row)}*, {effect} {metric}, {seeds}{paper}.{several}"
+    shares = f", {share}" if (share := percent(row["mean"], row["base"])) else ""
+    return f"*{verdict_with_welch(row)}*, {effect} {metric}{shares}, {seeds}{paper}.{several}"
 
 
 def _sure(claim: Claim, row: Mapping, spec: str) -> list[str]:
@@ -86,7 +87,10 @@ def _sure(claim: Claim, row: Mapping, spec: str) -> list[str]:
         return ["One seed has no interval."] if row["seeds"] else []
     sample = [value for name, value in row.items() if name.startswith("seed") and name != "seeds"]
     low, high = np.nanmin(sample), np.nanmax(sample)
-    sentences = [f"Single seeds have {shown(low, spec)} to {shown(high, spec)}."]
+    sentences = [f"Over single seeds it ranges from {shown(low, spec)} to {shown(high, spec)}."]
+    if claim.within and row["direction"] == Verdict.OPPOSITE:
+        p = shown_p(outside(np.array(sample)[~np.isnan(sample)], claim.within))
+        sentences.append(f"That it lies outside of the margin has p {p} (one-sided, not adjusted).")
     tested = row["direction"] == Verdict.SAME_DIRECTION or not claim.within
     if row["direction"] in _DECIDED and tested and not claim.best:
         negation = "" if row["holm_p"] < _LEVEL else " not"
@@ -97,12 +101,13 @@ def _sure(claim: Claim, row: Mapping, spec: str) -> list[str]:
 
 
 def _power(row: Mapping, spec: str) -> str:
-    """How many seeds an effect would take: the paper's, or where it prints none, the one that was found.
+    """How many seeds an effect would take: the paper's, or where there is none, the one that was found.
 
-    Where the interval ends below the paper's effect, it says that instead.
+    Where the interval ends below the paper's effect, it says that instead. The paper's counts are of other
+    images, so they are no effect to look for.
     """
-    own = math.isnan(row["paper"])
-    if row["high"] < row["paper"]:
+    own = math.isnan(row["paper"]) or not math.isnan(row["base"])
+    if not own and row["high"] < row["paper"]:
         return "The interval excludes an effect of the paper's size."
     needed = seeds_needed(row["mean"] if own else row["paper"], row["sd"])
     effect = "this effect" if own else "an effect of the paper's size"
@@ -111,29 +116,28 @@ def _power(row: Mapping, spec: str) -> str:
 
 
 def _would_change(row: Mapping, looks: Sequence[Mapping]) -> list[str]:
-    """What else was looked at, and where it says something else."""
-    known = [look for look in looks if look["seeds"] > 1 and row["seeds"] > 1]
-    sentences = []
-    if readings := [look["direction"] for look in known if not look["check"] and look["reading"] != DEFAULT]:
-        sentences.append(_by_reading(row["direction"], readings))
-    checks = [look for look in known if look["check"]]
-    if differing := [look for look in checks if look["direction"] != row["direction"]]:
-        sentences.append(f"Another verdict: {', '.join(map(_named, differing))}.")
-    if agreeing := [look["check"] for look in checks if look["direction"] == row["direction"]]:
-        sentences.append(f"The same verdict: {', '.join(agreeing)}.")
-    if waiting := [look["check"] for look in looks if look["check"] and look["direction"] == Verdict.PENDING]:
-        sentences.append(f"Pending: {', '.join(waiting)}.")
-    return sentences
+    """What else was looked at, and what it says."""
+    by_study: dict[str, list[Mapping]] = {}
+    for look in looks:
+        by_study.setdefault(look["check"], []).append(look)
+    sentences, elsewhere, waiting = [], [], []
+    for check, of_study in by_study.items():
+        default = next(look for look in of_study if look["reading"] == DEFAULT)
+        others = [look["direction"] for look in of_study if look is not default and look["seeds"] > 1]
+        if not check:
+            sentences += [_by_reading(row["direction"], others)] if others and row["seeds"] > 1 else []
+        elif default["direction"] == Verdict.PENDING:
+            waiting.append(check)
+        elif default["seeds"] > 1:
+            words = in_another_study(default["direction"], default["welch_direction"], others)
+            elsewhere.append(f"{check}, {words}")
+    if elsewhere:
+        sentences.append(f"In other studies: {'; '.join(elsewhere)}.")
+    return [*sentences, *([f"Pending: {', '.join(waiting)}."] if waiting else [])]
 
 
 def _by_reading(default: str, others: Sequence[str]) -> str:
     """What the readings of Table 6 say, the default one first."""
     if set(others) == {default}:
         return f"All {len(others) + 1} readings say the same."
-    count = Counter([default, *others])
-    rest = "; ".join(f"{number} {verdict}" for verdict, number in count.items() if verdict != default)
-    return f"By reading: {count[default]} {default}, the default among them; {rest}."
-
-
-def _named(look: Mapping) -> str:
-    return f"{look['check']} ({look['direction']})"
+    return f"The default reading says {default}; {counted_readings(others)}."

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
-from tood.report.effects import DASH, effect_with_interval, shown
+from tood.report.effects import DASH, effect_with_interval, percent, shown
 from tood.report.evidence import Evidence, judge, summary
 from tood.report.markup import latex, latex_table, markdown, markdown_table
 from tood.report.readings import DEFAULT
@@ -21,14 +21,19 @@ from tood.study.declarations import Table, load_runs
 NAME = "claims"  # of the table's files
 _SIDES = {Verdict.SAME_DIRECTION: "inside of", Verdict.OPPOSITE: "outside of"}
 _WORDS = 3  # columns that are not numbers
-_SHORT_HEADER = ["Claim", "Verdict", "Metric", "paper", "ours", "Seeds"]
-_HEADER = [*_SHORT_HEADER, "SD", "p", "Holm's p", "Robustness", "Section"]
+_HEADER = ["Claim", "Verdict", "Metric", "paper", "ours", "Seeds", "SD", "p", "Holm's p"]
+_HEADER += ["Robustness", "Section"]
+_SHORT_HEADER = [name for name in _HEADER if name not in ("SD", "p", "Holm's p", "Section")]
 _INTERVALS = (
     f"Intervals: {CONFIDENCE:.0%}, by Student's t over paired seeds; {CONFIDENCE_WITHIN:.0%} where a claim "
     "has a margin, which is two one-sided tests at 5%. A verdict needs at least two seeds. p is two-sided, "
     "of no difference. Where a claim has a margin p is of a difference outside of it: a small p says that "
     "the runs are alike, and one near 1 that they are not. Holm's p is adjusted over all contrasts of all "
     "claims. Verdicts rest on the intervals, without this adjustment."
+)
+_PERCENT = (
+    "Percentages: the difference in percent of the number of boxes of the run that is compared with, as "
+    "numbers of boxes depend on the number of images."
 )
 _LEVEL = 1 - CONFIDENCE
 _LOST_BY_HOLM = "Not significant after Holm's correction: p is below .05, and Holm's p is not."
@@ -64,7 +69,7 @@ def write_claims(
     frame = summary(judged)
     header = [name for name in _HEADER if paper or name != "paper"]
     margins = [f"{claim.claim}: {claim.why}" for claim in claims if claim.why]
-    below = [_INTERVALS, *_looked_again(judged, evidence.study), *margins, *notes]
+    below = [_INTERVALS, *_on_percent(frame), *_looked_again(judged, evidence.study), *margins, *notes]
     body, footnotes = _layout(claims, frame, tables, header)
     write_text(directory / f"{NAME}.md", _markdown(body, [*footnotes, *map(markdown, below)], header))
     body, footnotes = _layout(claims, frame, tables, header, latex, r"\textsuperscript{{{}}}")
@@ -80,8 +85,8 @@ def claims_markdown(claims: Sequence[Claim], evidence: Evidence, tables: Mapping
     known = [index for index, verdict in enumerate(frame["verdict"]) if verdict != Verdict.PENDING]
     chosen = [claims[index] for index in known]
     others = f"Claims without a verdict, as a run is not trained: {len(claims) - len(chosen)}."
-    again = _looked_again(judged, evidence.study)
-    below = [_INTERVALS, *again, *([others] if len(chosen) < len(claims) else [])]
+    below = [_INTERVALS, *_on_percent(frame.iloc[known]), *_looked_again(judged, evidence.study)]
+    below += [others] if len(chosen) < len(claims) else []
     body, footnotes = _layout(chosen, frame.iloc[known], tables, _HEADER)
     return _markdown(body, [*footnotes, *map(markdown, below)], _HEADER)
 
@@ -100,7 +105,8 @@ def headlines_markdown(
     chosen = [claim for claim in claims if claim.headline]
     frame = summary(judged).set_index("id", drop=False).loc[[claim.id for claim in chosen]]
     body, footnotes = _layout(chosen, frame, tables, _SHORT_HEADER)
-    return markdown_table(caption, _SHORT_HEADER, body, _WORDS, footnotes)
+    below = [*footnotes, *map(markdown, _on_percent(frame))]
+    return markdown_table(caption, _SHORT_HEADER, body, _WORDS, below)
 
 
 def _layout(
@@ -128,6 +134,10 @@ def _layout(
 
 def _markdown(body: Sequence[Sequence[str]], below: Sequence[str], header: Sequence[str]) -> str:
     return markdown_table(f"**Claims.** {markdown(_caption(header))}", header, body, _WORDS, below)
+
+
+def _on_percent(frame: pd.DataFrame) -> list[str]:
+    return [_PERCENT] if frame[["base", "paper_base"]].notna().any(axis=None) else []
 
 
 def _looked_again(judged: pd.DataFrame, study: str) -> list[str]:
@@ -183,8 +193,8 @@ def _cells(row: Mapping, spec: str) -> list[str]:
         f"{row['number']}: {row['claim']}{margin(row, spec)}",
         verdict_with_welch(row),
         row["metric"],
-        shown(row["paper"], spec),
-        effect_with_interval(row, spec),
+        "; ".join(filter(None, [shown(row["paper"], spec), percent(row["paper"], row["paper_base"])])),
+        "; ".join(filter(None, [effect_with_interval(row, spec), percent(row["mean"], row["base"])])),
         seeds,
         DASH if math.isnan(row["sd"]) else format(row["sd"], spec),
         shown_p(row["p"]),

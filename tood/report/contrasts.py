@@ -162,6 +162,15 @@ def within(sample: np.ndarray, margin: float) -> float:
     return float(max(above, below))
 
 
+def outside(sample: np.ndarray, margin: float) -> float:
+    """p of a mean not outside of +- `margin`, one-sided, on the side of the mean; nan as `two_sided`."""
+    if len(sample) < 2:
+        return math.nan
+    distance = abs(_statistic(sample, math.copysign(margin, sample.mean())))
+    beyond = abs(sample.mean()) > margin
+    return float(stats.t.sf(distance if beyond else -distance, len(sample) - 1))
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """p-values after Holm's adjustment (Holm, 1979) over all of them that are known; nan stays.
 

@@ -33,6 +33,11 @@ def effect_with_interval(row: Mapping, spec: str, confidence: float | None = Non
     return f"{mean} ({shown(row['low'], spec)} to {shown(row['high'], spec)}{level})"
 
 
+def percent(value: float, base: float) -> str:
+    """An effect in percent of a value, with its sign; empty where there is none."""
+    return "" if math.isnan(value / base) else f"{number(100 * value / base, '+.1f')}%"
+
+
 def note_on_whole(judged: pd.DataFrame, claim: str, whole: str, spec: str) -> str:
     """In which studies the whole is not above 0, so that more than the sum of its parts may still be a loss.
 
@@ -53,7 +58,7 @@ def note_on_whole(judged: pd.DataFrame, claim: str, whole: str, spec: str) -> st
         together = wholes.get(own["check"])
         if together is None or together["direction"] == Verdict.SAME_DIRECTION:
             continue
-        who = f"With {own['check']} they" if own["check"] else "They"
+        who = f"In another study, {own['check']}, they" if own["check"] else "They"
         do = "lose" if together["direction"] == Verdict.OPPOSITE else "do not clearly gain"
         # The mean is over the seeds that all runs have.
         alone = np.nanmean([together[seed] - own[seed] for seed in seeds])

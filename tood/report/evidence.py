@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from tood.report.contrasts import NO_INTERVAL, Estimate, common_seeds, estimate, frame_by_seed, holm
+from tood.report.contrasts import NO_INTERVAL, BySeed, Estimate, common_seeds, estimate, frame_by_seed, holm
 from tood.report.effects import note_on_whole
-from tood.report.readings import DEFAULT, READINGS, Values, values_by_reading
+from tood.report.readings import DEFAULT, NO_READINGS, Values, values_by_reading
 from tood.report.tables import NO_METRICS
 from tood.report.verdicts import Verdict, direction, exact_direction, overall, together, worded
 from tood.study.claims import Claim
@@ -18,13 +19,25 @@ from tood.study.declarations import Table
 
 NO_SEED = -1  # of a value that belongs to a model
 # Of `claims.csv`, a row for each contrast, in each study and under each reading that the claim is judged by.
-# `number` is the claim's in table and figure, `note` is said beside its verdict. The values of the contrast
-# by seed follow: `seed0`, `seed1` ...
+# `number` is the claim's in table and figure, `note` is said beside its verdict.
+# `base` and `paper_base`: of the run in percent of which the effects are shown, if there is one. The values
+# of the contrast by seed follow: `seed0`, `seed1` ...
 COLUMNS = [
-    *("id", "number", "claim", "section", "rests_on", "metric", "within", "paper", "verdict", "robustness"),
-    *("note", "study", "check", "reading", "contrast", "decides", "direction", "welch_direction"),
-    *("seeds", "mean", "sd", "low", "high", "welch_low", "welch_high", "p", "holm_p"),
+    *("id", "number", "claim", "section", "rests_on", "metric", "within", "paper", "paper_base", "verdict"),
+    *("robustness", "note", "study", "check", "reading", "contrast", "decides", "direction"),
+    *("welch_direction", "base", "seeds", "mean", "sd", "low", "high", "welch_low", "welch_high", "p"),
+    "holm_p",
 ]
+
+
+class Checked(NamedTuple):
+    """What another study has of the claims of a study."""
+
+    name: str
+    study: str
+    runs: Sequence[str]  # that it trains
+    metrics: pd.DataFrame
+    readings: pd.DataFrame = NO_READINGS
 
 
 @dataclass(frozen=True)
@@ -36,14 +49,14 @@ class Evidence:
         metrics: as `tood.report.tables.build` takes it; stale values do not count.
         comparable: whether the study's numbers can be compared with the paper's, see `worded`.
         readings: Table 6 under every reading, with the columns `READINGS`.
-        checks: of each check its name, its study, the runs that it trains, and its values as `metrics`.
+        checks: the other studies, with values as `metrics` and `readings`.
     """
 
     study: str = ""
     metrics: pd.DataFrame = field(default_factory=NO_METRICS.copy)
     comparable: bool = False
-    readings: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=READINGS))
-    checks: Sequence[tuple[str, str, Sequence[str], pd.DataFrame]] = ()
+    readings: pd.DataFrame = field(default_factory=NO_READINGS.copy)
+    checks: Sequence[Checked] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,7 @@ class _Look:
     directions: list[Verdict]
     by_welch: list[Verdict]
     decides: int  # the contrast on which the claim hangs: the lowest one, or the largest one of a margin
+    base: float = math.nan  # mean over the same seeds, of the run in percent of which effects are shown
 
     @property
     def direction(self) -> Verdict:
@@ -83,23 +97,19 @@ def judge(claims: Iterable[Claim], evidence: Evidence, tables: Mapping[str, Tabl
     values = values_by_metric(evidence.metrics)
     readings = values_by_reading(evidence.readings)
     checks = [
-        (name, study, set(runs), values_by_metric(metrics)) for name, study, runs, metrics in evidence.checks
+        (check, values_by_metric(check.metrics), values_by_reading(check.readings))
+        for check in evidence.checks
     ]
     rows: list[dict] = []
     for claim in claims:
-        own = _look(claim, values.get(claim.metric, {}), evidence.study)
-        others = [
-            _look(claim, of_runs, evidence.study, reading=reading)
-            for (metric, reading), of_runs in readings.items()
-            if metric == claim.metric
-        ]
-        looks = [own, *(look for look in others if _differs(look, own))]
-        looks += [
-            _look(claim, of_check.get(claim.metric, {}), study, check=name)
-            for name, study, runs, of_check in checks
-            if runs.issuperset(claim.runs) and not _of_models(values.get(claim.metric, {}))
-        ]
-        verdict = overall(own.direction, [own.welch_direction, *(look.direction for look in looks[1:])])
+        looks = _looks(claim, values.get(claim.metric, {}), readings, evidence.study)
+        own = looks[0]
+        for check, of_check, read_there in checks:
+            if set(check.runs).issuperset(claim.runs) and not _of_models(values.get(claim.metric, {})):
+                looks += _looks(claim, of_check.get(claim.metric, {}), read_there, check.study, check.name)
+        # Of another study only what the default reading says counts.
+        others = [look.direction for look in looks[1:] if not look.check or look.reading == DEFAULT]
+        verdict = overall(own.direction, [own.welch_direction, *others])
         about = _about(claim, tables[claim.table]) | {
             "number": f"C{claim.number}",
             "verdict": worded(verdict, evidence.comparable),
@@ -120,7 +130,8 @@ def judge(claims: Iterable[Claim], evidence: Evidence, tables: Mapping[str, Tabl
 def read_judged(path: Path) -> pd.DataFrame:
     """`claims.csv`, as `tood.report.claims_table` writes it; one of an earlier version has no notes."""
     judged = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"check": str, "note": str})
-    return judged.reindex(columns=list(dict.fromkeys([*COLUMNS, *judged]))).fillna({"check": "", "note": ""})
+    judged = judged.reindex(columns=list(dict.fromkeys([*COLUMNS, *judged])))
+    return judged.astype({"check": object, "note": object}).fillna({"check": "", "note": ""})
 
 
 def summary(judged: pd.DataFrame) -> pd.DataFrame:
@@ -143,6 +154,24 @@ def _of_models(values: Values) -> bool:
     return any(set(by_seed) == {NO_SEED} for by_seed in values.values())
 
 
+def _looks(
+    claim: Claim, values: Values, readings: Mapping[tuple[str, str], Values], study: str, check: str = ""
+) -> list[_Look]:
+    """A claim in one study: by the default reading, then by each other one that gives other values.
+
+    Args:
+        values: of the claim's metric.
+        readings: of all metrics.
+    """
+    own = _look(claim, values, study, check)
+    others = [
+        _look(claim, of_runs, study, check, reading)
+        for (metric, reading), of_runs in readings.items()
+        if metric == claim.metric
+    ]
+    return [own, *(look for look in others if _differs(look, own))]
+
+
 def _look(claim: Claim, values: Values, study: str, check: str = "", reading: str = DEFAULT) -> _Look:
     if _of_models({run: values.get(run, {}) for run in claim.runs}):
         return _exact(claim, values, study)
@@ -157,7 +186,12 @@ def _look(claim: Claim, values: Values, study: str, check: str = "", reading: st
         directions=[direction(each.paired, each.seeds, claim.within) for each in estimates],
         by_welch=[direction(each.welch, each.seeds, claim.within) for each in estimates],
         decides=estimates.index(min(estimates, key=key)) if seeds else 0,
+        base=_base(values.get(claim.percent_of or "", {}), seeds),
     )
+
+
+def _base(by_seed: BySeed, seeds: Sequence[int]) -> float:
+    return sum(by_seed[seed] for seed in seeds) / len(seeds) if by_seed and seeds else math.nan
 
 
 def _exact(claim: Claim, values: Values, study: str) -> _Look:
@@ -188,6 +222,7 @@ def _rows(claim: Claim, look: _Look) -> list[dict]:
             "direction": look.directions[place],
             "welch_direction": look.by_welch[place],
             "holm_p": math.nan,
+            "base": look.base,
             **effect.columns(),
         }
         for place, (weights, effect) in enumerate(zip(claim.contrasts, look.estimates, strict=True))
@@ -205,6 +240,7 @@ def _written(weights: Mapping[str, float]) -> str:
 
 def _about(claim: Claim, table: Table) -> dict:
     rows = {row.run: row for row in table.rows}
+    base = rows[claim.percent_of].paper.get(claim.metric) if claim.percent_of else None
     return {
         "id": claim.id,
         "claim": claim.claim,
@@ -213,6 +249,7 @@ def _about(claim: Claim, table: Table) -> dict:
         "metric": claim.metric,
         "within": math.nan if claim.within is None else claim.within,
         "paper": _printed(claim, table),
+        "paper_base": math.nan if base is None else base,
     }
 
 
@@ -231,15 +268,31 @@ def _printed(claim: Claim, table: Table) -> float:
 
 def _robustness(looks: Sequence[_Look]) -> str:
     """What else than the study's own paired intervals says of a claim; empty where nothing else is known."""
-    own, *others = [looks[0], *(look for look in looks[1:] if look.direction != Verdict.PENDING)]
-    parts = [f"Welch: {_short(own.welch_direction)}"] if own.estimates[0].seeds > 1 else []
-    readings = Counter(look.direction for look in others if not look.check)
-    if readings:
-        counts = (f"{readings[verdict]} {_short(verdict)}" for verdict in Verdict if readings[verdict])
-        parts.append(f"{readings.total()} readings: {', '.join(counts)}")
-    parts += [f"{look.check}: {_short(look.direction)}" for look in others if look.check]
+    own = looks[0]
+    parts = [f"Welch: {own.welch_direction}"] if own.estimates[0].seeds > 1 else []
+    by_study: dict[str, list[_Look]] = {}
+    for look in looks:
+        if look.direction != Verdict.PENDING:
+            by_study.setdefault(look.check, []).append(look)
+    for check, (default, *others) in by_study.items():
+        readings = [look.direction for look in others]
+        if check:
+            parts.append(f"{check}: {in_another_study(default.direction, default.welch_direction, readings)}")
+        elif readings:
+            parts.append(counted_readings(readings))
     return "; ".join(parts)
 
 
-def _short(verdict: Verdict) -> str:
-    return "same" if verdict == Verdict.SAME_DIRECTION else verdict
+def in_another_study(own: str, by_welch: str, readings: Sequence[str]) -> str:
+    """A direction, and what Welch's interval and other readings say there if they say anything else."""
+    details = [f"Welch: {by_welch}"] if by_welch != own else []
+    details += [counted_readings(readings)] if set(readings) - {own} else []
+    return f"{own} ({', '.join(details)})" if details else own
+
+
+def counted_readings(directions: Sequence[str]) -> str:
+    """How many readings have which direction, such as `7 other readings: 4 opposite, 3 inconclusive`."""
+    count = Counter(directions)
+    words = [f"{count[verdict]} {verdict}" for verdict in Verdict if count[verdict]]
+    shown = ", ".join(words) if len(words) > 1 else "".join(count)
+    return f"{count.total()} other reading{'s' * (count.total() > 1)}: {shown}"

@@ -15,14 +15,13 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
 
 from tood.analysis.figures.files import save_captioned
 from tood.analysis.figures.style import BLACK, BLUE, GREEN, PURPLE, SKY, VERMILION
 from tood.report.claims_table import verdict_on_margin
 from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
 from tood.report.evidence import read_judged
-from tood.report.markup import markdown, number
+from tood.report.markup import markdown
 from tood.report.readings import DEFAULT
 from tood.report.verdicts import Verdict
 
@@ -74,12 +73,11 @@ class Panel(NamedTuple):
 
     title: str
     metrics: tuple[str, ...]  # how their names begin; the first panel that fits takes a claim
-    logarithmic: bool = False  # on both sides of 0, as the paper's counts are of far more images
 
 
 PANELS = (
     Panel("difference in AP, percent", ("AP",)),
-    Panel("difference in boxes, from 10 on a logarithmic axis", ("#",), logarithmic=True),
+    Panel("difference in boxes, percent of those of the run compared with", ("#",)),
     Panel("difference in PCC and in IoU", ("PCC", "IoU")),
     Panel("difference", ("",)),
 )
@@ -119,7 +117,7 @@ def forest(judged: pd.DataFrame) -> Figure:
     Args:
         judged: as `tood.report.evidence.judge` returns it.
     """
-    looks = judged[judged["decides"].astype(bool) & (judged["reading"] == DEFAULT)]
+    looks = _as_drawn(judged[judged["decides"].astype(bool) & (judged["reading"] == DEFAULT)])
     own = looks[(looks["check"] == "") & (looks["seeds"] > 0)]
     by_panel = [(panel, own[own["id"].isin(ids)]) for panel, ids in _by_panel(own)]
     measured = set(looks.loc[looks["seeds"] > 0, "check"])
@@ -137,6 +135,15 @@ def forest(judged: pd.DataFrame) -> Figure:
     return figure
 
 
+def _as_drawn(looks: pd.DataFrame) -> pd.DataFrame:
+    """Effects in percent of the base where they have one, else as they are."""
+    effects = ["mean", "low", "high", *looks.filter(regex=r"^seed\d+$")]
+    scaled = {name: 100 * looks[name] / looks["base"] for name in effects}
+    scaled["paper"] = 100 * looks["paper"] / looks["paper_base"]
+    has_base = looks["base"].notna()
+    return looks.assign(**{name: values.where(has_base, looks[name]) for name, values in scaled.items()})
+
+
 def _by_panel(own: pd.DataFrame) -> Iterable[tuple[Panel, list[str]]]:
     left = dict(zip(own["id"], own["metric"], strict=True))
     for panel in PANELS:
@@ -148,10 +155,6 @@ def _by_panel(own: pd.DataFrame) -> Iterable[tuple[Panel, list[str]]]:
 
 def _draw(axes: Axes, panel: Panel, rows: pd.DataFrame, looks: pd.DataFrame, names: list[str]) -> None:
     """One panel; `rows` from the bottom to the top, `looks` of all studies, `names` of the checks to draw."""
-    if panel.logarithmic:
-        axes.set_xscale("symlog", linthresh=10)
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, ",.0f")))  # no mathtext
     places = {claim: float(place) for place, claim in enumerate(rows["id"])}
     height = LABEL + _marks(names)  # inches of a row
     floors = np.array(list(places.values())) - 0.5
@@ -178,10 +181,9 @@ def _draw(axes: Axes, panel: Panel, rows: pd.DataFrame, looks: pd.DataFrame, nam
     shown = looks[looks["id"].isin(places) & (looks["seeds"] > 0)]
     seeds = shown.filter(regex=r"^seed\d+$")
     printed = rows.dropna(subset="paper")
-    if not panel.logarithmic:
-        points = [0.0, *shown["mean"], *seeds.to_numpy().ravel(), *printed["paper"]]
-        points += [*bands["within"], *-bands["within"]]
-        _limit(axes, np.array(points, dtype=float), shown)
+    points = [0.0, *shown["mean"], *seeds.to_numpy().ravel(), *printed["paper"]]
+    points += [*bands["within"], *-bands["within"]]
+    _limit(axes, np.array(points, dtype=float), shown)
     for name in names:
         effects = shown[shown["check"] == name]
         heights = [places[claim] + offsets[name] for claim in effects["id"]]

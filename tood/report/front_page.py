@@ -13,10 +13,12 @@ import pandas as pd
 
 from tood.ledger.references import Reference, load_references
 from tood.ledger.server_scores import ServerScores, load_scores
+from tood.report import common_seeds
 from tood.report.claims_table import claims_markdown, headlines_markdown
 from tood.report.evidence import judge, summary
 from tood.report.kept import code_changed, kept, kept_evidence, records_of
 from tood.report.markup import markdown
+from tood.report.readings import DEFAULT
 from tood.report.tables import build, to_markdown, with_enough_objects
 from tood.report.verdicts import Verdict, vocabulary
 from tood.runtime.files import atomic_path
@@ -65,7 +67,7 @@ def headlines_part(results: Path) -> str:
     )
     facts = [
         f"Runs of the paper with a measured AP: {', '.join(measured)}.",
-        *_verdicts(summary(judged_by), page.study, vocabulary(evidence.comparable)),
+        *_verdicts(judged_by, page.study, vocabulary(evidence.comparable)),
         cost(results, page.study).strip(),
     ]
     listed = "\n".join(f"- {fact}" for fact in facts if fact)
@@ -77,17 +79,26 @@ def headlines_part(results: Path) -> str:
     return "\n\n".join(shown)
 
 
-def _verdicts(frame: pd.DataFrame, study: str, words: Iterable[Verdict]) -> list[str]:
-    """How many claims have which verdict, and which ones speak against the paper."""
+def _verdicts(judged: pd.DataFrame, study: str, words: Iterable[Verdict]) -> list[str]:
+    """How many claims have which verdict, and which ones speak against the paper, here or elsewhere."""
+    frame = summary(judged)
     count = Counter(frame["verdict"])
-    judged = len(frame) - count[Verdict.PENDING]
+    measured = len(frame) - count[Verdict.PENDING]
     verdicts = ", ".join(f"{count[verdict]} {verdict}" for verdict in words)
-    facts = [f"Claims with a verdict at `{study}`: {judged} of {len(frame)}; {verdicts}."]
-    for kinds_of, begin in (
-        ([Verdict.OPPOSITE, Verdict.CONTRADICTED], "Of these claims of the paper the opposite was found"),
-        ([Verdict.DEPENDS], "Another definition of Table 6 or another study points the other way for"),
+    facts = [f"Claims with a verdict at `{study}`: {measured} of {len(frame)}; {verdicts}."]
+    opposite = frame["verdict"].isin([Verdict.OPPOSITE, Verdict.CONTRADICTED])
+    # Of another study only what the default reading says counts.
+    looks = judged[(judged["check"] == "") | (judged["reading"] == DEFAULT)]
+    disagreeing = set(looks.loc[looks["direction"] == Verdict.OPPOSITE, "id"])
+    for chosen, begin in (
+        (opposite, "Of these claims of the paper the opposite was found"),
+        (
+            ~opposite & (frame["id"].isin(disagreeing) | (frame["verdict"] == Verdict.DEPENDS)),
+            "Another definition of Table 6 or another study has the opposite direction, with an interval "
+            "without 0, for",
+        ),
     ):
-        if claims := list(map(markdown, frame.loc[frame["verdict"].isin(kinds_of), "claim"])):
+        if claims := list(map(markdown, frame.loc[chosen, "claim"])):
             facts.append(f"{begin}: {'; '.join(claims)}.")
     known = frame[frame["verdict"] != Verdict.PENDING]
     kinds = [
@@ -206,7 +217,8 @@ def _table(
     if len(rows) < least:
         return None
     part = table.model_copy(update={"metrics": shown, "rows": rows})
-    return to_markdown(part, build(part, metrics[of_table], {}, runs, None, references, scores))
+    frame = build(part, metrics[of_table], {}, runs, None, references, scores)
+    return to_markdown(part, frame, common_seeds.remark(metrics, part))
 
 
 def _mentions(text: str | None, metrics: Iterable[str]) -> bool:

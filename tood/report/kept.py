@@ -7,8 +7,8 @@ import pandas as pd
 
 from tood.ledger.code_digest import training_code
 from tood.ledger.records import Record, read_record
-from tood.report.evidence import Evidence
-from tood.report.readings import READINGS
+from tood.report.evidence import Checked, Evidence
+from tood.report.readings import NO_READINGS, READINGS
 from tood.report.tables import NO_METRICS, as_metrics, read_complexity
 from tood.runtime.files import DamagedFile
 from tood.study.claims import load_checks
@@ -44,17 +44,25 @@ def kept_evidence(results: Path, study: str) -> Evidence:
     return Evidence(study, metrics, _comparable(study), kept_readings(results, study), checks(results, study))
 
 
-def checks(results: Path, study: str) -> list[tuple[str, str, tuple[str, ...], pd.DataFrame]]:
-    """Of each check of a study its name, its study, the runs that it trains, and its values, if any."""
-    declared = load_checks(study, load_runs())
-    return [(check.name, check.study, check.runs, _trained(results, check.study)) for check in declared]
+def checks(results: Path, study: str) -> list[Checked]:
+    """What the studies that check the claims of a study have, if anything."""
+    return [
+        Checked(
+            check.name,
+            check.study,
+            check.runs,
+            _trained(results, check.study),
+            kept_readings(results, check.study),
+        )
+        for check in load_checks(study, load_runs())
+    ]
 
 
 def kept_readings(results: Path, study: str) -> pd.DataFrame:
     """Table 6 of a study under every reading, with the columns of `READINGS`; empty without the file."""
     path = _of(results, StudyPaths(study).readings)
     if not path.is_file():
-        return pd.DataFrame(columns=READINGS)
+        return NO_READINGS
     try:
         return pd.read_csv(path)[READINGS]
     except (ValueError, KeyError) as error:

@@ -13,6 +13,7 @@ from tood.ledger.records import read_record
 from tood.ledger.references import load_references
 from tood.ledger.server_scores import load_scores
 from tood.ledger.status import Status, known_status, most_urgent
+from tood.report import common_seeds
 from tood.report.claims_table import write_claims
 from tood.report.comparison import compare
 from tood.report.evidence import Evidence
@@ -94,7 +95,7 @@ def _write_tables(
             frame["released"] = [f"{file['file']} {file['sha256']}" if file else "" for file in files]
             notes += _without_file(plan, table)
             table = with_origins(table, released)
-        write(table, frame, folder, notes)
+        write(table, frame, folder, [*notes, *common_seeds.remark(metrics, table)])
     if plan.own_data:
         runs = [plan.all_runs[run] for run in asked_for(plan)]
         write_methods(runs, shown, urgent, folder, [*about, *remarks([run.id for run in runs], statuses)])

@@ -6,27 +6,31 @@ from statistics import mean, stdev
 
 from tood.ledger.records import Record
 from tood.report.claim_sentences import findings
+from tood.report.common_seeds import on_common_seeds
+from tood.report.contrasts import common_seeds, estimate
 from tood.report.effects import effect_with_interval
-from tood.report.evidence import judge, summary
+from tood.report.evidence import judge, summary, values_by_metric
 from tood.report.front_page import cost, forest_picture, measured_tables
 from tood.report.kept import code_changed, kept, kept_evidence, records_of
 from tood.report.markup import markdown, markdown_table, number
 from tood.report.readings import DEFAULT
 from tood.report.tables import build, with_enough_objects
 from tood.report.verdicts import Verdict
-from tood.study.claims import load_checks, load_claims
+from tood.study.claims import load_beside, load_checks, load_claims
 from tood.study.declarations import load_runs, load_tables
 from tood.study.pages import load_pages
 from tood.study.paths import AP
 
 
 def mini_part(results: Path) -> str:
-    """Findings, the sweep, the orders, every table, the agreement of best anchors, and the other images."""
+    """What was measured: findings, differences beside the claims, sweep, orders, tables, best anchors."""
     page = load_pages().mini
     other = page.other_images
     parts = [
         "### Findings\n",
         study_findings(results, page.study),
+        "### Beside the claims\n",
+        beside(results),
         "### Sweep\n",
         sweep(results),
         *(["### Orders\n", compared] if (compared := orders(results, page.study)) else []),
@@ -62,6 +66,25 @@ def study_findings(results: Path, study: str) -> str:
     return findings(claims, judge(claims, kept_evidence(results, study), tables), tables)
 
 
+def beside(results: Path) -> str:
+    """The differences without a verdict, in the study and in those that check it."""
+    page = load_pages().mini
+    evidence = kept_evidence(results, page.study)
+    studies = {"ours": evidence.metrics, **{check.name: check.metrics for check in evidence.checks}}
+    values = {name: values_by_metric(metrics).get("AP", {}) for name, metrics in studies.items()}
+    body, shown = [], set()
+    for each in load_beside(load_runs()):
+        cells = {}
+        for name, of_runs in values.items():
+            if seeds := common_seeds(each.contrast, of_runs):
+                cells[name] = _effect(estimate(each.contrast, of_runs, seeds).columns(), ".1f")
+        body.append((each.what, cells))
+        shown |= set(cells)
+    names = [name for name in studies if name in shown]
+    rows = [[markdown(what), *(cells.get(name, "–") for name in names)] for what, cells in body]
+    return markdown_table(page.beside, ["Difference in AP", *names], rows, 1, [])
+
+
 def sweep(results: Path) -> str:
     """AP of each training of the sweep that chose the recipe."""
     page = load_pages().mini.sweep
@@ -88,8 +111,8 @@ def orders(results: Path, study: str) -> str:
     for table in load_tables(runs=runs).values():
         if not table.printed:
             continue
-        frame = build(table, metrics[metrics["seed"].notna() & ~metrics["stale"]], {}, runs)
         for metric in table.metrics:
+            frame = build(table, on_common_seeds(metrics, table, metric), {}, runs)
             both = frame[[metric, f"{metric}_paper"]].dropna()
             if len(both) >= page.rows:
                 rho = both[metric].corr(both[f"{metric}_paper"], method="spearman")
@@ -123,7 +146,7 @@ def elsewhere(results: Path) -> str:
     tables = load_tables(runs=runs)
     claims, evidence = load_claims(runs, tables), kept_evidence(results, page.study)
     judged = judge(claims, evidence, tables)
-    names = [name for name, *_ in evidence.checks]
+    names = [check.name for check in evidence.checks]
     looks = judged[judged["decides"].astype(bool) & (judged["reading"] == DEFAULT)]
     body, notes = [], []
     for claim, own in zip(claims, summary(judged).to_dict("records"), strict=True):
@@ -143,7 +166,9 @@ def _effect(row: Mapping | None, spec: str) -> str:
         return "–"
     if not row["seeds"]:
         return str(Verdict.PENDING)
-    return f"{effect_with_interval(row, spec)}, {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
+    effect = f"{effect_with_interval(row, spec)}, {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
+    differs = row.get("direction") != row.get("welch_direction")
+    return f"{effect} (by Welch: {row['welch_direction']})" if differs else effect
 
 
 def _percent(record: Record, metric: str) -> str:

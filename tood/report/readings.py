@@ -7,6 +7,7 @@ import pandas as pd
 from tood.analysis.table6.names import METRIC_OF
 
 READINGS = ["run", "seed", "reading", "metric", "value"]  # of table6_readings.csv
+NO_READINGS = pd.DataFrame(columns=READINGS)
 DEFAULT = "default"  # the reading that the tables show
 
 Values = dict[str, dict[int, float]]  # by run, then by seed

@@ -44,6 +44,7 @@ class Claim(Declaration):
     why: str | None = None  # where `within` comes from, if not from the paper
     headline: bool = False  # README.md shows it
     whole: str | None = None  # id of the claim on all of its parts together, whose effect is said beside it
+    percent_of: str | None = None  # run in percent of whose value the effect is shown, too
     number: int = 0  # its place in the file, from 1; filled in, so that it is the same in every study
 
     @model_validator(mode="after")
@@ -78,9 +79,17 @@ class Check(Declaration):
     what: str = ""  # is different there, in words
 
 
+class Beside(Declaration):
+    """A difference in AP that helps to read the claims and has no verdict."""
+
+    what: Annotated[str, Field(min_length=1)]
+    contrast: Annotated[dict[str, float], Field(min_length=2)]  # weights by run
+
+
 class _Claims(Declaration):
     claims: list[Claim]
     checks: dict[str, list[Check]] = {}
+    beside: list[Beside] = []
 
 
 def load_checks(study: str, runs: Mapping[str, Run], path: Path = CLAIMS) -> list[Check]:
@@ -98,6 +107,15 @@ def load_checks(study: str, runs: Mapping[str, Run], path: Path = CLAIMS) -> lis
         raise ExperimentError(f"{path}: checks: {study}: {error}") from None
 
 
+def load_beside(runs: Mapping[str, Run], path: Path = CLAIMS) -> list[Beside]:
+    """The differences without a verdict, checked against the runs."""
+    beside = load_declared(_Claims, path).beside
+    for each in beside:
+        if unknown := next((run for run in each.contrast if run not in runs), None):
+            raise ExperimentError(f"{path}: beside: {each.what}: {unknown_run(unknown, runs)}")
+    return beside
+
+
 def load_claims(runs: Mapping[str, Run], tables: Mapping[str, Table], path: Path = CLAIMS) -> list[Claim]:
     """The claims, checked against runs and tables."""
     claims = load_declared(_Claims, path).claims
@@ -111,6 +129,8 @@ def load_claims(runs: Mapping[str, Run], tables: Mapping[str, Table], path: Path
             raise ExperimentError(f"{place} number: follows from the place in the file; remove it")
         if claim.whole and metrics.get(claim.whole) != claim.metric:
             raise ExperimentError(f"{place} whole: {claim.whole!r} is no claim on {claim.metric}")
+        if claim.percent_of and claim.percent_of not in claim.runs:
+            raise ExperimentError(f"{place} percent_of: {claim.percent_of!r} is no run of the claim")
         if claim.table not in tables:
             raise ExperimentError(f"{place} table: {claim.table!r} is none of {', '.join(tables)}")
         table = tables[claim.table]

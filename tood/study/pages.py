@@ -60,6 +60,7 @@ class Mini(Declaration):
     """Part of docs/mini.md."""
 
     study: str
+    beside: str  # caption
     sweep: Sweep
     orders: Orders
     best_anchors: BestAnchors
