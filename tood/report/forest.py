@@ -226,7 +226,7 @@ def _marks(names: Collection[str]) -> float:
 
 def _on_bands(bands: pd.DataFrame) -> str:
     """What is as the paper says in claims that runs are alike."""
-    return f"\n({', '.join(bands['number'])}: inside of the hatched band)" if len(bands) else ""
+    return f"\n({', '.join(bands['number'][::-1])}: inside of the hatched band)" if len(bands) else ""
 
 
 def _limit(axes: Axes, points: np.ndarray, shown: pd.DataFrame) -> None:
