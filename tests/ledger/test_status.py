@@ -271,6 +271,9 @@ def test_a_study_with_records_is_known_where_it_was_never_called(workspace, monk
         records.finish(called, run, seed, epochs=24)
     save_declaration(called)
     shutil.rmtree("work")
+    copy = StudyPaths("mine").record("tood_af", "1 (copy)")
+    shutil.copy(StudyPaths("mine").record("tood_af", 1), copy)
+    shutil.copytree(copy.parent, copy.parents[1] / "not_declared_any_more")
     found = load_study("mine")
     assert [run.id for run in found.runs] == ["tood_af", "atss_af"]
     assert found.seeds == (0, 1)

@@ -21,7 +21,7 @@ from tood.data.validation import annotations_as_checked
 from tood.ledger.curves import by_epoch
 from tood.ledger.forms import Measurement, Provenance, Readings
 from tood.ledger.kept_weights import kept_weights
-from tood.ledger.plans import load_study
+from tood.ledger.plans import load_study, recorded_trainings
 from tood.ledger.provenance import data_digest, digest, evaluation_digest, is_stale
 from tood.ledger.records import Record, drawn_by, read_record, same_annotations
 from tood.ledger.studies import studies_with
@@ -293,15 +293,13 @@ def known_status(plan: Plan) -> list[Status]:
 def other_trainings(plan: Plan) -> list[Training]:
     """Every run and seed of which the study has a record and that this call does not name."""
     runs = list(plan.all_runs)
-    paths = StudyPaths(plan.name).records.glob("*/seed*.json")
-    there = [(path.parent.name, path.stem.removeprefix("seed")) for path in paths]
-    known = {Training(run, int(seed)) for run, seed in there if run in runs and seed.isdecimal()}
-    return sorted(known - set(plan.trainings), key=lambda training: (runs.index(training.run), training.seed))
+    others = recorded_trainings(plan.name, runs) - set(plan.trainings)
+    return sorted(others, key=lambda training: (runs.index(training.run), training.seed))
 
 
-def _statuses(plan: Plan, trainings: Iterable[Training], now: float | None = None) -> list[Status]:
+def _statuses(plan: Plan, trainings: Iterable[Training]) -> list[Status]:
     expected = functools.cache(functools.partial(expected_digests, plan))
-    return [read_status(plan, run_id, seed, now, expected(run_id)) for run_id, seed in trainings]
+    return [read_status(plan, run_id, seed, expected(run_id)) for run_id, seed in trainings]
 
 
 def most_urgent(states: Iterable[State]) -> State:
