@@ -61,9 +61,7 @@ class Status:
     provenance: dict = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)  # by file name
     readings: dict = field(default_factory=dict)  # Table 6 under other definitions
-    training_stale: list[str] = field(
-        default_factory=list
-    )  # names of the digests of the training that differ
+    training_stale: list[str] = field(default_factory=list)  # digests of the training that differ
     record: Record | None = None  # that all of this is from; None: from the files in the folder
 
     @property
@@ -150,9 +148,7 @@ def expected_digests(plan: Plan, run_id: str) -> dict[str, str]:
     }
 
 
-def read_status(
-    plan: Plan, run_id: str, seed: int, now: float | None = None, expected: dict[str, str] | None = None
-) -> Status:
+def read_status(plan: Plan, run_id: str, seed: int, expected: dict[str, str] | None = None) -> Status:
     """The state of one run and seed.
 
     The files of the run count where it was trained here and nothing that decides it has changed since; else
@@ -160,21 +156,18 @@ def read_status(
     the study does not train it afresh; else the files; else the study's own record, as a stale one.
 
     Args:
-        now: present time in Unix seconds, to compare heartbeats with; None asks the clock.
         expected: result of `expected_digests`; None asks for it.
     """
-    now = time.time() if now is None else now
     expected = expected_digests(plan, run_id) if expected is None else expected
     files, problems = _read(StudyPaths(plan.name).run(run_id, seed))
-    here = _status_of(plan, run_id, seed, files, expected, now)
+    here = _status_of(plan, run_id, seed, files, expected)
     if problems:
         here = replace(here, state=State.FAILED, reason=problems[0])
     fresh = plan.study.fresh and (run_id, seed) in plan.trainings
     if fresh or (here.provenance and here.state.finished):
         return here
     own, *others = (
-        _status_of_record(plan, run_id, seed, path, expected, now)
-        for path in record_paths(plan, run_id, seed)
+        _status_of_record(plan, run_id, seed, path, expected) for path in record_paths(plan, run_id, seed)
     )
     for status in (own, *others):
         if status and status.state != State.STALE:
@@ -183,13 +176,13 @@ def read_status(
 
 
 def _status_of_record(
-    plan: Plan, run_id: str, seed: int, path: Path, expected: dict[str, str], now: float
+    plan: Plan, run_id: str, seed: int, path: Path, expected: dict[str, str]
 ) -> Status | None:
     """By a record; None if there is none."""
     if (record := read_record(path)) is None:
         return None
     own = path == StudyPaths(plan.name).record(run_id, seed)
-    status = _status_of(plan, run_id, seed, record.files, _expected_of(record, expected, plan, own), now)
+    status = _status_of(plan, run_id, seed, record.files, _expected_of(record, expected, plan, own))
     return replace(status, record=record)
 
 
@@ -230,7 +223,7 @@ def _checked(plan: Plan) -> bool:
 
 
 def _status_of(
-    plan: Plan, run_id: str, seed: int, files: Mapping[str, dict], expected: dict[str, str], now: float
+    plan: Plan, run_id: str, seed: int, files: Mapping[str, dict], expected: dict[str, str]
 ) -> Status:
     """By the content of files, by their names."""
     paths = StudyPaths(plan.name).run(run_id, seed)
@@ -247,7 +240,7 @@ def _status_of(
             results[name] = Result(metrics, is_stale(files[name], {**expected, **evaluation}))
     # Weights without provenance are stale. A training that failed before it wrote any has only failed.
     trained = provenance or State(report.get("state", State.PENDING)).finished
-    state, reason = _reported(report, paths, now)
+    state, reason = _reported(report, paths)
     status = Status(
         run=plan.all_runs[run_id],
         seed=seed,
@@ -270,9 +263,9 @@ def _status_of(
     return replace(status, state=State.STALE, reason=reason)
 
 
-def study_status(plan: Plan, now: float | None = None) -> list[Status]:
+def study_status(plan: Plan) -> list[Status]:
     """The state of every run and seed of a study, in the plan's order."""
-    return _statuses(plan, plan.trainings, now)
+    return _statuses(plan, plan.trainings)
 
 
 def status_with_records(plan: Plan) -> list[Status]:
@@ -326,18 +319,18 @@ def _read(paths: RunPaths) -> tuple[dict[str, dict], list[str]]:
     return files, problems
 
 
-def _reported(report: Mapping, paths: RunPaths, now: float) -> tuple[State, str]:
+def _reported(report: Mapping, paths: RunPaths) -> tuple[State, str]:
     """State and reason according to state.json, the clock and the lock of the run."""
     state = State(report.get("state", State.PENDING))
-    if state == State.RUNNING and (ended := _ended(report, paths, now)):
+    if state == State.RUNNING and (ended := _ended(report, paths)):
         return State.FAILED, ended
     return state, single_line(report.get("reason") or "")
 
 
-def _ended(report: Mapping, paths: RunPaths, now: float) -> str:
+def _ended(report: Mapping, paths: RunPaths) -> str:
     """Why a training that reports to be running has ended; empty if it runs."""
     updated = report.get("updated") or 0.0
-    if silence(paths.state, updated, now) > HEARTBEAT_TIMEOUT:
+    if silence(paths.state, updated, time.time()) > HEARTBEAT_TIMEOUT:
         return f"no heartbeat since {moment(updated)}; call the workflow again to resume"
     # A trainer writes how it ended and then frees the lock, so what it wrote is read once more.
     here = report.get("host") == socket.gethostname()
