@@ -74,7 +74,8 @@ class Plan:
         check_data(self.study, self.scale)
         self.conversion = self._conversion()
         if self.study.options:
-            self.variations = variations(self.study.options, self._has, self.all_runs, self.settings)
+            known = self._with_records(run.id for run in self.runs)
+            self.variations = variations(self.study.options, known, self.all_runs, self.settings)
 
     def _check_scale(self) -> None:
         """That what the scale changes is of a run."""
@@ -300,17 +301,14 @@ class Plan:
         varied = {key: change.now for key, change in self.variations.get(run_id, {}).items()}
         return self.all_runs[run_id].options | varied | (released.options if released else {})
 
-    def _has(self, run_id: str) -> bool:
-        """Whether a run is of this call, or an earlier one left records of it."""
-        return run_id in {run.id for run in self.runs} or self._has_record(run_id)
-
-    def _has_record(self, run_id: str) -> bool:
-        return (StudyPaths(self.name).records / run_id).is_dir()
+    def _with_records(self, runs: Iterable[str]) -> set[str]:
+        """These runs, and those of which an earlier call left records."""
+        return {*runs, *(folder.name for folder in StudyPaths(self.name).records.glob("*"))}
 
     def options_for(self, runs: Iterable[str]) -> Options | None:
         """The variations that a call of some of the runs can have."""
-        own, given = set(runs), self.study.options or {}
-        return {run: given[run] for run in given if run in own or self._has_record(run)} or None
+        known, given = self._with_records(runs), self.study.options or {}
+        return {run: given[run] for run in given if run in known} or None
 
     def _choose_released(self) -> None:
         """Choose the file of each run, and leave out runs that have none."""
