@@ -46,11 +46,6 @@ class _ImageSizes(Declaration):
     counts: list[tuple[int, int, int]]  # width, height, number of images
     source: str
 
-    @property
-    def numbers(self) -> dict[tuple[int, int], int]:
-        """Number of images by (width, height)."""
-        return {(width, height): number for width, height, number in self.counts}
-
 
 class Planning(Declaration):
     """Content of `experiments/planning.yaml`."""
