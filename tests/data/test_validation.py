@@ -9,9 +9,10 @@ import pytest
 from helpers.small_coco import TRAIN, VAL, edit
 from PIL import Image
 
+from tood.data.annotations import DataError
 from tood.data.loading import build_dataset
 from tood.data.synthetic import CLASSES
-from tood.data.validation import DataError, Split, check_dataset
+from tood.data.validation import Split, check_dataset
 
 FIRST_TRAIN, FIRST_VAL = "train2017/000000000001.png", "val2017/000001000001.png"
 

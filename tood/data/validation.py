@@ -13,10 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from tood.data.annotations import DataError as DataError  # which callers catch
-from tood.data.annotations import ImageFile, Listing, read_listing, said_of_left_out
-from tood.data.annotations import data_error as _error
-from tood.data.input_sizes import Sized, thinnest, vanishing_of
+from tood.data.annotations import DataError, ImageFile, Listing, data_error, read_listing, said_of_left_out
+from tood.data.input_sizes import thinnest, vanishing
 from tood.data.manifest import read_manifest
 from tood.data.seen import file_digest, first_changed, marks_of
 
@@ -83,8 +81,8 @@ def check_dataset(
         name: marks_of(root / split.images, (file.name for file in listings[name].files))
         for name, split in splits.items()
     }
-    thin = {name: _thinnest(root / split.images, listings[name].files) for name, split in splits.items()}
-    if problem := vanishing_of({"thinnest": thin}, sizes):
+    thin = {name: thinnest(listings[name].files, root / split.images) for name, split in splits.items()}
+    if problem := vanishing(thin.values(), sizes):
         raise DataError(problem)
     contents = _contents(root, splits, listings, progress)
     left_out = said_of_left_out(listings["train"]) if train else ""
@@ -107,11 +105,6 @@ def check_dataset(
             "images": marks,
         },
     }
-
-
-def _thinnest(folder: Path, files: Iterable[ImageFile]) -> Sized:
-    """The image of a folder with the most unequal sides."""
-    return thinnest(Sized(str(folder / file.name), file.width, file.height) for file in files)
 
 
 def _contents(
@@ -139,10 +132,11 @@ def require_files(root: Path, splits: Iterable[Split]) -> None:
         DataError: one is not.
     """
     if not root.is_dir():
-        raise _error(root, "data_root", "no such folder", LAYOUT_HINT)
+        raise data_error(root, "data_root", "no such folder", LAYOUT_HINT)
     for split in splits:
         if not (root / split.annotations).is_file():
-            raise _error(root / split.annotations, "annotations", "no such file under data_root", LAYOUT_HINT)
+            problem = "no such file under data_root"
+            raise data_error(root / split.annotations, "annotations", problem, LAYOUT_HINT)
 
 
 def _shared_images(contents: Mapping[str, Iterable[tuple[str, str]]]) -> str:
@@ -235,11 +229,11 @@ def _match_categories(
     if set(names) != set(ids):
         problem = f"not those of {splits['train'].annotations}: {_difference(names, list(ids))}"
         hint = "write the same names into both files"
-        raise _error(root / splits["val"].annotations, "categories", problem, hint)
+        raise data_error(root / splits["val"].annotations, "categories", problem, hint)
     if expected is not None and names != list(expected):
         problem = f"not the {len(expected)} expected: {_difference(expected, names)}"
         hint = "use the annotations of the configured dataset, or configure these categories"
-        raise _error(root / next(iter(splits.values())).annotations, "categories", problem, hint)
+        raise data_error(root / next(iter(splits.values())).annotations, "categories", problem, hint)
     categories = [{"id": ids[name], "name": name} for name in names]
     if first == val:
         return categories, []
@@ -266,7 +260,7 @@ def _check_presence(annotations: Path, folder: Path, files: list[ImageFile]) -> 
     if missing:
         problem = f"{len(missing)} of {len(files)} image files are not in {folder}, first {missing[0]}"
         hint = "copy the missing images there, or correct the image folder"
-        raise _error(annotations, "images.file_name", problem, hint)
+        raise data_error(annotations, "images.file_name", problem, hint)
 
 
 def _decode(annotations: Path, folder: Path, files: list[ImageFile]) -> Iterable[tuple[ImageFile, str]]:
@@ -288,7 +282,7 @@ def _decode(annotations: Path, folder: Path, files: list[ImageFile]) -> Iterable
                     "if its EXIF orientation turns it, the loader turns it upright: save it upright without "
                     "one, if its boxes are upright too, or remove the orientation"
                 )
-            raise _error(path, "width, height", problem, hint)
+            raise data_error(path, "width, height", problem, hint)
         return file, hashlib.sha256(content).hexdigest()
 
     # Decoders do not hold the interpreter lock.
