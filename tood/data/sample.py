@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tood.data.annotations import read_listing
+from tood.data.input_sizes import resized
 from tood.data.validation import SMALLEST_SIDE, Split, check_dataset, require_files
 from tood.runtime.files import write_json
 
@@ -59,10 +60,9 @@ def take_sample(
         if objects[image["id"]] and min(image["width"], image["height"]) >= SMALLEST_SIDE
     ]
 
-    def memory(image: dict) -> tuple[float, int]:
-        sides = sorted((image["width"], image["height"]), reverse=True)
-        factor = min(limit / side for limit, side in zip(sorted(size, reverse=True), sides, strict=True))
-        return sides[0] * sides[1] * factor**2, objects[image["id"]]
+    def memory(image: dict) -> tuple[int, int]:
+        width, height = resized(image["width"], image["height"], size)
+        return width * height, objects[image["id"]]
 
     drawn = random.Random(seed).sample(usable, min(typical, len(usable)))
     _write(folder / TYPICAL.annotations, content, drawn)
