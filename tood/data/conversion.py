@@ -107,9 +107,8 @@ def _found(root: Path, names: Sequence[str], usual: Split) -> Conversion | None:
 
 def converted_from(folder: Path) -> str:
     """Digest of what the files in a folder were converted from; empty if nothing says so."""
-    path = folder / SOURCES
     try:
-        return str(read_json(path, _Sources)["digest"]) if path.is_file() else ""
+        return read_json(folder / SOURCES, _Sources)["digest"]
     except (OSError, DamagedFile):
         return ""
 
