@@ -68,7 +68,7 @@ def export(detector: Detector, path: Path, with_nms: bool, half: bool) -> Graph:
 def description(detector: Detector, with_nms: bool, half: bool) -> dict[str, Any]:
     """What a program must know to use a file."""
     (resize, *_) = detector.transforms
-    longer, shorter = resize["scale"]
+    longer, shorter = sorted(resize["scale"], reverse=True)  # a configuration may have either first
     return {
         "name": detector.name,
         "classes": list(detector.classes),
