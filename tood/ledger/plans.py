@@ -5,7 +5,7 @@ from collections.abc import Container, Iterable
 from tood.ledger.forms import Options
 from tood.ledger.studies import called_studies, recorded_studies
 from tood.runtime.files import DamagedFile, read_json, write_json
-from tood.runtime.text import did_you_mean
+from tood.runtime.text import there_are
 from tood.study.declarations import ExperimentError, load_runs, select_runs
 from tood.study.options import OF_A_CALL
 from tood.study.paths import StudyPaths
@@ -43,8 +43,7 @@ def load_study(name: str | None = None) -> Plan:
     if name not in {**called, **recorded}:
         known = sorted({*called, *recorded, *scale_names()})
         raise ExperimentError(
-            f"--name {name}: no study of that name was called here; {did_you_mean(name, known)}"
-            f"there are {', '.join(known)}"
+            f"--name {name}: no study of that name was called here; {there_are(name, known)}"
         )
     path = called.get(name) or recorded[name]
     hint = f"delete {path}, and call the workflow again with the options of the study"

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from tood.data.conversion import layout_of
 from tood.data.validation import Split
-from tood.runtime.text import did_you_mean
+from tood.runtime.text import there_are
 from tood.study.declarations import Declaration, ExperimentError
 from tood.study.jobs import Device, Logger, Precision, Resources
 from tood.study.paths import SWEEPS
@@ -140,10 +140,7 @@ def parse_study(options: Mapping[str, Any]) -> Study:
     """
     for key in options:
         if key not in Study.model_fields:
-            raise ExperimentError(
-                f"--config {key}: unknown option; {did_you_mean(str(key), Study.model_fields)}"
-                f"there are {', '.join(Study.model_fields)}"
-            )
+            raise ExperimentError(f"--config {key}: unknown option; {there_are(key, Study.model_fields)}")
     values = {}
     for key, value in options.items():
         try:

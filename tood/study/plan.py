@@ -14,6 +14,7 @@ from tood.data.annotations import DataError
 from tood.data.conversion import LINK, Conversion, conversion_of, sources_digest
 from tood.data.synthetic import DrawingSpec
 from tood.data.validation import Split
+from tood.runtime.text import there_are
 from tood.study.declarations import ExperimentError, Run, load_runs, select_runs
 from tood.study.jobs import DEFAULT_PRECISION, Device, Execution, Resources
 from tood.study.options import INCOMPARABLE, OF_TRAININGS, RESOURCES, check_data, parse_study
@@ -82,10 +83,8 @@ class Plan:
         path = f"{SCALES / self.scale.name}.yaml"
         backbones = {run.backbone for run in self.all_runs.values()}
         if unknown := sorted(set(self.scale.backbones) - backbones):
-            raise ExperimentError(
-                f"{path}: backbones: no run has the backbone {unknown[0]!r}; "
-                f"there are {', '.join(sorted(backbones))}"
-            )
+            also = there_are(unknown[0], sorted(backbones))
+            raise ExperimentError(f"{path}: backbones: no run has the backbone {unknown[0]!r}; {also}")
         texts = [_config_text(run.config) for run in self.all_runs.values()]
         if unused := [head for head in self.scale.heads if not any(head in text for text in texts)]:
             raise ExperimentError(
