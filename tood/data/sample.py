@@ -28,7 +28,6 @@ def take_sample(
     typical: int,
     largest: int,
     evaluated: int,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Write the sample and check it like a whole dataset; of the dataset itself only annotations are checked.
 
@@ -39,7 +38,6 @@ def take_sample(
             memory, and `EVALUATED`, the first ones of `val` with an object.
         size: limits of the (longer, shorter) side of a network's input, in pixels.
         typical, largest, evaluated: most images of each split.
-        seed: of the draw.
 
     Returns:
         the manifest of the sample, with `TYPICAL` as its training split, its `root`, and `trained_images`,
@@ -64,7 +62,7 @@ def take_sample(
         width, height = resized(image["width"], image["height"], size)
         return width * height, objects[image["id"]]
 
-    drawn = random.Random(seed).sample(usable, min(typical, len(usable)))
+    drawn = random.Random(0).sample(usable, min(typical, len(usable)))
     _write(folder / TYPICAL.annotations, content, drawn)
     _write(folder / LARGEST.annotations, content, sorted(usable, key=memory, reverse=True)[:largest])
     content = json.loads((root / val.annotations).read_bytes())

@@ -38,7 +38,6 @@ def check_dataset(
     train: Split | None,
     val: Split,
     *,
-    expected_categories: Sequence[str] | None = None,
     sizes: Iterable[Sequence[int]] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict:
@@ -48,7 +47,6 @@ def check_dataset(
         root: folder of the dataset.
         train: the training split; None where nothing is trained, then the other is checked alone.
         val: the validation split; the same image ids may occur in both.
-        expected_categories: names that the files must list, in this order; None accepts any.
         sizes: input sizes of the networks: limits of the longer and the shorter side, in pixels.
         progress: receives (images decoded, images in all) after each image.
 
@@ -73,7 +71,7 @@ def check_dataset(
         )
         for name, split in splits.items()
     }
-    categories, notes = _match_categories(root, splits, listings, expected_categories)
+    categories, notes = _match_categories(root, splits, listings)
     for name, split in splits.items():
         _check_presence(root / split.annotations, root / split.images, listings[name].files)
     # Before images are decoded, so that a change in the meantime is found later.
@@ -213,10 +211,7 @@ def _image_names(annotations: Path) -> list[str]:
 
 
 def _match_categories(
-    root: Path,
-    splits: dict[str, Split],
-    listings: dict[str, Listing],
-    expected: Sequence[str] | None,
+    root: Path, splits: dict[str, Split], listings: dict[str, Listing]
 ) -> tuple[list[dict], list[str]]:
     """The categories in the order of the labels, and notes about them.
 
@@ -227,13 +222,11 @@ def _match_categories(
     first = listings["train"].categories if "train" in listings else val
     names, ids = [category["name"] for category in first], {c["name"]: c["id"] for c in val}
     if set(names) != set(ids):
-        problem = f"not those of {splits['train'].annotations}: {_difference(names, list(ids))}"
+        missing = [name for name in names if name not in ids]
+        unexpected = [name for name in ids if name not in names]
+        problem = f"not those of {splits['train'].annotations}: missing {missing}, unexpected {unexpected}"
         hint = "write the same names into both files"
         raise data_error(root / splits["val"].annotations, "categories", problem, hint)
-    if expected is not None and names != list(expected):
-        problem = f"not the {len(expected)} expected: {_difference(expected, names)}"
-        hint = "use the annotations of the configured dataset, or configure these categories"
-        raise data_error(root / next(iter(splits.values())).annotations, "categories", problem, hint)
     categories = [{"id": ids[name], "name": name} for name in names]
     if first == val:
         return categories, []
@@ -245,14 +238,6 @@ def _match_categories(
         f"{splits['train'].annotations} and {splits['val'].annotations} list the same classes with {how}: "
         "they are matched by name, and detections carry the ids of the latter."
     ]
-
-
-def _difference(expected: Sequence[str], names: Sequence[str]) -> str:
-    missing = [name for name in expected if name not in names]
-    unexpected = [name for name in names if name not in expected]
-    if not missing and not unexpected:
-        return f"the same in another order, {list(names)} instead of {list(expected)}"
-    return f"missing {missing}, unexpected {unexpected}"
 
 
 def _check_presence(annotations: Path, folder: Path, files: list[ImageFile]) -> None:
