@@ -88,7 +88,8 @@ def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
     ):
         if measured and file.is_file():
             kept[file.name] = read_json(file, form)
-    root = Path(read_manifest(manifest)["root"])
+    checked = read_manifest(manifest)
+    root = Path(checked["root"])
     spec = root / SPEC_FILE
     content: dict[str, Any] = {
         "version": VERSION,
@@ -105,8 +106,7 @@ def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
     if measured and files.best_anchors.is_file():
         content["best_anchors"] = _agreement(read_json(files.best_anchors)["objects"])
     if measured and files.evaluated_images.is_file():
-        checked = read_manifest(manifest)
-        annotations = Path(checked["root"], checked["splits"]["val"]["annotation_file"])
+        annotations = root / checked["splits"]["val"]["annotation_file"]
         content["objects"] = objects_by_size(read_json(annotations), read_json(files.evaluated_images))
     content = finite(content)  # as it will be read, which the checksum is of
     write_json(path, content | {"checksum": _checksum(content)})
