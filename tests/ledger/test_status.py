@@ -427,8 +427,13 @@ def test_the_studies_that_have_a_run_are_named(plan, capsys):
     assert capsys.readouterr().out.splitlines()[1] == f"{header}other, sweeps/mini_lr, tiny (--name)"
     with pytest.raises(ExperimentError, match=r"model.pth is not there; this trains it:\nsnakemake"):
         trained_weights("tood_af", "tiny", None)
-    for file in ("manifest.json", "runs/tood_af/seed0/model.pth"):
-        write_json(StudyPaths("tiny").work / file, {})
+    manifest, model = StudyPaths("tiny").manifest, StudyPaths("tiny").run("tood_af", 0).model
+    write_json(model, {})
+    manifest.unlink()
+    with pytest.raises(ExperimentError, match=r"manifest.json is not there; .* data again") as error:
+        trained_weights("tood_af", "tiny", None)
+    assert "fresh" not in str(error.value)
+    write_json(manifest, {})
     with pytest.raises(ExperimentError, match=r"there are weights of it in tiny: --name tiny"):
         trained_weights("tood_af", None, 0)
     assert trained_weights("tood_af", "tiny", None)[1] == 0

@@ -113,6 +113,9 @@ def trained_weights(run: str, study: str | None, seed: int | None) -> tuple[Plan
     if not (weights.is_file() and paths.manifest.is_file()):
         if kept := kept_weights(paths.record(run, number)):
             return plan, number, kept
+        if weights.is_file():
+            problem = f"{paths.manifest} is not there; this checks the data again, which writes it"
+            raise ExperimentError(f"--run {run}: {problem}:\n{call_of(plan)}")
         others = [name for name in studies_with(run) if StudyPaths(name).run(run, number).model.is_file()]
         also = f" (there are weights of it in {', '.join(others)}: --name {others[0]})" if others else ""
         call = call_of(plan, runs=run, seeds=number, fresh=True)
