@@ -370,7 +370,8 @@ class Plan:
         if study.schedule:
             notes.append(f"Every training has {study.schedule:g} times the epochs of its run.")
         if study.batch_size:
-            notes.append(f"Batches of {study.batch_size} images, with the learning rate unchanged.")
+            same = "" if study.lr else ", with the learning rate unchanged"
+            notes.append(f"Batches of {study.batch_size} images{same}.")
         if note := _PRECISION_NOTES.get(study.precision or scale.training.precision or DEFAULT_PRECISION):
             notes.append(note)
         notes += [sentence(run, changed) for run, changed in self.variations.items()]
