@@ -8,10 +8,10 @@ import pytest
 from helpers.small_coco import TRAIN, VAL, edit
 from PIL import Image
 
-from tood.data.annotations import described, leaves, shown
+from tood.data.annotations import DataError, described, leaves, shown
 from tood.data.loading import build_dataset
 from tood.data.synthetic import CLASSES
-from tood.data.validation import DataError, Split, check_dataset
+from tood.data.validation import Split, check_dataset
 
 
 def objects(root: Path, split: Split, classes, flip: float | None = 0.0) -> dict[str, list]:

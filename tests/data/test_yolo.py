@@ -52,6 +52,16 @@ def test_boxes_as_torchvision_computes_them(root, tmp_path):
     assert np.abs(np.array([box for _, box in found]) - wanted.numpy()).max() < 1e-3
 
 
+def test_an_object_that_is_there_twice_is_said_to_be(root, tmp_path):
+    """Ultralytics drops the second one; two equal objects can hardly both be found."""
+    write_text(root / PLAIN, "1 .5 .5 .2 .2\n1 .5 .5 .2 .2\n2 .5 .5 .2 .2\n1 .5 .5 .2 .3\n")
+    splits = {"train": "data.yaml", "val": "data.yaml"}
+    said = convert(Conversion(layout="YOLO", root=root, splits=splits), tmp_path / "data")
+    assert "1 objects have class and box of another one of their image and count all the same." in said
+    kept = Conversion(layout="YOLO", root=root, splits=splits, classes=(NAMES[2],)).of(["train"])
+    assert not any("of another one" in sentence for sentence in convert(kept, tmp_path / "data"))
+
+
 def test_a_polygon_has_the_box_of_its_points(root, tmp_path):
     write_text(root / PLAIN, "1 0.25 0.5 0.5 0.25 0.75 1.0\n0 .5 .5 .5 .5\n3.0 .1 .1 .9 .1 .9 .2 .1 .2\n")
     assert objects(convert_all(root, tmp_path / "data")["train"]) == [

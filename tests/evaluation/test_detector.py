@@ -213,6 +213,9 @@ def test_files_folders_and_patterns(tmp_path):
     assert names == ["c.webp", "a.PNG", "b.jpg"]
     assert [path.name for path in find_images([str(tmp_path / "*.jpg")])] == ["b.jpg"]
     assert [path.name for path in find_images([str(tmp_path / "notes.txt")])] == ["notes.txt"]
+    (tmp_path / "._b.jpg").touch()  # as macOS leaves on disks of others
+    (tmp_path / "d.pbm").touch()
+    assert [path.name for path in find_images([str(tmp_path)])] == ["a.PNG", "b.jpg", "c.webp", "d.pbm"]
     (tmp_path / "empty").mkdir()
     for name, message in (("empty", "has no image"), ("x.jpg", "no such file"), ("*.tga", "no file fits")):
         with pytest.raises(ExperimentError, match=message):

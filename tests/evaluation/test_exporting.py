@@ -158,6 +158,16 @@ def test_a_program_of_torch_predicts_the_same(tmp_path, half):
     assert (about["longer_side"], about["shorter_side"], about["nms"]) == (64, 64, False)
 
 
+def test_the_limit_of_the_longer_side_is_the_larger_one():
+    """`Resize` takes its two limits in either order, as `input.size` of an option may have them."""
+    found = detector("tood_af")
+    found.transforms[0]["scale"] = (48, 64)
+    about = exporting.description(found, with_nms=False, half=False)
+    assert (about["longer_side"], about["shorter_side"]) == (64, 48)
+    image = np.zeros((50, 100, 3), np.uint8)
+    assert found.prepare(image)["inputs"].shape[1:] == (32, 64)
+
+
 def assert_close(off: exporting.Difference, half: bool) -> None:
     """The largest difference of each kind is what docs/export.md says."""
     score, box = (2e-3, 0.5) if half else (1e-5, 1e-3)

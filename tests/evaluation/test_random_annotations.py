@@ -11,7 +11,8 @@ import pytest
 from helpers.coco_results import by_pycocotools
 from PIL import Image
 
-from tood.data.validation import DataError, Split, check_dataset
+from tood.data.annotations import DataError
+from tood.data.validation import Split, check_dataset
 from tood.evaluation.detection import coco_ap
 
 VAL = Split("val.json", "val")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pycocotools.coco import COCO
 
+from tood.data.annotations import DataError
 from tood.evaluation.detection import coco_ap
 from tood.evaluation.submission import (
     ImageInfo,
@@ -179,6 +180,17 @@ def test_a_file_that_the_server_would_not_take(tmp_path, name, members, message)
         read(path)
 
 
+def test_a_damaged_archive_is_named(tmp_path):
+    """Which of the many errors of `zipfile` and `zlib` it is depends on the place."""
+    path = tmp_path / f"{NAME}.zip"
+    write(path, [{**GOOD, "score": k / 50} for k in range(50)], INFO)
+    whole = path.read_bytes()
+    for place in range(60, 160, 5):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        with pytest.raises(SubmissionError, match=r"cannot be read: .*write it again"):
+            read(path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -197,5 +209,5 @@ def test_a_file_of_images_with_an_error(tmp_path, text, message):
     path = tmp_path / "info.json"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(SubmissionError, match=message):
+    with pytest.raises(DataError, match=message):
         read_image_info(path)

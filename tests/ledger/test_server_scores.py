@@ -80,6 +80,10 @@ def test_what_is_printed_can_be_pasted(tmp_path):
     assert load_scores("smoke", RUNS, path) == {}  # of other models
     with pytest.raises(ExperimentError, match="did you mean tood_r101"):
         entry(summary(FIGURES), "tood_r11", "paper", 0, "a server", RUNS)
+    with pytest.raises(ExperimentError, match=r"^entry: seed: Input should be greater than or equal to 0"):
+        entry(summary(FIGURES), "tood_r101", "paper", -1, "a server", RUNS)
+    with pytest.raises(ExperimentError, match=r"^entry: all twelve are at most 1"):
+        entry(summary(dict.fromkeys(FIGURES, 0.4)), "tood_r101", "paper", 0, "a server", RUNS)
 
 
 def test_nothing_is_claimed_so_far():

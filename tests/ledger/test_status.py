@@ -74,8 +74,8 @@ def leave(plan: Plan, run: str, report: dict | None, ap: dict | None = None, **d
         write_json(folder / "ap.json", {**ap, "digests": {**trained, **evaluated, **digests}})
 
 
-def status(plan: Plan, run: str = "tood_af", now: float = NOW) -> Status:
-    return read_status(plan, run, 0, now)
+def status(plan: Plan, run: str = "tood_af") -> Status:
+    return read_status(plan, run, 0)
 
 
 # States
@@ -92,10 +92,12 @@ def test_a_state_is_what_the_trainer_says(plan, state):
     assert status(plan, "atss_af").state == "pending"
 
 
-def test_a_trainer_that_stopped_beating_has_failed(plan):
+def test_a_trainer_that_stopped_beating_has_failed(plan, monkeypatch):
     leave(plan, "tood_af", RUNNING)
-    assert status(plan, now=NOW + HEARTBEAT_TIMEOUT).state == "running"
-    lost = status(plan, now=NOW + HEARTBEAT_TIMEOUT + 1)
+    monkeypatch.setattr("time.time", lambda: NOW + HEARTBEAT_TIMEOUT)
+    assert status(plan).state == "running"
+    monkeypatch.setattr("time.time", lambda: NOW + HEARTBEAT_TIMEOUT + 1)
+    lost = status(plan)
     assert lost.state == "failed"
     assert lost.reason.startswith("no heartbeat since 2027-01-1")
 
@@ -271,6 +273,9 @@ def test_a_study_with_records_is_known_where_it_was_never_called(workspace, monk
         records.finish(called, run, seed, epochs=24)
     save_declaration(called)
     shutil.rmtree("work")
+    copy = StudyPaths("mine").record("tood_af", "1 (copy)")
+    shutil.copy(StudyPaths("mine").record("tood_af", 1), copy)
+    shutil.copytree(copy.parent, copy.parents[1] / "not_declared_any_more")
     found = load_study("mine")
     assert [run.id for run in found.runs] == ["tood_af", "atss_af"]
     assert found.seeds == (0, 1)
@@ -426,8 +431,13 @@ def test_the_studies_that_have_a_run_are_named(plan, capsys):
     assert capsys.readouterr().out.splitlines()[1] == f"{header}other, sweeps/mini_lr, tiny (--name)"
     with pytest.raises(ExperimentError, match=r"model.pth is not there; this trains it:\nsnakemake"):
         trained_weights("tood_af", "tiny", None)
-    for file in ("manifest.json", "runs/tood_af/seed0/model.pth"):
-        write_json(StudyPaths("tiny").work / file, {})
+    manifest, model = StudyPaths("tiny").manifest, StudyPaths("tiny").run("tood_af", 0).model
+    write_json(model, {})
+    manifest.unlink()
+    with pytest.raises(ExperimentError, match=r"manifest.json is not there; .* data again") as error:
+        trained_weights("tood_af", "tiny", None)
+    assert "fresh" not in str(error.value)
+    write_json(manifest, {})
     with pytest.raises(ExperimentError, match=r"there are weights of it in tiny: --name tiny"):
         trained_weights("tood_af", None, 0)
     assert trained_weights("tood_af", "tiny", None)[1] == 0

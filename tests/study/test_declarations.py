@@ -204,6 +204,8 @@ def test_select_runs():
         ExperimentError, match=r"unknown run 'tod_af'; did you mean tood_af.*`tood runs` lists"
     ):
         select_runs(["tod_af"], RUNS)
+    with pytest.raises(ExperimentError, match=r"unknown run 'tabel3'; did you mean table3"):
+        select_runs(["tabel3"], RUNS)
 
 
 def test_list_runs():

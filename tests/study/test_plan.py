@@ -146,6 +146,13 @@ def test_notes_say_what_makes_the_numbers_differ():
         assert phrase in notes
 
 
+def test_a_learning_rate_that_was_given_is_not_called_unchanged():
+    study = {"scale": "paper", "name": "x", "batch_size": 8}
+    assert "Batches of 8 images, with the learning rate unchanged." in Plan(study).notes()
+    notes = Plan(study | {"lr": 0.005}).notes()
+    assert {"Learning rate 0.005.", "Batches of 8 images."} <= set(notes)
+
+
 def test_notes_of_a_drawn_scale_say_that_weights_are_random():
     assert any("random weights" in note for note in Plan({}).notes())
 

@@ -53,9 +53,10 @@ def padding(config: Config, sizes: Mapping[tuple[int, int], int]) -> Padding:
 
 def of_runs() -> Iterator[tuple[str, Padding]]:
     """Every declared run and its padding."""
-    sizes = load_planning(load_runs()).image_sizes.numbers
+    runs = load_runs()
+    sizes = {(width, height): number for width, height, number in load_planning(runs).image_sizes.counts}
     known: dict[str, Padding] = {}
-    for run in load_runs().values():
+    for run in runs.values():
         config = Config.fromfile(CONFIGS / run.config)
         key = str((config.input, config.train.batch_size, config.train.replica))
         known.setdefault(key, padding(config, sizes))

@@ -107,9 +107,8 @@ def _found(root: Path, names: Sequence[str], usual: Split) -> Conversion | None:
 
 def converted_from(folder: Path) -> str:
     """Digest of what the files in a folder were converted from; empty if nothing says so."""
-    path = folder / SOURCES
     try:
-        return str(read_json(path, _Sources)["digest"]) if path.is_file() else ""
+        return read_json(folder / SOURCES, _Sources)["digest"]
     except (OSError, DamagedFile):
         return ""
 
@@ -319,9 +318,9 @@ def _coco(
     annotations: list[dict] = []
     for image_id, (file, (width, height), things) in enumerate(entries, 1):
         images.append({"id": image_id, "file_name": file.image, "width": width, "height": height})
-        for thing in things:
-            if thing.name not in numbers:
-                continue  # of a class that is not kept
+        kept = [thing for thing in things if thing.name in numbers]
+        counts["twice"] += len(kept) - len({(thing.name, thing.corners) for thing in kept})
+        for thing in kept:
             x1, y1, x2, y2 = (
                 round(min(max(value, 0), side), _DIGITS)
                 for value, side in zip(thing.corners, (width, height) * 2, strict=True)
@@ -371,6 +370,7 @@ def _remarks(counts: Mapping[str, int]) -> list[str]:
     sentences = []
     for key, sentence in (
         ("without", "{:,} images have no file of labels and count as images without objects."),
+        ("twice", "{:,} objects have class and box of another one of their image and count all the same."),
         ("difficult", "{:,} objects are marked as difficult and count as any other."),
         ("cut", "{:,} boxes reach over the border of their image by more than a pixel and end there now."),
         ("size", "{:,} images have another size than their XML files say; that of the image counts."),

@@ -9,12 +9,9 @@ from typing import NamedTuple
 from tood.data.annotations import data_error
 
 # Of the formats that `tood.data.images` reads, by the suffix: a folder may hold other files
-SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("avif", "bmp", "gif", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff"),
-        "webp",
-    )
+SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
 )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tood.data.annotations import read_listing
+from tood.data.input_sizes import resized
 from tood.data.validation import SMALLEST_SIDE, Split, check_dataset, require_files
 from tood.runtime.files import write_json
 
@@ -27,7 +28,6 @@ def take_sample(
     typical: int,
     largest: int,
     evaluated: int,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Write the sample and check it like a whole dataset; of the dataset itself only annotations are checked.
 
@@ -38,7 +38,6 @@ def take_sample(
             memory, and `EVALUATED`, the first ones of `val` with an object.
         size: limits of the (longer, shorter) side of a network's input, in pixels.
         typical, largest, evaluated: most images of each split.
-        seed: of the draw.
 
     Returns:
         the manifest of the sample, with `TYPICAL` as its training split, its `root`, and `trained_images`,
@@ -59,12 +58,11 @@ def take_sample(
         if objects[image["id"]] and min(image["width"], image["height"]) >= SMALLEST_SIDE
     ]
 
-    def memory(image: dict) -> tuple[float, int]:
-        sides = sorted((image["width"], image["height"]), reverse=True)
-        factor = min(limit / side for limit, side in zip(sorted(size, reverse=True), sides, strict=True))
-        return sides[0] * sides[1] * factor**2, objects[image["id"]]
+    def memory(image: dict) -> tuple[int, int]:
+        width, height = resized(image["width"], image["height"], size)
+        return width * height, objects[image["id"]]
 
-    drawn = random.Random(seed).sample(usable, min(typical, len(usable)))
+    drawn = random.Random(0).sample(usable, min(typical, len(usable)))
     _write(folder / TYPICAL.annotations, content, drawn)
     _write(folder / LARGEST.annotations, content, sorted(usable, key=memory, reverse=True)[:largest])
     content = json.loads((root / val.annotations).read_bytes())

@@ -13,10 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from tood.data.annotations import DataError as DataError  # which callers catch
-from tood.data.annotations import ImageFile, Listing, read_listing, said_of_left_out
-from tood.data.annotations import data_error as _error
-from tood.data.input_sizes import Sized, thinnest, vanishing_of
+from tood.data.annotations import DataError, ImageFile, Listing, data_error, read_listing, said_of_left_out
+from tood.data.input_sizes import thinnest, vanishing
 from tood.data.manifest import read_manifest
 from tood.data.seen import file_digest, first_changed, marks_of
 
@@ -40,7 +38,6 @@ def check_dataset(
     train: Split | None,
     val: Split,
     *,
-    expected_categories: Sequence[str] | None = None,
     sizes: Iterable[Sequence[int]] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict:
@@ -50,7 +47,6 @@ def check_dataset(
         root: folder of the dataset.
         train: the training split; None where nothing is trained, then the other is checked alone.
         val: the validation split; the same image ids may occur in both.
-        expected_categories: names that the files must list, in this order; None accepts any.
         sizes: input sizes of the networks: limits of the longer and the shorter side, in pixels.
         progress: receives (images decoded, images in all) after each image.
 
@@ -75,7 +71,7 @@ def check_dataset(
         )
         for name, split in splits.items()
     }
-    categories, notes = _match_categories(root, splits, listings, expected_categories)
+    categories, notes = _match_categories(root, splits, listings)
     for name, split in splits.items():
         _check_presence(root / split.annotations, root / split.images, listings[name].files)
     # Before images are decoded, so that a change in the meantime is found later.
@@ -83,8 +79,8 @@ def check_dataset(
         name: marks_of(root / split.images, (file.name for file in listings[name].files))
         for name, split in splits.items()
     }
-    thin = {name: _thinnest(root / split.images, listings[name].files) for name, split in splits.items()}
-    if problem := vanishing_of({"thinnest": thin}, sizes):
+    thin = {name: thinnest(listings[name].files, root / split.images) for name, split in splits.items()}
+    if problem := vanishing(thin.values(), sizes):
         raise DataError(problem)
     contents = _contents(root, splits, listings, progress)
     left_out = said_of_left_out(listings["train"]) if train else ""
@@ -107,11 +103,6 @@ def check_dataset(
             "images": marks,
         },
     }
-
-
-def _thinnest(folder: Path, files: Iterable[ImageFile]) -> Sized:
-    """The image of a folder with the most unequal sides."""
-    return thinnest(Sized(str(folder / file.name), file.width, file.height) for file in files)
 
 
 def _contents(
@@ -139,10 +130,11 @@ def require_files(root: Path, splits: Iterable[Split]) -> None:
         DataError: one is not.
     """
     if not root.is_dir():
-        raise _error(root, "data_root", "no such folder", LAYOUT_HINT)
+        raise data_error(root, "data_root", "no such folder", LAYOUT_HINT)
     for split in splits:
         if not (root / split.annotations).is_file():
-            raise _error(root / split.annotations, "annotations", "no such file under data_root", LAYOUT_HINT)
+            problem = "no such file under data_root"
+            raise data_error(root / split.annotations, "annotations", problem, LAYOUT_HINT)
 
 
 def _shared_images(contents: Mapping[str, Iterable[tuple[str, str]]]) -> str:
@@ -219,10 +211,7 @@ def _image_names(annotations: Path) -> list[str]:
 
 
 def _match_categories(
-    root: Path,
-    splits: dict[str, Split],
-    listings: dict[str, Listing],
-    expected: Sequence[str] | None,
+    root: Path, splits: dict[str, Split], listings: dict[str, Listing]
 ) -> tuple[list[dict], list[str]]:
     """The categories in the order of the labels, and notes about them.
 
@@ -233,13 +222,11 @@ def _match_categories(
     first = listings["train"].categories if "train" in listings else val
     names, ids = [category["name"] for category in first], {c["name"]: c["id"] for c in val}
     if set(names) != set(ids):
-        problem = f"not those of {splits['train'].annotations}: {_difference(names, list(ids))}"
+        missing = [name for name in names if name not in ids]
+        unexpected = [name for name in ids if name not in names]
+        problem = f"not those of {splits['train'].annotations}: missing {missing}, unexpected {unexpected}"
         hint = "write the same names into both files"
-        raise _error(root / splits["val"].annotations, "categories", problem, hint)
-    if expected is not None and names != list(expected):
-        problem = f"not the {len(expected)} expected: {_difference(expected, names)}"
-        hint = "use the annotations of the configured dataset, or configure these categories"
-        raise _error(root / next(iter(splits.values())).annotations, "categories", problem, hint)
+        raise data_error(root / splits["val"].annotations, "categories", problem, hint)
     categories = [{"id": ids[name], "name": name} for name in names]
     if first == val:
         return categories, []
@@ -253,20 +240,12 @@ def _match_categories(
     ]
 
 
-def _difference(expected: Sequence[str], names: Sequence[str]) -> str:
-    missing = [name for name in expected if name not in names]
-    unexpected = [name for name in names if name not in expected]
-    if not missing and not unexpected:
-        return f"the same in another order, {list(names)} instead of {list(expected)}"
-    return f"missing {missing}, unexpected {unexpected}"
-
-
 def _check_presence(annotations: Path, folder: Path, files: list[ImageFile]) -> None:
     missing = [file.name for file in files if not os.path.exists(folder / file.name)]
     if missing:
         problem = f"{len(missing)} of {len(files)} image files are not in {folder}, first {missing[0]}"
         hint = "copy the missing images there, or correct the image folder"
-        raise _error(annotations, "images.file_name", problem, hint)
+        raise data_error(annotations, "images.file_name", problem, hint)
 
 
 def _decode(annotations: Path, folder: Path, files: list[ImageFile]) -> Iterable[tuple[ImageFile, str]]:
@@ -288,7 +267,7 @@ def _decode(annotations: Path, folder: Path, files: list[ImageFile]) -> Iterable
                     "if its EXIF orientation turns it, the loader turns it upright: save it upright without "
                     "one, if its boxes are upright too, or remove the orientation"
                 )
-            raise _error(path, "width, height", problem, hint)
+            raise data_error(path, "width, height", problem, hint)
         return file, hashlib.sha256(content).hexdigest()
 
     # Decoders do not hold the interpreter lock.

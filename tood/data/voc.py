@@ -107,7 +107,8 @@ def _of_folder(root: Path, folder: Path) -> list[Labelled]:
         raise data_error(folder, "whole folder", problem, hint)
     if alone := sorted(set(described) - set(pictures)):
         xml = described[alone[0]][0]
-        problem = f"{images} has no image of that name ({', '.join(_suffixes(pictures))} were looked for)"
+        suffixes = sorted({path.suffix for paths in pictures.values() for path in paths})
+        problem = f"{images} has no image of that name ({', '.join(suffixes)} were looked for)"
         raise data_error(xml, "name of the file", problem, "copy the image there, or remove the XML file")
     return [
         _labelled(root, _one(files), described[stem][0] if stem in described else None)
@@ -130,10 +131,6 @@ def _by_stem(folder: Path, wanted: Callable[[str], bool]) -> dict[str, list[Path
         if wanted(path.name):
             files.setdefault(normal(path.stem), []).append(path)
     return files
-
-
-def _suffixes(files: dict[str, list[Path]]) -> list[str]:
-    return sorted({path.suffix for paths in files.values() for path in paths})
 
 
 def _one(files: list[Path]) -> Path:

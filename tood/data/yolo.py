@@ -119,16 +119,14 @@ def find(root: Path, word: str, key: str) -> list[Labelled]:
     if not images:
         problem = f"no image in {', '.join(map(repr, places))}"
         raise data_error(path, entry, problem, "name a folder with images, or a list of them")
-    candidates = [Labelled(image, _labels_of(image)) for image in images]
-    existing = [
-        labelled if (root / str(labelled.labels)).is_file() else labelled._replace(labels=None)
-        for labelled in candidates
-    ]
-    if not any(labelled.labels for labelled in existing):
-        problem = f"no image of it has a file of labels; {candidates[0].labels} was looked for first"
+    labels = {image: _labels_of(image) for image in images}
+    found = [Labelled(image, file if (root / file).is_file() else None) for image, file in labels.items()]
+    if not any(labelled.labels for labelled in found):
+        first = next(iter(labels.values()))
+        problem = f"no image of it has a file of labels; {first} was looked for first"
         hint = "put the text files into labels/ beside images/, or beside the images"
         raise data_error(path, entry, problem, hint)
-    return existing
+    return found
 
 
 def _images(root: Path, path: Path, content: Mapping[str, Any], entry: str, place: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from mmengine.model.utils import stack_batch
 from torch import Tensor
 
 from tood.evaluation.detector import Detector
@@ -67,7 +68,7 @@ def export(detector: Detector, path: Path, with_nms: bool, half: bool) -> Graph:
 def description(detector: Detector, with_nms: bool, half: bool) -> dict[str, Any]:
     """What a program must know to use a file."""
     (resize, *_) = detector.transforms
-    longer, shorter = resize["scale"]
+    longer, shorter = sorted(resize["scale"], reverse=True)  # a configuration may have either first
     return {
         "name": detector.name,
         "classes": list(detector.classes),
@@ -125,13 +126,7 @@ def batch_of(
     """
     prepared = [detector.prepare(image) for image in images]
     pixels = [each["inputs"] for each in prepared]  # [3, h, w]
-    divisor = detector.model.data_preprocessor.pad_size_divisor
-    sides = [
-        -(-max(side) // divisor) * divisor for side in zip(*(each.shape[1:] for each in pixels), strict=True)
-    ]
-    batch = torch.zeros((len(pixels), 3, *sides), dtype=torch.uint8)
-    for place, each in zip(batch, pixels, strict=True):
-        place[:, : each.shape[1], : each.shape[2]] = each
+    batch = stack_batch(pixels, detector.model.data_preprocessor.pad_size_divisor)  # 0 around each image
     factors = [tuple(each["data_samples"].scale_factor) for each in prepared]
     return batch, torch.tensor([each.shape[1:] for each in pixels]), factors
 

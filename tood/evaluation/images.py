@@ -4,19 +4,15 @@ import glob
 from collections.abc import Iterable
 from pathlib import Path
 
+from tood.data.labelled import SUFFIXES, is_image
 from tood.study.declarations import ExperimentError
-
-# Suffixes of images in a folder; a file that the user names may have any suffix
-SUFFIXES = (
-    *(".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
-)
 
 
 def find_images(names: Iterable[str]) -> list[Path]:
     """The files behind names: files themselves, folders with images, and patterns such as `*.jpg`.
 
-    Each file occurs once, in the order of the names, and by name within a folder or pattern. Folders below a
-    folder are ignored.
+    Each file occurs once, in the order of the names, and by name within a folder or pattern. Folders and
+    hidden files in a folder are ignored. A file that is named may have any suffix.
 
     Raises:
         ExperimentError: a name matches nothing, or is a folder or pattern without images.
@@ -25,8 +21,7 @@ def find_images(names: Iterable[str]) -> list[Path]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            inside = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES]
-            matches = sorted(file for file in inside if not file.is_dir())
+            matches = sorted(file for file in path.iterdir() if is_image(file.name) and not file.is_dir())
             if not matches:
                 raise ExperimentError(f"{path}: has no image; looked for {', '.join(SUFFIXES)}")
         elif path.exists():

@@ -57,14 +57,12 @@ def dense_levels(head: BaseDenseHead, outs: tuple[list[Tensor], ...], meta: dict
         return torch.ones_like(scores[:, 0]), torch.zeros_like(anchors), anchors, results
 
     decode: Callable = type(head)._predict_by_feat_single
-    cfg = ConfigDict(head.test_cfg) | {"min_bbox_size": -1, "nms_pre": -1}
+    cfg = ConfigDict(head.test_cfg, min_bbox_size=-1, nms_pre=-1)
     maps: list[list] = [[level[0] for level in out] for out in outs]
     if len(maps) == 2:
         maps.append([None] * len(grids))
     with patch.dict(decode.__globals__, {_FILTER: keep_all}):
-        predicted = head._predict_by_feat_single(
-            *maps[:3], priors, meta, ConfigDict(cfg), False, with_nms=False
-        )
+        predicted = head._predict_by_feat_single(*maps[:3], priors, meta, cfg, False, with_nms=False)
     sizes = [len(prior) for prior in priors]
     if [len(scores) for scores in kept] != sizes or len(predicted.bboxes) != sum(sizes):
         raise ExperimentError(f"{type(head).__name__}: does not predict one box for each of its anchors")

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tood.data.annotations import DataError, read_image_list
+from tood.data.annotations import read_image_list
+from tood.runtime.failures import InputError
 from tood.runtime.files import atomic_path
+from tood.runtime.text import single_line
 
 MOST_PER_IMAGE = 100  # COCO counts no more
 NAME = re.compile(r"detections_[^_]+_.+_results")
@@ -27,8 +29,8 @@ _ROUNDED = 0.1 + 1e-6  # pixels: rounding moves corner and side of a box by half
 _NO_BOX = "write x, y, w, h of the box in pixels of the original image"
 
 
-class SubmissionError(RuntimeError):
-    """A submission or its images cannot be used; the message has the file, the place and a hint."""
+class SubmissionError(InputError):
+    """A submission that cannot be used; the message has the file, the place and a hint."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,9 @@ def read_image_info(path: Path, folder: Path = Path("images")) -> ImageInfo:
         folder: that its file names refer to.
 
     Raises:
-        SubmissionError: it cannot be read, or an entry is incomplete.
+        DataError: it cannot be read, or an entry is incomplete.
     """
-    try:
-        images, categories = read_image_list(path, folder)
-    except DataError as error:
-        raise SubmissionError(str(error)) from error
+    images, categories = read_image_list(path, folder)
     return ImageInfo(
         path=path,
         sizes={number: (image.width, image.height) for number, image in images.items()},
@@ -155,15 +154,15 @@ def read(path: Path) -> list[dict]:
             f"{path}: must be called detections_SET_ALGORITHM_results.zip, as for the server"
         )
     expected = f"{path.stem}.json"
+    content = None
     try:
         with zipfile.ZipFile(path) as archive:
-            if (names := archive.namelist()) != [expected]:
-                raise SubmissionError(
-                    f"{path}: contains {names}; it must contain only {expected}, in no folder"
-                )
-            content = json.loads(archive.read(expected))
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise SubmissionError(f"{path}: cannot be read: {error}; write it again") from error
+            if (names := archive.namelist()) == [expected]:
+                content = json.loads(archive.read(expected))
+    except Exception as error:  # of a damaged archive, errors of many types
+        raise SubmissionError(f"{path}: cannot be read: {single_line(str(error))}; write it again") from error
+    if names != [expected]:
+        raise SubmissionError(f"{path}: contains {names}; it must contain only {expected}, in no folder")
     if not isinstance(content, list):
         raise SubmissionError(f"{path}: {expected} is no list of detections")
     return content
@@ -177,7 +176,8 @@ def check(path: Path, images: Path) -> str:
         images: the file of its images.
 
     Raises:
-        SubmissionError: as `read_image_info`, `read` and `validate`.
+        DataError: as `read_image_info`.
+        SubmissionError: as `read` and `validate`.
     """
     info, detections = read_image_info(images), read(path)
     validate(detections, info, path)

@@ -131,10 +131,8 @@ def _modules(package: tuple[tuple[str, State], ...]) -> tuple[dict[Path, State],
 @functools.cache
 def _module_file(name: str, package: Path) -> Path | None:
     """Where a module such as `tood.models.tood.losses` would be; None for what names no module."""
-    first, *steps = name.split(".")
-    if first != "tood" or not steps or not all(step.isidentifier() for step in steps):
-        return None
-    return package.joinpath(*steps).with_suffix(".py")
+    steps = name.removeprefix(OWN).split(".")
+    return package.joinpath(*steps).with_suffix(".py") if all(map(str.isidentifier, steps)) else None
 
 
 def _meaning(source: str) -> bytes:

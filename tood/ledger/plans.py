@@ -1,15 +1,15 @@
 """The plan of a study as files: its options, which calls of the workflow and rendering leave."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from tood.ledger.forms import Options
 from tood.ledger.studies import called_studies, recorded_studies
 from tood.runtime.files import DamagedFile, read_json, write_json
-from tood.runtime.text import did_you_mean
+from tood.runtime.text import there_are
 from tood.study.declarations import ExperimentError, load_runs, select_runs
 from tood.study.options import OF_A_CALL
 from tood.study.paths import StudyPaths
-from tood.study.plan import Plan
+from tood.study.plan import Plan, Training
 from tood.study.scales import scale_names
 
 
@@ -45,8 +45,7 @@ def load_study(name: str | None = None) -> Plan:
     if name not in {**called, **recorded}:
         known = sorted({*called, *recorded, *scale_names()})
         raise ExperimentError(
-            f"--name {name}: no study of that name was called here; {did_you_mean(name, known)}"
-            f"there are {', '.join(known)}"
+            f"--name {name}: no study of that name was called here; {there_are(name, known)}"
         )
     path = called.get(name) or recorded[name]
     hint = f"delete {path}, and call the workflow again with the options of the study"
@@ -57,16 +56,24 @@ def load_study(name: str | None = None) -> Plan:
         raise DamagedFile(f"{path}: {error}; if that is not what you wrote, {hint}") from error
 
 
+def recorded_trainings(study: str, runs: Container[str]) -> set[Training]:
+    """Every training of these runs of which a study has a record; files of other names are passed over."""
+    paths = StudyPaths(study).records.glob("*/seed*.json")
+    there = [(path.parent.name, path.stem.removeprefix("seed")) for path in paths]
+    return {Training(run, int(seed)) for run, seed in there if run in runs and seed.isdecimal()}
+
+
 def _trained(name: str, first: Iterable[str] | None) -> dict[str, list]:
     """The runs and the seeds of a study that have records, as options.
 
     Args:
         first: runs and tables whose runs come first, in this order, as methods are compared with the first.
     """
-    records = list(StudyPaths(name).records.glob("*/seed*.json"))
-    if not records:
+    declared = load_runs()
+    trainings = recorded_trainings(name, declared)
+    if not trainings:
         return {}
-    runs = {path.parent.name for path in records}
-    order = [run.id for run in select_runs(first, load_runs()) if run.id in runs] if first else []
-    seeds = {int(path.stem.removeprefix("seed")) for path in records}
+    runs = {training.run for training in trainings}
+    order = [run.id for run in select_runs(first, declared) if run.id in runs] if first else []
+    seeds = {training.seed for training in trainings}
     return {"runs": [*order, *sorted(runs - set(order))], "seeds": sorted(seeds)}

@@ -110,17 +110,18 @@ def describe_training(
         A mapping. `finished`, `seconds`, `gpu_hours`, `peak_memory_mb` and `attempts` are None until the end.
         `started` and `finished` are in Unix seconds; `started` is the start of this process.
     """
-    seconds = None if summary is None else summary["seconds"]
+    ended = summary or {}
+    seconds = ended.get("seconds")
     return {
         **_what_decides(settings, seed, config, manifest, code),
         "hardware": {"device": device, "gpus": gpus, **_hardware(gpus)},
         "host": socket.gethostname(),
         "started": psutil.Process().create_time(),
-        "finished": None if summary is None else time.time(),
+        "finished": time.time() if ended else None,
         "seconds": seconds,
         "gpu_hours": None if seconds is None else seconds * gpus / 3600,
-        "peak_memory_mb": None if summary is None else summary["peak_memory_mb"],
-        "attempts": None if summary is None else summary["attempt"],
+        "peak_memory_mb": ended.get("peak_memory_mb"),
+        "attempts": ended.get("attempt"),
         "config": dict(config),
     }
 

@@ -9,7 +9,7 @@ and merged from several machines by copying files.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -45,55 +45,25 @@ _DISTANCES = [step / 10 for step in range(21)]  # in sizes of the object
 
 @dataclass(frozen=True)
 class Record:
-    """One record, whose content is what was written."""
+    """One record, as it was written."""
 
     path: Path
-    content: Mapping[str, Any]
-
-    @property
-    def run(self) -> str:
-        """Id of the run."""
-        return self.content["run"]
-
-    @property
-    def files(self) -> dict[str, dict]:
-        """What stands for the files of the run's folder, by their names."""
-        return self.content["files"]
+    run: str  # id
+    seed: int
+    files: dict[str, dict]  # what stands for the files of the run's folder, by their names
+    epochs: Sequence[Mapping[str, float | None]]  # as `tood.ledger.curves.by_epoch` gives them
+    drawn: str | None  # digest of what the data were drawn by; None if they were not
+    converted: str = ""  # digest of what the data were converted from; empty if they were not
+    weights: str = ""  # SHA-256 of the file of the weights that were measured; empty where it is not known
+    # Of the best anchors of all objects, see `_agreement`; empty where they were not measured
+    best_anchors: Mapping[str, Any] = field(default_factory=dict)
+    # How many objects APS, APM and APL rest on; empty where they were not counted
+    objects: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def provenance(self) -> dict:
         """What the training was made with."""
-        return self.content["files"]["provenance.json"]
-
-    @property
-    def weights(self) -> str:
-        """SHA-256 of the file of the weights that were measured; empty where it is not known."""
-        return self.content.get("weights", "")
-
-    @property
-    def epochs(self) -> Sequence[Mapping[str, float | None]]:
-        """Losses and positives, as `tood.ledger.curves.by_epoch` gives them."""
-        return self.content["epochs"]
-
-    @property
-    def best_anchors(self) -> Mapping[str, Any]:
-        """Of the best anchors of all objects, see `_agreement`; empty where they were not measured."""
-        return self.content.get("best_anchors", {})
-
-    @property
-    def objects(self) -> Mapping[str, int]:
-        """How many objects APS, APM and APL rest on; empty where they were not counted."""
-        return self.content.get("objects", {})
-
-    @property
-    def drawn(self) -> str | None:
-        """Digest of what the data were drawn by; None if they were not."""
-        return self.content["drawn"]
-
-    @property
-    def converted(self) -> str:
-        """Digest of what the data were converted from; empty if they were not."""
-        return self.content.get("converted", "")
+        return self.files["provenance.json"]
 
 
 def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
@@ -118,7 +88,8 @@ def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
     ):
         if measured and file.is_file():
             kept[file.name] = read_json(file, form)
-    root = Path(read_manifest(manifest)["root"])
+    checked = read_manifest(manifest)
+    root = Path(checked["root"])
     spec = root / SPEC_FILE
     content: dict[str, Any] = {
         "version": VERSION,
@@ -135,8 +106,7 @@ def write_record(files: RunPaths, manifest: Path, path: Path) -> None:
     if measured and files.best_anchors.is_file():
         content["best_anchors"] = _agreement(read_json(files.best_anchors)["objects"])
     if measured and files.evaluated_images.is_file():
-        checked = read_manifest(manifest)
-        annotations = Path(checked["root"], checked["splits"]["val"]["annotation_file"])
+        annotations = root / checked["splits"]["val"]["annotation_file"]
         content["objects"] = objects_by_size(read_json(annotations), read_json(files.evaluated_images))
     content = finite(content)  # as it will be read, which the checksum is of
     write_json(path, content | {"checksum": _checksum(content)})
@@ -165,7 +135,8 @@ def read_record(path: Path) -> Record | None:
         raise ExperimentError(
             f"{path}: {problem}; restore it (`git checkout -- {path}`), or delete it to have the run trained"
         )
-    return Record(path, content)
+    known = {entry.name for entry in fields(Record)} & content.keys()
+    return Record(path, **{name: content[name] for name in known})
 
 
 def objects_by_size(truth: Mapping[str, Any], images: Iterable[int]) -> dict[str, int]:

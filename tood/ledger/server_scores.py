@@ -95,5 +95,6 @@ def entry(text: str, run: str, study: str, seed: int, source: str, runs: Mapping
     """The lines to add to `experiments/server_scores.yaml`, from the server's text."""
     if run not in runs:
         raise ExperimentError(unknown_run(run, runs))
-    scores = ServerScores(run=run, study=study, seed=seed, source=source, metrics=parse_summary(text))
+    values = dict(run=run, study=study, seed=seed, source=source, metrics=parse_summary(text))
+    scores = load_declared(ServerScores, Path("entry"), values)
     return yaml.safe_dump([scores.model_dump()], sort_keys=False, allow_unicode=True, width=1000).rstrip()

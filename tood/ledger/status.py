@@ -21,7 +21,7 @@ from tood.data.validation import annotations_as_checked
 from tood.ledger.curves import by_epoch
 from tood.ledger.forms import Measurement, Provenance, Readings
 from tood.ledger.kept_weights import kept_weights
-from tood.ledger.plans import load_study
+from tood.ledger.plans import load_study, recorded_trainings
 from tood.ledger.provenance import data_digest, digest, evaluation_digest, is_stale
 from tood.ledger.records import Record, drawn_by, read_record, same_annotations
 from tood.ledger.studies import studies_with
@@ -61,9 +61,7 @@ class Status:
     provenance: dict = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)  # by file name
     readings: dict = field(default_factory=dict)  # Table 6 under other definitions
-    training_stale: list[str] = field(
-        default_factory=list
-    )  # names of the digests of the training that differ
+    training_stale: list[str] = field(default_factory=list)  # digests of the training that differ
     record: Record | None = None  # that all of this is from; None: from the files in the folder
 
     @property
@@ -115,6 +113,9 @@ def trained_weights(run: str, study: str | None, seed: int | None) -> tuple[Plan
     if not (weights.is_file() and paths.manifest.is_file()):
         if kept := kept_weights(paths.record(run, number)):
             return plan, number, kept
+        if weights.is_file():
+            problem = f"{paths.manifest} is not there; this checks the data again, which writes it"
+            raise ExperimentError(f"--run {run}: {problem}:\n{call_of(plan)}")
         others = [name for name in studies_with(run) if StudyPaths(name).run(run, number).model.is_file()]
         also = f" (there are weights of it in {', '.join(others)}: --name {others[0]})" if others else ""
         call = call_of(plan, runs=run, seeds=number, fresh=True)
@@ -150,9 +151,7 @@ def expected_digests(plan: Plan, run_id: str) -> dict[str, str]:
     }
 
 
-def read_status(
-    plan: Plan, run_id: str, seed: int, now: float | None = None, expected: dict[str, str] | None = None
-) -> Status:
+def read_status(plan: Plan, run_id: str, seed: int, expected: dict[str, str] | None = None) -> Status:
     """The state of one run and seed.
 
     The files of the run count where it was trained here and nothing that decides it has changed since; else
@@ -160,21 +159,18 @@ def read_status(
     the study does not train it afresh; else the files; else the study's own record, as a stale one.
 
     Args:
-        now: present time in Unix seconds, to compare heartbeats with; None asks the clock.
         expected: result of `expected_digests`; None asks for it.
     """
-    now = time.time() if now is None else now
     expected = expected_digests(plan, run_id) if expected is None else expected
     files, problems = _read(StudyPaths(plan.name).run(run_id, seed))
-    here = _status_of(plan, run_id, seed, files, expected, now)
+    here = _status_of(plan, run_id, seed, files, expected)
     if problems:
         here = replace(here, state=State.FAILED, reason=problems[0])
     fresh = plan.study.fresh and (run_id, seed) in plan.trainings
     if fresh or (here.provenance and here.state.finished):
         return here
     own, *others = (
-        _status_of_record(plan, run_id, seed, path, expected, now)
-        for path in record_paths(plan, run_id, seed)
+        _status_of_record(plan, run_id, seed, path, expected) for path in record_paths(plan, run_id, seed)
     )
     for status in (own, *others):
         if status and status.state != State.STALE:
@@ -183,13 +179,13 @@ def read_status(
 
 
 def _status_of_record(
-    plan: Plan, run_id: str, seed: int, path: Path, expected: dict[str, str], now: float
+    plan: Plan, run_id: str, seed: int, path: Path, expected: dict[str, str]
 ) -> Status | None:
     """By a record; None if there is none."""
     if (record := read_record(path)) is None:
         return None
     own = path == StudyPaths(plan.name).record(run_id, seed)
-    status = _status_of(plan, run_id, seed, record.files, _expected_of(record, expected, plan, own), now)
+    status = _status_of(plan, run_id, seed, record.files, _expected_of(record, expected, plan, own))
     return replace(status, record=record)
 
 
@@ -230,7 +226,7 @@ def _checked(plan: Plan) -> bool:
 
 
 def _status_of(
-    plan: Plan, run_id: str, seed: int, files: Mapping[str, dict], expected: dict[str, str], now: float
+    plan: Plan, run_id: str, seed: int, files: Mapping[str, dict], expected: dict[str, str]
 ) -> Status:
     """By the content of files, by their names."""
     paths = StudyPaths(plan.name).run(run_id, seed)
@@ -247,7 +243,7 @@ def _status_of(
             results[name] = Result(metrics, is_stale(files[name], {**expected, **evaluation}))
     # Weights without provenance are stale. A training that failed before it wrote any has only failed.
     trained = provenance or State(report.get("state", State.PENDING)).finished
-    state, reason = _reported(report, paths, now)
+    state, reason = _reported(report, paths)
     status = Status(
         run=plan.all_runs[run_id],
         seed=seed,
@@ -270,9 +266,9 @@ def _status_of(
     return replace(status, state=State.STALE, reason=reason)
 
 
-def study_status(plan: Plan, now: float | None = None) -> list[Status]:
+def study_status(plan: Plan) -> list[Status]:
     """The state of every run and seed of a study, in the plan's order."""
-    return _statuses(plan, plan.trainings, now)
+    return _statuses(plan, plan.trainings)
 
 
 def status_with_records(plan: Plan) -> list[Status]:
@@ -293,15 +289,13 @@ def known_status(plan: Plan) -> list[Status]:
 def other_trainings(plan: Plan) -> list[Training]:
     """Every run and seed of which the study has a record and that this call does not name."""
     runs = list(plan.all_runs)
-    paths = StudyPaths(plan.name).records.glob("*/seed*.json")
-    there = [(path.parent.name, path.stem.removeprefix("seed")) for path in paths]
-    known = {Training(run, int(seed)) for run, seed in there if run in runs and seed.isdecimal()}
-    return sorted(known - set(plan.trainings), key=lambda training: (runs.index(training.run), training.seed))
+    others = recorded_trainings(plan.name, runs) - set(plan.trainings)
+    return sorted(others, key=lambda training: (runs.index(training.run), training.seed))
 
 
-def _statuses(plan: Plan, trainings: Iterable[Training], now: float | None = None) -> list[Status]:
+def _statuses(plan: Plan, trainings: Iterable[Training]) -> list[Status]:
     expected = functools.cache(functools.partial(expected_digests, plan))
-    return [read_status(plan, run_id, seed, now, expected(run_id)) for run_id, seed in trainings]
+    return [read_status(plan, run_id, seed, expected(run_id)) for run_id, seed in trainings]
 
 
 def most_urgent(states: Iterable[State]) -> State:
@@ -328,18 +322,18 @@ def _read(paths: RunPaths) -> tuple[dict[str, dict], list[str]]:
     return files, problems
 
 
-def _reported(report: Mapping, paths: RunPaths, now: float) -> tuple[State, str]:
+def _reported(report: Mapping, paths: RunPaths) -> tuple[State, str]:
     """State and reason according to state.json, the clock and the lock of the run."""
     state = State(report.get("state", State.PENDING))
-    if state == State.RUNNING and (ended := _ended(report, paths, now)):
+    if state == State.RUNNING and (ended := _ended(report, paths)):
         return State.FAILED, ended
     return state, single_line(report.get("reason") or "")
 
 
-def _ended(report: Mapping, paths: RunPaths, now: float) -> str:
+def _ended(report: Mapping, paths: RunPaths) -> str:
     """Why a training that reports to be running has ended; empty if it runs."""
     updated = report.get("updated") or 0.0
-    if silence(paths.state, updated, now) > HEARTBEAT_TIMEOUT:
+    if silence(paths.state, updated, time.time()) > HEARTBEAT_TIMEOUT:
         return f"no heartbeat since {moment(updated)}; call the workflow again to resume"
     # A trainer writes how it ended and then frees the lock, so what it wrote is read once more.
     here = report.get("host") == socket.gethostname()

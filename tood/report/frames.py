@@ -84,6 +84,6 @@ def _of_records(
         if not records:
             raise InputError(f"{results / study / 'runs'} has no record; the workflow writes them")
         for record in records:
-            of = {"study": study, "run": record.run, "seed": record.content["seed"]}
+            of = {"study": study, "run": record.run, "seed": record.seed}
             rows += [of | dict(row) for row in rows_of(record)]
     return pd.DataFrame(rows)

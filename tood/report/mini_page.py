@@ -91,7 +91,7 @@ def sweep(results: Path) -> str:
     rows = []
     for folder in results.glob(page.studies):
         for record in records_of(results, folder.relative_to(results).as_posix()):
-            settings, seed = record.provenance["settings"], record.content["seed"]
+            settings, seed = record.provenance["settings"], record.seed
             epochs, rate = settings["run"]["epochs"], settings["train"]["lr"]
             values = [f"{_percent(record, metric)}{_mark(record)}" for metric in ("AP", "AP75")]
             rows.append((epochs, rate, record.run, seed, *values))

@@ -14,6 +14,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(close)}? " if close else ""
 
 
+def there_are(name: object, known: Iterable[str]) -> str:
+    """What may be in place of a wrong name, such as `did you mean mini? there are mini, paper, smoke`."""
+    known = list(known)
+    return f"{did_you_mean(str(name), known)}there are {', '.join(known)}"
+
+
 def aligned(rows: Iterable[Sequence[object]], right: Sequence[int] = ()) -> str:
     """One line per row, columns aligned and two spaces apart.
 

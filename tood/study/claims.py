@@ -13,6 +13,7 @@ from tood.study.declarations import (
     Run,
     Table,
     load_declared,
+    repeated,
     select_runs,
     unknown_run,
 )
@@ -95,9 +96,8 @@ class _Claims(Declaration):
 def load_checks(study: str, runs: Mapping[str, Run], path: Path = CLAIMS) -> list[Check]:
     """The checks of a study, with tables replaced by their runs."""
     checks = load_declared(_Claims, path).checks.get(study, [])
-    names = [check.name for check in checks]
-    if repeated := next((name for name in names if names.count(name) > 1), None):
-        raise ExperimentError(f"{path}: checks: {study}: {repeated!r} is declared twice; rename one")
+    if twice := repeated(check.name for check in checks):
+        raise ExperimentError(f"{path}: checks: {study}: {twice!r} is declared twice; rename one")
     try:
         return [
             check.model_copy(update={"runs": tuple(run.id for run in select_runs(check.runs, runs))})
@@ -119,12 +119,11 @@ def load_beside(runs: Mapping[str, Run], path: Path = CLAIMS) -> list[Beside]:
 def load_claims(runs: Mapping[str, Run], tables: Mapping[str, Table], path: Path = CLAIMS) -> list[Claim]:
     """The claims, checked against runs and tables."""
     claims = load_declared(_Claims, path).claims
-    ids = [claim.id for claim in claims]
+    if twice := repeated(claim.id for claim in claims):
+        raise ExperimentError(f"{path}: claims: {twice}: is declared twice; remove or rename one")
     metrics = {claim.id: claim.metric for claim in claims}
     for claim in claims:
         place = f"{path}: claims: {claim.id}:"
-        if ids.count(claim.id) > 1:
-            raise ExperimentError(f"{place} is declared twice; remove or rename one")
         if claim.number:
             raise ExperimentError(f"{place} number: follows from the place in the file; remove it")
         if claim.whole and metrics.get(claim.whole) != claim.metric:

@@ -6,7 +6,7 @@ so this module imports little.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -36,6 +36,7 @@ class Declaration(BaseModel):
 
 
 _Declared = TypeVar("_Declared", bound=Declaration)
+_Name = TypeVar("_Name", bound=Hashable)
 
 
 class Run(Declaration):
@@ -80,9 +81,7 @@ class Table(Declaration):
     keys: list[str]
     details: list[str] = []
     metrics: dict[str, str]  # metric -> format of its numbers, such as .1f
-    paper_set: ImageSet | None = (
-        None  # images that the paper's values are of; None: it prints nothing or unsaid
-    )
+    paper_set: ImageSet | None = None  # images of the paper's values; None: it prints nothing or unsaid
     paper_range: dict[str, tuple[float, float]] = {}  # metric: least and most of all rows, where it says that
     footnotes_of: Literal["paper", "methods"] = "paper"  # a study of other data shows those of methods alone
     rows: list[Row]
@@ -121,7 +120,7 @@ class Table(Declaration):
                         f"the row of {row.run} has missing or unknown columns {sorted(given)}; "
                         f"its `{field}` must name exactly {list(columns)}"
                     )
-        if twice := _repeated(self.label(row) for row in self.rows):
+        if twice := repeated(self.label(row) for row in self.rows):
             raise ValueError(f"two rows are called {twice!r}; make their keys differ")
         return self
 
@@ -132,7 +131,7 @@ class _Runs(Declaration):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if twice := _repeated(run.id for run in self.runs):
+        if twice := repeated(run.id for run in self.runs):
             raise ValueError(f"run {twice!r} is declared twice; remove or rename one")
         for run in self.runs:
             if run.milestones:
@@ -197,25 +196,15 @@ def select_runs(
     """
     if names is None:
         return [run for run in runs.values() if run.in_paper]
-    selected = []
-    for name in dict.fromkeys(_with_those_of_tables(names, runs, tables)):
-        if name not in runs:
-            raise ExperimentError(f"runs: {unknown_run(name, runs)}")
-        selected.append(runs[name])
-    return selected
-
-
-def _with_those_of_tables(
-    names: Iterable[str], runs: Mapping[str, Run], tables: Mapping[str, Table] | None
-) -> list[str]:
     names = list(names)
-    if set(names) <= set(runs):
-        return names  # the tables need not be read
-    tables = tables or load_tables(runs=runs)
-    expanded: list[str] = []
+    if tables is None:  # they need not be read where all names are of runs
+        tables = {} if set(names) <= set(runs) else load_tables(runs=runs)
+    ids: list[str] = []
     for name in names:
-        expanded += [row.run for row in tables[name].rows] if name in tables else [name]
-    return expanded
+        ids += [row.run for row in tables[name].rows] if name in tables else [name]
+    if unknown := next((name for name in ids if name not in runs), None):
+        raise ExperimentError(f"runs: {unknown_run(unknown, [*runs, *tables])}")
+    return [runs[name] for name in dict.fromkeys(ids)]
 
 
 def unknown_run(name: str, runs: Iterable[str]) -> str:
@@ -270,5 +259,6 @@ def _named(steps: Iterable[str | int], content: Any) -> list[str]:
     return names
 
 
-def _repeated(names: Iterable[str]) -> str | None:
+def repeated(names: Iterable[_Name]) -> _Name | None:
+    """The first of the names that is there more than once; None if none is."""
     return next((name for name, count in Counter(names).items() if count > 1), None)

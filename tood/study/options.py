@@ -14,13 +14,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from tood.data.conversion import layout_of
 from tood.data.validation import Split
-from tood.runtime.text import did_you_mean
+from tood.runtime.text import there_are
 from tood.study.declarations import Declaration, ExperimentError
 from tood.study.jobs import Device, Logger, Precision, Resources
 from tood.study.paths import SWEEPS
 from tood.study.pyramid import LARGEST, SMALLEST
 from tood.study.scales import Scale
-from tood.study.variation import parse_variations
+from tood.study.variation import DECIMAL, parse_variations
 
 _SPECIAL = re.compile(r"""['"`$\\{}\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]""")
 _SPECIAL_HINT = (
@@ -28,7 +28,6 @@ _SPECIAL_HINT = (
     "rename it, or use a link without them"
 )
 _DIGITS = re.compile(r"[0-9]{1,18}")
-_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 
 
 def _text(value: object) -> object:
@@ -44,7 +43,7 @@ def _whole(value: object) -> object:
 
 
 def _decimal(value: object) -> object:
-    if isinstance(value, bool) or (isinstance(value, str) and not _DECIMAL.fullmatch(value)):
+    if isinstance(value, bool) or (isinstance(value, str) and not DECIMAL.fullmatch(value)):
         raise ValueError("is no number; write one such as 0.5 or 1e-3")
     return value
 
@@ -141,10 +140,7 @@ def parse_study(options: Mapping[str, Any]) -> Study:
     """
     for key in options:
         if key not in Study.model_fields:
-            raise ExperimentError(
-                f"--config {key}: unknown option; {did_you_mean(str(key), Study.model_fields)}"
-                f"there are {', '.join(Study.model_fields)}"
-            )
+            raise ExperimentError(f"--config {key}: unknown option; {there_are(key, Study.model_fields)}")
     values = {}
     for key, value in options.items():
         try:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from tood.runtime.text import there_are
 from tood.study.declarations import Declaration, ExperimentError, load_declared, load_runs, load_tables
 from tood.study.paths import EXPERIMENTS
 from tood.study.scales import scale_names
@@ -95,5 +96,5 @@ def load_pages(path: Path = PAGES) -> Pages:
         ("scale", scales, scale_names()),
     ):
         if unknown := next((name for name in names if name not in known), None):
-            raise ExperimentError(f"{path}: {unknown!r} is no {kind}; there are {', '.join(known)}")
+            raise ExperimentError(f"{path}: {unknown!r} is no {kind}; {there_are(unknown, known)}")
     return pages

@@ -14,6 +14,7 @@ from tood.data.annotations import DataError
 from tood.data.conversion import LINK, Conversion, conversion_of, sources_digest
 from tood.data.synthetic import DrawingSpec
 from tood.data.validation import Split
+from tood.runtime.text import there_are
 from tood.study.declarations import ExperimentError, Run, load_runs, select_runs
 from tood.study.jobs import DEFAULT_PRECISION, Device, Execution, Resources
 from tood.study.options import INCOMPARABLE, OF_TRAININGS, RESOURCES, check_data, parse_study
@@ -74,17 +75,16 @@ class Plan:
         check_data(self.study, self.scale)
         self.conversion = self._conversion()
         if self.study.options:
-            self.variations = variations(self.study.options, self._has, self.all_runs, self.settings)
+            known = self._with_records(run.id for run in self.runs)
+            self.variations = variations(self.study.options, known, self.all_runs, self.settings)
 
     def _check_scale(self) -> None:
         """That what the scale changes is of a run."""
         path = f"{SCALES / self.scale.name}.yaml"
         backbones = {run.backbone for run in self.all_runs.values()}
         if unknown := sorted(set(self.scale.backbones) - backbones):
-            raise ExperimentError(
-                f"{path}: backbones: no run has the backbone {unknown[0]!r}; "
-                f"there are {', '.join(sorted(backbones))}"
-            )
+            also = there_are(unknown[0], sorted(backbones))
+            raise ExperimentError(f"{path}: backbones: no run has the backbone {unknown[0]!r}; {also}")
         texts = [_config_text(run.config) for run in self.all_runs.values()]
         if unused := [head for head in self.scale.heads if not any(head in text for text in texts)]:
             raise ExperimentError(
@@ -300,17 +300,14 @@ class Plan:
         varied = {key: change.now for key, change in self.variations.get(run_id, {}).items()}
         return self.all_runs[run_id].options | varied | (released.options if released else {})
 
-    def _has(self, run_id: str) -> bool:
-        """Whether a run is of this call, or an earlier one left records of it."""
-        return run_id in {run.id for run in self.runs} or self._has_record(run_id)
-
-    def _has_record(self, run_id: str) -> bool:
-        return (StudyPaths(self.name).records / run_id).is_dir()
+    def _with_records(self, runs: Iterable[str]) -> set[str]:
+        """These runs, and those of which an earlier call left records."""
+        return {*runs, *(folder.name for folder in StudyPaths(self.name).records.glob("*"))}
 
     def options_for(self, runs: Iterable[str]) -> Options | None:
         """The variations that a call of some of the runs can have."""
-        own, given = set(runs), self.study.options or {}
-        return {run: given[run] for run in given if run in own or self._has_record(run)} or None
+        known, given = self._with_records(runs), self.study.options or {}
+        return {run: given[run] for run in given if run in known} or None
 
     def _choose_released(self) -> None:
         """Choose the file of each run, and leave out runs that have none."""
@@ -373,7 +370,8 @@ class Plan:
         if study.schedule:
             notes.append(f"Every training has {study.schedule:g} times the epochs of its run.")
         if study.batch_size:
-            notes.append(f"Batches of {study.batch_size} images, with the learning rate unchanged.")
+            same = "" if study.lr else ", with the learning rate unchanged"
+            notes.append(f"Batches of {study.batch_size} images{same}.")
         if note := _PRECISION_NOTES.get(study.precision or scale.training.precision or DEFAULT_PRECISION):
             notes.append(note)
         notes += [sentence(run, changed) for run, changed in self.variations.items()]

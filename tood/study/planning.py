@@ -46,11 +46,6 @@ class _ImageSizes(Declaration):
     counts: list[tuple[int, int, int]]  # width, height, number of images
     source: str
 
-    @property
-    def numbers(self) -> dict[tuple[int, int], int]:
-        """Number of images by (width, height)."""
-        return {(width, height): number for width, height, number in self.counts}
-
 
 class Planning(Declaration):
     """Content of `experiments/planning.yaml`."""
@@ -82,11 +77,11 @@ def load_planning(runs: Mapping[str, Run], path: Path = PLANNING) -> Planning:
 
 
 @functools.cache
-def relative_pixels(path: Path = PADDING) -> dict[str, float]:
+def relative_pixels() -> dict[str, float]:
     """Pixels of a training image by run, padding included, relative to those of `REFERENCE`."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with PADDING.open(newline="", encoding="utf-8") as file:
             pixels = {row["run"]: float(row["megapixels"]) for row in csv.DictReader(file)}
         return {run: own / pixels[REFERENCE] for run, own in pixels.items()}
     except (OSError, KeyError, ValueError, ZeroDivisionError) as error:
-        raise ExperimentError(f"{path}: cannot be read ({error}); `tood padding` writes it") from error
+        raise ExperimentError(f"{PADDING}: cannot be read ({error}); `tood padding` writes it") from error

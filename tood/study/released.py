@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tood.runtime.download import Source, digest_in_name
 from tood.runtime.text import did_you_mean
-from tood.study.declarations import Declaration, ExperimentError, Run, load_declared, unknown_run
+from tood.study.declarations import Declaration, ExperimentError, ImageSet, Run, load_declared, unknown_run
 from tood.study.paths import EXPERIMENTS
 
 RELEASED = EXPERIMENTS / "released.yaml"
@@ -44,7 +44,7 @@ class ReleasedFile(Declaration):
     drive: str | None = None  # id on Google Drive
     address: str | None = None
     AP: float | None = None  # percent, as the origin states it
-    set: Literal["val2017", "test-dev2017"] | None = None  # images that this AP is of
+    set: ImageSet | None = None  # images that this AP is of
     note: str | None = None
     near: str | None = None  # why it is not the run's own recipe
     options: dict[str, Any] = {}  # deviations from the run's model

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from tood.data.synthetic import DrawingSpec
 from tood.data.validation import Split
-from tood.runtime.text import did_you_mean
+from tood.runtime.text import there_are
 from tood.study.declarations import (
     Declaration,
     ExperimentError,
@@ -107,9 +107,9 @@ def load_scale(name: str) -> Scale:
     """The scale of that name."""
     path = SCALES / f"{name}.yaml"
     if name not in scale_names():
+        where = SCALES.relative_to(EXPERIMENTS.parent)
         raise ExperimentError(
-            f"--config scale={name}: unknown scale; {did_you_mean(name, scale_names())}"
-            f"there are {', '.join(scale_names())} in {SCALES.relative_to(EXPERIMENTS.parent)}"
+            f"--config scale={name}: unknown scale; {there_are(name, scale_names())} in {where}"
         )
     return load_declared(Scale, path, _with_bases(path), name=name)
 
@@ -136,10 +136,7 @@ def _with_bases(path: Path, heirs: tuple[str, ...] = ()) -> dict:
         return content
     chain = (*heirs, path.stem)
     if base not in scale_names():
-        raise ExperimentError(
-            f"{path}: extends: {base!r} is no scale; {did_you_mean(str(base), scale_names())}"
-            f"there are {', '.join(scale_names())}"
-        )
+        raise ExperimentError(f"{path}: extends: {base!r} is no scale; {there_are(base, scale_names())}")
     if base in chain:
         raise ExperimentError(f"{path}: extends: {' extends '.join((*chain, base))}; remove one `extends`")
     return merged(_with_bases(SCALES / f"{base}.yaml", chain), content)

@@ -24,7 +24,7 @@ Options = dict[str, dict[str, Any]]  # by run and dotted key, the values as they
 _EXAMPLE = "tood_af.model.train_cfg.alpha=2"
 _NEXT = re.compile(r",\s*(?=\w+\.[\w.]+=)")  # before another key; a list has commas too
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
-_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
+DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 _PARTS = ("model", "input", "train")  # of a configuration
 _TRUTH = {"true": True, "false": False}
 # What is set after the configuration, or for all runs of a study alike, and how else to change it
@@ -97,7 +97,7 @@ def typed_text(options: Mapping[str, Mapping[str, Any]]) -> str:
 
 def variations(
     options: Options,
-    in_study: Callable[[str], bool],
+    in_study: Collection[str],
     runs: Collection[str],
     settings_of: Callable[[str], Settings],
 ) -> dict[str, dict[str, Change]]:
@@ -105,7 +105,7 @@ def variations(
 
     Args:
         options: as they were given.
-        in_study: whether a study has a run.
+        in_study: runs that the study has.
         runs: all that are declared.
         settings_of: gives those of a run without variation.
 
@@ -117,7 +117,7 @@ def variations(
         word = f"--config options={typed_text({run: given})[:100]}"
         if run not in runs:
             raise ExperimentError(f"{word}: {unknown_run(run, runs)}")
-        if not in_study(run):
+        if run not in in_study:
             raise ExperimentError(f"{word}: the study has no run {run}; add it to runs=, or omit the option")
         if changed := changes(run, given, settings_of(run)):
             varied[run] = changed
@@ -238,7 +238,7 @@ def _like(model: Any, value: Any) -> Any:
         if text not in _TRUTH:
             raise ValueError("must be true or false")
         return _TRUTH[text]
-    pattern, kind = (_WHOLE, "a whole number") if isinstance(model, int) else (_DECIMAL, "a number")
+    pattern, kind = (_WHOLE, "a whole number") if isinstance(model, int) else (DECIMAL, "a number")
     if isinstance(value, bool) or not pattern.fullmatch(text) or not math.isfinite(float(text)):
         raise ValueError(f"must be {kind}")
     return int(text) if isinstance(model, int) else float(text)
@@ -251,7 +251,7 @@ def _guessed(value: Any) -> Any:
             return [_guessed(entry) for entry in _entries(value)]
         if value.lower() in _TRUTH:
             return _TRUTH[value.lower()]
-        model = 0 if _WHOLE.fullmatch(value) else 0.0 if _DECIMAL.fullmatch(value) else ""
+        model = 0 if _WHOLE.fullmatch(value) else 0.0 if DECIMAL.fullmatch(value) else ""
         return _like(model, value)
     if value is None or isinstance(value, dict):
         raise ValueError("must be one value or a list")

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from tood.commands.checks import blocked_problem, writable_problem
 from tood.commands.estimate import cost_of
+from tood.data.annotations import DataError, ImageFile
 from tood.data.conversion import converted_from, require_known
-from tood.data.input_sizes import vanishing_of
+from tood.data.input_sizes import vanishing
 from tood.data.manifest import read_manifest
 from tood.data.subset import UnknownClass
-from tood.data.validation import DataError, changed_since_check
+from tood.data.validation import changed_since_check
 from tood.ledger.forms import Options
 from tood.ledger.plans import save_study
 from tood.ledger.status import study_status
@@ -181,8 +182,10 @@ def describe_success(plan: Plan, done: Mapping[str, int], seconds: float) -> str
 def require_sizes(plan: Plan) -> None:
     """That checked images are not too thin for the input sizes of this call, which the check may not know."""
     manifest = StudyPaths(plan.name).manifest
-    if manifest.is_file() and (problem := vanishing_of(read_manifest(manifest), plan.input_sizes)):
-        raise ExperimentError(problem)
+    if manifest.is_file():
+        thin = [ImageFile(*image) for image in read_manifest(manifest).get("thinnest", {}).values()]
+        if problem := vanishing(thin, plan.input_sizes):
+            raise ExperimentError(problem)
 
 
 def _require_times_of_weights(plan: Plan) -> None:
