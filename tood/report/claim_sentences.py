@@ -117,8 +117,9 @@ def _would_change(row: Mapping, looks: Sequence[Mapping]) -> list[str]:
     if readings := [look["direction"] for look in known if not look["check"] and look["reading"] != DEFAULT]:
         sentences.append(_by_reading(row["direction"], readings))
     checks = [look for look in known if look["check"]]
-    if differing := [look for look in checks if look["direction"] != row["direction"]]:
-        sentences.append(f"Another verdict: {', '.join(map(_named, differing))}.")
+    others = [look for look in checks if look["direction"] != row["direction"]]
+    if differing := [f"{look['check']} ({look['direction']})" for look in others]:
+        sentences.append(f"Another verdict: {', '.join(differing)}.")
     if agreeing := [look["check"] for look in checks if look["direction"] == row["direction"]]:
         sentences.append(f"The same verdict: {', '.join(agreeing)}.")
     if waiting := [look["check"] for look in looks if look["check"] and look["direction"] == Verdict.PENDING]:
@@ -133,7 +134,3 @@ def _by_reading(default: str, others: Sequence[str]) -> str:
     count = Counter([default, *others])
     rest = "; ".join(f"{number} {verdict}" for verdict, number in count.items() if verdict != default)
     return f"By reading: {count[default]} {default}, the default among them; {rest}."
-
-
-def _named(look: Mapping) -> str:
-    return f"{look['check']} ({look['direction']})"

@@ -25,6 +25,7 @@ from tood.report.tables import (
     NO_METRICS,
     as_metrics,
     build,
+    joined,
     read_complexity,
     with_enough_objects,
     write,
@@ -50,8 +51,7 @@ def write_results(plan: Plan, complexity: Path) -> None:
     paths, statuses = StudyPaths(plan.name), known_status(plan)
     counted = read_complexity(complexity)
     counted = counted[~counted["run"].isin(list(reshaped(plan)))]
-    frames = [frame for frame in (measured(plan, statuses), counted) if len(frame)]
-    metrics = pd.concat(frames, ignore_index=True).assign(study=plan.name) if frames else NO_METRICS
+    metrics = joined([measured(plan, statuses), counted]).assign(study=plan.name)
     of_readings = readings(statuses)
     for path, frame in ((paths.metrics, metrics), (paths.readings, of_readings)):
         with atomic_path(path) as temporary:

@@ -10,7 +10,7 @@ from tood.report.effects import effect_with_interval
 from tood.report.evidence import judge, summary
 from tood.report.front_page import cost, forest_picture, measured_tables
 from tood.report.kept import code_changed, kept, kept_evidence, records_of
-from tood.report.markup import markdown, markdown_table, number
+from tood.report.markup import DASH, markdown, markdown_table, number
 from tood.report.readings import DEFAULT
 from tood.report.tables import build, with_enough_objects
 from tood.report.verdicts import Verdict
@@ -140,7 +140,7 @@ def elsewhere(results: Path) -> str:
 def _effect(row: Mapping | None, spec: str) -> str:
     """An effect with its interval and its seeds; a dash where the study has no such runs."""
     if row is None:
-        return "–"
+        return DASH
     if not row["seeds"]:
         return str(Verdict.PENDING)
     return f"{effect_with_interval(row, spec)}, {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
@@ -152,7 +152,7 @@ def _percent(record: Record, metric: str) -> str:
     if AP not in files:
         return markdown(str(files["state.json"]["state"]))
     value = files[AP][metric]
-    return "–" if value is None else f"{value:.1f}"
+    return DASH if value is None else f"{value:.1f}"
 
 
 def _mark(record: Record) -> str:
