@@ -7,6 +7,7 @@ import math
 from copy import deepcopy
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.coco_results import near_annotations, random_dataset
 from pycocotools.coco import COCO
@@ -114,12 +115,18 @@ def test_confusions_by_hand():
     assert confusion(truth, [], [1, 2], 0.3, 0.5)[:, -1].tolist() == [2, 1, 1, 0]
 
 
+def test_equal_values_over_seeds_have_a_bar_of_no_length():
+    """The mean of three times 0.1 is above 0.1 by its last digit, and no bar may have a negative length."""
+    values = pd.DataFrame({"run": "tood_af", "seed": [0, 1, 2], "class": "disc", "AP": 0.1})
+    (axes,) = draw_ap(values).axes
+    (bar,) = axes.containers[0].lines[2][0].get_segments()
+    assert bar[:, 0] == pytest.approx([0.1, 0.1])
+
+
 def test_figures_have_every_class_and_run(tmp_path):
     truth, detections = random_dataset(1)
     (tmp_path / "val.json").write_text(json.dumps(named(truth)))
     found = measure(tmp_path / "val.json", detections, list(range(1, 31)), 0.3, 0.5)
-    import pandas as pd
-
     runs = [("atss_af", 0), ("atss_af", 1), ("tood_af", 0)]
     values = pd.concat(found.metrics.assign(run=run, seed=seed, AP=40 + 10 * seed) for run, seed in runs)
     curves = pd.concat(found.curves.assign(run=run, seed=seed) for run, seed in runs)

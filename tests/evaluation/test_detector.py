@@ -23,6 +23,7 @@ from tood.analysis.detections import (
     lower_threshold,
     missing_glyphs,
 )
+from tood.analysis.figures.chosen_objects import Case
 from tood.analysis.figures.figure1 import row
 from tood.analysis.figures.image_maps import of_study, row_of
 from tood.analysis.label_places import free_place
@@ -162,7 +163,7 @@ def test_files_and_configurations_that_do_not_fit_are_refused(authors, tmp_path,
 
 def test_maps_of_a_run_are_those_of_the_workflow(there, tmp_path, capsys):
     trained = load_trained(initial_run(there / "manifest.json", "tood_af"), CPU)
-    expected = row(trained, "", 1, 0)
+    expected = row(trained, "", Case(trained.dataset.get_data_info(1)["img_id"], 0, 0))
     detector, plan = of_run("tood_af", "x", None, "cpu")
     shown = of_study(plan, "tood_af", Path(pictures(trained)[1]).name, 0)
     found = row_of(detector, shown)

@@ -179,6 +179,15 @@ def test_studies_can_be_told_apart_without_colours():
     assert lightness[-1] < 0.75  # seen on white
 
 
+def test_a_fifth_check_is_not_drawn_as_the_study_itself():
+    many = [(f"check {number}", "x", PAIR, metrics(AP={"tood_af": [2, 3, 5]})) for number in range(5)]
+    axes = forest(judge(CLAIMS, Evidence(metrics=OWN, checks=many), TABLES)).axes[0]
+    own, *checks = [bars[0] for bars in axes.containers if bars.get_label() != "margin of the claim"]
+    assert len(checks) == 5
+    assert own.get_marker() not in {bars.get_marker() for bars in checks}
+    assert {bars.get_markerfacecolor() for bars in checks} == {"white"}
+
+
 def test_a_study_without_values_says_so():
     figure = forest(judge(CLAIMS, Evidence(), TABLES))
     assert [text.get_text() for text in figure.texts] == ["No claim has a value yet."]

@@ -74,4 +74,3 @@ def test_a_difference_of_one_seed_has_no_interval(tmp_path):
 
 def test_without_values_there_is_no_best():
     assert best(methods(RUNS, NO_METRICS, {})) == ""
-    assert best(methods([], NO_METRICS, {})) == ""

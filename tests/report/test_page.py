@@ -19,9 +19,10 @@ from tood.report.run_table import run_table
 from tood.report.sections import (
     Section,
     claims_section,
-    images_apart,
+    of_images,
     said_more_than_once,
     table_section,
+    without,
 )
 from tood.report.tables import build, write
 from tood.runtime.failures import State
@@ -146,10 +147,11 @@ def test_what_the_images_are_is_said_once():
     of_columns = ["Images: measured, a; paper, b.", "Images: measured, a; paper, b; reference, c."]
     other = "Images: measured, a; paper, d."
     sections = [Section("x", "X", remarks=[text, "Else."]) for text in (*of_columns, other)]
-    said, rest = images_apart(sections)
+    said, covered = of_images(sections)
     assert said == [of_columns[1]]
+    rest = without(sections, covered)
     assert [section.remarks for section in rest] == [["Else."], ["Else."], [other, "Else."]]
-    assert images_apart(sections[:1]) == ([], sections[:1])
+    assert of_images(sections[:1]) == ([], [])
 
 
 def test_long_titles_are_short_in_the_contents():

@@ -289,6 +289,12 @@ def test_nothing_is_rendered_where_no_training_ever_started(empty):
     assert list(empty.iterdir()) == []
 
 
+def test_records_of_runs_that_the_call_does_not_name_are_rendered(empty):
+    finish(Plan({"runs": "atss_af"}), "atss_af", 0)
+    assert render_what_is_there(Plan({"runs": "tood_af"}), TABLES)
+    assert "run-atss_af" in Path("results/smoke/report.html").read_text()
+
+
 def test_what_is_there_is_rendered_with_the_figures_that_are_not(empty):
     write_json(StudyPaths("smoke").run("tood_af", 4).state, {"state": "failed", "reason": "for a test"})
     assert render_what_is_there(PAIR, TABLES)

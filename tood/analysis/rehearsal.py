@@ -8,6 +8,7 @@ import gc
 import resource
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -137,21 +138,17 @@ def _steps(job: RehearsalJob, execution: Execution, files: RunPaths, known: Rehe
     known.evaluation_seconds, known.evaluated_images = time.monotonic() - start, job.measuring.images or 0
 
 
+@dataclass
 class _Trials:
     """Trainings of one model, each of a few iterations."""
 
-    def __init__(
-        self,
-        model: SingleStageDetector,
-        config: Config,
-        job: RehearsalJob,
-        execution: Execution,
-        device: torch.device,
-        files: RunPaths,
-        root: Path,
-    ) -> None:
-        self.model, self.config, self.job, self.execution = model, config, job, execution
-        self.device, self.files, self.root = device, files, root
+    model: SingleStageDetector
+    config: Config
+    job: RehearsalJob
+    execution: Execution
+    device: torch.device
+    files: RunPaths
+    root: Path
 
     def candidates(self) -> list[int]:
         """Numbers of images to try, from the smallest on: the requested one, or powers of two and a batch."""
@@ -226,10 +223,9 @@ class _Trials:
 
     def loaded_per_second(self) -> float:
         """Images that one process loads."""
-        cfg, start, images = self.config.train, time.monotonic(), 0
-        dataset, seed = self._dataset(TYPICAL), self.job.training.seed
+        cfg, dataset, seed = self.config.train, self._dataset(TYPICAL), self.job.training.seed
         batches = batches_from(0, dataset, cfg.batch_size, cfg.replica, seed, epochs=1, workers=0)
-        start = time.monotonic()
+        images, start = 0, time.monotonic()
         with contextlib.closing(batches):
             for _, batch in islice(batches, _LOADED):
                 images += sum(len(replica.images) for replica in batch.replicas) if batch else 0

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
-from tood.report.effects import DASH, effect_with_interval, percent, shown
+from tood.report.effects import effect_with_interval, percent, shown
 from tood.report.evidence import Evidence, judge, summary
-from tood.report.markup import latex, latex_table, markdown, markdown_table
+from tood.report.markup import DASH, latex, latex_table, markdown, markdown_table
 from tood.report.readings import DEFAULT
 from tood.report.tables import footnote_marks
 from tood.report.verdicts import Verdict

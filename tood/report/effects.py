@@ -6,11 +6,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from tood.report.markup import number
+from tood.report.markup import DASH, number
 from tood.report.readings import DEFAULT
 from tood.report.verdicts import Verdict
-
-DASH = "–"
 
 
 def shown(value: float, spec: str) -> str:
@@ -18,19 +16,24 @@ def shown(value: float, spec: str) -> str:
     return DASH if math.isnan(value) else number(value, f"+{spec}")
 
 
+def with_interval(value: float, low: float, high: float, spec: str, level: str = "") -> str:
+    """A value with its interval, where it has one; a dash where there is no value."""
+    if math.isnan(value):
+        return DASH
+    interval = "" if math.isnan(low) else f" ({number(low, spec)} to {number(high, spec)}{level})"
+    return f"{number(value, spec)}{interval}"
+
+
 def effect_with_interval(row: Mapping, spec: str, confidence: float | None = None) -> str:
     """The effect in a row of `tood.report.evidence.judge`, with its interval where there are several seeds.
 
     Args:
-        row: with mean, low, high and seeds.
+        row: with mean, low and high.
         spec: of the metric, as a format of Python without a sign.
         confidence: of the interval, where it is to be said.
     """
-    mean = shown(row["mean"], spec)
-    if row["seeds"] <= 1:
-        return mean
     level = "" if confidence is None else f", {confidence:.0%} interval"
-    return f"{mean} ({shown(row['low'], spec)} to {shown(row['high'], spec)}{level})"
+    return with_interval(row["mean"], row["low"], row["high"], f"+{spec}", level)
 
 
 def percent(value: float, base: float) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from tood.ledger.standing import recorded
-from tood.ledger.status import study_status
+from tood.ledger.status import known_status
 from tood.report.figures import figures, up_to_date, without_weights
 from tood.report.metrics import write_results
 from tood.report.page import write_report
@@ -19,7 +19,7 @@ def render_what_is_there(plan: Plan, tables: Mapping[str, Table]) -> bool:
         False where no training ever started and no record is there: there is nothing to say
     """
     paths = StudyPaths(plan.name)
-    if not any(status.report for status in study_status(plan)):
+    if not any(status.report for status in known_status(plan)):
         return False
     sources = figures(plan, tables)
     lacking = without_weights(plan, sources, recorded(plan, tables))

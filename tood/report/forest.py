@@ -6,8 +6,9 @@ markers of checks are not filled, so that the figure can be read in grey.
 
 import textwrap
 from collections.abc import Collection, Iterable
+from itertools import chain, cycle
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from tood.analysis.figures.files import save_captioned
-from tood.analysis.figures.style import BLACK, BLUE, GREEN, PURPLE, SKY, VERMILION
+from tood.analysis.figures.style import BLACK, BLUE, GREEN, PURPLE, SKY, VERMILION, Series
 from tood.report.claims_table import verdict_on_margin
 from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
 from tood.report.evidence import read_judged
@@ -49,22 +50,12 @@ _CAPTION_PAPER = (
 _CAPTION_CHECKS = "Open markers are other studies that checked the claim, with intervals of their own. "
 
 
-class Style(NamedTuple):
-    """How the values of a study are drawn."""
-
-    colour: str
-    marker: str
-    line: str
-    filled: bool
-
-
-_OWN = Style(BLACK, "o", "-", filled=True)
-_PRINTED = Style(VERMILION, "X", "None", filled=True)
+_OWN = Series(BLACK, "-", "o")
 _CHECKS = (
-    Style(BLUE, "s", "--", filled=False),
-    Style(SKY, "D", "--", filled=False),
-    Style(GREEN, "^", "-.", filled=False),
-    Style(PURPLE, "v", ":", filled=False),
+    Series(BLUE, "--", "s"),
+    Series(SKY, "--", "D"),
+    Series(GREEN, "-.", "^"),
+    Series(PURPLE, ":", "v"),
 )
 
 
@@ -121,7 +112,7 @@ def forest(judged: pd.DataFrame) -> Figure:
     own = looks[(looks["check"] == "") & (looks["seeds"] > 0)]
     by_panel = [(panel, own[own["id"].isin(ids)]) for panel, ids in _by_panel(own)]
     measured = set(looks.loc[looks["seeds"] > 0, "check"])
-    names = [name for name in dict.fromkeys(looks["check"]) if name in measured]  # in the declared order
+    names = [name for name in dict.fromkeys(looks["check"]) if name in measured]  # the study's own first
     row = LABEL + _marks(names)
     figure = Figure(figsize=(WIDTH, EDGES * (1 + len(by_panel)) + row * len(own)), layout="constrained")
     if not by_panel:
@@ -154,18 +145,18 @@ def _by_panel(own: pd.DataFrame) -> Iterable[tuple[Panel, list[str]]]:
 
 
 def _draw(axes: Axes, panel: Panel, rows: pd.DataFrame, looks: pd.DataFrame, names: list[str]) -> None:
-    """One panel; `rows` from the bottom to the top, `looks` of all studies, `names` of the checks to draw."""
-    places = {claim: float(place) for place, claim in enumerate(rows["id"])}
+    """One panel; `rows` from the bottom to the top, `looks` of all studies, `names` of those to draw."""
+    places = pd.Series(np.arange(len(rows), dtype=float), rows["id"])
     height = LABEL + _marks(names)  # inches of a row
-    floors = np.array(list(places.values())) - 0.5
-    axes.vlines([0] * len(rows), floors, floors + _marks(names) / height, color="0.4", linewidth=0.8)
+    floors, share = places - 0.5, _marks(names) / height
+    axes.vlines([0] * len(rows), floors, floors + share, color="0.4", linewidth=0.8)
     bands = rows.dropna(subset="within")
     if len(bands):
         axes.barh(
-            [places[claim] - LABEL / height / 2 for claim in bands["id"]],
+            places[bands["id"]] - LABEL / height / 2,
             2 * bands["within"],
             left=-bands["within"],
-            height=_marks(names) / height,
+            height=share,
             facecolor=to_rgba(SKY, 0.5),
             edgecolor="0.35",
             hatch="////",
@@ -177,34 +168,23 @@ def _draw(axes: Axes, panel: Panel, rows: pd.DataFrame, looks: pd.DataFrame, nam
     offsets = {
         name: 0.5 - (LABEL + ROW * (place + 0.5)) / height for place, name in enumerate([PAPER, *names])
     }
-    checks = dict(zip((name for name in names if name), _CHECKS, strict=False))
-    shown = looks[looks["id"].isin(places) & (looks["seeds"] > 0)]
+    shown = looks[looks["id"].isin(rows["id"]) & (looks["seeds"] > 0)]
     seeds = shown.filter(regex=r"^seed\d+$")
     printed = rows.dropna(subset="paper")
     points = [0.0, *shown["mean"], *seeds.to_numpy().ravel(), *printed["paper"]]
     points += [*bands["within"], *-bands["within"]]
     _limit(axes, np.array(points, dtype=float), shown)
-    for name in names:
+    for name, look in zip(names, chain([_OWN], cycle(_CHECKS)), strict=False):
         effects = shown[shown["check"] == name]
-        heights = [places[claim] + offsets[name] for claim in effects["id"]]
-        style = checks.get(name, _OWN)
-        _points(axes, effects, heights, name or OURS, style)
-        _arrowheads(axes, effects, heights, style)
+        heights = (places[effects["id"]] + offsets[name]).to_numpy()
+        _points(axes, effects, heights, name, look)
         if not name:
-            lower = np.array(heights) - ROW / 2 / height
             of_seeds = seeds.loc[effects.index].to_numpy(float)  # [claim, seed]
-            dots: dict[str, Any] = {"marker": ".", "s": 26, "color": "0.35", "linewidths": 0, "zorder": 3}
-            axes.scatter(of_seeds, np.broadcast_to(lower[:, None], of_seeds.shape), label=SEEDS, **dots)
+            lower = np.broadcast_to(heights[:, None] - ROW / 2 / height, of_seeds.shape)
+            axes.scatter(of_seeds, lower, marker=".", s=26, color="0.35", linewidths=0, zorder=3, label=SEEDS)
     if len(printed):
-        axes.scatter(
-            printed["paper"],
-            [places[claim] + offsets[PAPER] for claim in printed["id"]],
-            marker=_PRINTED.marker,
-            color=_PRINTED.colour,
-            s=30,
-            label=PAPER,
-            zorder=3,
-        )
+        at = places[printed["id"]] + offsets[PAPER]
+        axes.scatter(printed["paper"], at, marker="X", color=VERMILION, s=30, label=PAPER, zorder=3)
     for row in rows.to_dict("records"):
         place = (0.01, places[row["id"]] + 0.47)
         axes.text(*place, _label(row), transform=axes.get_yaxis_transform(), fontsize=8, va="top")
@@ -213,7 +193,8 @@ def _draw(axes: Axes, panel: Panel, rows: pd.DataFrame, looks: pd.DataFrame, nam
     axes.hlines(
         np.arange(1, len(rows)) - 0.5, 0, 1, transform=axes.get_yaxis_transform(), color="0.85", lw=0.6
     )
-    axes.set_xlabel(f"{panel.title}; right of 0: as the paper says{_on_bands(bands)}", fontsize=8)
+    alike = f"\n({', '.join(bands['number'][::-1])}: inside of the hatched band)" if len(bands) else ""
+    axes.set_xlabel(f"{panel.title}; right of 0: as the paper says{alike}", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", color="0.92")
     axes.set_axisbelow(True)
@@ -224,50 +205,41 @@ def _marks(names: Collection[str]) -> float:
     return ROW * (1.5 + len(names))
 
 
-def _on_bands(bands: pd.DataFrame) -> str:
-    """What is as the paper says in claims that runs are alike."""
-    return f"\n({', '.join(bands['number'][::-1])}: inside of the hatched band)" if len(bands) else ""
-
-
 def _limit(axes: Axes, points: np.ndarray, shown: pd.DataFrame) -> None:
     """Limit an axis to the points and half their extent beside them, so that long intervals hide nothing."""
     low, high = np.nanmin(points), np.nanmax(points)
     room = (high - low) / 2 or 1.0
-    low, high = (
-        max(low - room, np.nanmin([low, *shown["low"]])),
-        min(high + room, np.nanmax([high, *shown["high"]])),
-    )
+    low = max(low - room, np.nanmin([low, *shown["low"]]))
+    high = min(high + room, np.nanmax([high, *shown["high"]]))
     axes.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
 
 
-def _arrowheads(axes: Axes, effects: pd.DataFrame, heights: list[float], style: Style) -> None:
-    """Mark the intervals that go on beyond the axis."""
-    left, right = axes.get_xlim()
-    for ends, marker, limit in ((effects["low"] < left, "<", left), (effects["high"] > right, ">", right)):
-        places = [height for height, beyond in zip(heights, ends, strict=True) if beyond]
-        axes.scatter(
-            [limit] * len(places), places, marker=marker, s=26, color=style.colour, clip_on=False, zorder=4
-        )
+def _points(axes: Axes, effects: pd.DataFrame, heights: np.ndarray, check: str, look: Series) -> None:
+    """The effects of a study with their intervals, and an arrowhead where one goes on beyond the axis.
 
-
-def _points(axes: Axes, effects: pd.DataFrame, heights: list[float], label: str, style: Style) -> None:
-    """The effects of one study, with their intervals where there are several seeds."""
+    Args:
+        heights: where they are drawn.
+        check: name of the study; empty for the study itself.
+    """
     # An effect of one seed has no interval; an error of nan draws no bar.
-    errors = [effects["mean"] - effects["low"], effects["high"] - effects["mean"]]
-    bars = axes.errorbar(
+    axes.errorbar(
         effects["mean"],
         heights,
-        xerr=errors,
-        fmt=style.marker,
+        xerr=[effects["mean"] - effects["low"], effects["high"] - effects["mean"]],
+        fmt=look.marker,
         markersize=4.5,
-        color=style.colour,
-        markerfacecolor=style.colour if style.filled else "white",
+        color=look.colour,
+        markerfacecolor="white" if check else look.colour,
         elinewidth=1.2,
+        elinestyle=look.dashes,
         capsize=2,
-        label=label,
+        label=check or OURS,
     )
-    for line in bars[2]:
-        line.set_linestyle(style.line)
+    left, right = axes.get_xlim()
+    for ends, marker, limit in ((effects["low"] < left, "<", left), (effects["high"] > right, ">", right)):
+        beyond = heights[ends]
+        at = np.full(len(beyond), limit)
+        axes.scatter(at, beyond, marker=marker, s=26, color=look.colour, clip_on=False, zorder=4)
 
 
 def _label(row: dict) -> str:

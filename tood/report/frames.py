@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from tood.ledger.records import Record
-from tood.report.kept import kept, records_of
+from tood.report.kept import records_of, trained
 from tood.runtime.failures import InputError
 from tood.study.paths import METRICS, RESULTS
 
@@ -31,9 +31,7 @@ def metrics(*studies: str, results: Path = RESULTS) -> pd.DataFrame:
             raise InputError(
                 f"{results / study / METRICS} is not there; `tood report --name {study}` writes it"
             )
-    frames = [kept(results, study).assign(study=study) for study in studies]
-    frames = [frame[frame["seed"].notna()] for frame in frames]  # not parameters, which belong to models
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat([trained(results, study).assign(study=study) for study in studies], ignore_index=True)
 
 
 def epochs(*studies: str, results: Path = RESULTS) -> pd.DataFrame:

@@ -5,15 +5,15 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable
 from html import escape
 from pathlib import Path
 
 import pandas as pd
 
-from tood.ledger.references import Reference, load_references
-from tood.ledger.server_scores import ServerScores, load_scores
-from tood.report import common_seeds
+from tood.ledger.references import load_references
+from tood.ledger.server_scores import load_scores
+from tood.report import shared_seeds
 from tood.report.claims_table import claims_markdown, headlines_markdown
 from tood.report.evidence import judge, summary
 from tood.report.kept import code_changed, kept, kept_evidence, records_of
@@ -172,9 +172,14 @@ def measured_tables(
     references, scores = load_references(runs), load_scores(study, runs)
     metrics = with_enough_objects(kept(results, study))
     tables = [table for name, table in load_tables(runs=runs).items() if only is None or name in only]
-    shown = [table for table in tables if table.printed or table.name in beside]
-    texts = [_table(table, metrics, runs, references, scores, least) for table in shown]
-    return [text for text in texts if text]
+    texts = []
+    for table in tables:
+        own = metrics[metrics["run"].isin([row.run for row in table.rows])]
+        part = _measured(table, own)
+        if len(part.rows) >= least and (table.printed or table.name in beside):
+            frame = build(part, own, {}, runs, None, references, scores)
+            texts.append(to_markdown(part, frame, shared_seeds.remark(own, part)))
+    return texts
 
 
 def cost(results: Path, study: str) -> str:
@@ -184,41 +189,29 @@ def cost(results: Path, study: str) -> str:
         return ""
     hours = sum(record.provenance.get("seconds") or 0.0 for record in records) / 3600
     hardware = [record.provenance["hardware"] for record in records]
-    cpus = [f"{machine['cpu']} (one thread)" for machine in hardware]
-    gpus = [machine.get("gpu_names", []) for machine in hardware]
-    names = sorted({name for cpu, own in zip(cpus, gpus, strict=True) for name in own or [cpu]})
-    machines = markdown(" or ".join(names))
+    names = {name for own in hardware for name in own.get("gpu_names") or [f"{own['cpu']} (one thread)"]}
+    machines = markdown(" or ".join(sorted(names)))
     text = f" {len(records)} trainings have a record; they took {hours:.1f} hours of {machines}."
     if stale := sum(map(code_changed, records)):
         text += f" Of these records {stale} are stale: their values come from an earlier version of the code."
     return text
 
 
-def _table(
-    table: Table,
-    metrics: pd.DataFrame,
-    runs: Mapping[str, Run],
-    references: Mapping[str, Sequence[Reference]],
-    scores: Mapping[str, ServerScores],
-    least: int,
-) -> str | None:
-    """The measured rows and metrics of a table; None if nothing, or fewer rows than `least`, was measured."""
-    of_table = metrics["metric"].isin(list(table.metrics)) & metrics["run"].isin([r.run for r in table.rows])
-    measured = metrics[of_table & metrics["value"].notna()]  # a metric may be undefined
-    if measured.empty:
-        return None
-    shown = {name: spec for name, spec in table.metrics.items() if name in set(measured["metric"])}
+def _measured(table: Table, metrics: pd.DataFrame) -> Table:
+    """The rows and the metrics of a table that were measured, without footnotes on other metrics.
+
+    Args:
+        metrics: of its runs; a metric may be undefined.
+    """
+    known = metrics[metrics["metric"].isin(list(table.metrics)) & metrics["value"].notna()]
+    shown = {name: spec for name, spec in table.metrics.items() if name in set(known["metric"])}
     hidden = [name for name in table.metrics if name not in shown]
-    rows = []
-    for row in table.rows:
-        if row.run in set(measured["run"]):
-            footnote = None if _mentions(row.footnote, hidden) else row.footnote
-            rows.append(row.model_copy(update={"footnote": footnote}))
-    if len(rows) < least:
-        return None
-    part = table.model_copy(update={"metrics": shown, "rows": rows})
-    frame = build(part, metrics[of_table], {}, runs, None, references, scores)
-    return to_markdown(part, frame, common_seeds.remark(metrics, part))
+    rows = [
+        row.model_copy(update={"footnote": None}) if _mentions(row.footnote, hidden) else row
+        for row in table.rows
+        if row.run in set(known["run"])
+    ]
+    return table.model_copy(update={"metrics": shown, "rows": rows})
 
 
 def _mentions(text: str | None, metrics: Iterable[str]) -> bool:

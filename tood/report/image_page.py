@@ -15,26 +15,27 @@ def image_page(sheet: Mapping[str, Any], name: str) -> str:
         name: of the study; the picture beside the page is NAME_images.png.
     """
     splits, hue = sheet["splits"], sheet["hue"]
-    rows = [
-        ("Images", "images"),
-        ("Images without objects", "images_without_objects"),
-        ("Crowd regions", "crowds"),
-        ("Objects", "objects"),
+    body = [
+        [label, *(f"{split[key]:,}" for split in splits.values())]
+        for key, label in (
+            ("images", "Images"),
+            ("images_without_objects", "Images without objects"),
+            ("crowds", "Crowd regions"),
+            ("objects", "Objects"),
+        )
     ]
-    body = [[label, *(f"{splits[split][key]:,}" for split in splits)] for label, key in rows]
-    for key, label in (("objects_by_size", "Objects, {} mask"), ("objects_by_class", "Objects, {}")):
-        for part in splits["val2017"][key]:
-            body.append([label.format(part), *(f"{splits[split][key][part]:,}" for split in splits)])
-    for key, label in (
-        ("mask_area", "Area of the mask, pixels, percentile {}"),
-        ("box_side", "Square root of the box's area, pixels, percentile {}"),
-        ("centres_inside", "Anchor centres in the box, percentile {}"),
-    ):
-        for part in splits["val2017"][key]:
-            body.append([label.format(part), *(f"{splits[split][key][part]:,.1f}" for split in splits)])
-    for m in splits["val2017"]["share_with_fewer_centres"]:
-        shares = (f"{splits[split]['share_with_fewer_centres'][m]:.1%}" for split in splits)
-        body.append([f"Objects with fewer than m = {m} anchor centres", *shares])
+    body += [
+        [label.format(part), *(format(split[key][part], spec) for split in splits.values())]
+        for key, label, spec in (
+            ("objects_by_size", "Objects, {} mask", ","),
+            ("objects_by_class", "Objects, {}", ","),
+            ("mask_area", "Area of the mask, pixels, percentile {}", ",.1f"),
+            ("box_side", "Square root of the box's area, pixels, percentile {}", ",.1f"),
+            ("centres_inside", "Anchor centres in the box, percentile {}", ",.1f"),
+            ("share_with_fewer_centres", "Objects with fewer than m = {} anchor centres", ".1%"),
+        )
+        for part in splits["val2017"][key]
+    ]
     few = [size for size, count in splits["val2017"]["objects_by_size"].items() if count < FEWEST]
     size = " × ".join(map(str, sheet["drawing"]["image_size"]))
     caution = (

@@ -9,7 +9,7 @@ from tood.ledger.code_digest import training_code
 from tood.ledger.records import Record, read_record
 from tood.report.evidence import Checked, Evidence
 from tood.report.readings import NO_READINGS, READINGS
-from tood.report.tables import NO_METRICS, as_metrics, read_complexity
+from tood.report.tables import NO_METRICS, as_metrics, joined, read_complexity
 from tood.runtime.files import DamagedFile
 from tood.study.claims import load_checks
 from tood.study.declarations import load_runs
@@ -28,10 +28,8 @@ def kept(results: Path, study: str) -> pd.DataFrame:
     Raises:
         DamagedFile: a file is no table of metrics.
     """
-    frames = [_trained(results, study)]
-    if _comparable(study):
-        frames.append(_sizes(results))
-    return _joined(frames)
+    sizes = [_sizes(results)] if _comparable(study) else []
+    return joined([trained(results, study), *sizes])
 
 
 def kept_evidence(results: Path, study: str) -> Evidence:
@@ -40,7 +38,7 @@ def kept_evidence(results: Path, study: str) -> Evidence:
     Raises:
         DamagedFile: a file is no table of metrics or readings.
     """
-    metrics = _joined([_trained(results, study), _sizes(results)])
+    metrics = joined([trained(results, study), _sizes(results)])
     return Evidence(study, metrics, _comparable(study), kept_readings(results, study), checks(results, study))
 
 
@@ -51,7 +49,7 @@ def checks(results: Path, study: str) -> list[Checked]:
             check.name,
             check.study,
             check.runs,
-            _trained(results, check.study),
+            trained(results, check.study),
             kept_readings(results, check.study),
         )
         for check in load_checks(study, load_runs())
@@ -86,7 +84,12 @@ def _code(run: str) -> str:
     return training_code(declared.config, declared.options) if declared else ""
 
 
-def _trained(results: Path, study: str) -> pd.DataFrame:
+def trained(results: Path, study: str) -> pd.DataFrame:
+    """The measured values that belong to trainings of a study, as `kept`; empty without the file.
+
+    Raises:
+        DamagedFile: it is no table of metrics.
+    """
     path = results / study / METRICS
     if not path.is_file():
         return NO_METRICS
@@ -107,11 +110,6 @@ def _sizes(results: Path) -> pd.DataFrame:
 def _of(results: Path, path: Path) -> Path:
     """A path below `RESULTS` in another folder."""
     return results / path.relative_to(RESULTS)
-
-
-def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    frames = [frame for frame in frames if len(frame)]
-    return pd.concat(frames, ignore_index=True) if frames else NO_METRICS
 
 
 def _comparable(study: str) -> bool:

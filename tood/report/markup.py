@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from markdown_it import MarkdownIt
 
+DASH = "–"  # where there is no value
 # GitHub reads $ as mathematics and ~ as a line through the text; & may begin the name of a character.
 _IN_MARKDOWN = re.compile(r"[\\`*_|<>\[\]$~]|&(?=[#\w])")
 _LATEX = str.maketrans(

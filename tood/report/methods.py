@@ -1,22 +1,16 @@
 """The runs of a study with their AP, over seeds: what a comparison on the user's own data comes to."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from tood.report.contrasts import (
-    CONFIDENCE,
-    NO_INTERVAL,
-    BySeed,
-    common_seeds,
-    estimate,
-    paired_interval,
-)
+from tood.report.contrasts import CONFIDENCE, BySeed, common_seeds, estimate, paired_interval
+from tood.report.effects import with_interval
 from tood.report.evidence import values_by_metric
-from tood.report.markup import latex, latex_table, markdown, markdown_table, number
+from tood.report.markup import DASH, latex, latex_table, markdown, markdown_table
 from tood.report.shown import METHOD_METRICS, METHODS
 from tood.runtime.files import write_text
 from tood.study.declarations import Run
@@ -28,11 +22,11 @@ _CAPTION = (
     "methods are compared. Two methods whose intervals overlap may still differ, as they share seeds."
 )
 _DIFFERENCE = "Difference"
-_DASH = "–"
 _WORDS = 2  # columns that are not numbers
+_SPEC = ".1f"  # format of the numbers
 
 
-def methods(runs: Iterable[Run], metrics: pd.DataFrame, states: Mapping[str, str]) -> pd.DataFrame:
+def methods(runs: Sequence[Run], metrics: pd.DataFrame, states: Mapping[str, str]) -> pd.DataFrame:
     """Each run with its AP.
 
     Args:
@@ -46,29 +40,26 @@ def methods(runs: Iterable[Run], metrics: pd.DataFrame, states: Mapping[str, str
         `_low` and `_high`, is the mean of AP minus that of the first run over the seeds that both have; nan
         for the first run and for stale values.
     """
-    rows: list[dict[str, Any]] = []
-    runs = list(runs)
+    rows = []
     by_run = values_by_metric(metrics).get("AP", {})
     for run in runs:
         own = metrics[(metrics["run"] == run.id) & metrics["value"].notna()]
-        of_metric = {name: own[own["metric"] == name] for name in METHOD_METRICS}
         row: dict[str, Any] = {"run": run.id, "method": run.title, "status": str(states.get(run.id, ""))}
-        row["seeds"] = int(of_metric["AP"]["seed"].nunique())
-        for name, of_seeds in of_metric.items():
-            sample = of_seeds["value"].to_numpy(float)
-            low, high = paired_interval(sample)
-            row |= {name: float(sample.mean()) if len(sample) else math.nan}
-            row |= {f"{name}_low": low, f"{name}_high": high, f"{name}_stale": bool(of_seeds["stale"].any())}
-        row |= _difference(run.id, runs[0].id, by_run)
-        rows.append(row)
+        row["seeds"] = int(own.loc[own["metric"] == "AP", "seed"].nunique())
+        for name in METHOD_METRICS:
+            of_seeds = own[own["metric"] == name]
+            low, high = paired_interval(of_seeds["value"].to_numpy(float))
+            row |= {name: of_seeds["value"].mean(), f"{name}_low": low, f"{name}_high": high}
+            row |= {f"{name}_stale": bool(of_seeds["stale"].any())}
+        rows.append(row | _difference(run.id, runs[0].id, by_run))
     frame = pd.DataFrame(rows)
-    unknown = [name for name in METHOD_METRICS if len(frame) == 0 or frame[name].isna().all()]
+    unknown = [name for name in METHOD_METRICS if name != "AP" and frame[name].isna().all()]
     parts = ("", "_low", "_high", "_stale")
-    return frame.drop(columns=[f"{name}{part}" for name in unknown if name != "AP" for part in parts if rows])
+    return frame.drop(columns=[f"{name}{part}" for name in unknown for part in parts])
 
 
 def write_methods(
-    runs: Iterable[Run],
+    runs: Sequence[Run],
     metrics: pd.DataFrame,
     states: Mapping[str, str],
     directory: Path,
@@ -85,7 +76,7 @@ def write_methods(
     write_text(directory / f"{METHODS}.csv", frame.to_csv(index=False, float_format="%.8g"))
     shown = [name for name in METHOD_METRICS if name in frame]
     header = ["Method", "Run", "Seeds", shown[0], _DIFFERENCE, *shown[1:]]
-    body = [_cells(row, shown) for row in _rows(frame)]
+    body = [_cells(row, shown) for row in frame.to_dict("records")]
     first = frame["method"].iloc[0]
     caption = _CAPTION.format(confidence=f"{CONFIDENCE:.0%}", first=first)
     cells = [list(map(markdown, row)) for row in body]
@@ -102,10 +93,10 @@ def best(frame: pd.DataFrame) -> str:
     Args:
         frame: as `methods` returns it.
     """
-    known = frame.dropna(subset="AP") if len(frame) else frame
-    if known.empty:
+    known = frame.dropna(subset="AP").to_dict("records")
+    if not known:
         return ""
-    row = max(_rows(known), key=lambda row: row["AP"])
+    row = max(known, key=lambda row: row["AP"])
     seeds = f"{row['seeds']} seeds" if row["seeds"] > 1 else "one seed"
     return f"{row['method']} has the highest mean AP: {_value(row, 'AP')}, with {seeds}."
 
@@ -113,30 +104,22 @@ def best(frame: pd.DataFrame) -> str:
 def _difference(run: str, first: str, values: Mapping[str, BySeed]) -> dict[str, float]:
     """The columns of the difference to the first run."""
     seeds = common_seeds([run, first], values) if run != first else []
-    effect = estimate({run: 1, first: -1}, values, seeds) if seeds else None
-    mean, interval = (effect.mean, effect.paired) if effect else (math.nan, NO_INTERVAL)
-    return {"difference": mean, "difference_low": interval.low, "difference_high": interval.high}
+    effect = estimate({run: 1, first: -1}, values, seeds)
+    low, high = effect.paired
+    return {"difference": effect.mean, "difference_low": low, "difference_high": high}
 
 
-def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
-
-
-def _cells(row: Mapping[str, Any], metrics: Iterable[str]) -> list[str]:
+def _cells(row: Mapping, metrics: Sequence[str]) -> list[str]:
     ap, *others = (_value(row, name) for name in metrics)
     if math.isnan(row["AP"]):
-        ap = row["status"] or _DASH
-    difference = _with_interval(row, "difference", f"+{METHOD_METRICS['AP']}")
+        ap = row["status"] or DASH
+    difference = _shown(row, "difference", f"+{_SPEC}")
     return [row["method"], row["run"], str(row["seeds"]), ap, difference, *others]
 
 
-def _value(row: Mapping[str, Any], metric: str) -> str:
-    return _with_interval(row, metric, METHOD_METRICS[metric]) + " (stale)" * row[f"{metric}_stale"]
+def _value(row: Mapping, metric: str) -> str:
+    return _shown(row, metric, _SPEC) + " (stale)" * row[f"{metric}_stale"]
 
 
-def _with_interval(row: Mapping[str, Any], name: str, spec: str) -> str:
-    if math.isnan(row[name]):
-        return _DASH
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    interval = "" if math.isnan(low) else f" ({number(low, spec)} to {number(high, spec)})"
-    return f"{number(row[name], spec)}{interval}"
+def _shown(row: Mapping, name: str, spec: str) -> str:
+    return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], spec)

@@ -13,7 +13,7 @@ from tood.ledger.records import read_record
 from tood.ledger.references import load_references
 from tood.ledger.server_scores import load_scores
 from tood.ledger.status import Status, known_status, most_urgent
-from tood.report import common_seeds
+from tood.report import shared_seeds
 from tood.report.claims_table import write_claims
 from tood.report.comparison import compare
 from tood.report.evidence import Evidence
@@ -26,6 +26,7 @@ from tood.report.tables import (
     NO_METRICS,
     as_metrics,
     build,
+    joined,
     read_complexity,
     with_enough_objects,
     write,
@@ -51,8 +52,7 @@ def write_results(plan: Plan, complexity: Path) -> None:
     paths, statuses = StudyPaths(plan.name), known_status(plan)
     counted = read_complexity(complexity)
     counted = counted[~counted["run"].isin(list(reshaped(plan)))]
-    frames = [frame for frame in (measured(plan, statuses), counted) if len(frame)]
-    metrics = pd.concat(frames, ignore_index=True).assign(study=plan.name) if frames else NO_METRICS
+    metrics = joined([measured(plan, statuses), counted]).assign(study=plan.name)
     of_readings = readings(statuses)
     for path, frame in ((paths.metrics, metrics), (paths.readings, of_readings)):
         with atomic_path(path) as temporary:
@@ -95,7 +95,7 @@ def _write_tables(
             frame["released"] = [f"{file['file']} {file['sha256']}" if file else "" for file in files]
             notes += _without_file(plan, table)
             table = with_origins(table, released)
-        write(table, frame, folder, [*notes, *common_seeds.remark(metrics, table)])
+        write(table, frame, folder, [*notes, *shared_seeds.remark(metrics, table)])
     if plan.own_data:
         runs = [plan.all_runs[run] for run in asked_for(plan)]
         write_methods(runs, shown, urgent, folder, [*about, *remarks([run.id for run in runs], statuses)])

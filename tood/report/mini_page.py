@@ -6,14 +6,14 @@ from statistics import mean, stdev
 
 from tood.ledger.records import Record
 from tood.report.claim_sentences import findings
-from tood.report.common_seeds import on_common_seeds
 from tood.report.contrasts import common_seeds, estimate
 from tood.report.effects import effect_with_interval
 from tood.report.evidence import judge, summary, values_by_metric
 from tood.report.front_page import cost, forest_picture, measured_tables
 from tood.report.kept import code_changed, kept, kept_evidence, records_of
-from tood.report.markup import markdown, markdown_table, number
+from tood.report.markup import DASH, markdown, markdown_table, number
 from tood.report.readings import DEFAULT
+from tood.report.shared_seeds import on_shared_seeds
 from tood.report.tables import build, with_enough_objects
 from tood.report.verdicts import Verdict
 from tood.study.claims import load_beside, load_checks, load_claims
@@ -112,7 +112,7 @@ def orders(results: Path, study: str) -> str:
         if not table.printed:
             continue
         for metric in table.metrics:
-            frame = build(table, on_common_seeds(metrics, table, metric), {}, runs)
+            frame = build(table, on_shared_seeds(metrics, table, metric), {}, runs)
             both = frame[[metric, f"{metric}_paper"]].dropna()
             if len(both) >= page.rows:
                 rho = both[metric].corr(both[f"{metric}_paper"], method="spearman")
@@ -163,7 +163,7 @@ def elsewhere(results: Path) -> str:
 def _effect(row: Mapping | None, spec: str) -> str:
     """An effect with its interval and its seeds; a dash where the study has no such runs."""
     if row is None:
-        return "–"
+        return DASH
     if not row["seeds"]:
         return str(Verdict.PENDING)
     effect = f"{effect_with_interval(row, spec)}, {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
@@ -177,7 +177,7 @@ def _percent(record: Record, metric: str) -> str:
     if AP not in files:
         return markdown(str(files["state.json"]["state"]))
     value = files[AP][metric]
-    return "–" if value is None else f"{value:.1f}"
+    return DASH if value is None else f"{value:.1f}"
 
 
 def _mark(record: Record) -> str:

@@ -3,7 +3,6 @@
 import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -21,15 +20,16 @@ from tood.report.run_table import run_table, sources
 from tood.report.sections import (
     Section,
     claims_section,
-    images_apart,
     methods_section,
+    of_images,
     said_more_than_once,
     table_section,
+    without,
 )
 from tood.report.shown import CLAIMS, METHODS, claims_of, table_names, tables_of
 from tood.runtime.files import write_text
 from tood.study.claims import load_claims
-from tood.study.declarations import Table, load_tables
+from tood.study.declarations import load_tables
 from tood.study.pages import load_pages
 from tood.study.paths import StudyPaths, dark_picture
 from tood.study.plan import Plan
@@ -58,7 +58,7 @@ class Picture(NamedTuple):
     height: int
 
 
-def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] | None = None) -> None:
+def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str]) -> None:
     """Write the page of a study from its tables and the files of its runs; nothing has to be complete.
 
     Args:
@@ -67,11 +67,9 @@ def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] 
         absent: why there is no figure of a name.
     """
     paths, statuses = StudyPaths(plan.name), known_status(plan)
-    declared = load_tables(runs=plan.all_runs)
     pictures = {path.stem: picture(path) for path in sorted(figures, key=_place)}
-    all_sections = sections(plan, statuses, declared)
-    shown = [section for section in all_sections if not section.empty]
-    notes, shown = _notes_apart(plan, statuses, shown)
+    all_sections = sections(plan, statuses)
+    notes, shown = _notes_apart(plan, statuses, [section for section in all_sections if not section.empty])
     for section in shown:
         named = [name for name in _FIGURES_OF.get(section.id, ()) if name in pictures]
         section.pictures.extend(pictures.pop(name) for name in named)
@@ -90,7 +88,7 @@ def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] 
         sections=shown,
         without_values=[section for section in all_sections if section.empty],
         figures=list(pictures.values()),
-        absent=absent or {},
+        absent=absent,
         columns=columns,
         runs=rows,
         sources=sources(statuses),
@@ -99,13 +97,9 @@ def write_report(plan: Plan, figures: Iterable[Path], absent: Mapping[str, str] 
     write_text(paths.report, page)
 
 
-def sections(plan: Plan, statuses: Sequence[Status], declared: Mapping[str, Table]) -> list[Section]:
-    """The tables of the study in the order of the page, those without values too.
-
-    Args:
-        statuses: of the study.
-        declared: all tables.
-    """
+def sections(plan: Plan, statuses: Sequence[Status]) -> list[Section]:
+    """The tables of the study in the order of the page, those without values too."""
+    declared = load_tables(runs=plan.all_runs)
     folder, tables = StudyPaths(plan.name).tables, tables_of(plan, declared)
     states: dict[str, list[str]] = {}
     for status in statuses:
@@ -129,34 +123,17 @@ def _notes_apart(
     plan: Plan, statuses: Sequence[Status], shown: Sequence[Section]
 ) -> tuple[list[str], list[Section]]:
     """What concerns the whole study, in Markdown and each once, and the tables without it."""
-    plan_notes = plan.notes([status.training for status in statuses])
-    about = [*plan_notes, *of_data(statuses)]
-    notes = [markdown(note) for note in [*about, *reconstructions(statuses), *_stale(statuses)]]
-    of_runs = {markdown(note) for section in shown for note in remarks(_runs_of(section, plan), statuses)}
-    known = {*notes, *of_runs}
-    rest = [
-        replace(section, remarks=[text for text in section.remarks if text not in known]) for section in shown
-    ]
+    of_plan = plan.notes([status.training for status in statuses])
+    about = [*of_plan, *of_data(statuses), *reconstructions(statuses), *_stale(statuses)]
+    notes = list(map(markdown, about))
+    of_runs = [markdown(note) for section in shown for note in remarks(section.runs, statuses)]
+    rest = without(shown, {*notes, *of_runs})
     several = said_more_than_once(rest)
-    rest = [
-        replace(section, remarks=[text for text in section.remarks if text not in several])
-        for section in rest
-    ]
-    images, rest = images_apart(rest)
+    rest = without(rest, several)
+    images, covered = of_images(rest)
     # The head of the page has the scale's description, what the data are, and the seeds.
-    at_head = {notes[0], markdown(plan.data_note), markdown(about[len(plan_notes) - 1])}
-    return [*(note for note in notes if note not in at_head), *several, *images], rest
-
-
-def _runs_of(section: Section, plan: Plan) -> list[str]:
-    """The runs of a table's file, whose remarks are in it."""
-    declared = load_tables(runs=plan.all_runs)
-    if section.id == CLAIMS:
-        claims = claims_of(plan, load_claims(plan.all_runs, declared))
-        return [run for claim in claims for run in claim.runs]
-    tables = tables_of(plan, declared)
-    rows = [row.run for row in tables[section.id].rows] if section.id in tables else []
-    return rows or [row.run for row in section.rows]
+    at_head = {markdown(note) for note in (of_plan[0], plan.data_note, of_plan[-1])}
+    return [*(note for note in notes if note not in at_head), *several, *images], without(rest, covered)
 
 
 def _stale(statuses: Iterable[Status]) -> list[str]:

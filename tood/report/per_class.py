@@ -20,7 +20,7 @@ from tood.analysis.figures.per_class import (
 from tood.analysis.per_class import CURVES, PerClass, measure
 from tood.data.manifest import read_manifest
 from tood.ledger.status import call_of, read_status
-from tood.report.markup import markdown, markdown_table
+from tood.report.markup import DASH, markdown, markdown_table
 from tood.runtime.failures import InputError
 from tood.runtime.files import read_json, write_text
 from tood.study.declarations import ExperimentError, unknown_run
@@ -28,7 +28,6 @@ from tood.study.paths import AP, StudyPaths
 from tood.study.plan import Plan
 
 METRICS = [*CURVES, "AR"]
-_DASH = "–"
 
 
 class Detections(NamedTuple):
@@ -221,7 +220,7 @@ def cells(values: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 def _spread(values: pd.Series) -> str:
     known = values.dropna()
     if not len(known):
-        return _DASH
+        return DASH
     return f"{known.mean():.1f}" + (f" ± {known.std():.1f}" if len(known) > 1 else "")
 
 

@@ -5,17 +5,16 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 from markupsafe import Markup
 
-from tood.report.markup import cells_of_table, html
+from tood.report.markup import DASH, cells_of_table, html
 from tood.report.shown import COMPLEXITY_METRICS, SWEPT
 from tood.study.claims import Claim
 from tood.study.declarations import Table
 
-_DASH = "–"
 _MARK = re.compile(r"<sup>(\w+)</sup>")
 # Columns of values that are not this study's, by the beginning of their names
 _OTHERS = ("paper", "reference", "same", "test-dev")
@@ -31,7 +30,7 @@ class Cell(NamedTuple):
     """A cell of a table, or the title of a column."""
 
     content: Markup
-    # Class in HTML: "words", "text" for many words, "number", "other" for a number that is not this study's
+    # Class in HTML: "words", "number", "other" for a number that is not this study's
     kind: str
 
 
@@ -45,11 +44,8 @@ class PageRow(NamedTuple):
     @property
     def linked(self) -> Markup:
         """The first line of the label, as a link that leaves out marks of footnotes."""
-        text, marks = (
-            _MARK.sub("", self.label[0]),
-            "".join(mark[0] for mark in _MARK.finditer(self.label[0])),
-        )
-        return Markup('<a href="#run-{}">{}</a>{}').format(self.run, Markup(text), Markup(marks))
+        text, marks = _MARK.sub("", self.label[0]), [mark[0] for mark in _MARK.finditer(self.label[0])]
+        return Markup('<a href="#run-{}">{}</a>{}').format(self.run, Markup(text), Markup("".join(marks)))
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,7 @@ class Section:
     label: Sequence[Markup] = ()  # title of the first column, in lines
     header: Sequence[Cell] = ()
     rows: Sequence[PageRow] = ()
+    runs: Sequence[str] = ()  # that the remarks of its file are on
     left_out: int = 0  # rows of runs that the study does not have
     remarks: Sequence[str] = ()  # paragraphs of Markdown that concern this table
     footnotes: Sequence[Markup] = ()
@@ -98,23 +95,19 @@ def table_section(
     short = max(map(len, table.keys)) <= _SHORT
     # Numbers first: a narrow page does not show all columns at once.
     numbers = [
-        place for place in range(words, len(content.header)) if any(row[place] != _DASH for row in rows)
+        place for place in range(words, len(content.header)) if any(row[place] != DASH for row in rows)
     ]
-    columns = [*numbers, *range(keys, words)]
-    kinds = {place: "words" if place < words else _kind(content.header[place]) for place in columns}
+    kinds = {place: _kind(content.header[place]) for place in numbers}
     return _section(
-        content,
         path,
+        content,
         label=_label(content.header[:keys], short),
-        header=[Cell(content.header[place], kinds[place]) for place in columns],
+        columns=kinds | dict.fromkeys(range(keys, words), "words"),
         rows=[
-            PageRow(
-                table.rows[place].run if place in in_study else "",
-                _label(row[:keys], short),
-                [Cell(_apart(row[column]), kinds[column]) for column in columns],
-            )
+            (table.rows[place].run if place in in_study else "", _label(row[:keys], short), row)
             for place, row in zip(shown, rows, strict=True)
         ],
+        runs=[row.run for row in table.rows],
         left_out=len(table.rows) - len(shown),
     )
 
@@ -159,20 +152,17 @@ def claims_section(path: Path, claims: Sequence[Claim], runs: Collection[str]) -
     if not shown:
         return Section(path.stem, content.title, empty="no claim of the paper rests on these runs alone")
     titles = list(map(str, content.header))
-    if all(content.rows[place][titles.index("ours")] == _DASH for place in shown):
+    if all(content.rows[place][titles.index("ours")] == DASH for place in shown):
         return Section(path.stem, content.title, empty="no value yet")
     first = [titles.index(name) for name in _FIRST if name in titles]
-    columns = [*first, *(place for place in range(1, len(titles)) if place not in first)]
-    kinds = {place: _CLAIM_WORDS.get(titles[place]) or _kind(titles[place]) for place in columns}
+    columns = dict.fromkeys([*first, *range(1, len(titles))])  # each once
     return _section(
-        content,
         path,
+        content,
         label=[content.header[0]],
-        header=[Cell(content.header[place], kinds[place]) for place in columns],
-        rows=[
-            PageRow("", [row[0]], [Cell(_apart(row[column]), kinds[column]) for column in columns])
-            for row in (content.rows[place] for place in shown)
-        ],
+        columns={place: _CLAIM_WORDS.get(titles[place]) or _kind(titles[place]) for place in columns},
+        rows=[("", [content.rows[place][0]], content.rows[place]) for place in shown],
+        runs=[run for claim in claims for run in claim.runs],
         left_out=len(claims) - len(shown),
     )
 
@@ -181,14 +171,12 @@ def methods_section(path: Path) -> Section:
     """The methods of a study of the user's own data, by `tood.report.methods`."""
     content = _read(path)
     return _section(
-        content,
         path,
+        content,
         label=[content.header[0]],
-        header=[Cell(title, "number") for title in content.header[2:]],
-        rows=[
-            PageRow(str(row[1]), [row[0]], [Cell(_apart(cell), "number") for cell in row[2:]])
-            for row in content.rows
-        ],
+        columns=dict.fromkeys(range(2, len(content.header)), "number"),
+        rows=[(str(row[1]), [row[0]], row) for row in content.rows],
+        runs=[str(row[1]) for row in content.rows],
     )
 
 
@@ -210,33 +198,47 @@ def _read(path: Path) -> _File:
     return _File(Markup(html(title)).striptags(), Markup(html(caption)), header, rows, below)
 
 
-def _section(file: _File, path: Path, **content: Any) -> Section:
-    """A section with the remarks of its file, and those of its footnotes that its rows refer to."""
-    rows: Iterable[PageRow] = content["rows"]
-    shown = "".join(part for row in rows for part in (*row.label, *(cell.content for cell in row.cells)))
+def _section(
+    path: Path,
+    file: _File,
+    label: Sequence[Markup],
+    columns: Mapping[int, str],
+    rows: Sequence[tuple[str, Sequence[Markup], Sequence[Markup]]],
+    runs: Sequence[str],
+    left_out: int = 0,
+) -> Section:
+    """A section with the remarks of its file, and those of its footnotes that its rows refer to.
+
+    Args:
+        columns: kind of each column that is shown, by its place in the file.
+        rows: of each the run, the label, and the cells of the file.
+    """
+    shown = "".join(part for _, parts, row in rows for part in (*parts, *(row[place] for place in columns)))
     # The rows that are left out leave gaps among the marks.
     marks = {mark: number for number, mark in enumerate(dict.fromkeys(_MARK.findall(shown)), 1)}
 
     def numbered(text: str) -> str:
         return _MARK.sub(lambda mark: f"<sup>{marks[mark[1]]}</sup>", text)
 
-    below = {mark[1]: text for text in file.below if (mark := _MARK.match(text)) and mark[1] in marks}
-    footnotes = [numbered(below[mark]) for mark in marks if mark in below]
-    content["rows"] = [
-        PageRow(
-            row.run,
-            [Markup(numbered(part)) for part in row.label],
-            [Cell(Markup(numbered(cell.content)), cell.kind) for cell in row.cells],
-        )
-        for row in rows
-    ]
+    below = {mark[1]: text for text in file.below if (mark := _MARK.match(text))}
     return Section(
         id=path.stem,
         title=file.title,
         caption=file.caption,
+        label=label,
+        header=[Cell(file.header[place], kind) for place, kind in columns.items()],
+        rows=[
+            PageRow(
+                run,
+                [Markup(numbered(part)) for part in parts],
+                [Cell(Markup(numbered(_apart(row[place]))), kind) for place, kind in columns.items()],
+            )
+            for run, parts, row in rows
+        ],
+        runs=runs,
+        left_out=left_out,
         remarks=[text for text in file.below if not _MARK.match(text)],
-        footnotes=[Markup(html(text)) for text in footnotes],
-        **content,
+        footnotes=[Markup(html(numbered(below[mark]))) for mark in marks if mark in below],
     )
 
 
@@ -260,33 +262,27 @@ def _apart(cell: Markup) -> Markup:
     return Markup('{} <span class="apart">({}</span>').format(value, rest)
 
 
+def without(sections: Iterable[Section], known: Collection[str]) -> list[Section]:
+    """The tables without the remarks that are known."""
+    return [
+        replace(section, remarks=[text for text in section.remarks if text not in known])
+        for section in sections
+    ]
+
+
 def said_more_than_once(sections: Iterable[Section]) -> list[str]:
     """The remarks that several tables have, each once."""
-    counts: dict[str, int] = {}
-    for section in sections:
-        for text in dict.fromkeys(section.remarks):
-            counts[text] = counts.get(text, 0) + 1
+    counts = Counter(text for section in sections for text in dict.fromkeys(section.remarks))
     return [text for text, count in counts.items() if count > 1]
 
 
-def images_apart(sections: Sequence[Section]) -> tuple[list[str], list[Section]]:
-    """What the tables say of their images, once, and the tables without it; one that says more keeps it."""
-    of_tables = [[text for text in section.remarks if text.startswith(_IMAGES)] for section in sections]
-    most = max((text for texts in of_tables for text in texts), key=len, default="")
-    known = set(_parts(most))
-    if sum(map(len, of_tables)) < 2:
-        return [], list(sections)
-    return [most], [
-        replace(
-            section,
-            remarks=[
-                text
-                for text in section.remarks
-                if not (text.startswith(_IMAGES) and known.issuperset(_parts(text)))
-            ],
-        )
-        for section in sections
-    ]
+def of_images(sections: Iterable[Section]) -> tuple[list[str], list[str]]:
+    """What the tables say of their images: the longest remark, and all remarks that say no more than it."""
+    said = [text for section in sections for text in section.remarks if text.startswith(_IMAGES)]
+    if len(said) < 2:
+        return [], []
+    longest = max(said, key=len)
+    return [longest], [text for text in said if set(_parts(text)) <= set(_parts(longest))]
 
 
 def _parts(text: str) -> list[str]:

@@ -13,8 +13,7 @@ from tood.study.plan import Plan
 
 CLAIMS = "claims"
 METHODS = "methods"  # of a study of the user's own data: its runs with their AP, see `tood.report.methods`
-# Metrics that this table has, each with its number format
-METHOD_METRICS = {"AP": ".1f", "AP50": ".1f", "AP75": ".1f", "APS": ".1f", "APM": ".1f", "APL": ".1f"}
+METHOD_METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")  # that this table has
 SWEPT = ("table4", "table_m")  # tables of which figures are drawn
 # Of the paper-sized models, so they say nothing of a study of other data
 COMPLEXITY_METRICS = ("Head params (M)", "Full params (M)", "Head FLOPs (G)", "Full FLOPs (G)")

@@ -11,7 +11,8 @@ import pandas as pd
 from tood.ledger.records import SIZES
 from tood.ledger.references import Reference, reference_on
 from tood.ledger.server_scores import ServerScores
-from tood.report.markup import latex, latex_table, markdown, markdown_table, number
+from tood.report.markup import DASH, latex, latex_table, markdown, markdown_table, number
+from tood.report.shown import COMPLEXITY_METRICS
 from tood.runtime.failures import State
 from tood.runtime.files import DamagedFile, write_text
 from tood.study.declarations import Row, Run, Table
@@ -34,22 +35,12 @@ _TYPES = {
 COLUMNS = list(_TYPES)
 NO_METRICS = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in _TYPES.items()})
 # Columns of the complexity file as the tables name them
-_COMPLEXITY = {
-    "head_params_m": "Head params (M)",
-    "params_m": "Full params (M)",
-    "head_gflops": "Head FLOPs (G)",
-    "gflops": "Full FLOPs (G)",
-}
-_SHORT = {"val2017": "val", "test-dev2017": "test-dev"}  # a set of images in headers and cells
-_DASH = "–"
+_COMPLEXITY = dict(
+    zip(("head_params_m", "params_m", "head_gflops", "gflops"), COMPLEXITY_METRICS, strict=True)
+)
 _SEEDS = "Seeds"  # column of a printed table
 # Status of a row that is done, of a method without published code; any other status is a `State`.
 RECONSTRUCTION = "reconstruction"
-
-
-def _is_complete(status: str) -> bool:
-    """Whether every metric of a row is measured, and nothing has changed since."""
-    return status == RECONSTRUCTION or State(status).finished
 
 
 class _Values(NamedTuple):
@@ -96,6 +87,12 @@ def as_metrics(frame: pd.DataFrame) -> pd.DataFrame:
     """Values with all `COLUMNS`, in their types; a column that is not there is empty."""
     stale = frame["stale"].notna() & frame["stale"].ne(False) if "stale" in frame else False
     return frame.reindex(columns=COLUMNS).assign(stale=stale).astype(_TYPES)
+
+
+def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """All of these metrics in one frame, with the columns `COLUMNS`."""
+    filled = [frame for frame in frames if len(frame)]  # the types of the others do not count
+    return pd.concat(filled, ignore_index=True) if filled else NO_METRICS
 
 
 def with_enough_objects(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -263,7 +260,7 @@ def _layout(
             cells.append(escape(_range([values[name] for name in counts])))
         for metric, part, _ in columns:
             cell = escape(_cell(table, row, values, metric, part))
-            if part == "reference" and cell != escape(_DASH):
+            if part == "reference" and cell != escape(DASH):
                 cell += numbers[values["reference_source"]]
             cells.append(cell)
         body.append(cells)
@@ -277,7 +274,7 @@ def _layout(
 def _range(counts: Sequence[int]) -> str:
     """The number of seeds of a row; its metrics may have different numbers while a study runs."""
     known = sorted({count for count in counts if count})
-    return _DASH.join(map(str, dict.fromkeys((known[0], known[-1])))) if known else _DASH
+    return DASH.join(map(str, dict.fromkeys((known[0], known[-1])))) if known else DASH
 
 
 def footnote_marks(texts: Iterable[str | None], marks: Iterable[object], superscript: str) -> dict[str, str]:
@@ -291,12 +288,13 @@ def _columns(table: Table, frame: pd.DataFrame, metric: str) -> list[tuple[str, 
 
     Titles name the set of images where the columns of a table are not of the same one.
     """
-    mixed = table.paper_set == "test-dev2017" and metric not in _COMPLEXITY.values()
-    parts = [("", metric, "val"), ("test_dev", metric, "test-dev"), ("paper", "paper", "test-dev")]
+    mixed = table.paper_set == "test-dev2017" and metric not in COMPLEXITY_METRICS
     return [
         (metric, part, f"{title} ({images})" if mixed else title)
         for part, title, images in (
-            *parts,
+            ("", metric, "val"),
+            ("test_dev", metric, "test-dev"),
+            ("paper", "paper", "test-dev"),
             ("difference", "difference", "same"),
             ("reference", "reference", "val"),
         )
@@ -306,7 +304,7 @@ def _columns(table: Table, frame: pd.DataFrame, metric: str) -> list[tuple[str, 
 
 def _sets(table: Table, columns: Iterable[tuple[str, str, str]]) -> list[str]:
     """Which images the columns are of, in one line; none if no column is of images."""
-    parts = {part for metric, part, _ in columns if metric not in _COMPLEXITY.values()}
+    parts = {part for metric, part, _ in columns if metric not in COMPLEXITY_METRICS}
     if not parts or table.paper_set is None:
         return []
     others = {row.paper_set for row in table.rows} - {None, table.paper_set}
@@ -327,18 +325,19 @@ def _cell(table: Table, row: Row, values: Mapping, metric: str, part: str) -> st
         return _measured(values, metric, spec)
     value = values[f"{metric}_{part}"]
     if math.isnan(value):
-        return "pending" if part == "test_dev" else _DASH
+        return "pending" if part == "test_dev" else DASH
     if part == "difference":
         return f"{number(value, '+' + spec)} ({values[f'{metric}_verdict']})"
-    other = part == "paper" and row.paper_set not in (None, table.paper_set)
-    return number(value, spec) + (f" ({_SHORT[row.paper_set]})" if other and row.paper_set else "")
+    images = row.paper_set if part == "paper" and row.paper_set != table.paper_set else None
+    return number(value, spec) + (f" ({images.removesuffix('2017')})" if images else "")
 
 
 def _measured(cells: Mapping, metric: str, spec: str) -> str:
     """The cell of one measured value, or the reason why there is none."""
     if math.isnan(cells[metric]):
         # Complete without a value: the metric is not defined, such as APS without small objects.
-        return "n/a" if _is_complete(cells["status"]) else cells["status"]
+        complete = cells["status"] == RECONSTRUCTION or State(cells["status"]).finished
+        return "n/a" if complete else cells["status"]
     value = number(cells[metric], spec)
     deviation = cells.get(f"{metric}_sd", math.nan)
     if not math.isnan(deviation):

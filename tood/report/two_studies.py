@@ -1,14 +1,14 @@
 """Two studies of the same runs: what differs between them, seed by seed."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from tood.report.contrasts import CONFIDENCE, common_seeds, estimate, frame_by_seed, holm
 from tood.report.evidence import values_by_metric
-from tood.report.kept import kept
+from tood.report.kept import trained
 from tood.report.tables import with_enough_objects
 from tood.runtime.failures import InputError
 from tood.runtime.text import did_you_mean
@@ -42,7 +42,7 @@ def compare_studies(results: Path, first: str, second: str, metrics: Sequence[st
     Raises:
         InputError: a study has no values, or neither has a metric of that name, or no run is in both.
     """
-    values = {study: values_by_metric(_trained(results, study)) for study in (first, second)}
+    values = {study: values_by_metric(_current(results, study)) for study in (first, second)}
     known = [metric for metric in values[first] if metric in values[second]]
     for metric in metrics:
         if metric not in known:
@@ -53,13 +53,10 @@ def compare_studies(results: Path, first: str, second: str, metrics: Sequence[st
     rows = []
     for metric in metrics or known:
         ours, others = values[first][metric], values[second][metric]
-        rows += _adjusted(
-            [
-                _row(run, metric, ours[run], others[run])
-                for run in load_runs()
-                if run in ours and run in others
-            ]
-        )
+        both = [run for run in load_runs() if run in ours and run in others]
+        of_metric = [_row(run, metric, ours[run], others[run]) for run in both]
+        adjusted = holm([row["p"] for row in of_metric])
+        rows += [row | {"holm_p": p} for row, p in zip(of_metric, adjusted, strict=True)]
     if not rows:
         raise InputError(f"{first} and {second} have no run in common: nothing can be compared")
     return frame_by_seed(rows, COLUMNS)
@@ -71,13 +68,12 @@ def number_format(metric: str) -> str:
     return formats.get(metric, ".3g")
 
 
-def _trained(results: Path, study: str) -> pd.DataFrame:
+def _current(results: Path, study: str) -> pd.DataFrame:
     """Values that belong to trainings and are not stale."""
     path = results / study / METRICS
     if not path.is_file():
         raise InputError(f"{study}: {path} is not there; `tood report --name {study}` writes it")
-    metrics = kept(results, study)
-    metrics = metrics[metrics["seed"].notna()]
+    metrics = trained(results, study)
     if not len(metrics):
         raise InputError(f"{study}: {path} has no value of a training")
     if metrics["stale"].all():
@@ -92,14 +88,8 @@ def _row(run: str, metric: str, first: dict[int, float], second: dict[int, float
     values = {"first": first, "second": second}
     seeds = common_seeds(values, values)
     effect = estimate({"second": 1, "first": -1}, values, seeds)
-    means = {study: _mean(of_study[seed] for seed in seeds) for study, of_study in values.items()}
+    means = {
+        study: sum(of_study[seed] for seed in seeds) / len(seeds) if seeds else math.nan
+        for study, of_study in values.items()
+    }
     return {"run": run, "metric": metric, **means, **effect.columns()}
-
-
-def _mean(values: Iterable[float]) -> float:
-    known = list(values)
-    return sum(known) / len(known) if known else math.nan
-
-
-def _adjusted(rows: list[dict]) -> list[dict]:
-    return [row | {"holm_p": p} for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True)]

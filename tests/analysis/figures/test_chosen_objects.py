@@ -41,7 +41,7 @@ def test_the_farthest_under_the_baseline_is_first_and_each_is_on_its_own_image()
         record(2, distance=0.7),
         record(3, distance=0.8),
     ]
-    choice = choose(both(*records, tood={2: {"distance": 5.0}}), CLASSES, count=3)
+    choice = choose(both(*records, tood={2: {"distance": 5.0}}), CLASSES)
     assert choice.cases == [Case(1, 1, 0), Case(3, 0, 0), Case(2, 0, 0)]
     assert (choice.left, choice.total) == (4, 4)
     assert choice.means["ATSS"] == (pytest.approx(2.7 / 4), 4)

@@ -8,7 +8,7 @@ import pytest
 from helpers.initial_runs import analyse_run, draw_dataset, initial_run
 
 from tood.analysis.figures import figure1 as module
-from tood.analysis.figures.chosen_objects import choose
+from tood.analysis.figures.chosen_objects import Case, choose
 from tood.analysis.figures.figure1 import figures, row
 from tood.evaluation.trained_run import load_trained
 from tood.study.jobs import Execution, Figure1Job
@@ -76,10 +76,7 @@ def test_the_figures_distance_is_that_of_the_records(job):
     trained = load_trained(job.detectors["ATSS"], CPU)
     found = records(job)["ATSS"].dropna()
     for record in found.head(4).to_dict("records"):
-        index = next(
-            i for i in trained.indices if trained.dataset.get_data_info(i)["img_id"] == record["image_id"]
-        )
-        shown = row(trained, "", index, record["instance"])
+        shown = row(trained, "", Case(record["image_id"], record["instance"], 0))
         x1, y1, x2, y2 = shown.gt_boxes[record["instance"]]
         assert shown.maps.distance / ((x2 - x1) * (y2 - y1)) ** 0.5 == pytest.approx(
             record["distance"], rel=1e-5

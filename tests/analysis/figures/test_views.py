@@ -189,10 +189,11 @@ def test_a_method_looks_the_same_in_every_figure():
     assert next(series()) not in of_methods(["ATSS", "T-head + ATSS", "TAL", "TOOD"]).values()
 
 
-def test_every_view_and_its_caption_are_written(annotations, tmp_path):
+@pytest.mark.parametrize(("others", "said"), [((0, 1), "2 seeds"), ((0, 1, 2), "2 to 3 seeds")])
+def test_every_view_and_its_caption_are_written(annotations, tmp_path, others, said):
     runs = {}
-    for name in ("a", "b"):
-        runs[name] = [RunPaths(tmp_path / name / f"seed{seed}") for seed in (0, 1)]
+    for name, seeds in (("a", (0, 1)), ("b", others)):
+        runs[name] = [RunPaths(tmp_path / name / f"seed{seed}") for seed in seeds]
         for paths in runs[name]:
             paths.folder.mkdir(parents=True)
             objects = {"distance": [0.5, None], "localised": [0.9, None], "classified": [0.8, None]}
@@ -207,5 +208,5 @@ def test_every_view_and_its_caption_are_written(annotations, tmp_path):
         assert (tmp_path / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
         text = (tmp_path / f"figures/{name}.md").read_text()
         assert text.startswith("**")
-        assert text.split("\n\n")[0].strip().endswith(" Over 2 seeds.")
+        assert text.split("\n\n")[0].strip().endswith(f" Over {said}.")
     assert "| a | 1 | 0 | 0 | 1 | 0 |\n" in text

@@ -30,6 +30,7 @@ from tood.engine.config import build_model, resolve
 from tood.engine.weights import load_model
 from tood.models.common.positives import statistics
 from tood.study.declarations import ExperimentError
+from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
 
 # One per pyramid level, from the finest on
@@ -70,17 +71,17 @@ def assign(plan: Plan, run_id: str, image: str, seed: int) -> ImagePositives:
         ExperimentError: the image is unknown or cannot be read; the data was not checked; or the scheme needs
             a trained model and there is none.
     """
-    work = Path("work") / plan.name
-    if not (work / "manifest.json").is_file():
+    paths = StudyPaths(plan.name)
+    if not paths.manifest.is_file():
         raise ExperimentError(
-            f"{work}/manifest.json: not there, so this study's data was not checked; "
-            f"run `snakemake {work}/manifest.json --cores 1` with this --config first"
+            f"{paths.manifest}: not there, so this study's data was not checked; "
+            f"run `snakemake {paths.manifest} --cores 1` with this --config first"
         )
-    manifest = read_manifest(work / "manifest.json")
+    manifest = read_manifest(paths.manifest)
     config = resolve(plan.settings(run_id), manifest["categories"], None)
     torch.manual_seed(seed)
     model = build_model(config).eval()
-    weights = work / "runs" / run_id / f"seed{seed}" / "model.pth"
+    weights = paths.run(run_id, seed).model
     trained = weights.is_file()
     if trained:
         try:

@@ -53,26 +53,27 @@ def conditions(names: Sequence[str]) -> dict[str, Callable[[pd.DataFrame], pd.Se
     }
 
 
-def choose(detectors: Mapping[str, pd.DataFrame], classes: Sequence[str], count: int = 1 + FIGURE4) -> Choice:
+def choose(detectors: Mapping[str, pd.DataFrame], classes: Sequence[str]) -> Choice:
     """The objects that satisfy the rule and whose best anchors are farthest apart under the baseline.
 
     Objects on images with both classes of `PREFERRED` go first. No two objects are on the same image. If too
     few objects satisfy the rule, its last condition is dropped for the others, then the condition before it,
     and so on. Of equal objects, the object with the lowest image id, then with the lowest number, goes first.
+    There are fewer than both figures show if fewer images have an object that all detectors touch.
 
     Args:
         detectors: by name, the baseline first: rows of `ObjectRecord`, of the same objects.
         classes: name of each label.
-        count: how many to choose; fewer if fewer images have an object that all detectors touch.
 
     Raises:
         ValueError: no object of the images is touched by a box of each detector.
     """
     objects, names = _joined(detectors), list(detectors)
-    means = {
-        name: (_mean(objects[f"distance {name}"]), int(objects[f"distance {name}"].count())) for name in names
-    }
     distances = [f"distance {name}" for name in names]
+    means = {
+        name: (float(objects[column].mean()), int(objects[column].count()))
+        for name, column in zip(names, distances, strict=True)
+    }
     known = objects.dropna(subset=distances)
     if known.empty:
         images = objects["image_id"].nunique()
@@ -83,15 +84,14 @@ def choose(detectors: Mapping[str, pd.DataFrame], classes: Sequence[str], count:
     known = known.sort_values(
         ["preferred", distances[0], *KEYS], ascending=[False, False, True, True], kind="stable"
     )
-    rule = list(conditions(names).values())
-    passes = [test(known) for test in rule]
+    passes = pd.concat([test(known) for test in conditions(names).values()], axis=1)
     cases: list[Case] = []
-    for dropped in range(len(rule) + 1):
-        kept = known[pd.concat([known["share"] >= 0, *passes[: len(rule) - dropped]], axis=1).all(axis=1)]
+    for dropped in range(passes.shape[1] + 1):
+        kept = known[passes.iloc[:, : passes.shape[1] - dropped].all(axis=1)]
         if dropped == 0:
             left, preferred = len(kept), int(kept["preferred"].sum())
         for image, instance in kept.drop_duplicates("image_id")[KEYS].itertuples(index=False):
-            if len(cases) < count and image not in {case.image_id for case in cases}:
+            if len(cases) < 1 + FIGURE4 and image not in {case.image_id for case in cases}:
                 cases.append(Case(int(image), int(instance), dropped))
     known_classes = set(PREFERRED) <= set(classes)
     return Choice(cases, left, len(objects), preferred if known_classes else None, means)
@@ -110,7 +110,7 @@ def caption(
         seed: of the trained detectors.
     """
     rule, who = list(conditions(names)), " and ".join(names)
-    excused = "".join(f" {sentence}" for sentence in _excused(rule, shown))
+    excused = _excused(rule, shown)
     if figure == 4:
         again = set(shown) == {choice.cases[0]}
         further = f"{len(shown)} further object{'s' * (len(shown) != 1)}, each on another image"
@@ -169,14 +169,14 @@ def _preferences(choice: Choice) -> str:
     return f"{images}; none of the objects is on such an image."
 
 
-def _excused(rule: Sequence[str], shown: Collection[Case]) -> list[str]:
+def _excused(rule: Sequence[str], shown: Collection[Case]) -> str:
     """A sentence for each number of conditions that were dropped for objects in the figure."""
-    sentences = []
+    sentences = ""
     for dropped in sorted({case.dropped for case in shown} - {0}):
         number = sum(case.dropped == dropped for case in shown)
         lacking = ", then ".join(f'"{condition}"' for condition in reversed(rule[-dropped:]))
-        sentences.append(
-            f"{number} of the {len(shown)} shown {'was' if number == 1 else 'were'} chosen after dropping "
+        sentences += (
+            f" {number} of the {len(shown)} shown {'was' if number == 1 else 'were'} chosen after dropping "
             f"from the rule {lacking}."
         )
     return sentences
@@ -187,13 +187,8 @@ def _joined(detectors: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     first = next(iter(detectors.values()))
     shared = first[[*KEYS, "label", "share", "crowded"]].astype({"crowded": bool})
     for name, records in detectors.items():
-        own = records[[*KEYS, "distance", "localised", "classified"]].astype(
-            dict.fromkeys(("distance", "localised", "classified"), float)
-        )
-        renamed = own.rename(
-            columns={column: f"{column} {name}" for column in own.columns if column not in KEYS}
-        )
-        shared = shared.merge(renamed, on=KEYS, validate="one_to_one")
+        own = records.set_index(KEYS)[["distance", "localised", "classified"]].astype(float)
+        shared = shared.merge(own.add_suffix(f" {name}").reset_index(), on=KEYS, validate="one_to_one")
     return shared
 
 
@@ -201,7 +196,3 @@ def _preferred(objects: pd.DataFrame, classes: Sequence[str]) -> pd.Series:
     """Whether an image has objects of all preferred classes, by image id."""
     named = objects["label"].map(dict(enumerate(classes)))
     return named.groupby(objects["image_id"]).agg(lambda present: set(PREFERRED) <= set(present))
-
-
-def _mean(values: pd.Series) -> float:
-    return float(values.mean())

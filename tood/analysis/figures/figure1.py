@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
-from mmdet.datasets import CocoDataset
 
 from tood.analysis.figures.chosen_objects import Case, caption, choose
 from tood.analysis.figures.files import save_captioned
@@ -41,7 +40,7 @@ def figures(job: Figure1Job, execution: Execution, folder: Path) -> None:
     first, *others = choice.cases
     # If no other image has an object, Figure 4 shows the object of Figure 1 again.
     shown = {1: [first], 4: others or [first]}
-    rows = {case: rows_of(case, detectors) for case in choice.cases}
+    rows = {case: [row(trained, name, case) for name, trained in detectors.items()] for case in choice.cases}
     drawn = {1: draw_figure1(rows[first]), 4: draw_figure4([rows[case] for case in shown[4]])}
     for number, figure in drawn.items():
         text = caption(choice, names, number, shown[number], job.seed)
@@ -53,61 +52,41 @@ def _best_anchors(path: Path, trained: Trained) -> Mapping[str, list]:
     if path.is_file():
         return read_json(path)["objects"]
     best = BestAnchors()
-    for sample, levels in dense_predictions(
-        trained.model,
-        trained.dataset,
-        device=trained.device,
-        label="best anchors",
-        indices=trained.indices,
-    ):
+    predicted = dense_predictions(
+        trained.model, trained.dataset, device=trained.device, label="best anchors", indices=trained.indices
+    )
+    for sample, levels in predicted:
         objects = sample.gt_instances
         best.add(sample, anchors_of(levels, objects.bboxes, objects.labels))
     return best.to_json(best.objects)["objects"]
 
 
-def rows_of(case: Case, detectors: Mapping[str, Trained]) -> list[FigureRow]:
-    """The rows of one object under each detector.
-
-    Raises:
-        ValueError: a detector predicts no box that touches it.
-    """
-    return [
-        row(trained, name, _index(trained.dataset, case.image_id), case.instance)
-        for name, trained in detectors.items()
-    ]
-
-
-def row(trained: Trained, name: str, index: int, instance: int) -> FigureRow:
+def row(trained: Trained, name: str, case: Case) -> FigureRow:
     """One detector's row of the figure.
 
     Args:
         trained: the detector.
         name: its name in the figure.
-        index: of the image in the dataset.
-        instance: of the object on the image.
+        case: the object.
 
     Raises:
         ValueError: the detector predicts no box that touches the object.
     """
-    predicted = dense_predictions(
-        trained.model, trained.dataset, device=trained.device, label=f"figure 1, {name}", indices=[index]
+    dataset = trained.dataset
+    index = next(i for i in range(len(dataset)) if dataset.get_data_info(i)["img_id"] == case.image_id)
+    ((sample, levels),) = dense_predictions(
+        trained.model, dataset, device=trained.device, label=f"figure 1, {name}", indices=[index]
     )
-    ((sample, levels),) = predicted
     gt = sample.gt_instances.cpu()
-    maps = instance_maps(levels, gt.bboxes.float(), gt.labels, instance, sample.img_shape[:2])
+    maps = instance_maps(levels, gt.bboxes.float(), gt.labels, case.instance, sample.img_shape[:2])
     if maps is None:
         raise ValueError(f"{name} predicts no box that touches the chosen object")
-    pixels = trained.dataset[index]["inputs"]  # [3, H, W] BGR
+    pixels = dataset[index]["inputs"]  # [3, H, W] BGR
     return FigureRow(
         detector=name,
         image=pixels.flip(0).permute(1, 2, 0).numpy(),  # [H, W, 3] RGB
         maps=maps,
         gt_boxes=gt.bboxes.numpy(),
-        instance=instance,
-        names=[trained.dataset.metainfo["classes"][label] for label in gt.labels.tolist()],
+        instance=case.instance,
+        names=[dataset.metainfo["classes"][label] for label in gt.labels.tolist()],
     )
-
-
-def _index(dataset: CocoDataset, image_id: int) -> int:
-    """The place of an image in a dataset."""
-    return next(i for i in range(len(dataset)) if dataset.get_data_info(i)["img_id"] == image_id)

@@ -46,17 +46,6 @@ _CENTRE: dict[str, Any] = {
 }
 
 
-class _Map(NamedTuple):
-    """What a panel shows of one level."""
-
-    title: str
-    level: LevelMaps
-    values: np.ndarray  # [H, W] of the level
-    top: float  # value of the last colour
-    best: BestAnchor | None  # None: it is on another level, and no mark is drawn
-    look: Look
-
-
 @dataclass(frozen=True)
 class FigureRow:
     """One detector on one object."""
@@ -97,21 +86,14 @@ def draw_figure1(
     if levels == "all":
         return _all_levels(rows, colors)
     aspects = [_aspect(row) for row in rows]
-    shown = [row.maps.levels[row.maps.classification.level] for row in rows]
-    top = _highest(shown)
+    top = _highest([row.maps.levels[row.maps.classification.level] for row in rows])
     # Panels are `_PANEL` wide, without labels and colour bars; a row has a title above it and values below.
     figure = Figure(figsize=(9, sum(_PANEL * a + 1.1 for a in aspects) + 1), layout="constrained")
     axes = figure.subplots(len(rows), 3, squeeze=False, height_ratios=aspects)
-    for row, level, (result, score, iou) in zip(rows, shown, axes, strict=True):
-        classified, localised = row.maps.classification, row.maps.localisation
-        elsewhere = localised.level != classified.level
-        away = f", best on {row.maps.levels[localised.level].stride}" if elsewhere else ""
+    for row, (result, *panels) in zip(rows, axes, strict=True):
         _draw_result(result, row)
-        result.set_ylabel(_detector(row), fontsize=13, fontweight="bold")
-        title = f"Score (stride {level.stride})"
-        _draw_map(score, row, _Map(title, level, level.scores, top, classified, CLASSIFICATION), colors)
-        title = f"IoU (stride {level.stride}{away})"
-        _draw_map(iou, row, _Map(title, level, level.ious, 1.0, localised, LOCALISATION), colors)
+        _name(result, row)
+        _draw_maps(panels, row, row.maps.classification.level, top, colors, every_level=False)
     _legend(figure, rows, "outside lower center", columns=1)
     return figure
 
@@ -130,20 +112,13 @@ def _all_levels(rows: Sequence[FigureRow], colors: str) -> Figure:
         axes = part.subplots(2, columns, squeeze=False)
         axes[1, 0].remove()
         _draw_result(axes[0, 0], row)
-        axes[0, 0].set_ylabel(_detector(row), fontsize=13, fontweight="bold")
+        _name(axes[0, 0], row)
         for index, (upper, lower) in enumerate(axes[:, 1:].T):
-            if index >= len(row.maps.levels) or not row.maps.levels[index].scores.size:
+            if index < len(row.maps.levels) and row.maps.levels[index].scores.size:
+                _draw_maps([upper, lower], row, index, top, colors, every_level=True)
+            else:
                 upper.remove()
                 lower.remove()
-                continue
-            level = row.maps.levels[index]
-            for panel, name, values, limit, best, look in (
-                (upper, "Score", level.scores, top, row.maps.classification, CLASSIFICATION),
-                (lower, "IoU", level.ious, 1.0, row.maps.localisation, LOCALISATION),
-            ):
-                here = best if best.level == index else None
-                title = f"{name} (stride {level.stride}{', best' if here else ''})"
-                _draw_map(panel, row, _Map(title, level, values, limit, here, look), colors)
     _legend(below, rows, "center")
     return figure
 
@@ -169,15 +144,16 @@ def draw_figure4(cases: Sequence[Sequence[FigureRow]]) -> Figure:
             _draw_result(panel, row)
             panel.set_title("")
         for panel, row in zip(axes[:, 0], cases[0], strict=True):
-            panel.set_ylabel(_detector(row), fontsize=13, fontweight="bold")
+            _name(panel, row)
     shown = [row for rows in cases for row in rows]
     _legend(figure, shown, "outside lower center", columns=2 if size[0] > 9 else 1)
     return figure
 
 
-def _detector(row: FigureRow) -> str:
-    """The name of the detector, with its own line breaks."""
-    return "\n".join(map(shown_name, row.detector.splitlines()))
+def _name(axes: Axes, row: FigureRow) -> None:
+    """Write the name of the detector, with its own line breaks, beside its first panel."""
+    name = "\n".join(map(shown_name, row.detector.splitlines()))
+    axes.set_ylabel(name, fontsize=13, fontweight="bold")
 
 
 def _aspect(row: FigureRow) -> float:
@@ -220,20 +196,38 @@ def _draw_result(axes: Axes, row: FigureRow) -> None:
     axes.set_xlabel("\n".join([shown_name(row.class_name), *values]), fontsize=10)
 
 
-def _draw_map(axes: Axes, row: FigureRow, shown: _Map, colors: str) -> None:
-    """Draw one map, each pixel its nearest anchor, in colours from 0 to the map's `top`."""
-    # The last cells may end before the image does, so there is one more; the frame cuts off the surplus.
-    values, stride = np.pad(shown.values, ((0, 1), (0, 1)), mode="edge"), shown.level.stride
-    left, upper = (centre - stride / 2 for centre in shown.level.origin)
-    right, lower = left + values.shape[1] * stride, upper + values.shape[0] * stride
-    drawn = axes.imshow(values, cmap=colors, vmin=0, vmax=shown.top, extent=(left, right, lower, upper))
-    _outline(axes, row.gt_boxes[row.instance], **_TRUTH)
-    best = [shown.best] if shown.best else []
-    _arrows(axes, row, best)
-    for anchor in best:
-        _mark(axes, anchor, shown.look)
-    _frame(axes, row.image, shown.title)
-    axes.figure.colorbar(drawn, cax=axes.inset_axes((1.02, 0, 0.04, 1)))
+def _draw_maps(
+    panels: Sequence[Axes], row: FigureRow, index: int, top: float, colors: str, every_level: bool
+) -> None:
+    """Draw the map of scores and the map of IoUs of one level, each pixel its nearest anchor.
+
+    Args:
+        panels: one for each map.
+        index: of the level.
+        top: score of the last colour.
+        every_level: all levels have maps, so that a best anchor is marked on its own level alone.
+    """
+    levels, level = row.maps.levels, row.maps.levels[index]
+    left, upper = (centre - level.stride / 2 for centre in level.origin)
+    maps = (
+        ("Score", level.scores, top, row.maps.classification, CLASSIFICATION),
+        ("IoU", level.ious, 1.0, row.maps.localisation, LOCALISATION),
+    )
+    for axes, (name, values, highest, best, look) in zip(panels, maps, strict=True):
+        # The last cells may end before the image does, so there is one more; the frame cuts off the surplus.
+        cells = np.pad(values, ((0, 1), (0, 1)), mode="edge")
+        right, lower = left + cells.shape[1] * level.stride, upper + cells.shape[0] * level.stride
+        drawn = axes.imshow(cells, cmap=colors, vmin=0, vmax=highest, extent=(left, right, lower, upper))
+        _outline(axes, row.gt_boxes[row.instance], **_TRUTH)
+        marked = [best] if best.level == index or not every_level else []
+        _arrows(axes, row, marked)
+        for anchor in marked:
+            _mark(axes, anchor, look)
+        where = ", best" if marked else ""
+        if not every_level:
+            where = f", best on {levels[best.level].stride}" if best.level != index else ""
+        _frame(axes, row.image, f"{name} (stride {level.stride}{where})")
+        axes.figure.colorbar(drawn, cax=axes.inset_axes((1.02, 0, 0.04, 1)))
 
 
 def _outline(axes: Axes, box: Sequence[float], **style: Any) -> None:

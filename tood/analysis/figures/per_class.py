@@ -1,39 +1,32 @@
 """Figures of detections by class: AP, precision against recall, and the confusion matrix.
 
-Runs differ in colour, marker and line. The colours are those of Okabe and Ito, which the colour-blind can
-tell apart. A cell of a matrix shows its number, and darker is more.
+Runs differ in colour, marker and line. A cell of a matrix shows its number, and darker is more.
 """
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from tood.analysis.figures.files import shown_name
+from tood.analysis.figures.style import BLACK, BLUE, GREEN, PURPLE, SKY, VERMILION, Series
 
 MOST_PANELS = 12  # classes whose curves are drawn
 MOST_NUMBERED = 20  # classes of a matrix with a number in each cell
 NO_OBJECT, MISSED = "no object", "not detected"
 
 
-class Style(NamedTuple):
-    """How the values of a run are drawn."""
-
-    colour: str
-    marker: str
-    line: str
-
-
-STYLES = (
-    Style("#000000", "o", "-"),
-    Style("#D55E00", "s", "--"),
-    Style("#0072B2", "^", "-."),
-    Style("#009E73", "D", ":"),
-    Style("#CC79A7", "v", "-"),
-    Style("#56B4E9", "P", "--"),
+# Of runs, in turn
+_LOOKS = (
+    Series(BLACK, "-", "o"),
+    Series(VERMILION, "--", "s"),
+    Series(BLUE, "-.", "^"),
+    Series(GREEN, ":", "D"),
+    Series(PURPLE, "-", "v"),
+    Series(SKY, "--", "P"),
 )
 
 
@@ -47,23 +40,20 @@ def draw_ap(values: pd.DataFrame) -> Figure:
     runs = list(dict.fromkeys(values["run"]))
     figure = Figure(figsize=(7, 1.4 + 0.2 * len(order) * max(1, 0.6 * len(runs))), layout="constrained")
     axes = figure.subplots()
-    for place, run in enumerate(runs):
-        style = STYLES[place % len(STYLES)]
+    for place, (run, look) in enumerate(zip(runs, cycle(_LOOKS), strict=False)):
         seeds = values[values["run"] == run].groupby("class")["AP"].agg(["mean", "min", "max"]).reindex(order)
-        heights = np.arange(len(order)) + 0.6 * (0.5 - (place + 0.5) / len(runs))
         errors = [seeds["mean"] - seeds["min"], seeds["max"] - seeds["mean"]]
-        bars = axes.errorbar(
+        axes.errorbar(
             seeds["mean"],
-            heights,
-            xerr=errors,
-            fmt=style.marker,
-            color=style.colour,
+            np.arange(len(order)) + 0.6 * (0.5 - (place + 0.5) / len(runs)),
+            xerr=np.clip(errors, 0, None),  # a mean of equal values may differ from them in its last digit
+            fmt=look.marker,
+            color=look.colour,
+            elinestyle=look.dashes,
             markersize=5,
             capsize=2,
             label=run,
         )
-        for line in bars[2]:
-            line.set_linestyle(style.line)
     axes.set_yticks(range(len(order)), [shown_name(name) for name in order], fontsize=8)
     axes.set_ylim(-0.6, len(order) - 0.4)
     axes.set(xlabel="AP, percent", xlim=(0, 100))
@@ -91,17 +81,15 @@ def draw_curves(curves: pd.DataFrame, shown: Sequence[str], metric: str) -> Figu
     for axes in panels[len(shown) :]:
         axes.set_axis_off()
     for axes, name in zip(panels, shown, strict=False):
-        for place, run in enumerate(runs):
-            style = STYLES[place % len(STYLES)]
+        for place, (run, look) in enumerate(zip(runs, cycle(_LOOKS), strict=False)):
             seeds = of_metric[(of_metric["class"] == name) & (of_metric["run"] == run)]
             line = seeds.groupby("recall")["precision"].mean()
             axes.plot(
                 line.index,
                 line,
-                color=style.colour,
-                linestyle=style.line,
+                **look.line,
                 linewidth=1.2,
-                marker=style.marker,
+                marker=look.marker,
                 markersize=4,
                 markevery=(2 * place, 20),
                 label=run,

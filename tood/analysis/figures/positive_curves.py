@@ -69,24 +69,19 @@ def draw(curves: pd.DataFrame) -> Figure:
     blocks = -(-len(schemes) // columns)
     figure = Figure(figsize=(1.55 * columns + 1, 3.5 * blocks), layout="constrained")
     panels = figure.subplots(2 * blocks, columns, squeeze=False, sharex=True, sharey=False)
-    looks = of_methods(schemes)
+    pairs = panels.reshape(blocks, 2, columns).swapaxes(1, 2).reshape(-1, 2)  # of each scheme
     spread = curves.groupby(["scheme", "epoch"])[list(PANELS)].agg(["mean", "min", "max"])
-    for place in range(blocks * columns):
-        block, column = divmod(place, columns)
-        pair = panels[2 * block : 2 * block + 2, column]
-        if place >= len(schemes):
-            for axes in pair:
-                axes.remove()
-            continue
-        for axes, quantity in zip(pair, PANELS, strict=True):
-            _draw(axes, pd.DataFrame(spread[quantity]), schemes[place], quantity, looks[schemes[place]])
-            axes.tick_params(labelleft=column == 0)
-        pair[0].set_title(schemes[place], fontsize=10)
-        if column == 0:
-            for axes, label in zip(pair, PANELS.values(), strict=True):
-                axes.set_ylabel(label)
+    for place, (scheme, look) in enumerate(of_methods(schemes).items()):
+        first = place % columns == 0
+        for axes, (quantity, label) in zip(pairs[place], PANELS.items(), strict=True):
+            _draw(axes, pd.DataFrame(spread[quantity]), scheme, quantity, look)
+            axes.tick_params(labelleft=first)
+            axes.set_ylabel(label if first else "")
+        pairs[place, 0].set_title(scheme, fontsize=10)
         # Of the last panel in each column
-        pair[1].tick_params(labelbottom=place + columns >= len(schemes))
+        pairs[place, 1].tick_params(labelbottom=place + columns >= len(schemes))
+    for axes in pairs[len(schemes) :].flat:
+        axes.remove()
     figure.supxlabel("epoch", fontsize=10)
     return figure
 

@@ -5,7 +5,7 @@ A figure is also read in grey, so no two series differ by colour alone. The colo
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
@@ -18,7 +18,7 @@ class Series(NamedTuple):
     """How the values of one series are drawn."""
 
     colour: str
-    dashes: str
+    dashes: Literal["-", "--", "-.", ":"]
     marker: str
 
     @property

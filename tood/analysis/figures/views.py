@@ -1,6 +1,6 @@
 """Figures behind Table 6: how classification and localisation of its runs agree."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,39 +30,37 @@ def draw_views(runs: Mapping[str, Sequence[RunPaths]], annotations: Path, folder
         annotations: COCO annotation file of the images that were evaluated.
         folder: figures as PNG and PDF, and captions as Markdown are written here.
     """
-    measured = {name: [read_json(run.best_anchors) for run in seeds] for name, seeds in runs.items()}
+    measured = {
+        name: {run.seed: read_json(run.best_anchors) for run in seeds} for name, seeds in runs.items()
+    }
+    apart = {
+        name: {seed: best_anchors(pd.DataFrame(content["objects"])) for seed, content in of_run.items()}
+        for name, of_run in measured.items()
+    }
+    density = {
+        name: np.sum([content["density"] for content in of_run.values()], axis=0)
+        for name, of_run in measured.items()
+    }
     detected = {
         name: [(read_json(run.evaluated_images), read_json(run.detections)) for run in seeds]
         for name, seeds in runs.items()
     }
-    seeds = len(next(iter(runs.values())))
-    objects = {
-        name: [pd.DataFrame(content["objects"]) for content in several] for name, several in measured.items()
-    }
-    density = {
-        name: np.sum([content["density"] for content in several], axis=0)
-        for name, several in measured.items()
-    }
-    apart = {
-        name: {run.seed: best_anchors(of_seed) for run, of_seed in zip(runs[name], several, strict=True)}
-        for name, several in objects.items()
-    }
-    views: dict[str, tuple[Figure, str]] = {
-        "distances": (draw_distances(apart), caption_distances(apart)),
-        "score_iou": (draw_density(density), caption_density(density)),
-    }
     curves = {
-        name: [ap_by_iou(annotations, *detections) for detections in several]
-        for name, several in detected.items()
+        name: [ap_by_iou(annotations, *of_seed) for of_seed in of_run] for name, of_run in detected.items()
     }
-    views["ap_by_iou"] = (draw_ap_by_iou(curves), caption_ap_by_iou(curves))
     truth = read_json(annotations)
     kinds = {
-        name: np.mean([kinds_by_confidence(truth, *detections) for detections in several], axis=0)
-        for name, several in detected.items()
+        name: np.mean([kinds_by_confidence(truth, *of_seed) for of_seed in of_run], axis=0)
+        for name, of_run in detected.items()
     }
-    views["box_kinds"] = (draw_box_kinds(kinds), caption_box_kinds(kinds))
-    of_seeds = "" if seeds == 1 else f" Over {seeds} seeds."
+    views = {
+        "distances": (draw_distances(apart), caption_distances(apart)),
+        "score_iou": (draw_density(density), caption_density(density)),
+        "ap_by_iou": (draw_ap_by_iou(curves), caption_ap_by_iou(curves)),
+        "box_kinds": (draw_box_kinds(kinds), caption_box_kinds(kinds)),
+    }
+    most = max(map(len, runs.values()))
+    of_seeds = "" if most == 1 else f" Over {_range(map(len, runs.values()))} seeds."
     for view, (figure, caption) in views.items():
         text, *table = caption.split("\n\n", 1)
         save_captioned(figure, folder / view, "\n\n".join([f"{text}{of_seeds}", *table]))
@@ -90,7 +88,6 @@ def cumulative(values: np.ndarray, at: np.ndarray) -> np.ndarray:
     return np.searchsorted(np.sort(values[~np.isnan(values)]), at, side="right") / max(len(values), 1)
 
 
-_DASH = "–"
 _DISTANCES = {  # column: label, largest value shown
     "distance": ("distance of the best anchors, in sizes of the object (less is better)", 1.0),
     "lost": ("IoU lost by the best-classified box (less is better)", 1.0),
@@ -157,7 +154,7 @@ def caption_distances(objects: Mapping[str, Mapping[int, pd.DataFrame]]) -> str:
 
     def of_each(column: str) -> str:
         return _listed(
-            {name: _DASH if np.isnan(mean) else f"{mean:.3f}" for name, mean in means[column].items()}
+            {name: "–" if np.isnan(mean) else f"{mean:.3f}" for name, mean in means[column].items()}
         )
 
     def least(column: str, has: str) -> str:
@@ -192,9 +189,15 @@ def caption_distances(objects: Mapping[str, Mapping[int, pd.DataFrame]]) -> str:
         f"{least('distance', 'has its best anchors closest together')}"
         f"{least('lost', 'loses the least IoU')}If several anchors have "
         "about equally good boxes, as after the alignment of boxes, the best anchor may be far away and no "
-        f"IoU is lost. {len(next(iter(all_seeds.values()))):,} objects each."
+        f"IoU is lost. {_range(map(len, all_seeds.values()))} objects each."
         + (f" A line ends below 1 because of {' and of '.join(ends)}." if ends else "")
     )
+
+
+def _range(counts: Iterable[int]) -> str:
+    """The numbers of several methods, such as `3` or `2 to 3`."""
+    known = sorted(set(counts))
+    return " to ".join(f"{count:,}" for count in dict.fromkeys((known[0], known[-1])))
 
 
 def _listed(values: Mapping[str, str]) -> str:

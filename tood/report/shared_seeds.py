@@ -8,7 +8,7 @@ from tood.study.declarations import Table
 METRIC = "AP"
 
 
-def on_common_seeds(metrics: pd.DataFrame, table: Table, metric: str = METRIC) -> pd.DataFrame:
+def on_shared_seeds(metrics: pd.DataFrame, table: Table, metric: str = METRIC) -> pd.DataFrame:
     """The values of a metric in the table's measured rows, with the seeds that all of these rows have.
 
     Args:
@@ -28,13 +28,13 @@ def on_common_seeds(metrics: pd.DataFrame, table: Table, metric: str = METRIC) -
 
 
 def remark(metrics: pd.DataFrame, table: Table) -> list[str]:
-    """A sentence with the means over common seeds; none where rows have the same seeds, or none in common.
+    """A sentence with the means over shared seeds; none where rows have the same seeds, or none in common.
 
     Args:
-        metrics: as for `on_common_seeds`.
+        metrics: as for `on_shared_seeds`.
         table: whose rows the means follow.
     """
-    values = on_common_seeds(metrics, table)
+    values = on_shared_seeds(metrics, table)
     measured = metrics[(metrics["metric"] == METRIC) & metrics["value"].notna()]
     own = measured[measured["run"].isin(values["run"])]
     if values.empty or len(values) == len(own):

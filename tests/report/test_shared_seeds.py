@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from tood.report.common_seeds import on_common_seeds, remark
+from tood.report.shared_seeds import on_shared_seeds, remark
 from tood.study.declarations import load_tables
 
 TABLE = load_tables()["table_m"]  # tood_m5, tood_m9, tood_af, tood_m17, tood_m21
@@ -19,15 +19,15 @@ def test_means_are_over_the_seeds_that_all_measured_rows_have():
         *[("tood_m5", 0, 30.0), ("tood_m5", 1, 32.0), ("tood_m9", 1, 20.0), ("tood_m9", 2, 99.0)],
         *[("tood_af", 1, 40.0), ("tood_af", 2, 10.0), ("atss_af", 7, 1.0)],
     )
-    assert on_common_seeds(frame, TABLE)["value"].to_list() == [32.0, 20.0, 40.0]
+    assert on_shared_seeds(frame, TABLE)["value"].to_list() == [32.0, 20.0, 40.0]
     said = "AP on the seeds that all measured rows have (1), row by row: 32.0, 20.0, 40.0, –, –."
     assert remark(frame, TABLE) == [said]
 
 
-def test_a_stale_or_an_undefined_value_is_not_common():
+def test_a_stale_or_an_undefined_value_is_not_shared():
     frame = metrics(("tood_m5", 0, 30.0), ("tood_m5", 1, 31.0), ("tood_m9", 0, 1.0), ("tood_m9", 1, math.nan))
-    assert on_common_seeds(frame, TABLE)["seed"].unique().tolist() == [0]
-    assert on_common_seeds(frame.assign(stale=frame["seed"] == 0), TABLE)["run"].tolist() == ["tood_m5"]
+    assert on_shared_seeds(frame, TABLE)["seed"].unique().tolist() == [0]
+    assert on_shared_seeds(frame.assign(stale=frame["seed"] == 0), TABLE)["run"].tolist() == ["tood_m5"]
 
 
 def test_nothing_is_said_where_rows_have_the_same_seeds_or_none_in_common():
