@@ -234,7 +234,7 @@ def test_a_scale_changes_the_runs_of_one_backbone_alone(monkeypatch):
     assert (other["run"]["epochs"], other["run"]["milestones"]) == (12, [8, 11])
     assert other["model"] == scale.model
     assert "Runs with ResNet-101 train 25% of their epochs." in Plan({}).notes()
-    assert "6 epochs" in describe_study(Plan({"runs": "tood_r101"}))
+    assert "6 epochs" in describe_study(Plan({"runs": "tood_r101"}), {}, [])
 
 
 def test_every_backbone_of_the_paper_trains_at_every_scale():
