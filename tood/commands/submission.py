@@ -1,8 +1,9 @@
 """`tood submission`: whether a file is one that COCO's server takes."""
 
 import argparse
-import sys
 from pathlib import Path
+
+from tood.commands.options import require_file
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -14,12 +15,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what the file holds; 2 where it is wrong."""
-    from tood.evaluation.submission import SubmissionError, check
+    """Print what the file holds."""
+    from tood.evaluation.submission import check
 
-    try:
-        print(check(options.file, options.images))
-    except SubmissionError as error:
-        print(f"tood: {error}", file=sys.stderr)
-        return 2
+    require_file(options.file)
+    require_file(options.images, "--images")
+    print(check(options.file, options.images))
     return 0

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tood.data.annotations import DataError, read_image_list
+from tood.runtime.failures import InputError
 from tood.runtime.files import atomic_path
 
 MOST_PER_IMAGE = 100  # COCO counts no more
@@ -27,7 +28,7 @@ _ROUNDED = 0.1 + 1e-6  # pixels: rounding moves corner and side of a box by half
 _NO_BOX = "write x, y, w, h of the box in pixels of the original image"
 
 
-class SubmissionError(RuntimeError):
+class SubmissionError(InputError):
     """A submission or its images cannot be used; the message has the file, the place and a hint."""
 
 
