@@ -87,9 +87,10 @@ def slurm_problems() -> list[str]:
     import yaml
     from snakemake_executor_plugin_slurm.job_status_query import get_min_job_age
 
-    profile = yaml.safe_load((REPOSITORY / SLURM_PROFILE).read_text(encoding="utf-8"))
+    profile = yaml.safe_load((REPOSITORY / SLURM_PROFILE).read_text(encoding="utf-8")) or {}
     problems = []
-    if not shutil.which("sacct") and not profile["default-resources"].get("slurm_account"):
+    resources = str(profile.get("default-resources"))  # a mapping, or a list such as [slurm_account=mine]
+    if not shutil.which("sacct") and "slurm_account" not in resources:
         problems.append(
             f"there is no `sacct`, which finds the account: set slurm_account in {SLURM_PROFILE} (to any "
             "name if this Slurm has no accounts)"
@@ -97,7 +98,7 @@ def slurm_problems() -> list[str]:
     age = get_min_job_age()
     if age is None:
         problems.append("the controller does not answer `scontrol show config`: ask the administrator")
-    elif age < LEAST_MIN_JOB_AGE and profile["slurm-status-command"] == "squeue":
+    elif age < LEAST_MIN_JOB_AGE and profile.get("slurm-status-command") == "squeue":
         problems.append(
             f"squeue forgets ended jobs after {age} s, perhaps before the workflow asks for them: let the "
             "administrator raise MinJobAge to 300, or, if `sacct` knows all jobs, set slurm-status-command: "

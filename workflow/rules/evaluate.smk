@@ -29,12 +29,13 @@ rule evaluate:
     threads: EVALUATION.threads
     resources:
         **MEASURING,
+        step="evaluate",
     params:
         folder=subpath(output.ap, parent=True),
         job=lambda wildcards: measuring_job(PLAN, *training_of(wildcards)).argument(),
     shell:
         f"{study.PYTHON} "
-        "workflow/step.py {rule} --job {params.job:q} --execution {resources.execution:q} "
+        "workflow/step.py {resources.step:q} --job {params.job:q} --execution {resources.execution:q} "
         "--folder {params.folder:q} --record {output.record:q} > {log:q} 2>&1"
 
 
@@ -49,6 +50,9 @@ use rule evaluate as evaluate_and_analyse with:
         record=PATHS.record("{run}", "{seed}"),
     wildcard_constraints:
         run=study.not_recorded(NOT_MADE, ANALYSED),
+    resources:
+        **MEASURING,
+        step="evaluate_and_analyse",
     params:
         folder=subpath(output.ap, parent=True),
         job=lambda wildcards: analysis_job(PLAN, *training_of(wildcards)).argument(),
