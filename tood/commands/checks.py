@@ -243,11 +243,11 @@ def _user_folders() -> Iterator[Finding]:
     In a container with a user of its own that folder is often absent or not writable. Without its cache
     Snakemake ends before it reads a rule; matplotlib makes its list of fonts anew in each job.
     """
-    home = os.path.expanduser("~")
-    for what, variable, folder, required in (
-        ("cache", "XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache", True),
-        ("matplotlib", "MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR") or f"{home}/.config/matplotlib", False),
+    for what, variable, default, required in (
+        ("cache", "XDG_CACHE_HOME", "~/.cache", True),
+        ("matplotlib", "MPLCONFIGDIR", "~/.config/matplotlib", False),
     ):
+        folder = os.environ.get(variable) or os.path.expanduser(default)
         problem = writable_problem(Path(folder))
         if problem is None and folder.startswith("~"):
             problem = "this user has no home folder"
