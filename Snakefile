@@ -36,10 +36,7 @@ rule all:
     input:
         records(PLAN.trainings),
         # A stale record may exist, so ap.json is required too.
-        of_each(
-            OF_RUN.ap,
-            [training for training in PLAN.trainings if training not in RECORDED],
-        ),
+        of_each(OF_RUN.ap, [training for training in PLAN.trainings if training not in RECORDED]),
         PATHS.metrics,
         TABLES,
         FIGURES,

@@ -9,6 +9,7 @@ import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -158,6 +159,7 @@ def test_a_mistyped_command_is_named_with_the_one_that_was_meant(capsys):
         ("show tood_af more", "tood show: unrecognized arguments: more; "),
         ("show", "tood show: the following arguments are required: RUN; "),
         ("detect a.png --run x --device gpu", "tood detect: argument --device: invalid choice: 'gpu'"),
+        ("detect a.png --run x --score high", "tood detect: argument --score: high is no number from 0 to 1"),
     ],
 )
 def test_a_mistyped_option_is_named_with_the_one_that_was_meant(words, said, capsys):
@@ -167,6 +169,28 @@ def test_a_mistyped_option_is_named_with_the_one_that_was_meant(words, said, cap
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(said)
     assert line.endswith(f"`tood {words.split()[0]} --help` lists the options")
+
+
+def test_a_file_that_cannot_be_written_is_named_in_one_line(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    assert main(["compare", "mini", "cells", "--output", str(file / "a.csv")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("tood: ")
+    assert str(file) in line
+
+
+def test_what_libraries_print_is_left_out(tmp_path, monkeypatch, capsys):
+    importing = SimpleNamespace(import_file=lambda *given: print("of a library") or "done")
+    monkeypatch.setitem(sys.modules, "tood.evaluation.importing", importing)
+    (tmp_path / "a.pth").touch()
+    assert main(["import", str(tmp_path / "a.pth"), "--run", "tood_af"]) == 0
+    assert capsys.readouterr().out == "done\n"
+
+
+def test_a_table_is_no_run_whose_weights_could_be_kept(capsys):
+    assert main(["keep", "table6", "--name", "mini"]) == 2
+    assert "unknown run 'table6'" in capsys.readouterr().err
 
 
 def test_version(capsys):

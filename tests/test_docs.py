@@ -85,7 +85,7 @@ def test_examples_in_the_readme_run_and_print_what_it_says():
 def test_numbers_of_runs():
     text = README.read_text()
     assert f"The paper's {len(select_runs(None, load_runs()))} runs: Tables 1 to 6" in text
-    assert describe_study(Plan({})) in text
+    assert describe_study(Plan({}), {}, []) in text
 
 
 def test_the_paper_is_cited_as_in_the_citation_file():

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tood.runtime.failures import InputError
 from tood.runtime.text import did_you_mean
@@ -37,9 +37,9 @@ COMMANDS = {
 _MODULES = {"import": "import_weights"}  # whose name is a word of Python
 _NO_CLONE = ("completion", "submission")  # commands that read nothing of the repository
 _NO_STUDY = (*_NO_CLONE, "runs", "scores", "images", "padding")  # nor of a study
-_HELP = """\
-Look at a study while it trains and afterwards, and use its detectors. `snakemake` trains (README.md).
-"""
+_HELP = (
+    "Look at a study while it trains and afterwards, and use its detectors. `snakemake` trains (README.md)."
+)
 _EXAMPLES = """\
 examples:
   tood progress --watch                       the state of every run
@@ -58,8 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 if `doctor` finds that something required is missing, or `detect` an image that
-        cannot be read; 2 for a wrong declaration or option; 130 where the user stopped it, 141 where nobody
-        reads the output to its end, such as `head`: 128 and the number of the signal, as of other programs.
+        cannot be read; 2 for a wrong declaration or option, or a file that cannot be read or written; 130
+        where the user stopped it, 141 where nobody reads the output to its end, such as `head`: 128 and the
+        number of the signal, as of other programs.
     """
     try:
         try:
@@ -86,11 +87,16 @@ def _run(given: Sequence[str]) -> int:
     if given[:2] == ["completion", "--words"]:  # whose words argparse would not leave as they are
         from tood.commands.completion import candidates
 
-        print("\n".join(candidates(given[2:], COMMANDS, _parser_of)))
+        print("\n".join(candidates(given[2:], COMMANDS, lambda name: build_parser([name]).command)))
         return 0
     try:
-        options = _parse(given)
-        if options is None:
+        parser = build_parser(given)
+        options = parser.parse_args(given)
+        if options.version:
+            print(_version())
+            return 0
+        if options.command is None:
+            parser.print_help()
             return 0
         if options.command not in _NO_CLONE:
             from tood.commands.folder import enter_clone, require_clone  # here, as help needs no study
@@ -100,25 +106,14 @@ def _run(given: Sequence[str]) -> int:
             if options.command not in _NO_STUDY and getattr(options, "run", True):
                 enter_clone(options)
         return options.run_command(options)
-    except InputError as error:
+    except BrokenPipeError:
+        raise
+    except (InputError, OSError) as error:
         print(f"tood: {error}", file=sys.stderr)
         return 2
 
 
-def _parse(given: Sequence[str]) -> argparse.Namespace | None:
-    """The options of the command line; None if it only asked for help or version, which was printed."""
-    parser = build_parser(given)
-    options = parser.parse_args(given)
-    if options.version:
-        print(_version())
-        return None
-    if options.command is None:
-        parser.print_help()
-        return None
-    return options
-
-
-def build_parser(given: Sequence[str]) -> argparse.ArgumentParser:
+def build_parser(given: Sequence[str]) -> "_Parser":
     """A parser of the command line that knows the options of the command in it."""
     called = next((argument for argument in given if not argument.startswith("-")), None)
     if called is not None and called not in COMMANDS:
@@ -131,6 +126,7 @@ def build_parser(given: Sequence[str]) -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=16),
     )
+    parser.given = given
     parser.add_argument("--version", action="store_true", help="print the version, its commit and its folder")
     commands = parser.add_subparsers(
         dest="command", title="commands", metavar="COMMAND", parser_class=_Parser
@@ -138,42 +134,26 @@ def build_parser(given: Sequence[str]) -> argparse.ArgumentParser:
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text)
         if name == called:
-            _add_options(command, name)
+            module = importlib.import_module(f"tood.commands.{_MODULES.get(name, name)}")
+            command.description = text
+            module.add_options(command)
+            command.set_defaults(run_command=module.run)
+            command.given = given[given.index(name) + 1 :]
             parser.command = command
-    return parser
-
-
-def _add_options(parser: argparse.ArgumentParser, name: str) -> None:
-    """The options of a command."""
-    module = importlib.import_module(f"tood.commands.{_MODULES.get(name, name)}")
-    parser.description = COMMANDS[name]
-    module.add_options(parser)
-    parser.set_defaults(run_command=module.run)
-
-
-def _parser_of(name: str) -> argparse.ArgumentParser:
-    """The parser of one command."""
-    parser = _Parser(prog=f"tood {name}")
-    _add_options(parser, name)
     return parser
 
 
 class _Parser(argparse.ArgumentParser):
     """A parser that says what a mistyped option may be."""
 
-    command: argparse.ArgumentParser | None = None  # whose options these may be
-    _given: Sequence[str] = ()
-
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
-        """As argparse's."""
-        self._given = list(args or ())
-        return super().parse_known_args(args, namespace)
+    command: Any = None  # parser of the command, whose options these may be
+    given: Sequence[str] = ()  # words of the command line
 
     def error(self, message: str) -> NoReturn:
         """Print one line with a hint, and end."""
         parser = self.command or self
         known = [name for name in parser._option_string_actions if name.startswith("--")]
-        wrong = [word.partition("=")[0] for word in self._given if word.startswith("--") and word != "--"]
+        wrong = [word.partition("=")[0] for word in self.given if word.startswith("--") and word != "--"]
         wrong = [word for word in wrong if not any(name.startswith(word) for name in known)]
         if wrong:
             message = f"{wrong[0]}: there is no such option; {did_you_mean(wrong[0], known)}"
@@ -184,20 +164,18 @@ class _Parser(argparse.ArgumentParser):
 
 def _version() -> str:
     """The version, the commit where it is known, and the folder."""
-    import subprocess
     from importlib import metadata
 
-    folder = Path(__file__).parents[1]
+    from tood.ledger.provenance import revision
+
     try:
         version = metadata.version("tood-reproduction")
     except metadata.PackageNotFoundError:
         version = "of a folder that is not installed"
-    try:
-        question = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"]
-        commit = subprocess.run(question, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = ""
-    return f"tood {version}" + (f", commit {commit}" if commit else "") + f", in {folder}"
+    known = revision()
+    changed = "-dirty" if known.get("dirty") else ""
+    commit = f", commit {known['commit'][:7]}{changed}" if "commit" in known else ""
+    return f"tood {version}{commit}, in {Path(__file__).parents[1]}"
 
 
 if __name__ == "__main__":

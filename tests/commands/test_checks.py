@@ -356,8 +356,13 @@ def test_slurm_without_sacct_needs_an_account(slurm, repository):
     slurm(("sbatch", "squeue"), 300)
     (problem,) = checks.slurm_problems()
     assert "set slurm_account in profiles/slurm/profile.yaml" in problem
+    # As a site may have it: uncommented, as a list, and without anything
     profile.write_text(shipped.replace("# slurm_account: my_account", "slurm_account: mine"))
     assert checks.slurm_problems() == []
+    profile.write_text("default-resources: [slurm_account=mine]")
+    assert checks.slurm_problems() == []
+    profile.write_text("default-resources:\n  # slurm_account: mine")
+    assert checks.slurm_problems() == [problem]
 
 
 @pytest.mark.parametrize(("age", "said"), [(None, "does not answer"), (60, "forgets ended jobs after 60 s")])

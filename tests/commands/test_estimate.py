@@ -12,12 +12,12 @@ from helpers.gpus import ARCHITECTURES
 
 from tood.cli import main
 from tood.commands import estimate as estimate_module
-from tood.commands.estimate import claimed, cost_of, describe, estimate, runs_of, table_names
+from tood.commands.estimate import claimed, cost_of, describe, estimate, table_names
 from tood.engine.config import build_model, resolve
 from tood.runtime.device import has_code_for
 from tood.runtime.files import write_json
 from tood.study.claims import load_claims
-from tood.study.declarations import ExperimentError, load_runs, load_tables
+from tood.study.declarations import ExperimentError, load_runs, load_tables, select_runs
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan, Training
 from tood.study.planning import PLANNING, load_planning, relative_pixels
@@ -51,6 +51,10 @@ def trained(run: str, hours: float, seed: int = 0, scale: str = "paper", gpus: i
     write_json(StudyPaths(scale).run(run, seed).provenance, content | changes)
 
 
+def runs_of(*tables: str) -> list[str]:
+    return [run.id for run in select_runs(tables, RUNS, TABLES)]
+
+
 def near(*span: float):
     return pytest.approx(span, rel=1e-9)
 
@@ -75,7 +79,7 @@ def test_the_cost_of_a_call_says_what_is_assumed_or_not_known(empty):
     low, high = estimate("paper", "3")["study"]["gpu_hours"]
     assert "GPU-hours on A100" in cost_of(plan, plan.trainings)
     assert cost_of(plan, plan.trainings).endswith("assumed and not measured (`tood plan`).")
-    whole = [Training(run, 0) for run in runs_of(["table3"], TABLES)]
+    whole = [Training(run, 0) for run in runs_of("table3")]
     assert f"{low:,.0f}–{high:,.0f} GPU-hours" in cost_of(plan, whole)
     cut = Plan({"runs": "tood_af", "name": "x", "iterations": 3})
     assert cost_of(cut, cut.trainings) == "1 training to do, each stopped after 3 iterations."
@@ -106,7 +110,7 @@ def test_the_runs_on_which_the_papers_claims_rest():
     """All of Tables 1, 3, 4, 6 and the sweep of m; of Table 2 two, of Table 5 four for deformable layers."""
     found = claimed(load_claims(RUNS, TABLES), RUNS)
     expected = {
-        *runs_of(["table1", "table3", "table4", "table6", "table_m"], TABLES),
+        *runs_of("table1", "table3", "table4", "table6", "table_m"),
         "paa_iou",
         "tal_tap_18e",
     }
@@ -117,11 +121,13 @@ def test_the_runs_on_which_the_papers_claims_rest():
 
 def test_tables_share_runs(empty):
     assert table_names("1,3 m table6", TABLES) == ["table1", "table3", "table_m", "table6"]
-    assert len(runs_of(["table1", "table3", "table6"], TABLES)) == 11
+    assert len(runs_of("table1", "table3", "table6")) == 11
     found = estimate("paper", "1,3,6")["study"]
     assert (len(found["runs"]), found["epochs"]) == (11, 132)
     with pytest.raises(ExperimentError, match=r"--tables 7: no such table; .*there are .*table6, table_m"):
         table_names("7", TABLES)
+    with pytest.raises(ExperimentError, match=r"--tables : no such table; there are "):
+        estimate("paper", ",")
 
 
 def test_every_run_of_the_paper_by_default(empty):

@@ -218,7 +218,6 @@ def test_onnx_in_half_precision(tmp_path):
     [
         (["--output", "x.engine"], "--output x.engine: must end in .onnx or .pt2"),
         (["--output", "x.pt2", "--nms"], "--nms: only with ONNX"),
-        (["--device", "cuda"], "--device cuda: files are written on the CPU"),
     ],
 )
 def test_what_cannot_be_exported_is_said(capsys, words, message):

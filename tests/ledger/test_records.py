@@ -20,7 +20,7 @@ from tood.ledger.curves import by_epoch
 from tood.ledger.provenance import data_digest
 from tood.ledger.records import DRAWN_BY, objects_by_size, read_record, write_record
 from tood.ledger.standing import recorded
-from tood.ledger.status import known_status, read_status
+from tood.ledger.status import known_status, read_status, status_with_records
 from tood.ledger.study_jobs import deciding_code
 from tood.report.metrics import write_results
 from tood.runtime.files import read_json, write_json
@@ -157,7 +157,7 @@ def test_the_summary_says_so(folder):
     plan = Plan(STUDY)
     finish_all(plan)
     elsewhere()
-    said = workflow.describe_study(plan, recorded(plan, TABLES))
+    said = workflow.describe_study(plan, recorded(plan, TABLES), status_with_records(plan))
     assert "6 of 6 trainings are taken from the records in results/mini/runs; fresh=true trains" in said
     assert "stale" not in said
 
@@ -174,7 +174,8 @@ def test_one_with_other_digests_is_stale_and_never_used_silently(folder, part):
     assert (found.state, found.stale) == ("stale", [part])
     standing = recorded(plan, TABLES)
     assert set(standing) == set(plan.trainings) - {("tood_af", 0)}
-    assert f"1 records are stale: made with other {part} than now" in workflow.describe_study(plan, standing)
+    said = workflow.describe_study(plan, standing, status_with_records(plan))
+    assert f"1 records are stale: made with other {part} than now" in said
     write_results(plan, Path("none.csv"))
     table = Path("results/mini/tables/table3.md").read_text()
     assert "(stale)" in table

@@ -180,7 +180,8 @@ def test_studies_can_be_told_apart_without_colours():
 
 
 def test_a_fifth_check_is_not_drawn_as_the_study_itself():
-    many = [(f"check {number}", "x", PAIR, metrics(AP={"tood_af": [2, 3, 5]})) for number in range(5)]
+    values_there = metrics(AP={"tood_af": [2, 3, 5]})
+    many = [Checked(f"check {number}", "x", PAIR, values_there) for number in range(5)]
     axes = forest(judge(CLAIMS, Evidence(metrics=OWN, checks=many), TABLES)).axes[0]
     own, *checks = [bars[0] for bars in axes.containers if bars.get_label() != "margin of the claim"]
     assert len(checks) == 5

@@ -40,6 +40,13 @@ def test_an_exception_leaves_no_new_file(tmp_path):
     assert names(tmp_path) == ["new"]
 
 
+def test_an_error_names_the_file_that_was_meant(tmp_path):
+    path = tmp_path / f"a.{'b' * 300}"
+    with pytest.raises(OSError, match="name too long") as error:
+        write_text(path, "")
+    assert error.value.filename == str(path)
+
+
 def test_a_reader_never_meets_half_a_file(tmp_path):
     path = tmp_path / "result.json"
     write_json(path, "old")

@@ -47,10 +47,10 @@ def test_all_done_at_once_is_no_error(clock, capsys):
 
 
 def test_a_bar(capsys):
-    with Progress("train x", 8, bar=True) as bar:
+    with Progress("fetch a[/b]", 8, bar=True) as bar:
         for _ in range(8):
             bar.advance(1, "loss 0.5")
     printed = capsys.readouterr()
     assert printed.out == ""
-    for part in ("train x", "8/8 images", "loss 0.5"):
+    for part in ("fetch a[/b]", "8/8 images", "loss 0.5"):
         assert part in printed.err

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from mmengine.config import Config
 
-from tood.commands.runs import list_runs
+from tood.cli import main
 from tood.study.declarations import (
     EXPERIMENTS,
     ExperimentError,
@@ -208,8 +208,9 @@ def test_select_runs():
         select_runs(["tabel3"], RUNS)
 
 
-def test_list_runs():
-    lines = list_runs().splitlines()
+def test_list_runs(capsys):
+    assert main(["runs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + 60 + 2 + 7
     start = lines[0].index("cells")
     of_runs = lines[:61] + lines[63:]
@@ -217,21 +218,24 @@ def test_list_runs():
     tal = next(line for line in lines if line.startswith("tal "))
     assert re.split(r"\s{2,}", tal) == ["tal", "ResNet-50", "12", "; ".join(cells_of("tal", TABLES))]
 
-    records = {record["id"]: record for record in json.loads(list_runs(as_json=True))}
+    assert main(["runs", "--json"]) == 0
+    records = {record["id"]: record for record in json.loads(capsys.readouterr().out)}
     assert list(records) == list(RUNS)
     assert records["tal"]["cells"] == cells_of("tal", TABLES)
     assert records["tal"]["milestones"] == [8, 11]
 
 
-def test_a_reconstruction_is_listed_as_one(tmp_path, monkeypatch):
+def test_a_reconstruction_is_listed_as_one(tmp_path, monkeypatch, capsys):
     changes = {"reconstruction": True, "title": "ATSS (reconstruction)"}
     load(tmp_path, runs=spoilt(SMALL_RUNS, "runs", 0, **changes))
     runs = load_runs(tmp_path / "runs.yaml")
     tables = load_tables(tmp_path / "tables", runs)
     monkeypatch.setattr("tood.commands.runs.load_runs", lambda: runs)
     monkeypatch.setattr("tood.commands.runs.load_tables", lambda runs: tables)
-    assert "Table 3: free / ATSS (reconstruction)" in list_runs()
-    assert [run["reconstruction"] for run in json.loads(list_runs(as_json=True))] == [True, False]
+    assert main(["runs"]) == 0
+    assert "Table 3: free / ATSS (reconstruction)" in capsys.readouterr().out
+    assert main(["runs", "--json"]) == 0
+    assert [run["reconstruction"] for run in json.loads(capsys.readouterr().out)] == [True, False]
 
 
 def test_reading_the_declarations_imports_nothing_heavy():

@@ -187,7 +187,7 @@ def test_a_study_of_released_weights():
     assert list(plan.splits) == ["val"]
     assert plan.initial_weights("tood_af") is None
     assert set(figures(plan, load_tables())) == {"claims", "figure1", "figure4", *VIEWS}
-    told = describe_study(plan)
+    told = describe_study(plan, {}, [])
     assert AUTHORS.drive in told
     assert "nothing is trained" in told
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.records import finish
 
-from tood.commands.show import show_run
+from tood.cli import main
 from tood.engine.config import resolve
 from tood.ledger.plans import save_study
 from tood.ledger.records import read_record
@@ -257,12 +257,17 @@ def test_another_variation_makes_results_stale_and_other_runs_keep_theirs(folder
             shutil.rmtree(StudyPaths("varied").runs)
 
 
-def test_show_has_the_variation(folder):
+def test_show_has_the_variation(folder, capsys):
     plan = varied(f"tood_af.{ALPHA}=2")
     finish(plan, "tood_af", 0)
     save_study(plan)
-    assert f"{ALPHA} 2.0 in place of 1.0" in show_run("tood_af", "varied")
-    (facts,) = json.loads(show_run("tood_af", "varied", as_json=True))
+
+    def shown(*words: str) -> str:
+        assert main(["show", *words, "--name", "varied"]) == 0
+        return capsys.readouterr().out
+
+    assert f"{ALPHA} 2.0 in place of 1.0" in shown("tood_af")
+    (facts,) = json.loads(shown("tood_af", "--json"))
     assert facts["varied"] == {ALPHA: {"before": 1.0, "now": 2.0}}
-    assert "in place of" not in show_run("atss_af", "varied")
+    assert "in place of" not in shown("atss_af")
     assert parse_study(json.loads(StudyPaths("varied").options.read_text())) == plan.study

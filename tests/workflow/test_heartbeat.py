@@ -3,13 +3,14 @@
 import os
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from tood.runtime.files import write_json
 from tood.runtime.run_state import HEARTBEAT_TIMEOUT
 from tood.study.plan import Training
-from tood.workflow.heartbeat import UNNOTICED_SECONDS, missed_ends, read_states, watch
+from tood.workflow.heartbeat import UNNOTICED_SECONDS, awaited, missed_ends, read_states, watch
 
 SINCE, NOW = 1_000_000.0, 1_100_000.0
 TOOD = Training("tood_af", 0)
@@ -31,6 +32,20 @@ def test_a_silent_trainer_is_named_with_what_to_do():
         "tood_af seed 0: no heartbeat for 6 minutes from process 4711 on node7, the last at iteration 500; "
     )
     assert all(part in problem for part in ("`squeue --me`", "Ctrl-C once", "type the same command again"))
+
+
+def test_jobs_that_the_scheduler_adds_meanwhile():
+    class Job:
+        wildcards = SimpleNamespace(run="tood_af", seed="0")
+
+        @property
+        def name(self) -> str:
+            jobs.add(Job())  # as in another thread
+            return "train"
+
+    jobs = {Job()}
+    assert awaited(jobs) == {TOOD}
+    assert awaited([SimpleNamespace(name="evaluate", wildcards=Job.wildcards)]) == set()
 
 
 def test_an_end_that_the_scheduler_keeps_to_itself():

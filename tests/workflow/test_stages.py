@@ -130,9 +130,10 @@ def test_analysed_runs_are_those_of_table_6():
 
 
 def test_the_summary_counts_trainings_and_epochs():
-    said = workflow.describe_study(PAIR)
+    said = workflow.describe_study(PAIR, {}, [])
     assert said == ("smoke: 2 runs x seeds [4, 5] = 4 trainings, 24 epochs.")
-    assert workflow.describe_study(Plan({"scale": "mini"})).startswith("mini: 38 runs x 1 to 10 seeds = 169 ")
+    said = workflow.describe_study(Plan({"scale": "mini"}), {}, [])
+    assert said.startswith("mini: 38 runs x 1 to 10 seeds = 169 ")
 
 
 def test_a_dry_run_says_what_is_there_and_what_the_rest_takes(empty):

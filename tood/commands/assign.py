@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tood.commands.options import add_config, require_format
 from tood.commands.studies import study_header
-from tood.runtime.quiet import silence, silent
+from tood.runtime.quiet import silent
 from tood.study.options import parse_options
 from tood.study.plan import Plan
 
@@ -29,11 +29,10 @@ def run(options: argparse.Namespace) -> int:
     """Draw the positives, and print how many they are."""
     require_format(options)
     plan = Plan({**parse_options(options.config), "runs": options.schemes})
-    silence()
-    from tood.analysis.figures.assignment import assign, draw
-    from tood.analysis.figures.files import save
-
     with silent():
+        from tood.analysis.figures.assignment import assign, draw
+        from tood.analysis.figures.files import save
+
         assignments = [assign(plan, run.id, options.image, plan.seeds[0]) for run in plan.runs]
     save(draw(assignments), options.output)
     print(study_header(plan, plan.name))

@@ -87,9 +87,10 @@ def slurm_problems() -> list[str]:
     import yaml
     from snakemake_executor_plugin_slurm.job_status_query import get_min_job_age
 
-    profile = yaml.safe_load((REPOSITORY / SLURM_PROFILE).read_text(encoding="utf-8"))
+    profile = yaml.safe_load((REPOSITORY / SLURM_PROFILE).read_text(encoding="utf-8")) or {}
     problems = []
-    if not shutil.which("sacct") and not profile["default-resources"].get("slurm_account"):
+    resources = str(profile.get("default-resources"))  # a mapping, or a list such as [slurm_account=mine]
+    if not shutil.which("sacct") and "slurm_account" not in resources:
         problems.append(
             f"there is no `sacct`, which finds the account: set slurm_account in {SLURM_PROFILE} (to any "
             "name if this Slurm has no accounts)"
@@ -97,7 +98,7 @@ def slurm_problems() -> list[str]:
     age = get_min_job_age()
     if age is None:
         problems.append("the controller does not answer `scontrol show config`: ask the administrator")
-    elif age < LEAST_MIN_JOB_AGE and profile["slurm-status-command"] == "squeue":
+    elif age < LEAST_MIN_JOB_AGE and profile.get("slurm-status-command") == "squeue":
         problems.append(
             f"squeue forgets ended jobs after {age} s, perhaps before the workflow asks for them: let the "
             "administrator raise MinJobAge to 300, or, if `sacct` knows all jobs, set slurm-status-command: "
@@ -157,11 +158,8 @@ def _version(name: str, installed: str | None, wanted: SpecifierSet) -> Finding:
 def data_findings(data_root: Path | None, scale_name: str | None) -> Iterator[Finding]:
     """The dataset of each scale, and the weights that some start from."""
     from tood.data.synthetic import SPEC_FILE
-    from tood.study.plan import Plan
     from tood.study.scales import load_scale, scale_names
 
-    if scale_name:  # raises on an unknown scale
-        Plan({"scale": scale_name})
     scales = [load_scale(name) for name in ([scale_name] if scale_name else scale_names())]
     for scale in scales:
         what, root = f"data of {scale.name}", scale.data_root
@@ -245,11 +243,11 @@ def _user_folders() -> Iterator[Finding]:
     In a container with a user of its own that folder is often absent or not writable. Without its cache
     Snakemake ends before it reads a rule; matplotlib makes its list of fonts anew in each job.
     """
-    home = os.path.expanduser("~")
-    for what, variable, folder, required in (
-        ("cache", "XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache", True),
-        ("matplotlib", "MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR") or f"{home}/.config/matplotlib", False),
+    for what, variable, default, required in (
+        ("cache", "XDG_CACHE_HOME", "~/.cache", True),
+        ("matplotlib", "MPLCONFIGDIR", "~/.config/matplotlib", False),
     ):
+        folder = os.environ.get(variable) or os.path.expanduser(default)
         problem = writable_problem(Path(folder))
         if problem is None and folder.startswith("~"):
             problem = "this user has no home folder"

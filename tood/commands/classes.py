@@ -4,12 +4,11 @@ import argparse
 import re
 from pathlib import Path
 
-from tood.commands.options import add_json, add_study, require_file, share
+from tood.commands.options import add_json, add_study, print_json, require_file, share
 from tood.commands.studies import study_header
 from tood.ledger.plans import load_study
 from tood.runtime.failures import InputError
-from tood.runtime.files import to_json
-from tood.runtime.quiet import silence, silent
+from tood.runtime.quiet import silent
 from tood.runtime.text import aligned
 
 
@@ -56,7 +55,6 @@ def run(options: argparse.Namespace) -> int:
     if options.detections:
         require_file(options.detections, "--detections")
         require_file(options.annotations, "--annotations")
-    silence()
     plan = None if options.detections else load_study(options.name)
     with silent():
         from tood.report.per_class import Detections, cells, measure_all, of_study, write_classes
@@ -72,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
         by_class = measure_all(sources, options.score, options.iou)
         write_classes(by_class, folder)
     if options.json:
-        print(to_json(by_class.metrics.to_dict("records"), indent=2, ensure_ascii=False))
+        print_json(by_class.metrics.to_dict("records"))
         return 0
     if plan:
         print(study_header(plan, options.name))

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from tood.commands.options import add_json
+from tood.commands.options import add_json, print_json
 from tood.runtime.failures import InputError
-from tood.runtime.files import to_json, write_text
+from tood.runtime.files import write_text
 from tood.runtime.text import aligned
 
 
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         write_text(options.output, frame.to_csv(index=False, float_format="%.8g"))
     rows = frame.to_dict("records")
     if options.json:
-        print(to_json(rows, indent=2, ensure_ascii=False))
+        print_json(rows)
         return 0
     print(f"{second} minus {first}")
     for metric in dict.fromkeys(row["metric"] for row in rows):

@@ -3,8 +3,6 @@
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 
-ParserOf = Callable[[str], argparse.ArgumentParser]
-
 _ASK = "tood completion --words"  # the words of the command line follow
 SCRIPTS = {
     "bash": f"""_tood() {{
@@ -45,7 +43,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def candidates(words: Sequence[str], commands: Iterable[str], parser_of: ParserOf) -> list[str]:
+def candidates(
+    words: Sequence[str], commands: Iterable[str], parser_of: Callable[[str], argparse.ArgumentParser]
+) -> list[str]:
     """What may stand in the place of the last word; empty where the shell should complete files.
 
     Args:
@@ -60,9 +60,7 @@ def candidates(words: Sequence[str], commands: Iterable[str], parser_of: ParserO
         return []
     actions = parser_of(before[0])._actions
     if begun.startswith("-"):
-        names = [
-            name for action in actions for name in action.option_strings if action.help != argparse.SUPPRESS
-        ]
+        names = [name for action in actions for name in action.option_strings]
     else:
         argument = next((action for action in actions if before[-1] in action.option_strings), None)
         if argument is None or argument.nargs == 0:

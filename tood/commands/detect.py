@@ -4,12 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from tood.commands.detectors import add_detectors, load, require_detectors
+from tood.commands.detectors import add_detectors, add_device, load, require_detectors
 from tood.commands.options import add_study, share
 from tood.commands.studies import study_header
 from tood.evaluation.images import find_images
 from tood.runtime.failures import InputError
-from tood.runtime.quiet import silence, silent
+from tood.runtime.quiet import silent
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, default=Path("detections"), metavar="FOLDER", help="default: detections"
     )
     add_detectors(parser, several=False)
+    add_device(parser)
     add_study(parser)
 
 
@@ -35,11 +36,10 @@ def run(options: argparse.Namespace) -> int:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output {options.output}: no such folder can be made ({error})") from error
-    silence()
     with silent():
         from tood.analysis.detections import detect_images, missing_glyphs, nothing_drawn
 
-        (detector,), plan = load(options)
+        (detector,), plan = load(options, options.device)
     if plan:
         print(study_header(plan, options.name, options.run))
     done = detect_images(detector, paths, options.output, options.score)

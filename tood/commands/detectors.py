@@ -31,6 +31,10 @@ def add_detectors(command: argparse.ArgumentParser, several: bool) -> None:
         help="of FILE, where it does not say it: id of a run, or a configuration file of mmdet",
     )
     command.add_argument("--seed", type=int, metavar="K", help="of the run; default: the study's first")
+
+
+def add_device(command: argparse.ArgumentParser) -> None:
+    """Where detectors compute."""
     command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
 
 
@@ -42,12 +46,8 @@ def require_detectors(options: argparse.Namespace) -> None:
         trained_weights(run, options.name, options.seed)
 
 
-def load(options: argparse.Namespace, device: str | None = None) -> "tuple[list[Detector], Plan | None]":
-    """The detectors that the options name, as `tood.evaluation.detector.load_detectors` has them.
-
-    Args:
-        device: in place of that of the options.
-    """
+def load(options: argparse.Namespace, device: str) -> "tuple[list[Detector], Plan | None]":
+    """The detectors that the options name, as `tood.evaluation.detector.load_detectors` has them."""
     from tood.evaluation.detector import load_detectors
 
     return load_detectors(
@@ -56,7 +56,7 @@ def load(options: argparse.Namespace, device: str | None = None) -> "tuple[list[
         configs=_listed(options.config),
         study=options.name,
         seed=options.seed,
-        device=device or options.device,
+        device=device,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tood.commands import checks, findings
-from tood.commands.options import add_json
+from tood.commands.options import add_json, print_json
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -21,9 +21,7 @@ def run(options: argparse.Namespace) -> int:
     """Print what was found; 1 where something required is missing."""
     results = checks.examine(options.data_root, options.scale)
     if options.json:
-        from tood.runtime.files import to_json  # needs pydantic, whose lack is a finding
-
-        print(to_json([asdict(finding) for finding in results], indent=2, ensure_ascii=False))
+        print_json([asdict(finding) for finding in results])
     else:
         findings.show(results)
     return int(findings.lacks_required(results))

@@ -20,7 +20,7 @@ from tood.study.claims import Claim, load_claims
 from tood.study.declarations import ExperimentError, Run, Table, load_runs, load_tables, select_runs
 from tood.study.paths import PADDING, StudyPaths
 from tood.study.plan import Plan, Training
-from tood.study.planning import Planning, Span, load_planning, relative_pixels
+from tood.study.planning import Span, load_planning, relative_pixels
 from tood.study.scales import Scale, load_scale, seeds_by_run
 
 _WEIGHT = 4  # bytes of a parameter
@@ -61,52 +61,20 @@ def estimate(scale: str, tables: str | None = None, gpu: str | None = None, gpus
     """
     runs = load_runs()
     declared = load_tables(runs=runs)
-    planning = load_planning(runs)
     size = load_scale(scale)
-    basis = _basis(size, planning, runs, [scale], gpu)
+    costs = _Costs(size, runs, [scale], gpu)
     seeds = {run: len(own) for run, own in seeds_by_run(size, runs).items()}
-    if tables is not None:
-        names = runs_of(table_names(tables, declared), declared)
-    else:
-        names = [run.id for run in select_runs(size.runs, runs)]
-
-    def cost(some: Sequence[str]) -> dict[str, Any]:
-        chosen = [runs[name] for name in some]
-        number = np.array([seeds[name] for name in some])  # [R]
-        epochs = number * [run.epochs for run in chosen]  # [R]
-        hours = None  # [R, 2]
-        if basis:
-            hours = number[:, None] * [_hours(run, size, planning, basis) for run in chosen]
-        backbones = np.array([run.backbone for run in chosen])
-        return {
-            "runs": list(some),
-            "epochs": int(epochs.sum()),
-            "by_backbone": [
-                {
-                    "backbone": name,
-                    "runs": int((backbones == name).sum()),
-                    "epochs": int(epochs[backbones == name].sum()),
-                    "gpu_hours": None if hours is None else _span(hours[backbones == name].sum(0)),
-                }
-                for name in dict.fromkeys(backbones.tolist())
-            ],
-            "gpu_hours": None if hours is None else _span(hours.sum(0)),
-            # One training stays on one GPU, so it takes no less than the longest.
-            "days": None
-            if hours is None
-            else _span(np.maximum(hours.sum(0) / gpus, (hours / number[:, None]).max(0)) / 24),
-            "disk_gib": _disk(chosen, size, planning, gpus, number),
-        }
-
+    names = size.runs if tables is None else table_names(tables, declared)
+    chosen = [run.id for run in select_runs(names, runs, declared)]
     return {
         "scale": scale,
         "seeds": list(size.seeds),
         "gpus": gpus,
-        "device": basis and basis.device,
-        "measured": list(basis.measured) if basis else [],
-        "basis": _statements(size, planning, basis),
-        "study": cost(names),
-        "claims": cost(claimed(load_claims(runs, declared), runs)),
+        "device": costs.basis and costs.basis.device,
+        "measured": list(costs.basis.measured) if costs.basis else [],
+        "basis": costs.statements(),
+        "study": costs.of(chosen, seeds, gpus),
+        "claims": costs.of(claimed(load_claims(runs, declared), runs), seeds, gpus),
     }
 
 
@@ -117,29 +85,27 @@ def cost_of(plan: Plan, trainings: Sequence[Training]) -> str:
     number, study = f"{len(trainings)} training" + "s" * (len(trainings) > 1), plan.study
     if study.iterations:
         return f"{number} to do, each stopped after {study.iterations} iterations."
-    planning = load_planning(plan.all_runs)
     # Images in place of drawn ones, of another number and size
     replaced = plan.own_data and plan.scale.drawing is not None
     studies = [plan.name] if replaced else list(dict.fromkeys([plan.name, plan.scale.name]))
-    basis = _basis(plan.scale, planning, plan.all_runs, studies, rehearsed=not replaced)
-    if basis is None:
+    costs = _Costs(plan.scale, plan.all_runs, studies, rehearsed=not replaced)
+    if costs.basis is None:
         return f"{number} to do; how long they take is known once one of them has finished here."
     runs = [plan.all_runs[training.run] for training in trainings]
-    share = study.schedule or 1
-    hours = share * np.sum([_hours(run, plan.scale, planning, basis) for run in runs], axis=0)
-    disk = sum(_disk(runs, plan.scale, planning, 1, np.ones(len(runs))).values())
-    unit = "hours" if basis.device.startswith("CPU") else "GPU-hours"
+    hours = (study.schedule or 1) * np.sum([costs.hours(run) for run in runs], axis=0)
+    disk = sum(costs.disk(runs, np.ones(len(runs)), 1).values())
+    device = costs.basis.device
     return (
-        f"{number} to do: {_range(_span(hours))} {unit} on {basis.device}"
+        f"{number} to do: {_range(_span(hours))} {_unit(device)} on {device}"
         + (f", {disk:,.0f} GiB of disk with the data" if disk else "")
-        + (", measured here." if basis.measured else ", assumed and not measured (`tood plan`).")
+        + (", measured here." if costs.basis.measured else ", assumed and not measured (`tood plan`).")
     )
 
 
 def table_names(text: str, tables: Mapping[str, Table]) -> list[str]:
     """The names of tables such as "1,3,m" or "table1 table_m"."""
     names = []
-    for word in text.replace(",", " ").split():
+    for word in text.replace(",", " ").split() or [""]:
         matches = [name for name in (word, f"table{word}", f"table_{word}") if name in tables]
         if not matches:
             raise ExperimentError(
@@ -149,59 +115,178 @@ def table_names(text: str, tables: Mapping[str, Table]) -> list[str]:
     return names
 
 
-def runs_of(names: Iterable[str], tables: Mapping[str, Table]) -> list[str]:
-    """The runs of these tables, each once, as several rows may share one."""
-    return list(dict.fromkeys(row.run for name in names for row in tables[name].rows))
-
-
 def claimed(claims: Iterable[Claim], runs: Mapping[str, Run]) -> list[str]:
     """The paper's runs on which claims rest, each once."""
     return list(dict.fromkeys(run for claim in claims for run in claim.runs if runs[run].in_paper))
 
 
-def _basis(
-    scale: Scale,
-    planning: Planning,
-    runs: Mapping[str, Run],
-    studies: Sequence[str],
-    gpu: str | None = None,
-    rehearsed: bool = True,
-) -> Basis | None:
-    """What finished trainings took, or what is assumed; None where nothing is known.
+class _Costs:
+    """What runs of a scale cost.
 
     Args:
+        scale: of the runs.
+        runs: all that are declared, by id.
         studies: names of those whose trainings count.
+        gpu: model; None takes that of these trainings, or else the assumed one.
         rehearsed: whether what was rehearsed counts, which is for the images of the scale.
     """
-    paths = [StudyPaths(name) for name in studies]
-    images = scale.drawing.train_images if scale.drawing else planning.data.train_images
-    trained = [took for each in paths for took in _finished(each, runs) if _is_of(took.device, gpu)]
-    tried = [
-        _Took(run.device, run.run, runs[run.run].epochs * images / run.images_per_second / 3600)
-        for each in paths
-        for run in (all_rehearsed(each) if rehearsed else ())
-        if run.run in runs and run.images_per_second and _is_of(run.device, gpu)
-    ]
-    if took := trained or tried:
-        device = statistics.mode(each.device for each in took)
-        of_finished, of_rehearsed = (_means(each, device) for each in (trained, tried))
+
+    def __init__(
+        self,
+        scale: Scale,
+        runs: Mapping[str, Run],
+        studies: Iterable[str],
+        gpu: str | None = None,
+        rehearsed: bool = True,
+    ) -> None:
+        self._scale, self._runs, self._planning = scale, runs, load_planning(runs)
+        paths = [StudyPaths(name) for name in studies]
+        self.basis = self._measured(paths, gpu, rehearsed) or self._assumed(gpu)
+
+    def of(self, names: Sequence[str], seeds: Mapping[str, int], gpus: int) -> dict[str, Any]:
+        """The cost of runs, each with its number of seeds, on GPUs that train at the same time."""
+        runs = [self._runs[name] for name in names]
+        number = np.array([seeds[name] for name in names])  # [R]
+        epochs = number * [run.epochs for run in runs]  # [R]
+        hours = number[:, None] * [self.hours(run) for run in runs]  # [R, 2]
+        backbones = np.array([run.backbone for run in runs])
+        return {
+            "runs": list(names),
+            "epochs": int(epochs.sum()),
+            "by_backbone": [
+                {
+                    "backbone": name,
+                    "runs": int((backbones == name).sum()),
+                    "epochs": int(epochs[backbones == name].sum()),
+                    "gpu_hours": _span(hours[backbones == name].sum(0)),
+                }
+                for name in dict.fromkeys(backbones.tolist())
+            ],
+            "gpu_hours": _span(hours.sum(0)),
+            # One training stays on one GPU, so it takes no less than the longest.
+            "days": _span(np.maximum(hours.sum(0) / gpus, (hours / number[:, None]).max(0)) / 24),
+            "disk_gib": self.disk(runs, number, gpus),
+        }
+
+    def hours(self, run: Run) -> np.ndarray:
+        """Hours of one device for one seed of a run, from and to; nan where nothing is known."""
+        if self.basis is None:
+            return np.full(2, np.nan)
+        if run.id in self.basis.measured:
+            return np.full(2, self.basis.measured[run.id])
+        return run.epochs * np.array(self.basis.epoch) * self._time(run)
+
+    def _time(self, run: Run) -> Span:
+        """Cost of an epoch relative to ResNet-50 at 800 pixels; runs of the drawn scales all count alike."""
+        if self._scale.drawing:
+            return 1.0, 1.0
+        pixels = relative_pixels().get(run.id)
+        if pixels is None:
+            raise ExperimentError(f"{PADDING}: no row of {run.id}; `tood padding` writes it")
+        low, high = self._planning.backbones[run.backbone].time
+        return low * pixels, high * pixels
+
+    def disk(self, runs: Sequence[Run], seeds: np.ndarray, gpus: int) -> dict[str, float]:
+        """GiB by kind; empty where models and data are so small that it does not matter."""
+        if self._scale.drawing:
+            return {}
+        backbones, data = self._planning.backbones, self._planning.data
+        parameters = np.array([backbones[run.backbone].parameters_m * 1e6 for run in runs])
+        largest = sorted(parameters, reverse=True)[:gpus]
+        initial = {
+            (run.weights, run.backbone.removesuffix("-DCN")): size
+            for run, size in zip(runs, parameters, strict=True)
+        }
+        bytes_of = {
+            "weights of trained runs": _FINAL * _WEIGHT * (parameters * seeds).sum(),
+            "initial weights of backbones, at most": _WEIGHT * sum(initial.values()),
+            f"checkpoints of {len(largest)} trainings at a time": 2 * _WEIGHT * _CHECKPOINTS * sum(largest),
+            "detections, at most": _DETECTION * 100 * data.val_images * seeds.sum(),
+        }
+        sizes = {kind: float(size / _GIB) for kind, size in bytes_of.items()}
+        return sizes | {f"data: {name}": size for name, size in data.gigabytes.items()}
+
+    def statements(self) -> list[str]:
+        """What the numbers rest on, one sentence or two each."""
+        if self.basis is None:
+            return [
+                f"Nothing is known of the time: no training of {self._scale.name} has finished here, and "
+                "published throughput is of the paper's models. Train one run, then ask again."
+            ]
+        if self._scale.drawing:
+            return [
+                self.basis.statement,
+                "Other runs: by their epochs, as if every model took the same time.",
+            ]
+        return [
+            self.basis.statement,
+            f"Other backbones relative to ResNet-50: {self._planning.time_source}.",
+            "Time is taken to grow with the pixels of training images, with padding: "
+            "experiments/padding.csv.",
+            "Not in the numbers: the second forward pass of some heads where micro_batch is smaller than a "
+            "process's share of the batch; differences between heads; slow loading of images; evaluation.",
+        ]
+
+    def _measured(self, studies: Sequence[StudyPaths], gpu: str | None, rehearsed: bool) -> Basis | None:
+        """What finished trainings took, or rehearsals measured; None where nothing was on this GPU."""
+        drawing, runs = self._scale.drawing, self._runs
+        images = drawing.train_images if drawing else self._planning.data.train_images
+        finished = [took for paths in studies for took in _finished(paths, runs) if _is_of(took.device, gpu)]
+        tried = [
+            _Took(row.device, row.run, runs[row.run].epochs * images / row.images_per_second / 3600)
+            for paths in studies
+            for row in (all_rehearsed(paths) if rehearsed else ())
+            if row.run in runs and row.images_per_second and _is_of(row.device, gpu)
+        ]
+        if not (finished or tried):
+            return None
+        device = statistics.mode(each.device for each in finished or tried)
+        of_finished, of_rehearsed = (_means(each, device) for each in (finished, tried))
         means = of_rehearsed | of_finished  # what finished counts more
         per_epoch = [
-            spent / runs[run].epochs / np.array(_time(runs[run], scale, planning))
-            for run, spent in means.items()
+            spent / runs[run].epochs / np.array(self._time(runs[run])) for run, spent in means.items()
         ]
         epoch = min(each[1] for each in per_epoch), max(each[0] for each in per_epoch)
-        return Basis(device, epoch, means, _measured(device, len(of_finished), len(of_rehearsed), paths))
-    known = planning.gpus.gigabytes_per_second
-    device = next(
-        (name for name in known if name.casefold() == (gpu or planning.gpus.assumed).casefold()), ""
-    )
-    if not device:
-        raise ExperimentError(
-            f"--gpu {gpu}: nothing was measured on it here, and no assumption is made for it; "
-            f"{did_you_mean(str(gpu), known)}there are {', '.join(known)}"
+        sentences = []
+        if of_finished:
+            sentences.append(
+                f"Measured: trainings of {len(of_finished)} runs that finished on {device}, from their "
+                f"provenance.json in {', '.join(str(paths.runs) for paths in studies)}."
+            )
+        if of_rehearsed:
+            also = "; a run that finished counts by its own time" if of_finished else ""
+            sentences.append(
+                f"Rehearsed: a few iterations of {len(of_rehearsed)} runs on {device}, from "
+                f"{', '.join(str(paths.rehearsal) for paths in studies)}{also}."
+            )
+        return Basis(device, epoch, means, " ".join(sentences))
+
+    def _assumed(self, gpu: str | None) -> Basis | None:
+        """Hours by the published throughput of one GPU and another's ratio to it; None for drawn images."""
+        base, gpus = self._planning.throughput, self._planning.gpus
+        bandwidth = gpus.gigabytes_per_second
+        wanted = (gpu or gpus.assumed).casefold()
+        device = next((name for name in bandwidth if name.casefold() == wanted), None)
+        if device is None:
+            raise ExperimentError(
+                f"--gpu {gpu}: nothing was measured on it here, and no assumption is made for it; "
+                f"{did_you_mean(str(gpu), bandwidth)}there are {', '.join(bandwidth)}"
+            )
+        if self._scale.drawing:
+            return None
+        faster = bandwidth[device] / bandwidth[base.gpu]
+        same = device == base.gpu
+        first, last = base.images_per_second
+        slowest, fastest = first * (1 if same else faster * gpus.least_share), last * faster
+        images = self._planning.data.train_images
+        statement = (
+            f"Assumed, not measured here: {slowest:.1f} to {fastest:.1f} images per second on one {device} "
+            "with ResNet-50."
         )
-    return None if scale.drawing else _assumed(device, planning)
+        if not same:
+            statement += f" {device}: {gpus.source}. {base.gpu}: {first} to {last} images per second."
+        statement += f" Sources: {base.source}."
+        return Basis(device, (images / fastest / 3600, images / slowest / 3600), {}, statement)
 
 
 def _is_of(device: str, gpu: str | None) -> bool:
@@ -215,43 +300,6 @@ def _means(took: Iterable[_Took], device: str) -> dict[str, float]:
         if each.device == device:
             hours.setdefault(each.run, []).append(each.hours)
     return {run: statistics.mean(spent) for run, spent in hours.items()}
-
-
-def _measured(device: str, finished: int, rehearsed: int, paths: Sequence[StudyPaths]) -> str:
-    """What was measured on a device, in sentences."""
-    sentences = []
-    if finished:
-        sentences.append(
-            f"Measured: trainings of {finished} runs that finished on {device}, from their provenance.json "
-            f"in {', '.join(str(each.runs) for each in paths)}."
-        )
-    if rehearsed:
-        also = "; a run that finished counts by its own time" if finished else ""
-        sentences.append(
-            f"Rehearsed: a few iterations of {rehearsed} runs on {device}, from "
-            f"{', '.join(str(each.rehearsal) for each in paths)}{also}."
-        )
-    return " ".join(sentences)
-
-
-def _assumed(device: str, planning: Planning) -> Basis:
-    """Hours by the published throughput of one GPU and the ratio of another to it."""
-    base = planning.throughput
-    bandwidth = planning.gpus.gigabytes_per_second
-    faster = bandwidth[device] / bandwidth[base.gpu]
-    same = device == base.gpu
-    slowest = base.images_per_second[0] * (1 if same else faster * planning.gpus.least_share)
-    fastest = base.images_per_second[1] * faster
-    images = planning.data.train_images
-    statement = (
-        f"Assumed, not measured here: {slowest:.1f} to {fastest:.1f} images per second on one {device} with "
-        "ResNet-50."
-    )
-    if not same:
-        first, last = base.images_per_second
-        statement += f" {device}: {planning.gpus.source}. {base.gpu}: {first} to {last} images per second."
-    statement += f" Sources: {base.source}."
-    return Basis(device, (images / fastest / 3600, images / slowest / 3600), {}, statement)
 
 
 def _finished(paths: StudyPaths, runs: Mapping[str, Run]) -> list[_Took]:
@@ -271,72 +319,18 @@ def _finished(paths: StudyPaths, runs: Mapping[str, Run]) -> list[_Took]:
     return trainings
 
 
-def _time(run: Run, scale: Scale, planning: Planning) -> Span:
-    """Cost of an epoch relative to ResNet-50 at 800 pixels; runs of the drawn scales all count alike."""
-    if scale.drawing:
-        return 1.0, 1.0
-    pixels = relative_pixels().get(run.id)
-    if pixels is None:
-        raise ExperimentError(f"{PADDING}: no row of {run.id}; `tood padding` writes it")
-    low, high = planning.backbones[run.backbone].time
-    return low * pixels, high * pixels
+def _span(ends: np.ndarray) -> Span | None:
+    return None if np.isnan(ends).any() else (float(ends[0]), float(ends[1]))
 
 
-def _hours(run: Run, scale: Scale, planning: Planning, basis: Basis) -> Span:
-    """Hours of one device for one seed of a run."""
-    if run.id in basis.measured:
-        return (basis.measured[run.id],) * 2
-    return _span(run.epochs * np.array(basis.epoch) * _time(run, scale, planning))
-
-
-def _span(ends: np.ndarray) -> Span:
-    return float(ends[0]), float(ends[1])
-
-
-def _disk(
-    runs: Sequence[Run], scale: Scale, planning: Planning, gpus: int, seeds: np.ndarray
-) -> dict[str, float]:
-    """GiB by kind; empty where models and data are so small that it does not matter."""
-    if scale.drawing:
-        return {}
-    parameters = np.array([planning.backbones[run.backbone].parameters_m * 1e6 for run in runs])
-    largest = sorted(parameters, reverse=True)[:gpus]
-    initial = {
-        (run.weights, run.backbone.removesuffix("-DCN")): size
-        for run, size in zip(runs, parameters, strict=True)
-    }
-    bytes_of = {
-        "weights of trained runs": _FINAL * _WEIGHT * (parameters * seeds).sum(),
-        "initial weights of backbones, at most": _WEIGHT * sum(initial.values()),
-        f"checkpoints of {len(largest)} trainings at a time": 2 * _WEIGHT * _CHECKPOINTS * sum(largest),
-        "detections, at most": _DETECTION * 100 * planning.data.val_images * seeds.sum(),
-    }
-    sizes = {kind: float(size / _GIB) for kind, size in bytes_of.items()}
-    return sizes | {f"data: {name}": size for name, size in planning.data.gigabytes.items()}
-
-
-def _statements(scale: Scale, planning: Planning, basis: Basis | None) -> list[str]:
-    """What the numbers rest on, one sentence or two each."""
-    if basis is None:
-        return [
-            f"Nothing is known of the time: no training of {scale.name} has finished here, and published "
-            "throughput is of the paper's models. Train one run, then ask again."
-        ]
-    if scale.drawing:
-        return [basis.statement, "Other runs: by their epochs, as if every model took the same time."]
-    return [
-        basis.statement,
-        f"Other backbones relative to ResNet-50: {planning.time_source}.",
-        "Time is taken to grow with the pixels of training images, with padding: experiments/padding.csv.",
-        "Not in the numbers: the second forward pass of some heads where micro_batch is smaller than a "
-        "process's share of the batch; differences between heads; slow loading of images; evaluation.",
-    ]
+def _unit(device: str | None) -> str:
+    return "hours" if device and device.startswith("CPU") else "GPU-hours"
 
 
 def describe(estimated: Mapping[str, Any]) -> str:
     """The result of `estimate` for people."""
     study, claims = estimated["study"], estimated["claims"]
-    unit = "hours" if estimated["device"] and estimated["device"].startswith("CPU") else "GPU-hours"
+    unit = _unit(estimated["device"])
     rows = [
         (group["backbone"], group["runs"], group["epochs"], _range(group["gpu_hours"]))
         for group in study["by_backbone"]

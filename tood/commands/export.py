@@ -9,7 +9,7 @@ from tood.commands.detectors import add_detectors, load, require_detectors
 from tood.commands.options import add_study
 from tood.commands.studies import study_header
 from tood.runtime.failures import InputError
-from tood.runtime.quiet import silence, silent
+from tood.runtime.quiet import silent
 
 FORMATS = (".onnx", ".pt2")
 
@@ -37,10 +37,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--output {options.output}: must end in {' or '.join(FORMATS)}")
     if options.nms and suffix != FORMATS[0]:
         raise InputError(f"--nms: only with ONNX; --output {options.output} must end in {FORMATS[0]}")
-    if options.device == "cuda":
-        raise InputError("--device cuda: files are written on the CPU, for any device; omit it")
     require_detectors(options)
-    silence()
     if options.nms:
         print("with --nms writing takes minutes", file=sys.stderr, flush=True)
     with silent():

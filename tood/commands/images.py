@@ -14,7 +14,13 @@ M = (5, 9, 13, 17, 21)  # of the sweep of m
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("--config", nargs="+", default=["scale=mini"], metavar="KEY=VALUE")
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        default=["scale=mini"],
+        metavar="KEY=VALUE",
+        help="options of the study, as for the workflow; default: scale=mini",
+    )
     parser.add_argument("--output", type=Path, default=Path("docs"), metavar="FOLDER", help="default: docs/")
 
 

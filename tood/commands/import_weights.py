@@ -4,15 +4,13 @@ import argparse
 from pathlib import Path
 
 from tood.commands.options import add_config, require_file
-from tood.runtime.quiet import silence
+from tood.runtime.quiet import silent
 from tood.study.options import parse_options
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument(
-        "file", type=Path, metavar="FILE", help="of mmdet or of the authors, in torch's format"
-    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="of mmdet or of the authors")
     parser.add_argument(
         "--run", required=True, metavar="RUN", help="id such as tood_af; `tood runs` lists them"
     )
@@ -24,8 +22,9 @@ def run(options: argparse.Namespace) -> int:
     """Take the file, and print what was done."""
     given = parse_options(options.config)
     require_file(options.file)
-    silence()
-    from tood.evaluation.importing import import_file
+    with silent():
+        from tood.evaluation.importing import import_file
 
-    print(import_file(options.file, options.run, given, options.near))
+        sentence = import_file(options.file, options.run, given, options.near)
+    print(sentence)
     return 0

@@ -5,7 +5,7 @@ import argparse
 from tood.commands.options import add_study
 from tood.ledger.kept_weights import keep_weights
 from tood.ledger.plans import load_study
-from tood.study.declarations import select_runs
+from tood.study.declarations import ExperimentError, unknown_run
 from tood.study.plan import Training
 
 
@@ -19,7 +19,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Copy the weights, and print where they are and how large."""
     plan = load_study(options.name)
-    select_runs([options.run], plan.all_runs)
+    if options.run not in plan.all_runs:
+        raise ExperimentError(unknown_run(options.run, plan.all_runs))
     seed = plan.seeds_of(options.run)[0] if options.seed is None else options.seed
     path = keep_weights(plan.name, Training(options.run, seed))
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; commit it together with {path.stem}.json")

@@ -1,13 +1,14 @@
 """`tood maps`: where detectors classify and localise one object best, as in Figures 1 and 4."""
 
 import argparse
+import contextlib
 from pathlib import Path
 
-from tood.commands.detectors import add_detectors, load, require_detectors
+from tood.commands.detectors import add_detectors, add_device, load, require_detectors
 from tood.commands.options import add_study, require_file, require_format
 from tood.commands.studies import study_header
 from tood.runtime.failures import InputError
-from tood.runtime.quiet import silence, silent
+from tood.runtime.quiet import silent
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="PNG, PDF or SVG, as its suffix says; default: maps.png",
     )
     add_detectors(parser, several=True)
+    add_device(parser)
     add_study(parser)
 
 
@@ -55,17 +57,16 @@ def run(options: argparse.Namespace) -> int:
     if options.box and options.label:
         require_file(options.image, "--image")
     require_detectors(options)
-    silence()
-    import matplotlib as mpl
-
-    if options.colors not in mpl.colormaps:
-        raise InputError(f"--colors {options.colors}: matplotlib has none of that name; such as jet")
     with silent():
+        import matplotlib as mpl
+
+        if options.colors not in mpl.colormaps:
+            raise InputError(f"--colors {options.colors}: matplotlib has none of that name; such as jet")
         from tood.analysis.figures.files import save
         from tood.analysis.figures.image_maps import described, labelled, row_of, scene
         from tood.analysis.figures.map_figures import draw_figure1, draw_figure4
 
-        detectors, plan = load(options)
+        detectors, plan = load(options, options.device)
         shown = scene(options.image, options.box, options.label, options.object, plan, detectors)
         rows = [row_of(detector, shown) for detector in detectors]
     if plan:
@@ -83,10 +84,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _box(text: str) -> tuple[float, ...]:
-    try:
-        box = tuple(map(float, text.split(",")))
-    except ValueError:
-        box = ()
-    if len(box) != 4:
-        raise argparse.ArgumentTypeError(f"{text} is not four numbers x1,y1,x2,y2")
-    return box
+    with contextlib.suppress(ValueError):
+        if len(box := tuple(map(float, text.split(",")))) == 4:
+            return box
+    raise argparse.ArgumentTypeError(f"{text} is not four numbers x1,y1,x2,y2")

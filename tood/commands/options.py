@@ -1,9 +1,12 @@
 """Options that several commands have."""
 
 import argparse
+import contextlib
 from pathlib import Path
+from typing import Any
 
 from tood.runtime.failures import InputError
+from tood.runtime.files import to_json
 
 FORMATS = (".png", ".pdf", ".svg")
 
@@ -31,12 +34,17 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def print_json(value: Any) -> None:
+    """Print what `--json` asks for; `null` for numbers that are nan or infinite."""
+    print(to_json(value, indent=2, ensure_ascii=False))
+
+
 def share(text: str) -> float:
     """A number from 0 to 1, such as a score."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number from 0 to 1")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is no number from 0 to 1")
 
 
 def require_file(path: Path | str, option: str = "") -> None:

@@ -3,14 +3,13 @@
 import argparse
 
 from tood.commands.estimate import describe, estimate
-from tood.commands.options import add_json
-from tood.runtime.files import to_json
+from tood.commands.options import add_json, print_json
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument(
-        "--tables", metavar="1,3,6", help="runs of these tables; default: every run of the paper"
+        "--tables", metavar="1,3,6", help="runs of these tables; default: the runs of the scale"
     )
     parser.add_argument("--scale", default="paper", metavar="NAME", help="default: paper")
     parser.add_argument(
@@ -27,7 +26,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the estimate as text, or as JSON."""
     estimated = estimate(options.scale, options.tables, options.gpu, options.gpus)
-    print(to_json(estimated, indent=2, ensure_ascii=False) if options.json else describe(estimated))
+    if options.json:
+        print_json(estimated)
+    else:
+        print(describe(estimated))
     return 0
 
 

@@ -5,7 +5,7 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from statistics import mean
 
@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tood.commands.options import add_study
+from tood.commands.options import add_study, print_json
 from tood.commands.studies import study_header
 from tood.ledger.plans import load_study
 from tood.ledger.status import Status, study_status
 from tood.runtime.failures import State
-from tood.runtime.files import to_json
 from tood.runtime.text import aligned
 from tood.study.paths import AP
 from tood.study.plan import Plan
@@ -51,13 +50,13 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         statuses = study_status(plan)
         runs = [dict(zip(COLUMNS, _row(status), strict=True)) for status in statuses]
-        print(to_json({"runs": runs, "sum": totals(plan, statuses)}, indent=2, ensure_ascii=False))
+        print_json({"runs": runs, "sum": totals(plan, statuses)})
         return 0
     console = Console()
     plain = not console.is_terminal or bool(os.environ.get("NO_COLOR"))
     with contextlib.suppress(KeyboardInterrupt):  # the way to stop watching
         print(study_header(plan, options.name))
-        _watch_plain(plan, options.watch) if plain else _watch(console, plan, options.watch)
+        _print(plan, options.watch) if plain else _draw(console, plan, options.watch)
     return 0
 
 
@@ -136,35 +135,32 @@ def _duration(seconds: float) -> str:
         return "unknown"
 
 
-def _settled(statuses: Iterable[Status]) -> bool:
-    return all(status.settled for status in statuses)
-
-
-def _watch_plain(plan: Plan, watch: bool) -> None:
-    """Aligned lines; an update prints only those that changed."""
-    printed = set()
+def _updates(plan: Plan, watch: bool, seconds: float) -> Iterator[list[Status]]:
+    """The statuses now, and when watching once more each few seconds, until every state is final."""
     while True:
         statuses = study_status(plan)
+        yield statuses
+        if not watch or all(status.settled for status in statuses):
+            return
+        time.sleep(seconds)
+
+
+def _print(plan: Plan, watch: bool) -> None:
+    """Aligned lines; an update prints only those that changed."""
+    printed = set()
+    for statuses in _updates(plan, watch, SECONDS_BETWEEN_LINES):
         rows = [(*COLUMNS, ""), *((*_cells(status), status.reason) for status in statuses)]
         for row, line in zip(rows, aligned(rows).splitlines(), strict=True):
             if row not in printed:
                 printed.add(row)
                 print(line)
         print(_sum_line(plan, statuses), flush=True)
-        if not watch or _settled(statuses):
-            return
-        time.sleep(SECONDS_BETWEEN_LINES)
 
 
-def _watch(console: Console, plan: Plan, watch: bool) -> None:
-    statuses = study_status(plan)
-    if not watch:
-        console.print(_table(plan, statuses))
-        return
-    with Live(_table(plan, statuses), console=console, auto_refresh=False) as live:
-        while not _settled(statuses):
-            time.sleep(SECONDS_BETWEEN_UPDATES)
-            statuses = study_status(plan)
+def _draw(console: Console, plan: Plan, watch: bool) -> None:
+    """A table in a terminal."""
+    with Live(console=console, auto_refresh=False) as live:
+        for statuses in _updates(plan, watch, SECONDS_BETWEEN_UPDATES):
             live.update(_table(plan, statuses), refresh=True)
 
 

@@ -2,8 +2,7 @@
 
 import argparse
 
-from tood.commands.options import add_json
-from tood.runtime.files import to_json
+from tood.commands.options import add_json, print_json
 from tood.runtime.text import aligned
 from tood.study.declarations import cells_of, load_runs, load_tables
 
@@ -14,29 +13,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the runs as aligned lines, or as JSON."""
-    print(list_runs(options.json))
-    return 0
-
-
-def list_runs(as_json: bool = False) -> str:
-    """Every run with the cells it feeds, as aligned text or as JSON."""
+    """Print every run with the cells it feeds, as aligned lines or as JSON."""
     runs = load_runs()
     tables = load_tables(runs=runs)
     cells = {name: cells_of(name, tables) for name in runs}
-    if as_json:
-        declared = [run.model_dump() | {"cells": cells[run.id]} for run in runs.values()]
-        return to_json(declared, indent=2, ensure_ascii=False)
-    header = ("id", "backbone", "epochs", "cells")
-    rows = [
-        (
-            run.id,
-            run.backbone,
-            run.epochs,
-            "; ".join(cells[run.id]) + " (reconstruction)" * run.reconstruction,
-        )
-        for run in runs.values()
-    ]
-    lines = aligned([header, *rows]).splitlines()
-    others = [runs[name].in_paper for name in runs].count(False)
-    return "\n".join([*lines[:-others], "", "Not of the paper:", *lines[-others:]] if others else lines)
+    if options.json:
+        print_json([each.model_dump() | {"cells": cells[each.id]} for each in runs.values()])
+        return 0
+    rows = [("id", "backbone", "epochs", "cells")]
+    for each in runs.values():
+        shown = "; ".join(cells[each.id]) + " (reconstruction)" * each.reconstruction
+        rows.append((each.id, each.backbone, str(each.epochs), shown))
+    lines = aligned(rows).splitlines()
+    first_other = 1 + sum(each.in_paper for each in runs.values())  # the runs of the paper come first
+    print("\n".join(lines[:first_other]))
+    if others := lines[first_other:]:
+        print("\n".join(["", "Not of the paper:", *others]))
+    return 0

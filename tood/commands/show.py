@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from tood.commands.options import add_json, add_study
+from tood.commands.options import add_json, add_study, print_json
 from tood.commands.studies import study_header
 from tood.ledger.plans import load_study
 from tood.ledger.status import Status, call_of, moment, read_status
 from tood.runtime.failures import State
-from tood.runtime.files import finite, to_json
+from tood.runtime.files import finite
 from tood.runtime.text import aligned, duration
 from tood.study.declarations import ExperimentError, cells_of, load_tables, unknown_run
 from tood.study.paths import ALIGNMENT, AP
@@ -35,44 +35,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what is known, as lines or as JSON."""
-    print(show_run(options.run, options.name, options.seed, options.json, options.full))
+    """Print the state and the results of a run, where they are from, and its files, as lines or as JSON."""
+    plan = load_study(options.name)
+    if options.run not in plan.all_runs:
+        raise ExperimentError(unknown_run(options.run, plan.all_runs))
+    chosen = plan.all_runs[options.run]
+    seeds = plan.seeds_of(chosen.id) if options.seed is None else [options.seed]
+    statuses = [read_status(plan, chosen.id, seed) for seed in seeds]
+    if options.json:
+        print_json([_facts(status, plan) for status in statuses])
+        return 0
+    print(f"{chosen.id}: {chosen.title}")
+    print(study_header(plan, options.name, chosen.id))
+    cells = {"cells": "; ".join(cells_of(chosen.id, load_tables(runs=plan.all_runs)))}
+    if options.full:
+        print(_lines(cells))
+        for status in statuses:
+            print(f"\n{_lines(_facts(status, plan))}")
+        return 0
+    print(f"\n{aligned([_COLUMNS, *map(_row, statuses), *_means(statuses)])}\n")
+    print(_lines(cells | _in_short(plan, statuses)))
+    print(f"settings, digests, machine, packages and files: tood show {chosen.id} --full")
     return 0
-
-
-def show_run(
-    run_id: str,
-    name: str | None = None,
-    seed: int | None = None,
-    as_json: bool = False,
-    full: bool = False,
-) -> str:
-    """What is known of a run: state, results, where they are from, and the files they are in.
-
-    Args:
-        run_id: id of a run in `experiments/runs.yaml`.
-        name: name of the study; None takes the study that was called last.
-        seed: seed to show; None shows all seeds of the study.
-        as_json: whether to return a list of objects with everything, one per seed, instead of text.
-        full: whether the text says everything.
-    """
-    plan = load_study(name)
-    if run_id not in plan.all_runs:
-        raise ExperimentError(unknown_run(run_id, plan.all_runs))
-    run = plan.all_runs[run_id]
-    cells = cells_of(run_id, load_tables(runs=plan.all_runs))
-    seeds = plan.seeds_of(run_id) if seed is None else [seed]
-    statuses = [read_status(plan, run_id, number) for number in seeds]
-    if as_json:
-        return to_json([_facts(status, plan) for status in statuses], indent=2, ensure_ascii=False)
-    head = [f"{run_id}: {run.title}", study_header(plan, name, run_id)]
-    if full:
-        cell_lines = _lines({"cells": "; ".join(cells)})
-        return "\n\n".join(["\n".join([*head, cell_lines]), *(_lines(_facts(s, plan)) for s in statuses)])
-    rows = [_row(status) for status in statuses]
-    lines = [*head, "", aligned([_COLUMNS, *rows, *_means(statuses)]), ""]
-    hint = f"settings, digests, machine, packages and files: tood show {run_id} --full"
-    return "\n".join([*lines, _lines({"cells": "; ".join(cells)} | _in_short(plan, statuses)), hint])
 
 
 def _row(status: Status) -> list[str]:

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from tood.commands.options import require_file
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
@@ -16,5 +18,7 @@ def run(options: argparse.Namespace) -> int:
     """Print what the file holds."""
     from tood.evaluation.submission import check
 
+    require_file(options.file)
+    require_file(options.images, "--images")
     print(check(options.file, options.images))
     return 0

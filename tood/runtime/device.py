@@ -38,9 +38,7 @@ def choose_device(wanted: str) -> torch.device:
         return torch.device("cpu")
     usable, problems = usable_gpus()
     if not usable:
-        why = "; ".join(problems) or "torch finds none"
-        if problems:
-            why += f"; {OLDER_BUILD}"
+        why = "; ".join([*problems, OLDER_BUILD]) if problems else "torch finds none"
         if wanted == "cuda":
             raise RuntimeError(
                 f"the study needs a GPU, and none can be used: {why} (`tood doctor` says more); to compute "

@@ -238,9 +238,8 @@ def _write(response: http.client.HTTPResponse, part: Path, done: int, total: int
     label = f"fetch {part.name.removesuffix('.part')}"
     megabytes, shown = max((total or 0) // 10**6, 1), done // 10**6
     try:
-        file = part.open("r+b" if part.exists() else "w+b")
-        file.seek(done)
-        file.truncate()
+        file = part.open("ab")
+        file.truncate(done)
     except OSError as error:
         raise _unwritable(part, error) from error
     with Progress(label, megabytes, done=shown, unit="MB") as progress, file:

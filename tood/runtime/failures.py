@@ -5,16 +5,16 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum, StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO
 
 from tood.runtime.text import single_line
 
-_Result = TypeVar("_Result")
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class State(StrEnum):
@@ -143,7 +143,7 @@ def reason(error: BaseException, folder: Path, micro_batch: int | None) -> str:
         of_it = f"runs={folder.parent.name} seeds={folder.name.removeprefix('seed')}"
         hint = f"delete {folder} and call with {of_it} fresh=true to force it"
         return f"{text}; another attempt would diverge too, so none is made: {hint}"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if isinstance(error, OSError) and error.errno in _DISK_IS_FULL:
         free = shutil.disk_usage(folder).free / 2**20
         return (
             f"{folder}: cannot be written ({error.strerror}), {free:.0f} MiB are free there; free some space"
@@ -166,8 +166,8 @@ def one_message(label: str) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        sys.exit(f"{label}: {error}" + ("; free some space and call again" if full else ""))
+        hint = "; free some space and call again" if error.errno in _DISK_IS_FULL else ""
+        sys.exit(f"{label}: {error}{hint}")
 
 
 class StopRequest:
@@ -201,23 +201,26 @@ class Unbroken:
 
     def write(self, text: str) -> int:
         """As the stream's."""
-        return self._try(lambda: self._stream.write(text)) or len(text)
+        with self._to_nowhere():
+            self._stream.write(text)
+        return len(text)
 
     def flush(self) -> None:
         """As the stream's."""
-        self._try(self._stream.flush)
+        with self._to_nowhere():
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def _try(self, action: Callable[[], _Result]) -> _Result | None:
+    @contextmanager
+    def _to_nowhere(self) -> Iterator[None]:
         try:
-            return action()
+            yield
         except BrokenPipeError:
             silence = os.open(os.devnull, os.O_WRONLY)
             os.dup2(silence, self._stream.fileno())  # buffered text goes there too
             os.close(silence)
-            return None
 
 
 def survive_broken_pipes() -> None:

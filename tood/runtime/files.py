@@ -33,7 +33,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Writers such as matplotlib choose the format by the suffix.
     temporary = path.with_name(f".{path.stem[:_LONGEST_STEM]}-{secrets.token_hex(4)}{path.suffix}")
-    temporary.open("xb").close()  # with the mode that umask and folder give to any new file
+    try:
+        temporary.open("xb").close()  # with the mode that umask and folder give to any new file
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # that the caller knows
     try:
         yield temporary
         _sync(temporary)

@@ -8,6 +8,7 @@ heartbeat, the `updated` of its `state.json`, is younger than `HEARTBEAT_TIMEOUT
 this host's, the times of the files count, all of which the file system's own clock gives.
 """
 
+import atexit
 import fcntl
 import math
 import os
@@ -182,7 +183,9 @@ def hold_study(work: Path, results: Path | None = None) -> ExitStack:
                     f"{folder}: {holder} works on this study; wait until it ends, or end it, or give this "
                     "call a name of its own: --config name=NAME"
                 )
-        return held.pop_all()
+        kept = held.pop_all()
+    atexit.register(kept.close)
+    return kept
 
 
 def _read_owner(path: Path) -> Mapping:

@@ -63,20 +63,13 @@ def _start(modules: Sequence[str], folder: str | None) -> str:
         OSError: no folder, socket or process can be made; nothing is left of them.
     """
     address = Path(tempfile.mkdtemp(prefix="tood-", dir=folder)) / "jobs"
+    program = [sys.executable, "-m", __name__, "--serve"]
     try:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(address))
             listener.listen(_BACKLOG)  # jobs may call before the modules are there
             subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    __name__,
-                    "--serve",
-                    str(listener.fileno()),
-                    str(os.getpid()),
-                    *modules,
-                ],
+                [*program, str(listener.fileno()), str(os.getpid()), *modules],
                 pass_fds=(listener.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -31,7 +31,7 @@ class Progress:
         self.bar = None
         if sys.stderr.isatty() if bar is None else bar:
             self.bar = RichProgress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),  # which may be a file with brackets
                 BarColumn(),
                 TextColumn(f"{{task.completed}}/{{task.total}} {unit}  {{task.fields[rate]:.1f}}/s"),
                 TimeRemainingColumn(),

@@ -18,5 +18,9 @@ def silence() -> None:
 
 
 def silent() -> contextlib.redirect_stdout:
-    """Within a block, leave out what libraries print: mmdet and pycocotools name what they read."""
+    """Within a block, leave out what libraries print: mmdet and pycocotools name what they read.
+
+    From here on they neither log nor warn, also after the block.
+    """
+    silence()
     return contextlib.redirect_stdout(io.StringIO())

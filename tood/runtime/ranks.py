@@ -25,6 +25,7 @@ from tood.runtime.failures import KILLED, ExitCode, RankFailed, exit_code
 _Item = TypeVar("_Item")
 
 _SECONDS_BETWEEN_LOOKS = 1.0
+_LOOKS_AFTER_AN_ERROR = 10  # in this time
 _SECONDS_TO_END = 5.0  # in which a process ends by itself once another has, if it can
 
 
@@ -135,13 +136,10 @@ class RankWatch:
             yield
         except Exception as error:
             if self._others and exit_code(error) == ExitCode.FAILED:
-                deadline = time.monotonic() + _SECONDS_BETWEEN_LOOKS
-                while True:
+                for _ in range(_LOOKS_AFTER_AN_ERROR):
                     if failed := self._failed():
                         raise failed from error
-                    if time.monotonic() > deadline:
-                        break
-                    time.sleep(_SECONDS_BETWEEN_LOOKS / 10)
+                    time.sleep(_SECONDS_BETWEEN_LOOKS / _LOOKS_AFTER_AN_ERROR)
             raise
 
     def _watch(self) -> None:

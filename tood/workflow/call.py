@@ -1,6 +1,5 @@
 """What a call of the workflow does before and after its jobs."""
 
-import atexit
 import os
 import subprocess
 import sys
@@ -86,7 +85,7 @@ def begin(plan: Plan, preload: bool) -> ExitStack:
         preload: jobs compute on this machine, as forks of one process.
 
     Returns:
-        the lock of the study, to be kept while jobs run
+        the lock of the study, which is held until the process ends
 
     Raises:
         Held: another call works on the study, or on its results from another clone.
@@ -104,14 +103,13 @@ def begin(plan: Plan, preload: bool) -> ExitStack:
         )
     _require_times_of_weights(plan)
     lock = hold_study(paths.work, paths.results)
-    atexit.register(lock.close)
     save_study(plan)
     if preload:
         start_server(MODULES)
     return lock
 
 
-def begin_rehearsal(plan: Plan) -> ExitStack:
+def begin_rehearsal(plan: Plan) -> None:
     """As `begin` for a call that only rehearses, and leaves no trace of its own in the study.
 
     Raises:
@@ -120,9 +118,7 @@ def begin_rehearsal(plan: Plan) -> ExitStack:
     folder = StudyPaths(plan.name).rehearsal
     if problem := writable_problem(folder):
         raise ExperimentError(problem)
-    lock = hold_study(folder)
-    atexit.register(lock.close)
-    return lock
+    hold_study(folder)
 
 
 def describe_what_is_left(plan: Plan, records: Collection[Training]) -> str:

@@ -59,6 +59,13 @@ def missed_ends(
     return problems
 
 
+def awaited(jobs: Collection[Any]) -> set[Training]:
+    """The trainings among Snakemake's jobs, which were submitted and have not been seen to end."""
+    # A copy, as the scheduler changes them in another thread
+    jobs = [job for job in tuple(jobs) if job.name == "train"]
+    return {Training(job.wildcards.run, int(job.wildcards.seed)) for job in jobs}
+
+
 def read_states(folder: Path) -> dict[Training, dict]:
     """Every RUN/seedK/state.json below `folder` that can be read; no `updated` is in the future."""
     states, now = {}, time.time()

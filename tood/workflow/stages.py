@@ -7,13 +7,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic_core import to_jsonable_python
+
 from tood.data.manifest import read_manifest
 from tood.data.seen import file_digest
 from tood.data.validation import Split, annotation_digests
 from tood.ledger.provenance import digest
 from tood.ledger.references import load_references
 from tood.ledger.server_scores import load_scores
-from tood.ledger.status import Status, status_with_records
+from tood.ledger.status import Status
 from tood.runtime.failures import State
 from tood.study.coco import load_archives
 from tood.study.declarations import ExperimentError, Table
@@ -32,16 +34,16 @@ REHEARSAL_MINUTES = 5  # for a run, on a GPU at the paper's size
 # What a study has
 
 
-def not_recorded(trainings: Collection[Training], runs: Iterable[str] = ()) -> str:
+def not_recorded(trainings: Collection[Training], runs: Iterable[str] = ("[a-z0-9_]+",)) -> str:
     """The constraint of the wildcard `run` in paths RUN/seedN/... and RUN/seedN.* that leaves some out.
 
     A rule makes nothing for a training that has a record, so Snakemake finds no way to the missing weights.
 
     Args:
         trainings: those that have one.
-        runs: no others are made; without any, all are.
+        runs: no others are made.
     """
-    some = "|".join(runs) or "[a-z0-9_]+"
+    some = "|".join(runs)
     left_out = "|".join(f"{run}/seed{seed}" for run, seed in trainings)
     return rf"(?!(?:{left_out})[/.])(?:{some})" if left_out else f"(?:{some})"
 
@@ -88,14 +90,7 @@ def published(plan: Plan) -> str:
     """Digest of the published values and of the server's scores that the study's tables show."""
     references = load_references(plan.all_runs)
     scores = load_scores(plan.name, plan.all_runs)
-    return digest(
-        {
-            "references": {
-                run: [entry.model_dump() for entry in entries] for run, entries in references.items()
-            },
-            "scores": {run: entry.model_dump() for run, entry in scores.items()},
-        }
-    )
+    return digest(to_jsonable_python({"references": references, "scores": scores}))
 
 
 def archives(plan: Plan) -> list[str]:
@@ -131,14 +126,12 @@ def content_of_test_images(plan: Plan) -> str:
     return file_digest(plan.data_root / cast(Split, plan.scale.test).annotations)
 
 
-def describe_study(
-    plan: Plan, records: Mapping[Training, Path] | None = None, statuses: Iterable[Status] | None = None
-) -> str:
-    """What the study is, and for which of its trainings records stand.
+def describe_study(plan: Plan, records: Mapping[Training, Path], statuses: Iterable[Status]) -> str:
+    """What the study is, for which of its trainings records stand, and why others do not.
 
     Args:
-        records: result of `recorded`; None says nothing of them.
-        statuses: result of `status_with_records`; None asks for it.
+        records: result of `recorded`.
+        statuses: result of `status_with_records`.
     """
     if plan.imports:
         return _describe_released(plan)
@@ -147,32 +140,23 @@ def describe_study(
     counts = [len(plan.seeds_of(run.id)) for run in plan.runs]
     span = " to ".join(map(str, sorted({min(counts), max(counts)})))
     seeds = f"seeds {list(plan.seeds)}" if same else f"{span} seeds"
-    return (
+    lines = [
         f"{plan.name}: {len(plan.runs)} runs x {seeds} = {len(plan.trainings)} trainings, {epochs} epochs."
-        + ("" if records is None else _describe_records(plan, records, statuses))
-    )
-
-
-def _describe_records(plan: Plan, records: Mapping[Training, Path], statuses: Iterable[Status] | None) -> str:
-    """How many trainings have a record that stands for them, and why others do not."""
-    text = ""
+    ]
     if records:
         folders = sorted({path.parents[1].as_posix() for path in records.values()})
-        text += (
-            f"\n{len(records)} of {len(plan.trainings)} trainings are taken from the records in "
+        lines.append(
+            f"{len(records)} of {len(plan.trainings)} trainings are taken from the records in "
             f"{' and '.join(folders)}; fresh=true trains them all the same."
         )
-    if plan.study.fresh:
-        return text
-    statuses = status_with_records(plan) if statuses is None else statuses
     stale = [status for status in statuses if status.record and status.state == State.STALE]
-    if stale:
+    if stale and not plan.study.fresh:
         parts = dict.fromkeys(part for status in stale for part in status.stale)
-        text += (
-            f"\n{len(stale)} records are stale: made with other {', '.join(parts)} than now; "
+        lines.append(
+            f"{len(stale)} records are stale: made with other {', '.join(parts)} than now; "
             "these trainings are done again."
         )
-    return text
+    return "\n".join(lines)
 
 
 def _describe_released(plan: Plan) -> str:

@@ -1,7 +1,7 @@
 """What the rules start, a function for each step: `python workflow/step.py NAME --option value ...`.
 
 The options of a step are the parameters of its function. Text and paths are given as they are, other values
-as JSON; a list of paths or names as several words. What a step computes with is imported when it runs.
+as JSON; a list of paths or names as several words. What needs torch or pandas is imported when a step runs.
 """
 
 import argparse
@@ -16,11 +16,19 @@ from typing import Any, get_args, get_origin
 
 from pydantic import TypeAdapter
 
-from tood.data.conversion import Conversion
-from tood.data.synthetic import DrawingSpec
-from tood.data.validation import Split
+from tood.data import coco
+from tood.data.conversion import Conversion, convert
+from tood.data.manifest import read_manifest
+from tood.data.synthetic import DrawingSpec, generate
+from tood.data.validation import Split, check_dataset
+from tood.ledger.records import read_record, write_record
+from tood.ledger.rehearsal import describe, write_table
+from tood.runtime.download import DownloadError, Source, fetch
 from tood.runtime.failures import ExitCode, one_message
+from tood.runtime.files import write_json
+from tood.runtime.progress import Progress
 from tood.study.coco import ARCHIVES, load_archives
+from tood.study.declarations import ExperimentError
 from tood.study.jobs import (
     AnalysisJob,
     Execution,
@@ -31,8 +39,10 @@ from tood.study.jobs import (
     SubmissionJob,
     TrainingJob,
 )
-from tood.study.paths import RunPaths
+from tood.study.paths import RunPaths, StudyPaths
+from tood.study.plan import Plan
 from tood.study.released import ReleasedFile
+from tood.workflow.rehearsing import rehearse_all
 
 Step = Callable[..., int | None]
 STEPS: dict[str, Step] = {}
@@ -93,16 +103,12 @@ def _step(label: str) -> Callable[[Step], Step]:
 @_step("generate data")
 def generate_data(root: Path, drawing: DrawingSpec) -> None:
     """Draw the generated dataset of a scale."""
-    from tood.data.synthetic import generate
-
     generate(root, drawing)
 
 
 @_step("data")
 def convert_data(conversion: Conversion, sources: str, folder: Path) -> None:
     """Convert a dataset to COCO's layout and the classes that are used, into a folder of the study."""
-    from tood.data.conversion import convert
-
     with _counted("convert data") as show:
         sentences = convert(conversion, folder, sources, show)
     for sentence in sentences:
@@ -112,9 +118,6 @@ def convert_data(conversion: Conversion, sources: str, folder: Path) -> None:
 @_step("data")
 def check_data(root: Path, splits: dict[str, Split], sizes: list[list[int]], output: Path) -> None:
     """Check a COCO-layout dataset, every image of it, for these sizes of inputs, and write what it is."""
-    from tood.data.validation import check_dataset
-    from tood.runtime.files import write_json
-
     with _counted("check data") as show:
         manifest = check_dataset(root, splits.get("train"), splits["val"], sizes=sizes, progress=show)
         for note in manifest["notes"]:
@@ -125,8 +128,6 @@ def check_data(root: Path, splits: dict[str, Split], sizes: list[list[int]], out
 @contextmanager
 def _counted(title: str) -> Iterator[Callable[[int, int], None]]:
     """A line of progress, and what shows in it how many images are done, of how many."""
-    from tood.runtime.progress import Progress
-
     with Progress(title, total=1) as progress:
 
         def show(done: int, total: int) -> None:
@@ -139,8 +140,6 @@ def _counted(title: str) -> Iterator[Callable[[int, int], None]]:
 @_step("download")
 def download(root: Path, archives: list[str], declaration: Path = ARCHIVES) -> None:
     """Fetch archives of COCO 2017 into a folder, and unpack them; what is there already stays."""
-    from tood.data import coco
-
     declared = load_archives(declaration)
     coco.download(root, [declared[name] for name in archives])
 
@@ -149,7 +148,6 @@ def download(root: Path, archives: list[str], declaration: Path = ARCHIVES) -> N
 def fetch_weights(name: str, output: Path) -> None:
     """Fetch the ImageNet weights of a backbone, such as resnet50, from where mmdet takes them."""
     from tood.engine.weights import address
-    from tood.runtime.download import DownloadError, Source, fetch
 
     url, digest = address(name)
     try:
@@ -164,9 +162,6 @@ def fetch_weights(name: str, output: Path) -> None:
 @_step("weights")
 def fetch_released(released: ReleasedFile, output: Path) -> None:
     """Fetch a file of released weights."""
-    from tood.runtime.download import DownloadError, fetch
-    from tood.study.declarations import ExperimentError
-
     try:
         fetch(released.source(), output)
     except (DownloadError, ExperimentError, OSError) as error:
@@ -191,7 +186,6 @@ def train(job: TrainingJob, execution: Execution, folder: Path, record: Path, ou
     All files but the weights go into the run's folder. The record is written where the training diverges.
     """
     from tood.engine.job import run_training
-    from tood.ledger.records import write_record
 
     def at_end(ended: ExitCode) -> None:
         if ended == ExitCode.DIVERGED:
@@ -204,7 +198,6 @@ def train(job: TrainingJob, execution: Execution, folder: Path, record: Path, ou
 def evaluate(job: MeasuringJob, execution: Execution, folder: Path, record: Path) -> None:
     """Detect on the validation images, measure COCO AP, and write the run's record."""
     from tood.evaluation.evaluate import evaluate as measure
-    from tood.ledger.records import write_record
 
     measure(job, execution, RunPaths(folder))
     write_record(RunPaths(folder), job.manifest, record)
@@ -214,7 +207,6 @@ def evaluate(job: MeasuringJob, execution: Execution, folder: Path, record: Path
 def evaluate_and_analyse(job: AnalysisJob, execution: Execution, folder: Path, record: Path) -> None:
     """Evaluate, and in the same pass measure how well classification and localisation agree."""
     from tood.analysis.table6.measurement import analyse
-    from tood.ledger.records import write_record
 
     analyse(job, execution, RunPaths(folder))
     write_record(RunPaths(folder), job.manifest, record)
@@ -234,11 +226,6 @@ def submission(job: SubmissionJob, execution: Execution, output: Path) -> None:
 @_step("rehearse")
 def rehearse(study: dict[str, Any], threads: int, analysed: list[str], table: Path) -> int:
     """Try every run of a study for a few iterations, and print what fits, how long it takes, what to type."""
-    from tood.ledger.rehearsal import describe, write_table
-    from tood.study.paths import StudyPaths
-    from tood.study.plan import Plan
-    from tood.workflow.rehearsing import rehearse_all
-
     plan, program = Plan(study), [sys.executable, sys.argv[0], "rehearse_run"]
     rows = rehearse_all(plan, threads, program, analysed, lambda line: print(line, flush=True))
     write_table(table, rows)
@@ -261,7 +248,6 @@ def rehearse_run(job: RehearsalJob, execution: Execution, digest: str, output: P
 def tables(study: dict[str, Any], complexity: Path) -> None:
     """Collect what the runs measured into metrics.csv and render every table; nothing has to be complete."""
     from tood.report.metrics import write_results
-    from tood.study.plan import Plan
 
     write_results(Plan(study), complexity)
 
@@ -278,7 +264,6 @@ def figure1(job: Figure1Job, execution: Execution, output: Path) -> None:
 def views(runs: dict[str, list[Path]], manifest: Path, annotations: str, output: Path) -> None:
     """Draw the views of Table 6: best anchors, score and IoU, AP by IoU, kinds of boxes."""
     from tood.analysis.figures.views import draw_views
-    from tood.data.manifest import read_manifest
 
     files = {name: [RunPaths(folder) for folder in folders] for name, folders in runs.items()}
     draw_views(files, Path(read_manifest(manifest)["root"]) / annotations, output)
@@ -304,7 +289,6 @@ def forest(claims: Path, output: Path) -> None:
 def positives(records: dict[str, list[Path]], output: Path) -> None:
     """Draw positives per object, and their IoU, over training, from records by scheme, with a caption."""
     from tood.analysis.figures.positive_curves import draw_positive_curves
-    from tood.ledger.records import read_record
 
     epochs = {
         scheme: [record.epochs for path in paths if (record := read_record(path))]
@@ -317,7 +301,6 @@ def positives(records: dict[str, list[Path]], output: Path) -> None:
 def report(study: dict[str, Any], figures: list[Path], absent: dict[str, str]) -> None:
     """Write one page with everything that a study shows, and why a figure is absent."""
     from tood.report.page import write_report
-    from tood.study.plan import Plan
 
     write_report(Plan(study), figures, absent)
 

@@ -22,11 +22,7 @@ from snakemake.settings.types import DeploymentMethod
 STARTED = time.time()
 # The repository of these rules, wherever links lead to it from. Rules and package are one thing: the code of
 # another clone, whose environment may be the active one, must not do this one's jobs.
-HOME = (
-    Path(workflow.current_basedir.get_path_or_uri(secret_free=True))
-    .resolve()
-    .parents[1]
-)
+HOME = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).resolve().parents[1]
 CODE = find_spec("tood")
 IMPORTED = Path(CODE.origin).parents[1] if CODE and CODE.origin else None
 if IMPORTED is None or IMPORTED.resolve() != HOME:
@@ -47,37 +43,22 @@ from tood.runtime.failures import Held, InputError
 from tood.workflow.terminal import take_over
 
 # What is printed; None: as Snakemake does, because the user wants that, or because this is a job of a cluster
-TERMINAL = (
-    take_over(logger, workflow.output_settings) if workflow.is_main_process else None
-)
+TERMINAL = take_over(logger, workflow.output_settings) if workflow.is_main_process else None
 
 from tood.workflow import call
 from tood.workflow import stages as study
 from tood.study.claims import load_checks, load_claims
 from tood.ledger.code_digest import code_digest, import_closure, training_files
 from tood.study.declarations import ExperimentError, load_tables
-from tood.report.figures import (
-    FOREST,
-    VIEWS,
-    figure1_job,
-    figures,
-    up_to_date,
-    without_weights,
-)
-from tood.workflow.heartbeat import watch
+from tood.report.figures import FOREST, VIEWS, figure1_job, figures, up_to_date, without_weights
+from tood.workflow.heartbeat import awaited, watch
 from tood.report.shown import table_names
 from tood.study.options import parse_options
 from tood.study.pages import load_pages
 from tood.study.paths import COMPLEXITY, StudyPaths, dark_picture
 from tood.study.plan import Plan, Training
 from tood.study.released import FOLDER as RELEASED
-from tood.ledger.study_jobs import (
-    analysis_job,
-    import_job,
-    measuring_job,
-    submission_job,
-    training_job,
-)
+from tood.ledger.study_jobs import analysis_job, import_job, measuring_job, submission_job, training_job
 from tood.ledger.standing import analysed_runs, recorded
 from tood.ledger.status import other_trainings, status_with_records
 
@@ -137,9 +118,7 @@ DRAWN = [figure for figure in SOURCES if figure not in KEPT]
 NOT_SHOWN = {
     figure: why
     for figure, why in KEPT.items()
-    if not up_to_date(
-        Path(PATHS.figures, f"{figure}.png"), PLAN, SOURCES[figure], WITH_RECORDS
-    )
+    if not up_to_date(Path(PATHS.figures, f"{figure}.png"), PLAN, SOURCES[figure], WITH_RECORDS)
 }
 EVALUATION = PLAN.scale.evaluation
 REHEARSES = False  # whether the call only tries the runs
@@ -182,18 +161,13 @@ def of_each(pattern, trainings):
 
 def records(trainings):
     """The records of trainings: those that stand for them, or those that this study makes."""
-    return [
-        str(RECORDED.get(training) or PATHS.record(*training)) for training in trainings
-    ]
+    return [str(RECORDED.get(training) or PATHS.record(*training)) for training in trainings]
 
 
 def reported(kind, name, path):
     """A file that `snakemake --report` shows, under the kind of thing that it is."""
     return report(
-        path,
-        caption=f"../report/{kind}.rst",
-        category=f"{kind.capitalize()}s",
-        labels={kind: name},
+        path, caption=f"../report/{kind}.rst", category=f"{kind.capitalize()}s", labels={kind: name}
     )
 
 
@@ -206,9 +180,7 @@ def figure_files(*figures):
     """The files of figures: pictures, which `snakemake --report` shows, and what is beside each."""
     shown = [reported("figure", figure, picture(figure)) for figure in figures]
     beside = [str(dark_picture(Path(picture(figure)))) for figure in figures]
-    others = expand(
-        f"{PATHS.figures}/{{figure}}.{{format}}", figure=figures, format=["pdf", "md"]
-    )
+    others = expand(f"{PATHS.figures}/{{figure}}.{{format}}", figure=figures, format=["pdf", "md"])
     return [*shown, *beside, *others]
 
 
@@ -220,42 +192,34 @@ def submissions():
         raise WorkflowError(str(error)) from None
 
 
-def awaited_trainings():
-    """The trainings that were submitted and have not been seen to end."""
-    jobs = [job for job in workflow.scheduler.running if job.name == "train"]
-    return {training_of(job.wildcards) for job in jobs}
-
-
 def before_work():
     """Stop before any job that cannot end well, and watch the jobs of a cluster."""
-    global STUDY_LOCK, REHEARSES
+    global REHEARSES
+    jobs = list(workflow.dag.needrun_jobs())
+    names = {job.name for job in jobs}
+    REHEARSES = "rehearse" in names
+    # Otherwise the device is in another machine than this one, or no job computes on it.
+    computes = workflow.local_exec and (REHEARSES or any("execution" in job.resources.keys() for job in jobs))
     try:
-        REHEARSES = any(job.name == "rehearse" for job in workflow.dag.needrun_jobs())
         if REHEARSES:
-            STUDY_LOCK = call.begin_rehearsal(PLAN)
-            if workflow.local_exec:
-                call.require_device(PLAN.device)
-            return
-        # Otherwise the device is in another machine than this one, or no job computes on it.
-        computes = workflow.local_exec and any(
-            "execution" in job.resources.keys() for job in workflow.dag.needrun_jobs()
-        )
-        # What is preloaded here is not in the image.
-        STUDY_LOCK = call.begin(PLAN, preload=computes and not IMAGE)
-        logger.info(f"The log of each job is in {PATHS.logs}.")
-        jobs = {job.name for job in workflow.dag.needrun_jobs()}
-        if "check_data" not in jobs:  # which looks at the sizes itself
-            call.require_sizes(PLAN)
+            call.begin_rehearsal(PLAN)
+        else:
+            # What is preloaded here is not in the image.
+            call.begin(PLAN, preload=computes and not IMAGE)
+            logger.info(f"The log of each job is in {PATHS.logs}.")
+            if "check_data" not in names:  # which looks at the sizes itself
+                call.require_sizes(PLAN)
         if computes:
             call.require_device(PLAN.device)
     except (InputError, Held) as error:
         raise WorkflowError(str(error)) from None
+    if workflow.local_exec:
+        return
     if TERMINAL:
-        TERMINAL.on_cluster = not workflow.local_exec
-    if not workflow.local_exec:
-        for problem in slurm_problems():
-            logger.warning(f"This Slurm: {problem}")
-        watch(PATHS.runs, awaited_trainings, logger.warning)
+        TERMINAL.on_cluster = True
+    for problem in slurm_problems():
+        logger.warning(f"This Slurm: {problem}")
+    watch(PATHS.runs, lambda: awaited(workflow.scheduler.running), logger.warning)
 
 
 def after_success():
@@ -269,16 +233,13 @@ def after_failure():
     if REHEARSES:
         logger.error(f"{PATHS.rehearsal}/rehearse.log says which runs failed, and why.")
         return
-    try:
-        from tood.report.everything import (
-            render_what_is_there,
-        )  # needs pandas
+    # Here, as it needs pandas
+    from tood.report.everything import render_what_is_there
 
+    try:
         rendered = render_what_is_there(PLAN, DECLARED_TABLES)
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # the failure before it is the one to be read
+    except (OSError, ValueError) as error:
+        # The failure before it is the one to be read.
         logger.error(f"tables and report: {error}")
         return
     if rendered:

@@ -7,9 +7,7 @@ output  MANIFEST: what the dataset is (categories, counts, checksums); of data i
 steps   generate_data (generated scales), or convert_data (other layouts than COCO's, some classes) -> check_data
 """
 
-ANNOTATIONS = [
-    str(PLAN.data_root / split.annotations) for split in PLAN.splits.values()
-]
+ANNOTATIONS = [str(PLAN.data_root / split.annotations) for split in PLAN.splits.values()]
 
 
 if PLAN.drawing:
@@ -66,9 +64,7 @@ rule check_data:
         sizes=lambda wildcards: json.dumps(PLAN.input_sizes),
     params:
         root=PLAN.data_root,
-        splits=json.dumps(
-            {name: split._asdict() for name, split in PLAN.splits.items()}
-        ),
+        splits=json.dumps({name: split._asdict() for name, split in PLAN.splits.items()}),
         annotations=lambda wildcards: study.content_of_annotations(PLAN),
     shell:
         "python workflow/step.py check_data --root {params.root:q} --splits {params.splits:q} "

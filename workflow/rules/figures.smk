@@ -9,9 +9,7 @@ output  RESULTS/figures/*.{png,pdf}: figure1, figure4; distances, score_iou, ap_
 steps   figure1; views; sweeps; forest; positives
 """
 
-FIGURES = expand(
-    f"{PATHS.figures}/{{figure}}.{{format}}", figure=DRAWN, format=["png", "pdf"]
-)
+FIGURES = expand(f"{PATHS.figures}/{{figure}}.{{format}}", figure=DRAWN, format=["png", "pdf"])
 
 
 if "figure1" in DRAWN:
@@ -21,8 +19,7 @@ if "figure1" in DRAWN:
         input:
             models=[run.model for run in FIGURE_1.detectors.values()],
             best_anchors=of_each(
-                OF_RUN.best_anchors,
-                [run for run in SOURCES["figure1"].all if run not in RECORDED],
+                OF_RUN.best_anchors, [run for run in SOURCES["figure1"].all if run not in RECORDED]
             ),
             manifest=MANIFEST,
         output:
@@ -117,10 +114,7 @@ if "positives" in DRAWN:
         params:
             picture=subpath(output[0]),
             records=json.dumps(
-                {
-                    name: records(trainings)
-                    for name, trainings in SOURCES["positives"].trainings.items()
-                }
+                {name: records(trainings) for name, trainings in SOURCES["positives"].trainings.items()}
             ),
         shell:
             f"{study.PYTHON} "

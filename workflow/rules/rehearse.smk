@@ -16,9 +16,7 @@ if not PLAN.imports:
             f"{PATHS.rehearsal}/rehearse.log",
         threads: study.rehearsal_resources(PLAN).threads
         resources:
-            **study.requests(
-                lambda wildcards: study.rehearsal_resources(PLAN), PLAN.on_gpu
-            ),
+            **study.requests(lambda wildcards: study.rehearsal_resources(PLAN), PLAN.on_gpu),
         params:
             study=PLAN.study.model_dump_json(exclude_none=True),
             analysed=ANALYSED,

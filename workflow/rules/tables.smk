@@ -9,27 +9,19 @@ steps   tables
 """
 
 NAMES = table_names(PLAN, DECLARED_TABLES)
-TABLES = expand(
-    f"{PATHS.tables}/{{table}}.{{format}}", table=NAMES, format=["csv", "md", "tex"]
-)
+TABLES = expand(f"{PATHS.tables}/{{table}}.{{format}}", table=NAMES, format=["csv", "md", "tex"])
 
 
 rule tables:
     input:
         records([*PLAN.trainings, *OTHERS]),
         complexity=COMPLEXITY,
-        checks=[
-            path
-            for check in CHECKS
-            if (path := StudyPaths(check.study).metrics).is_file()
-        ],
+        checks=[path for check in CHECKS if (path := StudyPaths(check.study).metrics).is_file()],
     output:
         PATHS.metrics,
         PATHS.readings,
         [reported("table", table, f"{PATHS.tables}/{table}.csv") for table in NAMES],
-        expand(
-            f"{PATHS.tables}/{{table}}.{{format}}", table=NAMES, format=["md", "tex"]
-        ),
+        expand(f"{PATHS.tables}/{{table}}.{{format}}", table=NAMES, format=["md", "tex"]),
     log:
         f"{PATHS.logs}/tables.log",
     localrule: True
@@ -37,11 +29,7 @@ rule tables:
         study=PLAN.study.model_dump_json(exclude_none=True),
         notes=PLAN.notes(),
         published=PUBLISHED,
-        declared=[
-            DECLARED_TABLES[name].model_dump_json()
-            for name in NAMES
-            if name in DECLARED_TABLES
-        ],
+        declared=[DECLARED_TABLES[name].model_dump_json() for name in NAMES if name in DECLARED_TABLES],
         claims=[claim.model_dump_json() for claim in CLAIMS],
         checks=[check.model_dump_json() for check in CHECKS],
     shell:

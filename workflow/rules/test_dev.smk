@@ -29,9 +29,7 @@ if PLAN.scale.test:
             # test-dev has four times as many images as val.
             | {"runtime": lambda wildcards, attempt: 4 * EVALUATION.runtime},
         params:
-            job=lambda wildcards: submission_job(
-                PLAN, *training_of(wildcards)
-            ).argument(),
+            job=lambda wildcards: submission_job(PLAN, *training_of(wildcards)).argument(),
             # As of the annotations, the content decides.
             images=lambda wildcards: study.content_of_test_images(PLAN),
         shell:

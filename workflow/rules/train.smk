@@ -21,18 +21,12 @@ if not PLAN.imports:
             run=study.not_recorded(NOT_MADE),
         threads: lambda wildcards: PLAN.resources(wildcards.run).threads
         resources:
-            **study.requests(
-                lambda wildcards: PLAN.resources(wildcards.run), PLAN.on_gpu
-            ),
+            **study.requests(lambda wildcards: PLAN.resources(wildcards.run), PLAN.on_gpu),
             # Present, it keeps the Slurm executor from starting a step of its own around STEP.
             mpi="",
             # How the training is computed, not what comes out. A change of a param would train again.
-            launcher=lambda wildcards: study.launcher(
-                PLAN.resources(wildcards.run), PLAN.on_gpu
-            ),
-            execution=lambda wildcards, threads: PLAN.training_execution(
-                wildcards.run, threads
-            ).argument(),
+            launcher=lambda wildcards: study.launcher(PLAN.resources(wildcards.run), PLAN.on_gpu),
+            execution=lambda wildcards, threads: PLAN.training_execution(wildcards.run, threads).argument(),
             # Written by a training that diverges, undeclared, as the job fails.
             record=lambda wildcards: str(PATHS.record(wildcards.run, wildcards.seed)),
             # Minutes before the time is up the trainer is told to save its state and to stop.

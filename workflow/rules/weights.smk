@@ -9,11 +9,7 @@ steps   fetch_weights; fetch_released -> import_released
 
 # Snakemake deletes what a rule makes before it makes it again, so no rule makes a file that is there: it may have
 # been put there by hand.
-ABSENT = [
-    choice.file
-    for choice in PLAN.choices.values()
-    if choice.file and not choice.file.path.exists()
-]
+ABSENT = [choice.file for choice in PLAN.choices.values() if choice.file and not choice.file.path.exists()]
 
 
 rule fetch_weights:
@@ -22,10 +18,7 @@ rule fetch_weights:
     log:
         "work/logs/fetch_weights_{name}.log",
     wildcard_constraints:
-        name="|".join(
-            re.escape(name)
-            for name in sorted({run.weights for run in PLAN.all_runs.values()})
-        ),
+        name="|".join(re.escape(name) for name in sorted({run.weights for run in PLAN.all_runs.values()})),
     localrule: True
     shell:
         "python workflow/step.py fetch_weights --name {wildcards.name:q} --output {output:q} "
@@ -44,9 +37,7 @@ if ABSENT:
         localrule: True
         params:
             released=lambda wildcards: next(
-                released.model_dump_json(
-                    include={"run", "file", "origin", "address"}, exclude_none=True
-                )
+                released.model_dump_json(include={"run", "file", "origin", "address"}, exclude_none=True)
                 for released in ABSENT
                 if released.file == wildcards.file
             ),
@@ -68,9 +59,7 @@ if PLAN.imports:
         localrule: True
         resources:
             # What is said of the file, not what comes out. A change of a param would import again.
-            released=lambda wildcards: PLAN.released(wildcards.run).model_dump_json(
-                exclude_defaults=True
-            ),
+            released=lambda wildcards: PLAN.released(wildcards.run).model_dump_json(exclude_defaults=True),
         params:
             job=lambda wildcards: import_job(PLAN, *training_of(wildcards)).argument(),
             folder=subpath(output[0], parent=True),
