@@ -1,5 +1,6 @@
 """The measured part of docs/mini.md, from records that are written here."""
 
+import math
 import re
 
 import pandas as pd
@@ -7,9 +8,11 @@ import pytest
 from helpers.records import finish
 
 from tood.report.contrasts import paired_interval
+from tood.report.effects import shown
 from tood.report.evidence import judge
 from tood.report.front_page import cost
 from tood.report.kept import kept_evidence, records_of
+from tood.report.markup import number
 from tood.report.mini_page import agreement, beside, elsewhere, mini_part, orders, sweep
 from tood.report.readings import DEFAULT
 from tood.study.claims import load_claims
@@ -215,6 +218,29 @@ def test_what_pages_say_in_words_is_in_the_records():
         by_run = of_rate.groupby("run")["value"].mean()
         rates[rate] = (by_run["atss_af"].round(1), round(by_run["tood_af"] - by_run["atss_af"], 1))
     assert rates == {"0.02": (27.3, 11.7), "0.04": (27.6, 9.8), "0.08": (27.9, 9.4)}
+
+
+def test_the_first_table_of_the_page_is_in_the_records():
+    page = (REPOSITORY / "docs/mini.md").read_text()
+    studies = (by_id("mini"), by_id("mini", "36 epochs"), by_id("cells"))
+    for row, claim in (
+        ("TOOD − ATSS, anchor-free, AP", "tood_af"),
+        ("T-head − control, AP", "head_alone"),
+        ("TAL − control, AP", "assignment_alone"),
+    ):
+        means = [study["mean"].get(claim, math.nan) for study in studies]
+        cells = [shown(value, ".1f") for value in (studies[0].loc[claim, "paper"], *means)]
+        assert f"\n| {row} | {' | '.join(cells)} |\n" in page
+    for claim in ("redundant", "error"):
+        shares = [study.loc[claim, "mean"] / study.loc[claim, "base"] for study in studies]
+        shares.insert(0, studies[0].loc[claim, "paper"] / studies[0].loc[claim, "paper_base"])
+        cells = " | ".join(f"{number(-100 * share, '.0f')}%" for share in shares)
+        assert f"\n| {claim} boxes, TOOD against ATSS | {cells} |\n" in page
+    tal = next(line for line in beside(REPOSITORY / "results").splitlines() if "both with T-head" in line)
+    cells = " | ".join(cell.split()[0] for cell in tal.split(" | ")[1:])
+    paper = {row.run: row.paper["AP"] for row in load_tables()["table6"].rows}
+    gain = shown(paper["tood_af"] - paper["atss_af_thead"], ".1f")
+    assert f"\n| TAL − ATSS's assignment, both with T-head, AP | {gain} | {cells} |\n" in page
 
 
 def test_what_pages_say_of_differences_beside_the_claims_is_in_the_records():
