@@ -226,6 +226,13 @@ def test_counts_are_also_shown_in_percent_of_the_run_compared_with(tmp_path):
     assert "in percent of the number of boxes" in text
 
 
+def test_of_no_boxes_there_is_no_percentage(tmp_path):
+    frame = metrics("#Redundant boxes", atss_af=[0, 0], tood_af=[1, 3])
+    write_claims(DECLARED, Evidence(metrics=frame), TABLES, tmp_path, [])
+    text = (tmp_path / "claims.md").read_text()
+    assert re.search(r"\| \+10,186; \+40\.1% \| −2 \(−15 to \+11\) \|", text)
+
+
 def test_other_studies_are_looked_at_where_they_have_the_runs():
     pair = ["tood_af", "atss_af"]
     worse = {"tood_af": BETTER["atss_af"], "atss_af": BETTER["tood_af"]}

@@ -1,6 +1,7 @@
 """The forest plot: what is drawn is what `claims.csv` says."""
 
 import colorsys
+import math
 
 import pandas as pd
 import pytest
@@ -187,6 +188,14 @@ def test_a_fifth_check_is_not_drawn_as_the_study_itself():
     assert len(checks) == 5
     assert own.get_marker() not in {bars.get_marker() for bars in checks}
     assert {bars.get_markerfacecolor() for bars in checks} == {"white"}
+
+
+def test_where_the_run_compared_with_has_no_boxes_nothing_is_drawn():
+    rows = [(run, seed, "#Error boxes", 5.0 * (run == "tood_af"), False) for run in PAIR for seed in (0, 1)]
+    frame = pd.DataFrame(rows, columns=["run", "seed", "metric", "value", "stale"])
+    (axes,) = forest(judge(CLAIMS, Evidence(metrics=frame), TABLES)).axes
+    assert all(math.isnan(x) for x in values(axes, OURS).values())
+    assert axes.get_xlim()[1] > 0
 
 
 def test_a_study_without_values_says_so():

@@ -37,8 +37,8 @@ def effect_with_interval(row: Mapping, spec: str, confidence: float | None = Non
 
 
 def percent(value: float, base: float) -> str:
-    """An effect in percent of a value, with its sign; empty where there is none."""
-    return "" if math.isnan(value / base) else f"{number(100 * value / base, '+.1f')}%"
+    """An effect in percent of a value above 0, with its sign; empty where either is not there."""
+    return f"{number(100 * value / base, '+.1f')}%" if base > 0 and not math.isnan(value) else ""
 
 
 def note_on_whole(judged: pd.DataFrame, claim: str, whole: str, spec: str) -> str:

@@ -127,9 +127,10 @@ def forest(judged: pd.DataFrame) -> Figure:
 
 
 def _as_drawn(looks: pd.DataFrame) -> pd.DataFrame:
-    """Effects in percent of the base where they have one, else as they are."""
+    """Effects in percent of the base where they have one, else as they are; none where the base is 0."""
     effects = ["mean", "low", "high", *looks.filter(regex=r"^seed\d+$")]
-    scaled = {name: 100 * looks[name] / looks["base"] for name in effects}
+    base = looks["base"].where(looks["base"] > 0)
+    scaled = {name: 100 * looks[name] / base for name in effects}
     scaled["paper"] = 100 * looks["paper"] / looks["paper_base"]
     has_base = looks["base"].notna()
     return looks.assign(**{name: values.where(has_base, looks[name]) for name, values in scaled.items()})
