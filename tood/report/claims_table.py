@@ -21,9 +21,8 @@ from tood.study.declarations import Table, load_runs
 NAME = "claims"  # of the table's files
 _SIDES = {Verdict.SAME_DIRECTION: "inside of", Verdict.OPPOSITE: "outside of"}
 _WORDS = 3  # columns that are not numbers
-_HEADER = ["Claim", "Verdict", "Metric", "paper", "ours", "Seeds", "SD", "p", "Holm's p"]
-_HEADER += ["Robustness", "Section"]
-_SHORT_HEADER = [name for name in _HEADER if name not in ("SD", "p", "Holm's p", "Section")]
+_SHORT_HEADER = ["Claim", "Verdict", "Metric", "paper", "ours", "Seeds", "Robustness"]
+_HEADER = [*_SHORT_HEADER[:-1], "SD", "p", "Holm's p", "Robustness", "Section"]
 _INTERVALS = (
     f"Intervals: {CONFIDENCE:.0%}, by Student's t over paired seeds; {CONFIDENCE_WITHIN:.0%} where a claim "
     "has a margin, which is two one-sided tests at 5%. A verdict needs at least two seeds. p is two-sided, "

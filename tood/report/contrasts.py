@@ -166,9 +166,8 @@ def outside(sample: np.ndarray, margin: float) -> float:
     """p of a mean not outside of +- `margin`, one-sided, on the side of the mean; nan as `two_sided`."""
     if len(sample) < 2:
         return math.nan
-    distance = abs(_statistic(sample, math.copysign(margin, sample.mean())))
-    beyond = abs(sample.mean()) > margin
-    return float(stats.t.sf(distance if beyond else -distance, len(sample) - 1))
+    side = math.copysign(1, sample.mean())
+    return float(stats.t.sf(_statistic(side * sample, margin), len(sample) - 1))
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -2,6 +2,8 @@
 
 import pandas as pd
 
+from tood.report.contrasts import common_seeds
+from tood.report.evidence import values_by_metric
 from tood.report.markup import number
 from tood.study.declarations import Table
 
@@ -22,9 +24,8 @@ def on_shared_seeds(metrics: pd.DataFrame, table: Table, metric: str = METRIC) -
     stale = metrics["stale"].astype(bool) if "stale" in metrics else False
     rows = metrics["run"].isin([row.run for row in table.rows]) & (metrics["metric"] == metric)
     values = metrics[rows & ~stale & metrics["seed"].notna() & metrics["value"].notna()]
-    runs_of_seed = values.groupby("seed")["run"].nunique()
-    common = runs_of_seed.index[runs_of_seed == values["run"].nunique()]
-    return values[values["seed"].isin(common)]
+    by_run = values_by_metric(values).get(metric, {})
+    return values[values["seed"].isin(common_seeds(by_run, by_run))]
 
 
 def remark(metrics: pd.DataFrame, table: Table) -> list[str]:
