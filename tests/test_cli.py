@@ -260,7 +260,8 @@ def test_in_another_folder_the_studies_of_the_clone_are_shown(elsewhere, workspa
 
 def test_files_of_the_command_line_stay_those_of_the_folder(elsewhere, workspace):
     (elsewhere / "a.png").touch()
-    given = {"output": Path("out"), "image": "a.png", "images": ["*.png", "b.png"], "config": ["tood_af"]}
+    words = ["tood_af", "data_root=cells", "released=", "scale=a.png"]
+    given = {"output": Path("out"), "image": "a.png", "images": ["*.png", "b.png"], "config": words}
     options = argparse.Namespace(run="a.png", **given)
     folder.enter_clone(options)
     assert Path.cwd() == workspace.path
@@ -268,7 +269,7 @@ def test_files_of_the_command_line_stay_those_of_the_folder(elsewhere, workspace
         "output": elsewhere / "out",
         "image": str(elsewhere / "a.png"),
         "images": [str(elsewhere / "*.png"), "b.png"],
-        "config": ["tood_af"],
+        "config": ["tood_af", f"data_root={elsewhere / 'cells'}", "released=", "scale=a.png"],
         "run": "a.png",
     }
 

@@ -13,6 +13,7 @@ from tood.study.paths import EXPERIMENTS, REPOSITORY, StudyPaths
 
 _RULES = "Snakefile"
 _FILES = ("image", "images", "config")  # options with text that may name files
+_OPTIONS = ("data_root", "released")  # of `--config`, whose values are paths
 
 
 def require_clone() -> None:
@@ -51,6 +52,11 @@ def _from(folder: Path, name: str, value: Any) -> Any:
         return [_from(folder, name, entry) for entry in value]
     if isinstance(value, Path):
         return folder / value
-    if name in _FILES and isinstance(value, str) and glob.glob(value):
+    if name not in _FILES or not isinstance(value, str):
+        return value
+    option, _, path = value.partition("=")
+    if option in _OPTIONS and path:
+        return f"{option}={folder / path}"
+    if glob.glob(value):
         return str(folder / value) if Path(value).exists() else str(Path(glob.escape(str(folder))) / value)
     return value

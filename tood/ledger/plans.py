@@ -14,20 +14,15 @@ from tood.study.scales import scale_names
 
 
 def save_study(plan: Plan) -> None:
-    """Write the study's options to the file that `load_study` reads."""
-    write_json(StudyPaths(plan.name).options, plan.study.model_dump(mode="json", exclude_none=True))
+    """Write the options of a call of the workflow to the file that `load_study` reads.
 
-
-def save_declaration(plan: Plan) -> None:
-    """Write what makes a study what it is beside its results, whose records are then read where it never ran.
-
-    The studies of scales need none. What was called elsewhere stays as it is: its plan is read from records
-    here, which name the trained runs and not the tables that the call named.
+    What makes the study what it is goes beside its results, too, so that its records can be read where it
+    never ran. The studies of scales need no such declaration.
     """
-    path = StudyPaths(plan.name).declaration
-    if plan.name in scale_names() or (path.is_file() and plan.name not in called_studies()):
-        return
-    write_json(path, plan.study.model_dump(mode="json", exclude_none=True, exclude=OF_A_CALL))
+    paths, options = StudyPaths(plan.name), plan.study.model_dump(mode="json", exclude_none=True)
+    write_json(paths.options, options)
+    if plan.name not in scale_names():
+        write_json(paths.declaration, {name: options[name] for name in options if name not in OF_A_CALL})
 
 
 def load_study(name: str | None = None) -> Plan:

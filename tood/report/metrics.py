@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from tood.ledger.plans import save_declaration
 from tood.ledger.records import read_record
 from tood.ledger.references import load_references
 from tood.ledger.server_scores import load_scores
@@ -57,7 +56,6 @@ def write_results(plan: Plan, complexity: Path) -> None:
     for path, frame in ((paths.metrics, metrics), (paths.readings, of_readings)):
         with atomic_path(path) as temporary:
             frame.to_csv(temporary, index=False)
-    save_declaration(plan)
     declared = load_tables(runs=plan.all_runs)
     about = [*plan.notes([status.training for status in statuses]), *of_data(statuses)]
     _write_tables(plan, statuses, metrics, declared, about)
