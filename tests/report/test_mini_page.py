@@ -9,14 +9,12 @@ from helpers.records import finish
 
 from tood.report.contrasts import paired_interval
 from tood.report.effects import shown
-from tood.report.evidence import judge
 from tood.report.front_page import cost
-from tood.report.kept import kept_evidence, records_of
+from tood.report.kept import judged_study, kept_evidence, records_of
 from tood.report.markup import number
 from tood.report.mini_page import agreement, beside, elsewhere, mini_part, orders, sweep
 from tood.report.readings import DEFAULT
-from tood.study.claims import load_claims
-from tood.study.declarations import load_runs, load_tables
+from tood.study.declarations import load_tables
 from tood.study.paths import REPOSITORY
 from tood.study.plan import Plan
 
@@ -101,7 +99,9 @@ def test_effects_stand_beside_those_in_other_studies(results):
         # Of one study alone: no claim that rests on it is shown.
         rows += [("fovea", 0, 50.0), ("fovea_thead", 0, 50.0)] if study == "mini" else []
         write_metrics(results, study, *rows)
-    header, _, row = [line for line in elsewhere(results).splitlines() if line.startswith("|")]
+    header, _, row = [
+        line for line in elsewhere(judged_study(results, "mini")).splitlines() if line.startswith("|")
+    ]
     names = ["ours", "images 1", "images 2", "36 epochs", "photographs", "Verdict"]
     assert header.strip("| ").split(" | ") == ["Claim", "Metric", *names]
     claim, metric, ours, first, *others, photographs, verdict = row.strip("| ").split(" | ")
@@ -117,7 +117,9 @@ def test_differences_beside_the_claims_have_no_verdict(results):
     rows = [(run, seed, value) for run, of_run in values.items() for seed, value in enumerate(of_run)]
     write_metrics(results, "mini", *rows)
     write_metrics(results, "cells", *((run, seed, -value) for run, seed, value in rows if run != "tood_af"))
-    header, _, first, *others = [line for line in beside(results).splitlines() if line.startswith("|")]
+    header, _, first, *others = [
+        line for line in beside(kept_evidence(results, "mini")).splitlines() if line.startswith("|")
+    ]
     assert header == "| Difference in AP | ours | photographs |"
     cells = "+2.0 (−10.7 to +14.7), 2 seeds | −2.0 (−14.7 to +10.7), 2 seeds"
     assert first.endswith(f"| {cells} |")
@@ -131,11 +133,14 @@ def test_an_edited_record_is_not_shown(results):
         mini_part(results)
 
 
+def beside_the_claims() -> list[str]:
+    """The lines on what is committed."""
+    return beside(kept_evidence(REPOSITORY / "results", "mini")).splitlines()
+
+
 def by_id(study: str, check: str = "") -> pd.DataFrame:
     """What records say of each claim by the default reading: those of a study, or of one that checks it."""
-    runs = load_runs()
-    tables = load_tables(runs=runs)
-    judged = judge(load_claims(runs, tables), kept_evidence(REPOSITORY / "results", study), tables)
+    judged = judged_study(REPOSITORY / "results", study).judged
     chosen = judged["decides"].astype(bool) & (judged["check"] == check) & (judged["reading"] == DEFAULT)
     return judged[chosen].set_index("id")
 
@@ -236,7 +241,7 @@ def test_the_first_table_of_the_page_is_in_the_records():
         shares.insert(0, studies[0].loc[claim, "paper"] / studies[0].loc[claim, "paper_base"])
         cells = " | ".join(f"{number(-100 * share, '.0f')}%" for share in shares)
         assert f"\n| {claim} boxes, TOOD against ATSS | {cells} |\n" in page
-    tal = next(line for line in beside(REPOSITORY / "results").splitlines() if "both with T-head" in line)
+    tal = next(line for line in beside_the_claims() if "both with T-head" in line)
     cells = " | ".join(cell.split()[0] for cell in tal.split(" | ")[1:])
     paper = {row.run: row.paper["AP"] for row in load_tables()["table6"].rows}
     gain = shown(paper["tood_af"] - paper["atss_af_thead"], ".1f")
@@ -245,9 +250,7 @@ def test_the_first_table_of_the_page_is_in_the_records():
 
 def test_what_pages_say_of_differences_beside_the_claims_is_in_the_records():
     """docs/mini.md and docs/cells.md, in the order of `experiments/claims.yaml`."""
-    rows = [
-        line.split(" | ") for line in beside(REPOSITORY / "results").splitlines() if line.startswith("| ")
-    ]
+    rows = [line.split(" | ") for line in beside_the_claims() if line.startswith("| ")]
     assert [name.strip("| ") for name in rows[0][1:]] == ["ours", "36 epochs", "photographs"]
     effects = [[cell.split(")")[0] + ")" for cell in (row[1], row[3])] for row in rows[2:]]
     assert effects[0][0] == "−0.6 (−2.1 to +0.9)"
@@ -258,11 +261,8 @@ def test_what_pages_say_of_differences_beside_the_claims_is_in_the_records():
 
 def test_what_pages_say_of_the_readings_is_in_the_records():
     """How many of the eight definitions of PCC have which direction, and that those of the IoU agree."""
-    runs = load_runs()
-    tables = load_tables(runs=runs)
-    claims = load_claims(runs, tables)
     for study, same, opposite in (("mini", 1, 3), ("cells", 0, 7)):
-        judged = judge(claims, kept_evidence(REPOSITORY / "results", study), tables)
+        judged = judged_study(REPOSITORY / "results", study).judged
         own = judged[judged["check"] == ""]
         directions = own[own["id"] == "pcc"]["direction"].tolist()
         counts = (len(directions), directions.count("same direction"), directions.count("opposite"))

@@ -15,8 +15,8 @@ from tood.ledger.references import load_references
 from tood.ledger.server_scores import load_scores
 from tood.report import shared_seeds
 from tood.report.claims_table import claims_markdown, headlines_markdown
-from tood.report.evidence import judge, summary
-from tood.report.kept import code_changed, kept, kept_evidence, records_of
+from tood.report.evidence import summary
+from tood.report.kept import code_changed, judged_study, kept, kept_evidence, records_of
 from tood.report.markup import markdown
 from tood.report.readings import DEFAULT
 from tood.report.tables import build, to_markdown, with_enough_objects
@@ -57,9 +57,7 @@ def rewrite(readme: Path, part: str) -> None:
 def headlines_part(results: Path) -> str:
     """What README.md shows: how much was measured, the verdicts, and the headlines among the claims."""
     runs, page = load_runs(), load_pages().readme
-    tables = load_tables(runs=runs)
-    claims, evidence = load_claims(runs, tables), kept_evidence(results, page.study)
-    judged_by = judge(claims, evidence, tables)
+    claims, tables, evidence, judged = judged_study(results, page.study)
     of_paper = select_runs(None, runs)
     measured = (
         f"{_with_ap(kept(results, scale), of_paper)} of {len(of_paper)} at the scale `{scale}`"
@@ -67,14 +65,14 @@ def headlines_part(results: Path) -> str:
     )
     facts = [
         f"Runs of the paper with a measured AP: {', '.join(measured)}.",
-        *_verdicts(judged_by, page.study, vocabulary(evidence.comparable)),
+        *_verdicts(judged, page.study, vocabulary(evidence.comparable)),
         cost(results, page.study).strip(),
     ]
     listed = "\n".join(f"- {fact}" for fact in facts if fact)
     shown = [
         listed,
         *forest_picture(results, page.study, "results", _WIDTH),
-        headlines_markdown(claims, judged_by, tables, page.headlines),
+        headlines_markdown(claims, judged, tables, page.headlines),
     ]
     return "\n\n".join(shown)
 

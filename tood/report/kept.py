@@ -2,21 +2,31 @@
 
 import functools
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 from tood.ledger.code_digest import training_code
 from tood.ledger.records import Record, read_record
-from tood.report.evidence import Checked, Evidence
+from tood.report.evidence import Checked, Evidence, judge
 from tood.report.readings import NO_READINGS, READINGS
 from tood.report.tables import NO_METRICS, as_metrics, joined, read_complexity
 from tood.runtime.files import DamagedFile
-from tood.study.claims import load_checks
-from tood.study.declarations import load_runs
+from tood.study.claims import Claim, load_checks, load_claims
+from tood.study.declarations import Table, load_runs, load_tables
 from tood.study.paths import COMPLEXITY, METRICS, RESULTS, StudyPaths
 from tood.study.scales import load_scale, scale_names
 
 _NEEDED = ("run", "seed", "metric", "value", "stale")  # columns; without others a value is used all the same
+
+
+class Judged(NamedTuple):
+    """The claims, what a study says of them, and what that rests on."""
+
+    claims: list[Claim]
+    tables: dict[str, Table]
+    evidence: Evidence
+    judged: pd.DataFrame  # of `tood.report.evidence.judge`
 
 
 def kept(results: Path, study: str) -> pd.DataFrame:
@@ -40,6 +50,14 @@ def kept_evidence(results: Path, study: str) -> Evidence:
     """
     metrics = joined([trained(results, study), _sizes(results)])
     return Evidence(study, metrics, _comparable(study), kept_readings(results, study), checks(results, study))
+
+
+def judged_study(results: Path, study: str) -> Judged:
+    """The claims judged by what is kept of a study; raises as `kept_evidence`."""
+    runs = load_runs()
+    tables = load_tables(runs=runs)
+    claims, evidence = load_claims(runs, tables), kept_evidence(results, study)
+    return Judged(claims, tables, evidence, judge(claims, evidence, tables))
 
 
 def checks(results: Path, study: str) -> list[Checked]:

@@ -8,15 +8,15 @@ from tood.ledger.records import Record
 from tood.report.claim_sentences import findings
 from tood.report.contrasts import common_seeds, estimate
 from tood.report.effects import effect_with_interval
-from tood.report.evidence import judge, summary, values_by_metric
+from tood.report.evidence import Evidence, summary, values_by_metric
 from tood.report.front_page import cost, forest_picture, measured_tables
-from tood.report.kept import code_changed, kept, kept_evidence, records_of
+from tood.report.kept import Judged, code_changed, judged_study, kept, records_of
 from tood.report.markup import DASH, markdown, markdown_table, number
 from tood.report.readings import DEFAULT
 from tood.report.shared_seeds import on_shared_seeds
 from tood.report.tables import build, with_enough_objects
 from tood.report.verdicts import Verdict
-from tood.study.claims import load_beside, load_checks, load_claims
+from tood.study.claims import load_beside, load_checks
 from tood.study.declarations import load_runs, load_tables
 from tood.study.pages import load_pages
 from tood.study.paths import AP
@@ -25,12 +25,12 @@ from tood.study.paths import AP
 def mini_part(results: Path) -> str:
     """What was measured: findings, differences beside the claims, sweep, orders, tables, best anchors."""
     page = load_pages().mini
-    other = page.other_images
+    other, of_study = page.other_images, judged_study(results, page.study)
     parts = [
         "### Findings\n",
-        study_findings(results, page.study),
+        findings(of_study.claims, of_study.judged, of_study.tables),
         "### Beside the claims\n",
-        beside(results),
+        beside(of_study.evidence),
         "### Sweep\n",
         sweep(results),
         *(["### Orders\n", compared] if (compared := orders(results, page.study)) else []),
@@ -40,7 +40,7 @@ def mini_part(results: Path) -> str:
         agreement(results, page.study),
     ]
     if any(records_of(results, check.study) for check in load_checks(page.study, load_runs())):
-        parts += ["### In other studies\n", elsewhere(results)]
+        parts += ["### In other studies\n", elsewhere(of_study)]
     if records_of(results, other.study):
         tables = measured_tables(results, other.study, other.tables, least=2)
         parts += ["### On other images\n", *tables, agreement(results, other.study)]
@@ -54,22 +54,13 @@ def cells_part(results: Path) -> str:
         return "Pending: no training of this study has a record yet.\n"
     parts = [cost(results, study).strip(), *forest_picture(results, study, "../results")]
     tables = measured_tables(results, study, least=2)
-    measured = [study_findings(results, study), *tables, agreement(results, study)]
+    claims, of_tables, _, judged = judged_study(results, study)
+    measured = [findings(claims, judged, of_tables), *tables, agreement(results, study)]
     return "\n".join([*(f"{part}\n" for part in parts), *measured])
 
 
-def study_findings(results: Path, study: str) -> str:
-    """The sentences of `findings` on a study."""
-    runs = load_runs()
-    tables = load_tables(runs=runs)
-    claims = load_claims(runs, tables)
-    return findings(claims, judge(claims, kept_evidence(results, study), tables), tables)
-
-
-def beside(results: Path) -> str:
+def beside(evidence: Evidence) -> str:
     """The differences without a verdict, in the study and in those that check it."""
-    page = load_pages().mini
-    evidence = kept_evidence(results, page.study)
     studies = {"ours": evidence.metrics, **{check.name: check.metrics for check in evidence.checks}}
     values = {name: values_by_metric(metrics).get("AP", {}) for name, metrics in studies.items()}
     body, shown = [], set()
@@ -82,7 +73,7 @@ def beside(results: Path) -> str:
         shown |= set(cells)
     names = [name for name in studies if name in shown]
     rows = [[markdown(what), *(cells.get(name, "–") for name in names)] for what, cells in body]
-    return markdown_table(page.beside, ["Difference in AP", *names], rows, 1, [])
+    return markdown_table(load_pages().mini.beside, ["Difference in AP", *names], rows, 1, [])
 
 
 def sweep(results: Path) -> str:
@@ -140,12 +131,9 @@ def agreement(results: Path, study: str) -> str:
     return markdown_table(page.caption, header, body, 1, [])
 
 
-def elsewhere(results: Path) -> str:
+def elsewhere(of_study: Judged) -> str:
     """The effects in the study and in those that check it side by side, for the claims that any other has."""
-    runs, page = load_runs(), load_pages().mini
-    tables = load_tables(runs=runs)
-    claims, evidence = load_claims(runs, tables), kept_evidence(results, page.study)
-    judged = judge(claims, evidence, tables)
+    claims, tables, evidence, judged = of_study
     names = [check.name for check in evidence.checks]
     looks = judged[judged["decides"].astype(bool) & (judged["reading"] == DEFAULT)]
     body, notes = [], []
@@ -157,7 +145,7 @@ def elsewhere(results: Path) -> str:
             body.append([markdown(claim.claim), markdown(claim.metric), *cells, own["verdict"]])
             notes += [markdown(f"{claim.claim}: {own['note']}")] if own["note"] else []
     header = ["Claim", "Metric", "ours", *names, "Verdict"]
-    return markdown_table(page.elsewhere, header, body, 2, notes)
+    return markdown_table(load_pages().mini.elsewhere, header, body, 2, notes)
 
 
 def _effect(row: Mapping | None, spec: str) -> str:
