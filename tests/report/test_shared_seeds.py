@@ -34,3 +34,10 @@ def test_nothing_is_said_where_rows_have_the_same_seeds_or_none_in_common():
     assert remark(metrics(("tood_m5", 0, 30.0), ("tood_m9", 0, 20.0)), TABLE) == []
     assert remark(metrics(("tood_m5", 0, 30.0), ("tood_m9", 1, 20.0)), TABLE) == []
     assert remark(metrics(("tood_m5", 0, 30.0), metric="AP75"), TABLE) == []
+
+
+def test_every_table_can_have_rows_with_different_seeds():
+    for table in load_tables().values():
+        rows = {row.run: [0] for row in table.rows} | {table.rows[0].run: [0, 1]}
+        frame = metrics(*((run, seed, 1.0) for run, seeds in rows.items() for seed in seeds))
+        assert len(remark(frame, table)) == (len(rows) > 1 and "AP" in table.metrics)

@@ -33,8 +33,10 @@ def remark(metrics: pd.DataFrame, table: Table) -> list[str]:
 
     Args:
         metrics: as for `on_shared_seeds`.
-        table: whose rows the means follow.
+        table: whose rows the means follow; nothing is said of one that does not show AP.
     """
+    if METRIC not in table.metrics:
+        return []
     values = on_shared_seeds(metrics, table)
     measured = metrics[(metrics["metric"] == METRIC) & metrics["value"].notna()]
     own = measured[measured["run"].isin(values["run"])]
