@@ -15,6 +15,7 @@ from tood.report.markup import number
 from tood.report.mini_page import agreement, beside, elsewhere, mini_part, orders, sweep
 from tood.report.readings import DEFAULT
 from tood.study.declarations import load_tables
+from tood.study.options import parse_options
 from tood.study.paths import REPOSITORY
 from tood.study.plan import Plan
 
@@ -200,6 +201,29 @@ def test_what_pages_say_in_words_is_in_the_records():
         *[opposite] * 2,
     ]
 
+    first, second = (by_id("mini", f"images {number}") for number in (1, 2))
+    intervals = [
+        draw.loc["tood_af", ["low", "high"]].astype(float).round(1).tolist() for draw in (first, second)
+    ]
+    assert intervals == [[3.1, 17.7], [0.2, 14.2]]
+    sums = [
+        draw.loc["more_than_the_sum", ["direction", "welch_direction"]].tolist() for draw in (first, second)
+    ]
+    assert sums == [[open_, open_], [same, open_]]
+    for draw in (first, second):
+        assert set(draw.loc[["tood_af", "redundant", "error", "iou"], "direction"]) == {same}
+        assert set(draw.loc[["correct", "pcc"], "direction"]) == {open_}
+    heads = mini.loc[["t_head_fovea", "t_head_fcos", "t_head_atss_ab"]]
+    assert set(heads["direction"]) == {open_}
+    assert set(heads["seeds"]) == {3}
+    assert (heads["mean"].min().round(1), heads["mean"].max().round(1)) == (2.6, 4.9)
+    tap = mini.loc["tal_tap_paa"]
+    assert (tap["direction"], tap["welch_direction"], round(tap["mean"], 1)) == (same, open_, 6.8)
+    assert tap["holm_p"] > 0.05
+    order = orders(REPOSITORY / "results", "mini")
+    assert "| Table 1 | AP | 8 | 0.36 |" in order
+    assert "| Table 2 | AP | 14 | 0.87 |" in order
+
     results = REPOSITORY / "results"
     means = {row.split(" |")[0]: row for row in agreement(results, "mini").splitlines()}
     for method, distance, lost in (
@@ -227,7 +251,7 @@ def test_what_pages_say_in_words_is_in_the_records():
 
 def test_the_first_table_of_the_page_is_in_the_records():
     page = (REPOSITORY / "docs/mini.md").read_text()
-    studies = (by_id("mini"), by_id("mini", "36 epochs"), by_id("cells"))
+    studies = [by_id("mini", check) for check in ("", "images 1", "images 2", "36 epochs")] + [by_id("cells")]
     for row, claim in (
         ("TOOD − ATSS, anchor-free, AP", "tood_af"),
         ("T-head − control, AP", "head_alone"),
@@ -251,8 +275,14 @@ def test_the_first_table_of_the_page_is_in_the_records():
 def test_what_pages_say_of_differences_beside_the_claims_is_in_the_records():
     """docs/mini.md and docs/cells.md, in the order of `experiments/claims.yaml`."""
     rows = [line.split(" | ") for line in beside_the_claims() if line.startswith("| ")]
-    assert [name.strip("| ") for name in rows[0][1:]] == ["ours", "36 epochs", "photographs"]
-    effects = [[cell.split(")")[0] + ")" for cell in (row[1], row[3])] for row in rows[2:]]
+    assert [name.strip("| ") for name in rows[0][1:]] == [
+        "ours",
+        "images 1",
+        "images 2",
+        "36 epochs",
+        "photographs",
+    ]
+    effects = [[cell.split(")")[0] + ")" for cell in (row[1], row[5])] for row in rows[2:]]
     assert effects[0][0] == "−0.6 (−2.1 to +0.9)"
     assert [pair[0].split()[0] for pair in effects[1:]] == ["−4.9", "+9.1", "+13.8", "+3.2"]
     assert effects[1][1].split()[0] == "−4.2"
@@ -286,18 +316,29 @@ def test_what_the_page_on_photographs_says_in_words_is_in_the_records():
     assert (correct["tood_af"], correct["atss_af"]) == (935, 939)
 
 
-def test_the_front_page_counts_the_trainings_of_the_plan():
+def planned() -> set[tuple[str, str, int]]:
+    """Study, run and seed of every training that a command of docs/mini_plan.md names."""
+    text = (REPOSITORY / "docs/mini_plan.md").read_text()
+    commands = []
+    for row in re.findall(r"^\|.*\| \d+ \|.*", text, re.MULTILINE):
+        first, *others = re.findall(r"`([^`]+)`", row) or [""]
+        commands.append(first)
+        value = re.search(r"[\d.]*$", first)[0]  # in its place come those of "so with"
+        for other in filter(re.compile(r"[\d.]+").fullmatch, others):
+            commands.append(re.sub(rf"(?<=[=a-z]){re.escape(value)}\b", other, first))
+    plans = [Plan({"scale": "mini"} | parse_options(command.split())) for command in commands]
+    return {(plan.name, training.run, training.seed) for plan in plans for training in plan.trainings}
+
+
+def test_the_trainings_of_the_plan_have_records_and_no_others():
+    """No run was dropped, no seed replaced, and nothing was added."""
     results = REPOSITORY / "results"
-    sweeps = (f"sweeps/{path.name}" for path in (results / "sweeps").glob("mini_*"))
-    trained = sum(len(records_of(results, study)) for study in ("mini", "cells", *sweeps))
-    assert "\n252 trainings in all" in (REPOSITORY / "docs/mini_plan.md").read_text()
-    tables = load_tables()
-    before = {row.run for name in ("control", "table3", "table4", "table_m") for row in tables[name].rows}
-    rest = sum(record.run not in before for record in records_of(results, "mini"))
-    readme, page = (REPOSITORY / name for name in ("README.md", "docs/mini.md"))
-    assert f"{trained} of the 252 trainings" in readme.read_text()
-    assert f"{rest} of 54 trainings" in readme.read_text()
-    assert f"{rest} of 54 trainings" in page.read_text()
+    studies = ["mini", "cells", *(f"sweeps/{path.name}" for path in (results / "sweeps").glob("mini_*"))]
+    trained = {(study, each.run, each.seed) for study in studies for each in records_of(results, study)}
+    assert len(planned()) == 252
+    assert trained == planned()
+    for name in ("README.md", "docs/mini.md"):
+        assert re.search(r"(?i)all 252 trainings", (REPOSITORY / name).read_text())
 
 
 def test_the_page_says_which_cpus_trained_what():
@@ -307,7 +348,11 @@ def test_the_page_says_which_cpus_trained_what():
     parts = (
         [record for record in records if record.run in main] + records_of(results, "cells"),
         [record for record in records if record.run not in main]
-        + records_of(results, "sweeps/mini_schedule3"),
+        + [
+            record
+            for study in ("mini_schedule3", "mini_data_seed1", "mini_data_seed2")
+            for record in records_of(results, f"sweeps/{study}")
+        ],
     )
     first, second = ({record.provenance["hardware"]["cpu"] for record in part} for part in parts)
     assert len(first) == len(second) == 1
