@@ -3,6 +3,7 @@
 import colorsys
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers.figures import text_of_pdf, watch_figures
@@ -10,12 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.collections import Collection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 
 from tood.report.claims_table import verdict_on_margin, write_claims
 from tood.report.evidence import Checked, Evidence, judge, summary
 from tood.report.forest import OURS, PAPER, SEEDS, caption, draw_forest, forest
 from tood.study.claims import load_claims
 from tood.study.declarations import load_runs, load_tables
+from tood.study.paths import REPOSITORY, StudyPaths
 
 RUNS = load_runs()
 TABLES = load_tables(runs=RUNS)
@@ -231,3 +234,17 @@ def test_without_the_papers_values_nothing_is_said_of_them():
     assert [text.get_text() for text in legend.get_texts()] == [OURS, SEEDS, "margin of the claim"]
     assert "cross" not in caption(own)
     assert "Open markers" not in caption(own)
+
+
+@pytest.mark.parametrize("study", ["mini", "cells"])
+def test_the_committed_figure_shows_the_committed_claims(study, tmp_path):
+    """Fonts and versions may move a pixel here and there; other values or labels move many."""
+    results = StudyPaths(study).results
+    draw_forest(REPOSITORY / results / "tables/claims.csv", tmp_path / "claims")
+    with (
+        Image.open(tmp_path / "claims.png") as drawn,
+        Image.open(REPOSITORY / results / "figures/claims.png") as kept,
+    ):
+        assert drawn.size == kept.size
+        difference = np.asarray(drawn.convert("L"), float) - np.asarray(kept.convert("L"), float)
+    assert (np.abs(difference) > 64).mean() < 1e-3
