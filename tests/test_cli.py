@@ -19,6 +19,7 @@ from tood.commands import checks as doctor
 from tood.commands import folder, runs
 from tood.commands.findings import Finding
 from tood.ledger.plans import save_study
+from tood.study.options import Study
 from tood.study.plan import Plan
 
 REPOSITORY = Path(__file__).parents[1]
@@ -272,6 +273,11 @@ def test_files_of_the_command_line_stay_those_of_the_folder(elsewhere, workspace
         "config": ["tood_af", f"data_root={elsewhere / 'cells'}", "released=", "scale=a.png"],
         "run": "a.png",
     }
+
+
+def test_every_option_of_a_study_that_is_a_path_is_known():
+    paths = {name for name, field in Study.model_fields.items() if "Path" in str(field.annotation)}
+    assert set(folder.PATH_OPTIONS) == paths
 
 
 def test_a_folder_with_studies_is_not_left(elsewhere, capsys):

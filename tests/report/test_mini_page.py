@@ -1,5 +1,6 @@
 """The measured part of docs/mini.md, from records that are written here."""
 
+import functools
 import math
 import re
 
@@ -10,7 +11,7 @@ from helpers.records import finish
 from tood.report.contrasts import paired_interval
 from tood.report.effects import shown
 from tood.report.front_page import cost
-from tood.report.kept import judged_study, kept_evidence, records_of
+from tood.report.kept import Judged, judged_study, kept_evidence, records_of
 from tood.report.markup import number
 from tood.report.mini_page import agreement, beside, elsewhere, mini_part, orders, sweep
 from tood.report.readings import DEFAULT
@@ -134,14 +135,20 @@ def test_an_edited_record_is_not_shown(results):
         mini_part(results)
 
 
+@functools.cache  # several tests ask for the same study
+def committed(study: str) -> Judged:
+    """The claims judged by what is committed of a study."""
+    return judged_study(REPOSITORY / "results", study)
+
+
 def beside_the_claims() -> list[str]:
     """The lines on what is committed."""
-    return beside(kept_evidence(REPOSITORY / "results", "mini")).splitlines()
+    return beside(committed("mini").evidence).splitlines()
 
 
 def by_id(study: str, check: str = "") -> pd.DataFrame:
     """What records say of each claim by the default reading: those of a study, or of one that checks it."""
-    judged = judged_study(REPOSITORY / "results", study).judged
+    judged = committed(study).judged
     chosen = judged["decides"].astype(bool) & (judged["check"] == check) & (judged["reading"] == DEFAULT)
     return judged[chosen].set_index("id")
 
@@ -292,7 +299,7 @@ def test_what_pages_say_of_differences_beside_the_claims_is_in_the_records():
 def test_what_pages_say_of_the_readings_is_in_the_records():
     """How many of the eight definitions of PCC have which direction, and that those of the IoU agree."""
     for study, same, opposite in (("mini", 1, 3), ("cells", 0, 7)):
-        judged = judged_study(REPOSITORY / "results", study).judged
+        judged = committed(study).judged
         own = judged[judged["check"] == ""]
         directions = own[own["id"] == "pcc"]["direction"].tolist()
         counts = (len(directions), directions.count("same direction"), directions.count("opposite"))
@@ -335,8 +342,9 @@ def test_the_trainings_of_the_plan_have_records_and_no_others():
     results = REPOSITORY / "results"
     studies = ["mini", "cells", *(f"sweeps/{path.name}" for path in (results / "sweeps").glob("mini_*"))]
     trained = {(study, each.run, each.seed) for study in studies for each in records_of(results, study)}
-    assert len(planned()) == 252
-    assert trained == planned()
+    plan = planned()
+    assert len(plan) == 252
+    assert trained == plan
     for name in ("README.md", "docs/mini.md"):
         assert re.search(r"(?i)all 252 trainings", (REPOSITORY / name).read_text())
 

@@ -13,7 +13,7 @@ from tood.study.paths import EXPERIMENTS, REPOSITORY, StudyPaths
 
 _RULES = "Snakefile"
 _FILES = ("image", "images", "config")  # options with text that may name files
-_OPTIONS = ("data_root", "released")  # of `--config`, whose values are paths
+PATH_OPTIONS = ("data_root", "released")  # of `--config`; a test compares them with those of a study
 
 
 def require_clone() -> None:
@@ -55,7 +55,7 @@ def _from(folder: Path, name: str, value: Any) -> Any:
     if name not in _FILES or not isinstance(value, str):
         return value
     option, _, path = value.partition("=")
-    if option in _OPTIONS and path:
+    if option in PATH_OPTIONS and path:
         return f"{option}={folder / path}"
     if glob.glob(value):
         return str(folder / value) if Path(value).exists() else str(Path(glob.escape(str(folder))) / value)

@@ -54,8 +54,9 @@ def cells_part(results: Path) -> str:
         return "Pending: no training of this study has a record yet.\n"
     parts = [cost(results, study).strip(), *forest_picture(results, study, "../results")]
     tables = measured_tables(results, study, least=2)
-    claims, of_tables, _, judged = judged_study(results, study)
-    measured = [findings(claims, judged, of_tables), *tables, agreement(results, study)]
+    of_study = judged_study(results, study)
+    found = findings(of_study.claims, of_study.judged, of_study.tables)
+    measured = [found, *tables, agreement(results, study)]
     return "\n".join([*(f"{part}\n" for part in parts), *measured])
 
 
