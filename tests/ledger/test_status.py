@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tood.cli import main
 from tood.commands import progress as overview
-from tood.ledger.plans import load_study, save_study
+from tood.ledger.plans import declare_study, load_study, save_study
 from tood.ledger.provenance import evaluation_digest
 from tood.ledger.status import (
     HEARTBEAT_TIMEOUT,
@@ -271,7 +271,7 @@ def test_a_study_with_records_is_known_where_it_was_never_called(workspace, monk
     called = Plan(options)
     for run, seed in (("tood_af", 1), ("atss_af", 0)):
         records.finish(called, run, seed, epochs=24)
-    save_study(called)
+    declare_study(called)
     shutil.rmtree("work")
     copy = StudyPaths("mine").record("tood_af", "1 (copy)")
     shutil.copy(StudyPaths("mine").record("tood_af", 1), copy)
@@ -293,7 +293,7 @@ def test_a_study_with_records_is_known_where_it_was_never_called(workspace, monk
 
 def test_the_study_of_a_scale_has_no_declaration(workspace, monkeypatch):
     monkeypatch.chdir(workspace.path)
-    save_study(Plan({"scale": "mini", "runs": "tood_af"}))
+    declare_study(Plan({"scale": "mini", "runs": "tood_af"}))
     assert not StudyPaths("mini").declaration.exists()
 
 

@@ -159,6 +159,15 @@ def test_a_dry_run_says_that_the_dataset_is_not_there(empty):
     assert call.describe_what_is_left(plan, []).splitlines()[-1] == cost
 
 
+@pytest.mark.parametrize(
+    ("ended", "declared"),
+    [((), False), (("check_data", "train"), False), (("evaluate",), True), (("tables",), True)],
+)
+def test_a_study_is_declared_when_a_record_or_tables_were_made(empty, ended, declared):
+    call.declare(Plan({"name": "mine"}), ended)
+    assert StudyPaths("mine").declaration.is_file() == declared
+
+
 def test_a_success_says_what_was_done_and_where_it_is():
     done = {"train": 2, "evaluate": 1, "evaluate_and_analyse": 1, "tables": 1, "report": 1, "all": 1}
     first, *places = call.describe_success(PAIR, done, 401).splitlines()

@@ -460,6 +460,14 @@ def test_each_result_carries_what_made_it(study):
         assert made["finished"] > made["started"]
         for name in ("ap.json", "alignment.json"):
             assert json.loads((folder / name).read_text())["digests"].items() >= made["digests"].items()
+    declared = json.loads((study.path / "results/tiny/study.json").read_text())
+    assert declared == {
+        "scale": "smoke",
+        "name": "tiny",
+        "runs": [*TRAINED],
+        "iterations": 3,
+        "val_images": 6,
+    }
     shown = study.run("tood", "show", "tood_af")
     assert shown.returncode == 0, shown.stdout
     assert re.search(r"^0 +done ", shown.stdout, re.MULTILINE)

@@ -14,15 +14,18 @@ from tood.study.scales import scale_names
 
 
 def save_study(plan: Plan) -> None:
-    """Write the options of a call of the workflow to the file that `load_study` reads.
+    """Write the options of a call of the workflow to the file that `load_study` reads."""
+    write_json(StudyPaths(plan.name).options, plan.study.model_dump(mode="json", exclude_none=True))
 
-    What makes the study what it is goes beside its results, too, so that its records can be read where it
-    never ran. The studies of scales need no such declaration.
+
+def declare_study(plan: Plan) -> None:
+    """Write what makes a study what it is beside its records, which can then be read where it never ran.
+
+    The studies of scales need no such declaration.
     """
-    paths, options = StudyPaths(plan.name), plan.study.model_dump(mode="json", exclude_none=True)
-    write_json(paths.options, options)
     if plan.name not in scale_names():
-        write_json(paths.declaration, {name: options[name] for name in options if name not in OF_A_CALL})
+        options = plan.study.model_dump(mode="json", exclude_none=True, exclude=OF_A_CALL)
+        write_json(StudyPaths(plan.name).declaration, options)
 
 
 def load_study(name: str | None = None) -> Plan:
