@@ -8,13 +8,16 @@ import pandas as pd
 import pytest
 from helpers.records import finish
 
-from tood.report.contrasts import paired_interval
+from tood.data.shapes import CLASSES
+from tood.engine.config import build_model, resolve
+from tood.report.contrasts import paired_interval, welch_interval
 from tood.report.effects import shown
 from tood.report.front_page import cost
 from tood.report.kept import Judged, judged_study, kept_evidence, records_of
 from tood.report.markup import number
 from tood.report.mini_page import agreement, beside, elsewhere, mini_part, orders, sweep
 from tood.report.readings import DEFAULT
+from tood.report.shared_seeds import on_shared_seeds, with_shared_seeds
 from tood.study.declarations import load_tables
 from tood.study.options import parse_options
 from tood.study.paths import REPOSITORY
@@ -78,12 +81,13 @@ def test_cost_is_that_of_the_records(results):
     assert " Of these records 1 are stale: " in cost(results, "mini")
 
 
-def test_the_study_on_other_images_is_shown_where_there_is_one(results):
-    assert "On other images" not in mini_part(results)
-    finish(Plan({"scale": "mini", "name": "sweeps/mini_data_seed1", "data_seed": 1}), "atss_af", 0)
+def test_the_tables_of_other_studies_are_shown_where_there_are_any(results):
+    assert "Tables of" not in mini_part(results)
+    for options in ({"name": "sweeps/mini_data_seed1", "data_seed": 1}, {"name": "cells"}):
+        finish(Plan({"scale": "mini"} | options), "atss_af", 0)
     part = mini_part(results)
     assert part.count("**Best anchors.**") == 2
-    assert "### On other images" in part
+    assert re.findall("### Tables of .*", part) == ["### Tables of images 1"]
 
 
 def write_metrics(results, study: str, *rows: tuple) -> None:
@@ -184,6 +188,7 @@ def test_what_pages_say_in_words_is_in_the_records():
     assert mini.loc["alpha_beta", "direction"] == open_
     assert mini.loc["alpha_beta", "contrast"] == "tood_af - tood_alpha05_beta2"
     assert max(-mini.loc["alpha_beta", "low"], mini.loc["alpha_beta", "high"]).round(1) == 1.3
+    assert max(-mini.loc["alpha_beta", "welch_low"], mini.loc["alpha_beta", "welch_high"]).round(1) == 2.5
     for study, redundant, error in ((mini, 32, 22), (cells, 59, 44)):
         shares = (100 * study["mean"] / study["base"]).round()
         assert shares[["redundant", "error"]].tolist() == [redundant, error]
@@ -217,6 +222,7 @@ def test_what_pages_say_in_words_is_in_the_records():
         draw.loc["more_than_the_sum", ["direction", "welch_direction"]].tolist() for draw in (first, second)
     ]
     assert sums == [[open_, open_], [same, open_]]
+    assert second.loc["more_than_the_sum", "mean"].round(1) == 5.2
     for draw in (first, second):
         assert set(draw.loc[["tood_af", "redundant", "error", "iou"], "direction"]) == {same}
         assert set(draw.loc[["correct", "pcc"], "direction"]) == {open_}
@@ -252,8 +258,51 @@ def test_what_pages_say_in_words_is_in_the_records():
     for rate in ("0.02", "0.04", "0.08"):
         of_rate = pd.read_csv(results / f"sweeps/mini_lr{rate}/metrics.csv").query("metric == 'AP'")
         by_run = of_rate.groupby("run")["value"].mean()
-        rates[rate] = (by_run["atss_af"].round(1), round(by_run["tood_af"] - by_run["atss_af"], 1))
-    assert rates == {"0.02": (27.3, 11.7), "0.04": (27.6, 9.8), "0.08": (27.9, 9.4)}
+        rates[rate] = (by_run.mean().round(1), round(by_run["tood_af"] - by_run["atss_af"], 1))
+    assert rates == {"0.02": (33.2, 11.7), "0.04": (32.5, 9.8), "0.08": (32.6, 9.4)}
+
+
+def test_what_pages_say_of_the_price_of_a_choice_by_score_is_in_the_records():
+    lost = {}
+    for study in (
+        "mini",
+        "cells",
+        *(f"sweeps/mini_{name}" for name in ("data_seed1", "data_seed2", "schedule3")),
+    ):
+        rows = [row.split(" | ") for row in agreement(REPOSITORY / "results", study).splitlines()]
+        of_method = {row[0]: row[-1].split()[0] for row in rows if len(row) > 1}
+        lost[study] = [of_method[f"| {method}"] for method in ("T-head + TAL", "Parallel head + ATSS")]
+    assert (lost["mini"], lost["cells"]) == (["0.181", "0.217"], ["0.113", "0.114"])
+    assert all(float(tood) < float(atss) for study, (tood, atss) in lost.items() if study != "cells")
+
+
+def test_what_the_page_says_of_the_order_of_table_2_is_in_the_records():
+    table = load_tables()["table2"]
+    metrics = pd.read_csv(REPOSITORY / "results/mini/metrics.csv")
+    shared = on_shared_seeds(metrics, [row.run for row in table.rows])
+    ours, epochs = shared.groupby("run")["value"].mean(), shared.groupby("run")["epochs"].first()
+    assert (epochs[ours.sort_values().index[-4:]] == 18).all()
+    short = epochs.index[epochs == 12]
+    paper = pd.Series({row.run: row.paper["AP"] for row in table.rows})
+    assert (len(ours), len(short)) == (14, 10)
+    assert round(ours[short].corr(paper[short], method="spearman"), 2) == 0.76
+
+
+def test_the_page_says_how_large_the_detectors_are():
+    """Of all runs of the study these two are the smallest and the largest."""
+    plan, categories = Plan({"scale": "mini"}), [{"name": name} for name in CLASSES]
+    models = [build_model(resolve(plan.settings(run), categories, None)) for run in ("tood_af", "iqdet_r50")]
+    sizes = [sum(parameter.numel() for parameter in model.parameters()) for model in models]
+    assert [math.floor(size / 1e4) / 100 for size in sizes] == [0.28, 0.39]
+
+
+def test_the_committed_figures_of_sweeps_show_common_seeds():
+    results = REPOSITORY / "results/mini"
+    metrics = pd.read_csv(results / "metrics.csv")
+    for figure, table in (("sweep_m", "table_m"), ("alpha_beta", "table4")):
+        _, seeds = with_shared_seeds(pd.read_csv(results / f"tables/{table}.csv"), metrics)
+        assert seeds == [0, 1, 2, 3, 4]
+        assert "(0, 1, 2, 3, 4)" in (results / f"figures/{figure}.md").read_text()
 
 
 def test_the_first_table_of_the_page_is_in_the_records():
@@ -319,6 +368,17 @@ def test_what_the_page_on_photographs_says_in_words_is_in_the_records():
     ap50 = values.query("metric == 'AP50'").pivot_table("value", "seed", "run")
     low, high = paired_interval((ap50["tood_af"] - ap50["atss_af"]).to_numpy())
     assert (round(low, 1), round(high, 1)) == (-8.1, -3.8)
+    assert cells.loc["correct", ["low", "high", "welch_low", "welch_high"]].astype(float).round(
+        1
+    ).tolist() == [
+        *[-7.3, 0.1],
+        *[-6.4, -0.8],
+    ]
+    assert round(cells.loc["pcc", "holm_p"], 3) == 0.056
+    by_seed = values.query("metric == 'AP'").pivot_table("value", "seed", "run")
+    both = {run: by_seed[run].to_numpy() for run in ("tood_af", "parallel_atss")}
+    low, high = welch_interval({"tood_af": 1, "parallel_atss": -1}, both)
+    assert (round(low, 1), round(high, 1)) == (0.3, 3.9)
     correct = values[values["metric"] == "#Correct boxes"].groupby("run")["value"].mean().round()
     assert (correct["tood_af"], correct["atss_af"]) == (935, 939)
 
@@ -354,7 +414,12 @@ def test_the_page_says_which_cpus_trained_what():
     main = {row.run for name in ("control", "table3") for row in tables[name].rows}
     records = records_of(results, "mini")
     parts = (
-        [record for record in records if record.run in main] + records_of(results, "cells"),
+        [record for record in records if record.run in main]
+        + [
+            record
+            for study in ("cells", *(f"sweeps/mini_lr{rate}" for rate in ("0.02", "0.04", "0.08")))
+            for record in records_of(results, study)
+        ],
         [record for record in records if record.run not in main]
         + [
             record

@@ -18,7 +18,7 @@ def test_what_is_declared_is_there():
     ("place", "value", "message"),
     [
         (("detectors", "TOOD"), "tood_aff", "'tood_aff' is no run; .*there are "),
-        (("mini", "other_images", "tables"), ["table9"], "'table9' is no table; .*there are "),
+        (("mini", "of_others"), ["table9"], "'table9' is no table; .*there are "),
         (("results",), [{"scale": "maxi"}], "'maxi' is no scale; there are mini, paper, smoke"),
         (("mini", "orders", "rows"), 2, "mini: orders: rows: Input should be greater than or equal to 3"),
         (("readme", "colour"), "red", "readme: colour: unknown key"),

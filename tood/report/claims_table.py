@@ -162,10 +162,12 @@ def _caption(header: Sequence[str]) -> str:
 
 def verdict_with_welch(row: Mapping) -> str:
     """The verdict in a row of `summary`, and what Welch's interval says where that is something else."""
-    verdict = verdict_on_margin(row)
-    if row["direction"] == row["welch_direction"]:
-        return verdict
-    return f"{verdict} (by Welch: {row['welch_direction']})"
+    return verdict_on_margin(row) + by_welch(row)
+
+
+def by_welch(row: Mapping) -> str:
+    """What Welch's interval says of a row of `judge`, in brackets; empty where it says the same."""
+    return "" if row["direction"] == row["welch_direction"] else f" (by Welch: {row['welch_direction']})"
 
 
 def verdict_on_margin(row: Mapping) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 from tood.ledger.references import load_references
 from tood.ledger.server_scores import load_scores
 from tood.report import shared_seeds
-from tood.report.claims_table import claims_markdown, headlines_markdown
+from tood.report.claims_table import by_welch, claims_markdown, headlines_markdown
 from tood.report.evidence import summary
 from tood.report.kept import code_changed, judged_study, kept, kept_evidence, records_of
 from tood.report.markup import markdown
@@ -88,15 +88,17 @@ def _verdicts(judged: pd.DataFrame, study: str, words: Iterable[Verdict]) -> lis
     # Of another study only what the default reading says counts.
     looks = judged[(judged["check"] == "") | (judged["reading"] == DEFAULT)]
     disagreeing = set(looks.loc[looks["direction"] == Verdict.OPPOSITE, "id"])
-    for chosen, begin in (
-        (opposite, "Of these claims of the paper the opposite was found"),
+    for chosen, own, begin in (
+        (opposite, True, "Of these claims of the paper the opposite was found"),
         (
             ~opposite & (frame["id"].isin(disagreeing) | (frame["verdict"] == Verdict.DEPENDS)),
+            False,
             "Another definition of Table 6 or another study has the opposite direction, with an interval "
             "without 0, for",
         ),
     ):
-        if claims := list(map(markdown, frame.loc[chosen, "claim"])):
+        rows = frame[chosen].to_dict("records")
+        if claims := [markdown(row["claim"]) + (by_welch(row) if own else "") for row in rows]:
             facts.append(f"{begin}: {'; '.join(claims)}.")
     known = frame[frame["verdict"] != Verdict.PENDING]
     kinds = [
@@ -161,6 +163,8 @@ def measured_tables(
 ) -> list[str]:
     """The tables of which a study measured anything, in Markdown.
 
+    One that the paper does not have is shown if it has a measured run that no table of the paper has.
+
     Args:
         only: no others than these are shown.
         least: number of measured rows that a table needs.
@@ -170,11 +174,13 @@ def measured_tables(
     references, scores = load_references(runs), load_scores(study, runs)
     metrics = with_enough_objects(kept(results, study))
     tables = [table for name, table in load_tables(runs=runs).items() if only is None or name in only]
+    of_paper = {row.run for table in tables if table.printed for row in table.rows}
     texts = []
     for table in tables:
         own = metrics[metrics["run"].isin([row.run for row in table.rows])]
         part = _measured(table, own)
-        if len(part.rows) >= least and (table.printed or table.name in beside):
+        more = table.name in beside and any(row.run not in of_paper for row in part.rows)
+        if len(part.rows) >= least and (table.printed or more):
             frame = build(part, own, {}, runs, None, references, scores)
             texts.append(to_markdown(part, frame, shared_seeds.remark(own, part)))
     return texts

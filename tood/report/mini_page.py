@@ -6,6 +6,7 @@ from statistics import mean, stdev
 
 from tood.ledger.records import Record
 from tood.report.claim_sentences import findings
+from tood.report.claims_table import by_welch
 from tood.report.contrasts import common_seeds, estimate
 from tood.report.effects import effect_with_interval
 from tood.report.evidence import Evidence, summary, values_by_metric
@@ -23,9 +24,9 @@ from tood.study.paths import AP
 
 
 def mini_part(results: Path) -> str:
-    """What was measured: findings, differences beside the claims, sweep, orders, tables, best anchors."""
-    page = load_pages().mini
-    other, of_study = page.other_images, judged_study(results, page.study)
+    """What was measured: findings, differences beside the claims, sweep, orders, tables, other studies."""
+    page, of_study = load_pages().mini, judged_study(results, load_pages().mini.study)
+    checks = [check for check in load_checks(page.study, load_runs()) if records_of(results, check.study)]
     parts = [
         "### Findings\n",
         findings(of_study.claims, of_study.judged, of_study.tables),
@@ -39,11 +40,11 @@ def mini_part(results: Path) -> str:
         "### Best anchors\n",
         agreement(results, page.study),
     ]
-    if any(records_of(results, check.study) for check in load_checks(page.study, load_runs())):
-        parts += ["### In other studies\n", elsewhere(of_study)]
-    if records_of(results, other.study):
-        tables = measured_tables(results, other.study, other.tables, least=2)
-        parts += ["### On other images\n", *tables, agreement(results, other.study)]
+    parts += ["### In other studies\n", elsewhere(of_study)] if checks else []
+    for check in checks:
+        if check.study != load_pages().cells:
+            tables = measured_tables(results, check.study, page.of_others, least=2)
+            parts += [f"### Tables of {check.name}\n", *tables, agreement(results, check.study)]
     return "\n".join(parts)
 
 
@@ -104,7 +105,7 @@ def orders(results: Path, study: str) -> str:
         if not table.printed:
             continue
         for metric in table.metrics:
-            frame = build(table, on_shared_seeds(metrics, table, metric), {}, runs)
+            frame = build(table, on_shared_seeds(metrics, [row.run for row in table.rows], metric), {}, runs)
             both = frame[[metric, f"{metric}_paper"]].dropna()
             if len(both) >= page.rows:
                 rho = both[metric].corr(both[f"{metric}_paper"], method="spearman")
@@ -156,8 +157,7 @@ def _effect(row: Mapping | None, spec: str) -> str:
     if not row["seeds"]:
         return str(Verdict.PENDING)
     effect = f"{effect_with_interval(row, spec)}, {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
-    differs = row.get("direction") != row.get("welch_direction")
-    return f"{effect} (by Welch: {row['welch_direction']})" if differs else effect
+    return effect + by_welch(row) if "direction" in row else effect
 
 
 def _percent(record: Record, metric: str) -> str:

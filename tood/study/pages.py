@@ -50,13 +50,6 @@ class BestAnchors(Declaration):
     caption: str
 
 
-class OtherImages(Declaration):
-    """The same study on other images, of which tables are shown."""
-
-    study: str
-    tables: tuple[str, ...]
-
-
 class Mini(Declaration):
     """Part of docs/mini.md."""
 
@@ -66,7 +59,7 @@ class Mini(Declaration):
     orders: Orders
     best_anchors: BestAnchors
     elsewhere: str  # caption
-    other_images: OtherImages
+    of_others: tuple[str, ...]  # tables of the other studies that are shown
 
 
 class Pages(Declaration):
@@ -87,7 +80,7 @@ def load_pages(path: Path = PAGES) -> Pages:
     """The declaration, checked against scales and tables."""
     pages = load_declared(Pages, path)
     tables = [name for part in pages.results for name in part.tables or ()]
-    tables += [*pages.mini.other_images.tables, pages.mini.best_anchors.table, *pages.beside_the_paper]
+    tables += [*pages.mini.of_others, pages.mini.best_anchors.table, *pages.beside_the_paper]
     scales = [*pages.readme.measured, *(part.scale for part in pages.results)]
     runs = load_runs()
     for kind, names, known in (

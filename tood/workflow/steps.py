@@ -270,11 +270,16 @@ def views(runs: dict[str, list[Path]], manifest: Path, annotations: str, output:
 
 
 @_step("sweeps")
-def sweeps(table_m: Path, table4: Path, output: Path) -> None:
-    """Draw AP against m, and AP over alpha and beta, from the CSV of both tables, into a folder."""
-    from tood.analysis.figures.sweeps import draw_sweeps
+def sweeps(table_m: Path, table4: Path, metrics: Path, output: Path) -> None:
+    """Draw AP against m, and AP over alpha and beta, on common seeds, from CSV files, into a folder."""
+    import pandas as pd
 
-    draw_sweeps(table_m, table4, output)
+    from tood.analysis.figures.sweeps import draw_sweeps
+    from tood.report.shared_seeds import with_shared_seeds
+
+    values = pd.read_csv(metrics)
+    of_m, of_pairs = (with_shared_seeds(pd.read_csv(table), values) for table in (table_m, table4))
+    draw_sweeps(of_m, of_pairs, output)
 
 
 @_step("forest")

@@ -70,6 +70,7 @@ rule sweeps:
     input:
         table_m=f"{PATHS.tables}/table_m.csv",
         table4=f"{PATHS.tables}/table4.csv",
+        metrics=PATHS.metrics,
     output:
         figure_files("sweep_m", "alpha_beta"),
     log:
@@ -80,7 +81,7 @@ rule sweeps:
     shell:
         f"{study.PYTHON} "
         "workflow/step.py sweeps --table-m {input.table_m:q} --table4 {input.table4:q} "
-        "--output {params.folder:q} > {log:q} 2>&1"
+        "--metrics {input.metrics:q} --output {params.folder:q} > {log:q} 2>&1"
 
 
 if FOREST in DRAWN:

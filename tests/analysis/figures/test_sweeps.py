@@ -74,7 +74,7 @@ def test_a_study_of_other_data_has_nothing_of_the_paper():
     assert (len(axes.patches), axes.get_title()) == (0, "at m = 13: this study 31.0 AP")
     (axes,) = sweeps.alpha_beta(pairs).axes
     assert axes.get_title() == "this study"
-    assert "paper" not in sweeps.caption_of_m(sweep) + sweeps.caption_of_pairs(pairs)
+    assert "paper" not in sweeps.caption_of_m(sweep, [0]) + sweeps.caption_of_pairs(pairs, [0])
 
 
 def test_one_seed_has_no_error_bars():
@@ -86,10 +86,8 @@ def test_one_seed_has_no_error_bars():
 
 
 def test_the_figures_show_the_tables_they_are_given(tmp_path, monkeypatch):
-    SWEEP_M.to_csv(tmp_path / "m.csv", index=False)
-    SWEEP_AB.to_csv(tmp_path / "table4.csv", index=False)
     saved = watch_figures(monkeypatch)
-    sweeps.draw_sweeps(tmp_path / "m.csv", tmp_path / "table4.csv", tmp_path / "figures")
+    sweeps.draw_sweeps((SWEEP_M, [0, 3]), (SWEEP_AB, []), tmp_path / "figures")
     names = [
         f"{name}{end}" for name in ("alpha_beta", "sweep_m") for end in (".md", ".pdf", ".png", "_dark.png")
     ]
@@ -99,7 +97,13 @@ def test_the_figures_show_the_tables_they_are_given(tmp_path, monkeypatch):
     assert lines(pairs.axes[1])["α = 0.5"] == {2: 42.4, 6: 42.1}
     for name, figure in (("sweep_m", sweep), ("alpha_beta", pairs)):
         assert np.array_equal(pixels(tmp_path / f"figures/{name}.png"), rendered(figure, 200))
-    for name in ("sweep_m", "alpha_beta"):
-        assert "a bar the sample standard deviation" in (tmp_path / f"figures/{name}.md").read_text()
+    seeds = {
+        "sweep_m": "the seeds that all settings have (0, 3)",
+        "alpha_beta": "none of which all settings have",
+    }
+    for name, said in seeds.items():
+        caption = (tmp_path / f"figures/{name}.md").read_text()
+        assert said in caption
+        assert "a bar the sample standard deviation" in caption
     assert "this study 31.0 AP, paper 42.5 AP" in text_of_pdf(tmp_path / "figures/sweep_m.pdf")
     assert "paper" in text_of_pdf(tmp_path / "figures/alpha_beta.pdf").splitlines()

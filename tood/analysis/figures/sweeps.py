@@ -1,5 +1,6 @@
 """The hyper-parameters of TAL: AP against m, and AP over alpha and beta, ours and the paper's."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,41 +13,48 @@ from tood.study.declarations import load_tables
 APART = 0.25  # in units of beta: values of several alpha with one beta stand side by side
 
 _PAPER = "AP_paper"  # column of the paper's values
-_SEEDS = (
-    "A point is the mean over the seeds, a bar the sample standard deviation over the seeds to both sides; "
-    "one seed has no bar."
-)
+
+Swept = tuple[pd.DataFrame, Sequence[int]]  # a table, and the seeds that its values are over
 
 
-def draw_sweeps(table_m: Path, table4: Path, folder: Path) -> None:
+def draw_sweeps(of_m: Swept, of_pairs: Swept, folder: Path) -> None:
     """Write `sweep_m` and `alpha_beta`, each with its caption.
 
     Args:
-        table_m: CSV of the table of m.
-        table4: CSV of Table 4. Without the paper's values, as of a study of other data, ours are drawn alone.
+        of_m: the table of m.
+        of_pairs: Table 4. Without the paper's values, as of a study of other data, ours are drawn alone.
         folder: of the figures.
     """
-    of_m, of_pairs = pd.read_csv(table_m), pd.read_csv(table4)
-    save_captioned(sweep_of_m(of_m), folder / "sweep_m", caption_of_m(of_m))
-    save_captioned(alpha_beta(of_pairs), folder / "alpha_beta", caption_of_pairs(of_pairs))
+    save_captioned(sweep_of_m(of_m[0]), folder / "sweep_m", caption_of_m(*of_m))
+    save_captioned(alpha_beta(of_pairs[0]), folder / "alpha_beta", caption_of_pairs(*of_pairs))
 
 
-def caption_of_m(table: pd.DataFrame) -> str:
+def _points(seeds: Sequence[int]) -> str:
+    """What points and bars are; without seeds, no seed is common to all settings."""
+    common = f"the seeds that all settings have ({', '.join(map(str, seeds))})"
+    over = common if seeds else "the seeds of its setting, none of which all settings have"
+    return (
+        f"A point is the mean over {over}, a bar the sample standard deviation over them to both sides; "
+        "one seed has no bar."
+    )
+
+
+def caption_of_m(table: pd.DataFrame, seeds: Sequence[int]) -> str:
     """The caption of `sweep_of_m`."""
     band = " The band is the range in which all five values of the paper lie (Section 4.1)."
     return (
         "**AP against m**, the number of anchors that TAL selects for an object, relative to m = 13. "
-        f"{_SEEDS}{band if _PAPER in table else ''}"
+        f"{_points(seeds)}{band if _PAPER in table else ''}"
     )
 
 
-def caption_of_pairs(table: pd.DataFrame) -> str:
+def caption_of_pairs(table: pd.DataFrame, seeds: Sequence[int]) -> str:
     """The caption of `alpha_beta`."""
     paper = " Right: the values that the paper prints, on an axis of their own." if _PAPER in table else ""
     return (
         "**AP for each pair of α and β**, the exponents of the score and of the IoU in the alignment metric "
-        f"(Table 4). {'Left: this study. ' if paper else ''}{_SEEDS}{paper} Points of one β stand side by "
-        "side."
+        f"(Table 4). {'Left: this study. ' if paper else ''}{_points(seeds)}{paper} "
+        "Points of one β stand side by side."
     )
 
 
