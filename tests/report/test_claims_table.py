@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 
-from tood.report.claims_table import headlines_markdown, verdict_on_margin, write_claims
+from tood.report.claims_table import headlines_markdown, verdict_with_welch, write_claims
 from tood.report.evidence import Checked, Evidence, judge, read_judged, summary
 from tood.report.forest import caption
 from tood.report.readings import READINGS
@@ -369,4 +369,4 @@ def test_of_runs_that_are_alike_it_is_said_on_which_side_of_the_margin():
         found = judged(
             metrics(tood_af=[40.0, 40.1], tood_ab=[40.0 - difference, 40.1 - difference]), "anchors_alike"
         )
-        assert verdict_on_margin(found) == said
+        assert verdict_with_welch(found) == said

@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tood.report.claims_table import verdict_on_margin, write_claims
+from tood.report.claims_table import verdict_with_welch, write_claims
 from tood.report.evidence import Checked, Evidence, judge, summary
 from tood.report.forest import OURS, PAPER, SEEDS, caption, draw_forest, forest
 from tood.study.claims import load_claims
@@ -161,7 +161,7 @@ def test_labels_have_the_metric_and_the_verdict(figure):
     for axes in figure.axes:
         for claim, text in zip(claims_of(axes), axes.texts, strict=True):
             said = text.get_text().split("\n")[-1]
-            assert said == f"{shown.loc[claim, 'metric']}: {verdict_on_margin(shown.loc[claim])}"
+            assert said == f"{shown.loc[claim, 'metric']}: {verdict_with_welch(shown.loc[claim])}"
     (legend,) = figure.legends
     names = [OURS, PAPER, "images", "cells", SEEDS, "margin of the claim"]
     assert [text.get_text() for text in legend.get_texts()] == names

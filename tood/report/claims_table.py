@@ -161,19 +161,17 @@ def _caption(header: Sequence[str]) -> str:
 
 
 def verdict_with_welch(row: Mapping) -> str:
-    """The verdict in a row of `summary`, and what Welch's interval says where that is something else."""
-    return verdict_on_margin(row) + by_welch(row)
+    """The verdict in a row of `summary`, and what Welch's interval says where that is something else.
+
+    Of a claim that runs are alike it has also the side of the margin.
+    """
+    side = "" if math.isnan(row["within"]) else _SIDES.get(row["direction"], "")
+    return row["verdict"] + (f": {side} the margin" if side else "") + by_welch(row)
 
 
 def by_welch(row: Mapping) -> str:
     """What Welch's interval says of a row of `judge`, in brackets; empty where it says the same."""
     return "" if row["direction"] == row["welch_direction"] else f" (by Welch: {row['welch_direction']})"
-
-
-def verdict_on_margin(row: Mapping) -> str:
-    """The verdict in a row of `summary`; of a claim that runs are alike, also on which side of the margin."""
-    side = "" if math.isnan(row["within"]) else _SIDES.get(row["direction"], "")
-    return f"{row['verdict']}: {side} the margin" if side else row["verdict"]
 
 
 def shown_p(value: float) -> str:

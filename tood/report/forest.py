@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from tood.analysis.figures.files import save_captioned
 from tood.analysis.figures.style import BLACK, BLUE, GREEN, PURPLE, SKY, VERMILION, Series
-from tood.report.claims_table import verdict_on_margin
+from tood.report.claims_table import verdict_with_welch
 from tood.report.contrasts import CONFIDENCE, CONFIDENCE_WITHIN
 from tood.report.evidence import read_judged
 from tood.report.markup import markdown
@@ -195,7 +195,7 @@ def _draw(axes: Axes, panel: Panel, rows: pd.DataFrame, looks: pd.DataFrame, nam
         np.arange(1, len(rows)) - 0.5, 0, 1, transform=axes.get_yaxis_transform(), color="0.85", lw=0.6
     )
     alike = f"\n({', '.join(bands['number'][::-1])}: inside of the hatched band)" if len(bands) else ""
-    axes.set_xlabel(f"{panel.title}; right of 0: as the paper says{alike}", fontsize=8)
+    axes.set_xlabel(f"{panel.title}\nright of 0: as the paper says{alike}", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", color="0.92")
     axes.set_axisbelow(True)
@@ -245,7 +245,7 @@ def _points(axes: Axes, effects: pd.DataFrame, heights: np.ndarray, check: str, 
 
 def _label(row: dict) -> str:
     """A claim with its number, its metric and the verdict on it, in two lines."""
-    verdict = verdict_on_margin(row) if row["verdict"] != Verdict.PENDING else "no verdict"
+    verdict = verdict_with_welch(row) if row["verdict"] != Verdict.PENDING else "no verdict"
     ending, claim = f"{row['metric']}: {verdict}", f"{row['number']} {row['claim']}"
     first, *rest = textwrap.wrap(claim, _LINE)
     room = _LINE - len(ending) - 2
