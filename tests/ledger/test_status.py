@@ -434,11 +434,14 @@ def test_the_studies_that_have_a_run_are_named(plan, capsys):
     manifest, model = StudyPaths("tiny").manifest, StudyPaths("tiny").run("tood_af", 0).model
     write_json(model, {})
     manifest.unlink()
-    with pytest.raises(ExperimentError, match=r"manifest.json is not there; .* data again") as error:
+    with pytest.raises(ExperimentError, match=rf"this checks the data.*\nsnakemake {manifest} --") as error:
         trained_weights("tood_af", "tiny", None)
     assert "fresh" not in str(error.value)
     write_json(manifest, {})
     with pytest.raises(ExperimentError, match=r"there are weights of it in tiny: --name tiny"):
+        trained_weights("tood_af", None, 0)
+    StudyPaths("sweeps/mini_lr").record("tood_af", 0).with_suffix(".pth").touch()
+    with pytest.raises(ExperimentError, match=r"there are weights of it in sweeps/mini_lr, tiny: "):
         trained_weights("tood_af", None, 0)
     assert trained_weights("tood_af", "tiny", None)[1] == 0
 

@@ -14,13 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from tood.data.conversion import converted_from
 from tood.data.manifest import read_manifest
 from tood.data.validation import annotations_as_checked
 from tood.ledger.curves import by_epoch
 from tood.ledger.forms import Measurement, Provenance, Readings
-from tood.ledger.kept_weights import kept_weights
+from tood.ledger.kept_weights import SUFFIX, kept_weights
 from tood.ledger.plans import load_study, recorded_trainings
 from tood.ledger.provenance import data_digest, digest, evaluation_digest, is_stale
 from tood.ledger.records import Record, drawn_by, read_record, same_annotations
@@ -114,13 +115,32 @@ def trained_weights(run: str, study: str | None, seed: int | None) -> tuple[Plan
         if kept := kept_weights(paths.record(run, number)):
             return plan, number, kept
         if weights.is_file():
-            problem = f"{paths.manifest} is not there; this checks the data again, which writes it"
-            raise ExperimentError(f"--run {run}: {problem}:\n{call_of(plan)}")
-        others = [name for name in studies_with(run) if StudyPaths(name).run(run, number).model.is_file()]
+            checked_data(plan)
+        others = [name for name in studies_with(run) if _has_weights(StudyPaths(name), run, number)]
         also = f" (there are weights of it in {', '.join(others)}: --name {others[0]})" if others else ""
         call = call_of(plan, runs=run, seeds=number, fresh=True)
         raise ExperimentError(f"--run {run}: {weights} is not there{also}; this trains it:\n{call}")
     return plan, number, weights
+
+
+def _has_weights(paths: StudyPaths, run: str, seed: int) -> bool:
+    here = paths.run(run, seed).model.is_file() and paths.manifest.is_file()
+    return here or paths.record(run, seed).with_suffix(SUFFIX).is_file()
+
+
+def checked_data(plan: Plan) -> dict[str, Any]:
+    """What the check of the study's data found.
+
+    Raises:
+        ExperimentError: they were not checked here.
+    """
+    path = StudyPaths(plan.name).manifest
+    if not path.is_file():
+        check = call_of(plan).replace("snakemake", f"snakemake {shlex.quote(str(path))}", 1)
+        raise ExperimentError(
+            f"{path}: not there; this checks the data of the study, which writes it:\n{check}"
+        )
+    return read_manifest(path)
 
 
 def call_of(plan: Plan, **changes: object) -> str:

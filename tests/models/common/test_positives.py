@@ -369,7 +369,8 @@ def test_images_that_cannot_be_drawn(study, capsys, image, parts):
 def test_data_that_was_not_checked(study, capsys):
     (study / "work/smoke/manifest.json").unlink()
     assert assign("retinanet", "1") == 2
-    assert "run `snakemake work/smoke/manifest.json --cores 1`" in capsys.readouterr().err
+    call = "snakemake work/smoke/manifest.json --cores all --config scale=smoke"
+    assert f"this checks the data of the study, which writes it:\n{call}" in capsys.readouterr().err
 
 
 def test_unknown_schemes(study, capsys):

@@ -24,10 +24,10 @@ from tood.analysis.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY,
 from tood.data.annotations import read_image_list
 from tood.data.images import ImageError
 from tood.data.loading import build_dataset
-from tood.data.manifest import read_manifest
 from tood.data.validation import Split
 from tood.engine.config import build_model, resolve
 from tood.engine.weights import load_model
+from tood.ledger.status import checked_data
 from tood.models.common.positives import statistics
 from tood.study.declarations import ExperimentError
 from tood.study.paths import StudyPaths
@@ -72,12 +72,7 @@ def assign(plan: Plan, run_id: str, image: str, seed: int) -> ImagePositives:
             a trained model and there is none.
     """
     paths = StudyPaths(plan.name)
-    if not paths.manifest.is_file():
-        raise ExperimentError(
-            f"{paths.manifest}: not there, so this study's data was not checked; "
-            f"run `snakemake {paths.manifest} --cores 1` with this --config first"
-        )
-    manifest = read_manifest(paths.manifest)
+    manifest = checked_data(plan)
     config = resolve(plan.settings(run_id), manifest["categories"], None)
     torch.manual_seed(seed)
     model = build_model(config).eval()

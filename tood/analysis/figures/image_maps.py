@@ -14,12 +14,11 @@ from tood.analysis.figures.files import shown_name
 from tood.analysis.figures.map_figures import FigureRow
 from tood.analysis.figures.maps import instance_maps
 from tood.data.images import ImageError, read_image
-from tood.data.manifest import read_manifest
 from tood.engine.config import resolve
 from tood.evaluation.detector import Detector
+from tood.ledger.status import checked_data
 from tood.runtime.text import did_you_mean, one_line
 from tood.study.declarations import ExperimentError, load_runs
-from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
 
 
@@ -76,9 +75,9 @@ def of_study(plan: Plan, run: str, image: str, chosen: int | None) -> Scene:
         chosen: number of the object, from 0; None means the largest.
 
     Raises:
-        ExperimentError: there is no such image or object.
+        ExperimentError: there is no such image or object, or the data were not checked here.
     """
-    manifest = read_manifest(StudyPaths(plan.name).manifest)
+    manifest = checked_data(plan)
     config = resolve(plan.settings(run), manifest["categories"], None)
     dataset, index = find_image(image, plan, Path(manifest["root"]), config)
     info = dataset.get_data_info(index)
