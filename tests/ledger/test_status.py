@@ -221,6 +221,15 @@ def test_other_data_make_stale_and_another_place_does_not(plan, workspace, split
     assert status(plan).stale == ["data"]
 
 
+def test_annotations_that_changed_since_the_check_make_results_stale(plan):
+    """Before another check, too. Files that are not there, as on a disk that is away, do not count."""
+    leave(plan, "tood_af", {"state": "done"}, AP)
+    assert status(plan).stale == []
+    for split in plan.splits.values():
+        write_json(plan.data_root / split.annotations, {"images": []})
+    assert (status(plan).state, status(plan).stale) == ("stale", ["data"])
+
+
 def test_an_old_measurement_of_a_new_training_is_stale(plan):
     leave(plan, "tood_af", {"state": "done"}, AP, settings="another")
     leave(plan, "tood_af", {"state": "done"})
@@ -271,7 +280,8 @@ def test_a_study_with_records_is_known_where_it_was_never_called(workspace, monk
     called = Plan(options)
     for run, seed in (("tood_af", 1), ("atss_af", 0)):
         records.finish(called, run, seed, epochs=24)
-    declare_study(called)
+    save_study(called)
+    declare_study("mine")
     shutil.rmtree("work")
     copy = StudyPaths("mine").record("tood_af", "1 (copy)")
     shutil.copy(StudyPaths("mine").record("tood_af", 1), copy)
@@ -293,8 +303,31 @@ def test_a_study_with_records_is_known_where_it_was_never_called(workspace, monk
 
 def test_the_study_of_a_scale_has_no_declaration(workspace, monkeypatch):
     monkeypatch.chdir(workspace.path)
-    declare_study(Plan({"scale": "mini", "runs": "tood_af"}))
+    save_study(Plan({"scale": "mini", "runs": "tood_af"}))
+    declare_study("mini")
     assert not StudyPaths("mini").declaration.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({"runs": "atss_af"}, True),
+        ({"runs": "table6", "data_root": "elsewhere"}, True),
+        ({"seeds": "5", "device": "cpu"}, True),
+        ({"runs": "tood_af,table6"}, False),
+        ({"runs": "table6,table3"}, False),
+        ({"runs": "atss_af", "schedule": 3}, False),
+    ],
+)
+def test_a_call_of_a_part_leaves_the_declaration(workspace, monkeypatch, change, kept):
+    monkeypatch.chdir(workspace.path)
+    options = {"name": "mine", "scale": "mini", "runs": "table6", "data_root": "data"}
+    declared = []
+    for each in (options, options | change):
+        save_study(Plan(each))
+        declare_study("mine")
+        declared.append(StudyPaths("mine").declaration.read_bytes())
+    assert (declared[0] == declared[1]) == kept
 
 
 # What is printed

@@ -1,16 +1,18 @@
 """What the workflow decides without Snakemake: requests of jobs, launchers, figures, and when it stops."""
 
+import json
 import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers.records import finish
 
 from tood.data.synthetic import DrawingSpec, generate
 from tood.data.validation import check_dataset
-from tood.ledger.plans import load_study
+from tood.ledger.plans import load_study, save_study
 from tood.ledger.standing import analysed_runs
 from tood.ledger.status import Status
 from tood.ledger.study_jobs import submission_job
@@ -23,7 +25,7 @@ from tood.study.declarations import ExperimentError, load_tables
 from tood.study.jobs import Resources
 from tood.study.paths import StudyPaths
 from tood.study.plan import Plan
-from tood.workflow import call
+from tood.workflow import call, steps
 from tood.workflow import stages as workflow
 
 TABLES = load_tables()
@@ -159,13 +161,19 @@ def test_a_dry_run_says_that_the_dataset_is_not_there(empty):
     assert call.describe_what_is_left(plan, []).splitlines()[-1] == cost
 
 
-@pytest.mark.parametrize(
-    ("ended", "declared"),
-    [((), False), (("check_data", "train"), False), (("evaluate",), True), (("tables",), True)],
-)
-def test_a_study_is_declared_when_a_record_or_tables_were_made(empty, ended, declared):
-    call.declare(Plan({"name": "mine"}), ended)
-    assert StudyPaths("mine").declaration.is_file() == declared
+def test_a_record_declares_its_study(empty):
+    plan = Plan({"name": "sweeps/mine", "runs": "tood_af"})
+    save_study(plan)
+    record, paths = finish(plan, "tood_af", 0), StudyPaths(plan.name)
+    record.unlink()
+    assert not paths.declaration.is_file()
+    steps._keep(SimpleNamespace(manifest=paths.manifest), paths.run("tood_af", 0).folder, record)
+    assert record.is_file()
+    assert json.loads(paths.declaration.read_text()) == {
+        "scale": "smoke",
+        "name": "sweeps/mine",
+        "runs": ["tood_af"],
+    }
 
 
 def test_a_success_says_what_was_done_and_where_it_is():

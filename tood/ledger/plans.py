@@ -1,6 +1,7 @@
 """The plan of a study as files: its options, which calls of the workflow and rendering leave."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
+from typing import Any
 
 from tood.ledger.forms import Options
 from tood.ledger.studies import called_studies, recorded_studies
@@ -18,14 +19,33 @@ def save_study(plan: Plan) -> None:
     write_json(StudyPaths(plan.name).options, plan.study.model_dump(mode="json", exclude_none=True))
 
 
-def declare_study(plan: Plan) -> None:
+def declare_study(name: str) -> None:
     """Write what makes a study what it is beside its records, which can then be read where it never ran.
 
-    The studies of scales need no such declaration.
+    It is what the workflow was called with last. A call of fewer runs, or of the same data at another place,
+    leaves what is there. The studies of scales need no declaration.
     """
-    if plan.name not in scale_names():
-        options = plan.study.model_dump(mode="json", exclude_none=True, exclude=OF_A_CALL)
-        write_json(StudyPaths(plan.name).declaration, options)
+    paths = StudyPaths(name)
+    if name in scale_names() or not paths.options.is_file():
+        return
+    called = read_json(paths.options, Options)
+    options = {name: value for name, value in called.items() if name not in OF_A_CALL}
+    if not (paths.declaration.is_file() and _part_of(options, read_json(paths.declaration, Options))):
+        write_json(paths.declaration, options)
+
+
+def _part_of(options: Mapping[str, Any], declared: Mapping[str, Any]) -> bool:
+    """Whether these are the declared options with fewer runs, or with the data at another place."""
+    apart = {"runs", "data_root"}
+    if any(options.get(name) != declared.get(name) for name in {*options, *declared} - apart):
+        return False
+    if options.get("runs") == declared.get("runs"):
+        return True
+    try:
+        ours, theirs = ({run.id for run in Plan(each).runs} for each in (options, declared))
+    except ExperimentError:  # a run that there is no more
+        return False
+    return ours < theirs
 
 
 def load_study(name: str | None = None) -> Plan:

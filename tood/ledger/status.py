@@ -162,12 +162,13 @@ def _word(key: str, value: object) -> str:
 
 
 def expected_digests(plan: Plan, run_id: str) -> dict[str, str]:
-    """The digests that a training of the run would have now."""
-    manifest = StudyPaths(plan.name).manifest
+    """The digests that a training of the run would have now; of data that changed since the check, none."""
+    path = StudyPaths(plan.name).manifest
+    manifest = read_manifest(path) if path.is_file() else None
     return {
         "code": deciding_code(plan, run_id),
         "settings": digest(plan.settings(run_id)),
-        "data": data_digest(read_manifest(manifest)) if manifest.is_file() else UNCHECKED,
+        "data": data_digest(manifest) if manifest and _as_checked(plan, manifest) else UNCHECKED,
     }
 
 
@@ -222,8 +223,10 @@ def _expected_of(record: Record, expected: dict[str, str], plan: Plan, own: bool
     converted from the same, or as their annotation files are the same. Those of the study's `own` record, or
     of the scale's data, may be elsewhere.
     """
-    if expected["data"] != UNCHECKED and _checked(plan):
-        return expected
+    if expected["data"] != UNCHECKED:
+        manifest = read_manifest(StudyPaths(plan.name).manifest)
+        if Path(manifest["root"]) == plan.data_root:
+            return expected
     if plan.drawing:
         same = record.drawn == drawn_by(plan.drawing.model_dump(mode="json"))
     elif plan.conversion:
@@ -234,14 +237,11 @@ def _expected_of(record: Record, expected: dict[str, str], plan: Plan, own: bool
     return expected | {"data": record.provenance["digests"]["data"] if same else UNCHECKED}
 
 
-def _checked(plan: Plan) -> bool:
-    """Whether what was checked are the data that the study has now, by their place and their annotations."""
-    manifest = read_manifest(StudyPaths(plan.name).manifest)
+def _as_checked(plan: Plan, manifest: Mapping[str, Any]) -> bool:
+    """Whether the study's annotations are still those that were checked; absent ones do not matter."""
     files = {name: split.annotations for name, split in plan.splits.items()}
-    return (
-        Path(manifest["root"]) == plan.data_root
-        and (not plan.conversion or converted_from(plan.data_root) == plan.sources)
-        and annotations_as_checked(manifest, plan.data_root, files)
+    return annotations_as_checked(manifest, plan.data_root, files) and (
+        not plan.sources or converted_from(plan.data_root) == plan.sources
     )
 
 

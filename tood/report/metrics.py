@@ -51,8 +51,11 @@ def write_results(plan: Plan, complexity: Path) -> None:
     paths, statuses = StudyPaths(plan.name), known_status(plan)
     counted = read_complexity(complexity)
     counted = counted[~counted["run"].isin(list(reshaped(plan)))]
-    metrics = joined([measured(plan, statuses), counted]).assign(study=plan.name)
-    of_readings = readings(statuses)
+    # In one order, so that a call of some runs leaves the files as they are.
+    runs = list(plan.all_runs)
+    in_order = sorted(statuses, key=lambda status: (runs.index(status.run.id), status.seed))
+    metrics = joined([measured(plan, in_order), counted]).assign(study=plan.name)
+    of_readings = readings(in_order)
     for path, frame in ((paths.metrics, metrics), (paths.readings, of_readings)):
         with atomic_path(path) as temporary:
             frame.to_csv(temporary, index=False)

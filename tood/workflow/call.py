@@ -19,7 +19,7 @@ from tood.data.manifest import read_manifest
 from tood.data.subset import UnknownClass
 from tood.data.validation import changed_since_check
 from tood.ledger.forms import Options
-from tood.ledger.plans import declare_study, save_study
+from tood.ledger.plans import save_study
 from tood.ledger.status import study_status
 from tood.runtime import event_files
 from tood.runtime.failures import State
@@ -143,16 +143,6 @@ def describe_what_is_left(plan: Plan, records: Collection[Training]) -> str:
             f"`tood doctor --scale {plan.scale.name}` says what is needed."
         )
     return "\n".join(lines)
-
-
-def declare(plan: Plan, done: Collection[str]) -> None:
-    """Declare the study if its results have changed; a call that is refused leaves them as they were.
-
-    Args:
-        done: rules of jobs that have ended.
-    """
-    if not {"tables", *MEASURES}.isdisjoint(done):
-        declare_study(plan)
 
 
 def describe_success(plan: Plan, done: Mapping[str, int], seconds: float) -> str:

@@ -21,6 +21,7 @@ from tood.data.conversion import Conversion, convert
 from tood.data.manifest import read_manifest
 from tood.data.synthetic import DrawingSpec, generate
 from tood.data.validation import Split, check_dataset
+from tood.ledger.plans import declare_study
 from tood.ledger.records import read_record, write_record
 from tood.ledger.rehearsal import describe, write_table
 from tood.runtime.download import DownloadError, Source, fetch
@@ -39,7 +40,7 @@ from tood.study.jobs import (
     SubmissionJob,
     TrainingJob,
 )
-from tood.study.paths import RunPaths, StudyPaths
+from tood.study.paths import RESULTS, RunPaths, StudyPaths
 from tood.study.plan import Plan
 from tood.study.released import ReleasedFile
 from tood.workflow.rehearsing import rehearse_all
@@ -179,6 +180,12 @@ def import_released(job: ImportJob, released: ReleasedFile, folder: Path, output
 # Trained runs
 
 
+def _keep(job: TrainingJob | MeasuringJob, folder: Path, record: Path) -> None:
+    """Write the record of a training from the folder of its run, and declare its study."""
+    write_record(RunPaths(folder), job.manifest, record)
+    declare_study(record.parents[2].relative_to(RESULTS).as_posix())
+
+
 @_step("train {job.run}")
 def train(job: TrainingJob, execution: Execution, folder: Path, record: Path, output: Path) -> int:
     """Train one run with one seed; the exit status is a `tood.runtime.failures.ExitCode`.
@@ -189,7 +196,7 @@ def train(job: TrainingJob, execution: Execution, folder: Path, record: Path, ou
 
     def at_end(ended: ExitCode) -> None:
         if ended == ExitCode.DIVERGED:
-            write_record(RunPaths(folder), job.manifest, record)
+            _keep(job, folder, record)
 
     return run_training(job, execution, folder, output, at_end)
 
@@ -200,7 +207,7 @@ def evaluate(job: MeasuringJob, execution: Execution, folder: Path, record: Path
     from tood.evaluation.evaluate import evaluate as measure
 
     measure(job, execution, RunPaths(folder))
-    write_record(RunPaths(folder), job.manifest, record)
+    _keep(job, folder, record)
 
 
 @_step("evaluate")
@@ -209,7 +216,7 @@ def evaluate_and_analyse(job: AnalysisJob, execution: Execution, folder: Path, r
     from tood.analysis.table6.measurement import analyse
 
     analyse(job, execution, RunPaths(folder))
-    write_record(RunPaths(folder), job.manifest, record)
+    _keep(job, folder, record)
 
 
 @_step("submission")
@@ -249,7 +256,9 @@ def tables(study: dict[str, Any], complexity: Path) -> None:
     """Collect what the runs measured into metrics.csv and render every table; nothing has to be complete."""
     from tood.report.metrics import write_results
 
-    write_results(Plan(study), complexity)
+    plan = Plan(study)
+    write_results(plan, complexity)
+    declare_study(plan.name)
 
 
 @_step("figures 1 and 4")

@@ -222,15 +222,9 @@ def before_work():
     watch(PATHS.runs, lambda: awaited(workflow.scheduler.running), logger.warning)
 
 
-def finished():
-    """The number of jobs that have ended, by rule."""
-    return Counter(job.name for job in workflow.dag.finished_jobs)
-
-
 def after_success():
     """Say what was done, how long it took, and where things are."""
-    done = finished()
-    call.declare(PLAN, done)
+    done = Counter(job.name for job in workflow.dag.finished_jobs)
     logger.info(call.describe_success(PLAN, done, time.time() - STARTED))
 
 
@@ -239,7 +233,6 @@ def after_failure():
     if REHEARSES:
         logger.error(f"{PATHS.rehearsal}/rehearse.log says which runs failed, and why.")
         return
-    call.declare(PLAN, finished())
     # Here, as it needs pandas
     from tood.report.everything import render_what_is_there
 
