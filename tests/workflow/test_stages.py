@@ -176,13 +176,22 @@ def test_a_record_declares_its_study(empty):
     }
 
 
-def test_a_success_says_what_was_done_and_where_it_is():
+def test_a_success_says_what_was_done_and_where_it_is(empty):
     done = {"train": 2, "evaluate": 1, "evaluate_and_analyse": 1, "tables": 1, "report": 1, "all": 1}
     first, *places = call.describe_success(PAIR, done, 401).splitlines()
     assert first == "smoke: done in 6:41: 2 trained, 2 evaluated, 2 other jobs."
     assert [place.split()[-1] for place in places[:3]] == [
         f"results/smoke/{name}" for name in ("report.html", "tables", "figures")
     ]
+    assert "weights" not in "".join(places)
+    for path in (
+        StudyPaths("smoke").record("tal", 1).with_suffix(".pth"),
+        StudyPaths("smoke").run("tal", 1).model,
+    ):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    found = re.findall("weights +(.*)", call.describe_success(PAIR, done, 401))
+    assert found == ["work/smoke/runs/RUN/seedK/model.pth", "results/smoke/runs/RUN/seedK.pth"]
     # Without a report nothing is said of places, where there may be older files.
     assert call.describe_success(PAIR, {"check_data": 1}, 3) == "smoke: done in 0:03: 1 other job."
 

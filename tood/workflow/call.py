@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,7 @@ from tood.data.manifest import read_manifest
 from tood.data.subset import UnknownClass
 from tood.data.validation import changed_since_check
 from tood.ledger.forms import Options
+from tood.ledger.kept_weights import SUFFIX
 from tood.ledger.plans import save_study
 from tood.ledger.status import study_status
 from tood.runtime import event_files
@@ -168,11 +169,17 @@ def describe_success(plan: Plan, done: Mapping[str, int], seconds: float) -> str
             ("tables", paths.tables),
             ("figures", paths.figures),
             ("all values", paths.metrics),
-            ("weights", paths.run("RUN", "K").model),
+            *(("weights", named) for there, named in _weights(paths) if any(Path().glob(str(there)))),
             ("one run", "tood show RUN"),
         ]
         lines.append(aligned((f"  {what}", where) for what, where in places))
     return "\n".join(lines)
+
+
+def _weights(paths: StudyPaths) -> Iterator[tuple[Path, Path]]:
+    """Where weights may be, as a pattern and as a name: of trainings here, and beside records."""
+    yield paths.run("*", "*").model, paths.run("RUN", "K").model
+    yield paths.record("*", "*").with_suffix(SUFFIX), paths.record("RUN", "K").with_suffix(SUFFIX)
 
 
 def require_sizes(plan: Plan) -> None:
