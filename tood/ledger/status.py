@@ -221,16 +221,16 @@ def _expected_of(record: Record, expected: dict[str, str], plan: Plan, own: bool
 
     Where data have not been checked yet, they count as the record's as long as they are drawn by the same, or
     converted from the same, or as their annotation files are the same. Those of the study's `own` record, or
-    of the scale's data, may be elsewhere.
+    of the scale's data, may be elsewhere. What was drawn or converted and then edited is neither.
     """
-    if expected["data"] != UNCHECKED:
-        manifest = read_manifest(StudyPaths(plan.name).manifest)
-        if Path(manifest["root"]) == plan.data_root:
-            return expected
+    path = StudyPaths(plan.name).manifest
+    here = path.is_file() and Path(read_manifest(path)["root"]) == plan.data_root
+    if here and expected["data"] != UNCHECKED:
+        return expected
     if plan.drawing:
-        same = record.drawn == drawn_by(plan.drawing.model_dump(mode="json"))
+        same = not here and record.drawn == drawn_by(plan.drawing.model_dump(mode="json"))
     elif plan.conversion:
-        same = record.converted == plan.sources if plan.sources else own
+        same = not here and (record.converted == plan.sources if plan.sources else own)
     else:
         needed = plan.study.data_root is not None and not own
         same = record.drawn is None and same_annotations(record, plan.data_root, plan.splits, needed)
