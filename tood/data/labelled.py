@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from tood.data.annotations import data_error
 
-# Of the formats that `tood.data.images` reads, by the suffix: a folder may hold other files
+# As Pillow has them for the formats that `tood.data.images` reads; a folder may hold other files. Not .pfm,
+# whose floats are refused
 SUFFIXES = (
-    *(".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
-    *(".tif", ".tiff", ".webp"),
+    *(".apng", ".avif", ".avifs", ".bmp", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg"),
+    *(".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
 
 
