@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from tood.data.images import MOST_PIXELS, ImageError, decode, read_image
+from tood.data.images import FORMATS, MOST_PIXELS, ImageError, decode, read_image
+from tood.data.labelled import SUFFIXES
 
 ORIENTATION = 0x0112
 XMP = (
@@ -24,6 +25,14 @@ XMP = (
 COLOURS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8).repeat(9, 0).repeat(9, 1)
 PICTURE = Image.fromarray(COLOURS)  # 72 x 54 pixels, in blocks
 LOSSLESS = {"PNG": {}, "TIFF": {}, "BMP": {}, "PPM": {}, "WEBP": {"lossless": True}}
+
+
+def test_files_are_images_by_the_suffixes_of_the_formats():
+    """As Pillow has them; an MPO is a JPEG, and the floats of a PFM are refused."""
+    Image.init()
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in (*FORMATS, "MPO")}
+    assert {*SUFFIXES} == known - {".pfm"}
+    assert list(SUFFIXES) == sorted(SUFFIXES)
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -7,7 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.layouts import SPLITS, TRAIN, VAL, Picture, paint, write_flat, write_text, write_voc, xml_of
+from helpers.layouts import (
+    SPLITS,
+    TRAIN,
+    VAL,
+    Painted,
+    Picture,
+    paint,
+    write_flat,
+    write_text,
+    write_voc,
+    xml_of,
+)
 from mmdet.datasets import XMLDataset
 from torchvision.datasets import VOCDetection
 
@@ -103,6 +114,50 @@ def test_whole_folders_without_lists(tmp_path, labels, images):
         (tmp_path / name / "Annotations").rename(tmp_path / name / labels)
         (tmp_path / name / "JPEGImages").rename(tmp_path / name / images)
     assert boxes(tmp_path, tmp_path / "data") == ALL
+
+
+def test_what_lies_below_a_folder_is_read_too_but_nothing_hidden(tmp_path):
+    """Files of one name in several folders are different images; a link to a folder is as a folder."""
+    write_flat(tmp_path / "train/sub/deeper", TRAIN)
+    write_flat(tmp_path / "val/sub", {"held_out": VAL["held_out"]})
+    paint(tmp_path / "elsewhere/nothing here.png", VAL["nothing here"])
+    (tmp_path / "val/more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "val/sub/again").symlink_to("../..")
+    write_flat(tmp_path / "val/.thumbnails", VAL)
+    assert boxes(tmp_path, tmp_path / "data") == ALL
+    write_flat(tmp_path / "val", {"held_out": Picture(50, 50, (Painted("ant", 1, 2, 3, 4),))})
+    boxes(tmp_path, tmp_path / "data")
+    content = json.loads((tmp_path / "data/val.json").read_text())
+    found = [
+        (image["file_name"], [a["bbox"] for a in content["annotations"] if a["image_id"] == image["id"]])
+        for image in content["images"]
+    ]
+    assert found == [
+        ("val/held_out.png", [[1, 2, 3, 4]]),
+        ("val/more/nothing here.png", []),
+        ("val/sub/held_out.png", [[7, 11, 13, 17], [20, 30, 27, 31]]),
+    ]
+
+
+def test_folders_below_both_folders_of_voc(root, tmp_path):
+    for folder, suffix in (("JPEGImages", "png"), ("Annotations", "xml")):
+        (root / folder / "2007").mkdir()
+        (root / folder / f"plain.{suffix}").rename(root / folder / f"2007/plain.{suffix}")
+    assert boxes(root, tmp_path / "data", train=".") == ALL
+    names = "".join(f"{'2007/' * (stem == 'plain')}{stem}\n" for stem in TRAIN)
+    write_text(root / "ImageSets/Main/train.txt", names)
+    assert boxes(root, tmp_path / "data") == ALL
+
+
+def test_an_xml_file_in_another_folder_than_its_image_is_named(tmp_path):
+    write_flat(tmp_path / "train", TRAIN)
+    write_flat(tmp_path / "val", VAL)
+    (tmp_path / "train/sub").mkdir()
+    (tmp_path / "train/plain.xml").rename(tmp_path / "train/sub/plain.xml")
+    with pytest.raises(
+        DataError, match=r"train/sub/plain\.xml: .*train has no image of the name 'sub/plain'"
+    ):
+        boxes(tmp_path, tmp_path / "data")
 
 
 def test_a_list_may_lie_elsewhere_and_name_files_with_their_suffix(root, tmp_path):
@@ -222,6 +277,10 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: paint(root / "JPEGImages/plain.bmp", Picture(64, 48)),
         r"plain\.bmp: .*images plain\.bmp and plain\.png have one name but for the suffix",
     ),
+    "two XML files": (
+        lambda root: write_text(root / "Annotations/plain.XML", xml_of(TRAIN["plain"])),
+        r"Annotations/plain\.XML: .*XML files plain\.XML and plain\.xml have one name .* Hint: rename",
+    ),
     "a line twice": (
         lambda root: write_text(root / "ImageSets/Main/train.txt", "plain\n\nplain.png\n"),
         r"train\.txt: line 3: 'plain' is in line 1 already",
@@ -266,7 +325,9 @@ def test_faults_of_a_flat_folder_are_named(tmp_path):
     write_flat(tmp_path / "train", TRAIN)
     write_flat(tmp_path / "val", VAL)
     (tmp_path / "val/held_out.png").unlink()
-    with pytest.raises(DataError, match=r"val/held_out\.xml: .* has no image of that name \(\.png were"):
+    with pytest.raises(
+        DataError, match=r"val/held_out\.xml: .*val has no image of the name 'held_out' \(there"
+    ):
         boxes(tmp_path, tmp_path / "data")
     (tmp_path / "val/held_out.xml").unlink()
     with pytest.raises(

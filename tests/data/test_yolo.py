@@ -1,13 +1,14 @@
 """YOLO's layout: boxes, polygons, the ways to describe folders, and that each fault is named with a hint."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.layouts import NAMES, SPLITS, TRAIN, lines_of, write_text, write_yolo
+from helpers.layouts import NAMES, SPLITS, TRAIN, lines_of, paint, write_text, write_yolo
 from torchvision.ops import box_convert
 
 from tood.data import yolo
@@ -142,6 +143,113 @@ def test_layouts(tmp_path, layout):
     assert names == {"unused"}  # the YAML file says the classes, and not what occurs
 
 
+def test_hidden_folders_are_skipped(root, tmp_path):
+    paint(root / "images/val/.thumbnails/1.jpg", TRAIN["plain"])
+    write_text(root / "labels/val/.cache/2.txt", "0 .5 .5 .5 .5\n")
+    (root / "images/val/.link").symlink_to(root / "images/train")
+    assert stems(convert_all(root, tmp_path / "data")["val"]) == set(SPLITS["val"])
+
+
+def test_links_to_folders_are_followed_and_each_image_counts_once(root, tmp_path):
+    """With the labels of its own folder, also if a link to this folder comes first in the alphabet."""
+    for kind in ("images", "labels"):
+        (root / kind / "train").rename(tmp_path / kind)
+        (root / kind / "train").mkdir()
+        (root / kind / "train/more").symlink_to(tmp_path / kind)
+        (root / kind / "train/other").symlink_to(tmp_path / kind)
+    paint(root / "images/train/real/here.png", TRAIN["plain"])
+    write_text(root / "labels/train/real/here.txt", lines_of(TRAIN["plain"]))
+    (root / "images/train/a link").symlink_to("real")
+    (root / "images/train/real/loop").symlink_to("../..")
+    (tmp_path / "images/back").symlink_to(root / "images/train")
+    found = convert_all(root, tmp_path / "data")["train"]
+    assert [image["file_name"] for image in found["images"]] == [
+        *(f"images/train/more/{stem}.png" for stem in sorted(TRAIN)),
+        "images/train/real/here.png",
+    ]
+    assert objects(found, "plain") == objects(found, "here") != []
+
+
+def test_a_link_that_leads_nowhere_is_a_fault(root, tmp_path):
+    (root / "images/train/more").symlink_to(tmp_path / "unmounted")
+    said = r"images/train/more: .*a link to .*unmounted, which does not exist\. Hint: mend or remove the link"
+    with pytest.raises(DataError, match=said):
+        convert_all(root, tmp_path / "data")
+
+
+def test_a_folder_that_may_not_be_read_is_a_fault(root, tmp_path, monkeypatch):
+    """It is not left out in silence, as `os.walk` does it; root may read every folder."""
+    locked, scandir = root / "images/train/more", os.scandir
+    locked.mkdir()
+
+    def refusing(folder: str) -> object:
+        if Path(folder) == locked:
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(
+        DataError, match=r"images/train/more: whole folder: cannot be read: Permission denied"
+    ):
+        convert_all(root, tmp_path / "data")
+
+
+def said_of(root: Path, folder: Path) -> list[str]:
+    return convert(Conversion(layout="YOLO", root=root, splits=dict.fromkeys(SPLITS, "data.yaml")), folder)
+
+
+def test_labels_without_an_image_are_counted(root, tmp_path):
+    """Those of LabelImg's `classes.txt` and those of a split's lists are no fault."""
+    write_text(root / "labels/train/classes.txt", "dog\n")
+    assert not any("have no image" in sentence for sentence in said_of(root, tmp_path / "data"))
+    (root / "images/train/plain.png").rename(root / "images/train/plain.heic")
+    write_text(root / "labels/val/sub/2.txt", "0 .5 .5 .5 .5\n")
+    noted = "2 text files among the labels have no image and are not read, such as labels/train/plain.txt."
+    assert noted in said_of(root, tmp_path / "data")
+    (root / "images/train/plain.heic").rename(root / "images/train/plain.png")
+    (root / "labels/val/sub/2.txt").unlink()
+    listed(root, "images/{split}/{name}")
+    lines = (root / "train.txt").read_text().splitlines()
+    write_text(root / "train.txt", "\n".join(lines[1:]))
+    assert not any("have no image" in sentence for sentence in said_of(root, tmp_path / "data"))
+
+
+def test_images_of_two_splits_are_counted(root, tmp_path):
+    replace(root, "images/train", "images")
+    assert any(
+        sentence.startswith("2 images are there twice, in another split")
+        for sentence in said_of(root, tmp_path / "data")
+    )
+
+
+def test_two_images_with_one_file_of_labels_are_refused(root, tmp_path):
+    paint(root / "images/train/nothing.bmp", TRAIN["nothing"])  # neither has labels
+    assert len(convert_all(root, tmp_path / "data")["train"]["images"]) == len(TRAIN) + 1
+    paint(root / "images/train/plain.bmp", TRAIN["plain"])
+    said = (
+        r"labels/train/plain\.txt: name of the file: the images images/train/plain\.bmp and "
+        r"images/train/plain\.png share these labels\. Hint: rename or remove"
+    )
+    with pytest.raises(DataError, match=said):
+        convert_all(root, tmp_path / "data")
+
+
+def test_what_lies_in_the_folder_goes_before_what_lies_outside(tmp_path):
+    """Roboflow's folders, and lists whose lines lead to images outside if they are relative to the list."""
+    write_yolo(tmp_path, "{split}/images")
+    root = write_yolo(tmp_path / "yolo", "{split}/images", "../{split}/images")
+    wanted = {name: set(pictures) for name, pictures in SPLITS.items()}
+    found = convert_all(root, tmp_path / "data")
+    assert {name: stems(content) for name, content in found.items()} == wanted
+    for split, pictures in SPLITS.items():
+        write_text(root / f"{split}.txt", "".join(f"../{split}/images/{stem}.png\n" for stem in pictures))
+        replace(root, f"../{split}/images", f"../{split}.txt")
+    prepend(root, "path: below\n")
+    (root / "below").mkdir()
+    found = convert_all(root, tmp_path / "data")
+    assert {name: stems(content) for name, content in found.items()} == wanted
+
+
 def test_another_key_is_another_split(root, tmp_path):
     replace(root, "val: images/val", "val: images/train\ntest: images/val")
     found = convert_all(root, tmp_path / "data", val="data.yaml:test")
@@ -174,6 +282,19 @@ LINES = {
     "a polygon without area": ("0 .1 .1 .2 .1 .3 .1", "the box has no area"),
     "a negative width": ("0 .5 .5 -.2 .5", "expected shares of the image"),
 }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0 .5 .5 0.000001 .5", r"the box is too small: it has 6\.4e-05 x 24 pixels\."),
+        ("0 1.005 .5 .01 .5", "the box lies outside of the image, which has 64 x 48 pixels"),
+    ],
+)
+def test_a_box_of_which_nothing_is_left_is_named(root, tmp_path, text, said):
+    write_text(root / PLAIN, f"0 .5 .5 .5 .5\n{text}\n")
+    with pytest.raises(DataError, match=rf"plain\.txt: line 2: {said}.* Hint: correct the box or remove"):
+        convert_all(root, tmp_path / "data")
 
 
 @pytest.mark.parametrize("line", LINES)

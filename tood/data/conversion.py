@@ -5,6 +5,7 @@ Equal sources give equal files. What is read here decides a training by these fi
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tood.data import voc, yolo
 from tood.data.annotations import DataError, data_error
-from tood.data.labelled import Labelled, Thing
+from tood.data.labelled import DIGITS, Labelled, Thing, corners_within
 from tood.data.seen import file_digest
 from tood.data.subset import coco_names, coco_subset, require_classes, require_objects
 from tood.data.validation import BATCH, Split
@@ -24,7 +25,6 @@ from tood.runtime.files import DamagedFile, read_json, write_json
 Layout = Literal["VOC", "YOLO", "COCO"]
 LINK = "images"  # beside the converted files; leads to the dataset
 SOURCES = "sources.json"  # beside them; says what they were converted from
-_DIGITS = 3  # of a pixel, after the point; labels of YOLO have no more
 
 
 class Conversion(BaseModel):
@@ -275,7 +275,9 @@ def _converted(
         for name, entries in read.items()
         for sentence in _counted(conversion, name, len(entries), objects[name], numbers)
     ]
-    return contents, [*sentences, *_remarks(counts)]
+    paths = [os.path.realpath(conversion.root / file.image) for files in splits.values() for file in files]
+    counts["again"] = len(paths) - len(set(paths))
+    return contents, [*sentences, *_remarks(counts), *_unread(conversion, splits)]
 
 
 def _sizes(root: Path, files: Sequence[Labelled]) -> Iterator[tuple[int, int]]:
@@ -321,25 +323,18 @@ def _coco(
         kept = [thing for thing in things if thing.name in numbers]
         counts["twice"] += len(kept) - len({(thing.name, thing.corners) for thing in kept})
         for thing in kept:
-            x1, y1, x2, y2 = (
-                round(min(max(value, 0), side), _DIGITS)
-                for value, side in zip(thing.corners, (width, height) * 2, strict=True)
-            )
-            if x2 <= x1 or y2 <= y1:
-                problem = f"the box lies outside of the image, which has {width} x {height} pixels"
-                hint = "correct the box or remove the object; an EXIF orientation turns the image upright"
-                raise data_error(conversion.root / str(file.labels), thing.key, problem, hint)
+            x1, y1, x2, y2 = corners_within(thing, width, height, conversion.root / str(file.labels))
             moved = (abs(a - b) for a, b in zip((x1, y1, x2, y2), thing.corners, strict=True))
             counts["cut"] += max(moved) > 1
             counts["difficult"] += thing.difficult
-            w, h = round(x2 - x1, _DIGITS), round(y2 - y1, _DIGITS)
+            w, h = round(x2 - x1, DIGITS), round(y2 - y1, DIGITS)
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image_id,
                     "category_id": numbers[thing.name],
                     "bbox": [x1, y1, w, h],
-                    "area": round(w * h, _DIGITS),
+                    "area": round(w * h, DIGITS),
                     "iscrowd": 0,
                     **({"difficult": 1} if thing.difficult else {}),
                 }
@@ -369,6 +364,7 @@ def _counted(
 def _remarks(counts: Mapping[str, int]) -> list[str]:
     sentences = []
     for key, sentence in (
+        ("again", "{:,} images are there twice, in another split or behind a link, and count all the same."),
         ("without", "{:,} images have no file of labels and count as images without objects."),
         ("twice", "{:,} objects have class and box of another one of their image and count all the same."),
         ("difficult", "{:,} objects are marked as difficult and count as any other."),
@@ -378,3 +374,15 @@ def _remarks(counts: Mapping[str, int]) -> list[str]:
         if counts[key]:
             sentences.append(sentence.format(counts[key]))
     return sentences
+
+
+def _unread(conversion: Conversion, splits: Mapping[str, Sequence[Labelled]]) -> list[str]:
+    if conversion.layout != "YOLO":
+        return []
+    words = conversion.splits
+    found = (yolo.texts_without_image(conversion.root, words[name], name, splits[name]) for name in splits)
+    if texts := sorted(set().union(*found)):
+        return [
+            f"{len(texts):,} text files among the labels have no image and are not read, such as {texts[0]}."
+        ]
+    return []

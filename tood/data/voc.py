@@ -8,7 +8,7 @@ the last column and row.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NoReturn
 from xml.etree import ElementTree
@@ -17,6 +17,7 @@ from tood.data.annotations import data_error, leaves, shown
 from tood.data.labelled import (
     Labelled,
     Thing,
+    files_below,
     inside,
     is_image,
     normal,
@@ -81,7 +82,6 @@ def _of_list(root: Path, listing: Path) -> list[Labelled]:
         raise data_error(listing, "whole file", "it names no image", "write a name per line, without suffix")
     require_once(listing, named)
     pictures, described = _by_stem(images, is_image), _by_stem(labels, _is_xml)
-    pairs = []
     for number, stem in named:
         for folder, files, what in ((images, pictures, "image"), (labels, described, "XML file")):
             if normal(stem) not in files:
@@ -90,12 +90,11 @@ def _of_list(root: Path, listing: Path) -> list[Labelled]:
                     hint = "name a list of images; VOC's list of a class has 1 or -1 behind each name"
                 problem = f"{folder} has no {what} of the name {shown(stem)}"
                 raise data_error(listing, f"line {number}", problem, hint)
-        pairs.append((_one(pictures[normal(stem)]), described[normal(stem)][0]))
-    return [_labelled(root, image, xml) for image, xml in pairs]
+    return [_labelled(root, normal(stem), pictures, described) for _, stem in named]
 
 
 def _of_folder(root: Path, folder: Path) -> list[Labelled]:
-    """All images of a folder, which has XML files beside them or in `Annotations`.
+    """All images in and below a folder, which has XML files beside them or in `Annotations`.
 
     LabelImg writes no file for an image without objects.
     """
@@ -108,12 +107,10 @@ def _of_folder(root: Path, folder: Path) -> list[Labelled]:
     if alone := sorted(set(described) - set(pictures)):
         xml = described[alone[0]][0]
         suffixes = sorted({path.suffix for paths in pictures.values() for path in paths})
-        problem = f"{images} has no image of that name ({', '.join(suffixes)} were looked for)"
-        raise data_error(xml, "name of the file", problem, "copy the image there, or remove the XML file")
-    return [
-        _labelled(root, _one(files), described[stem][0] if stem in described else None)
-        for stem, files in pictures.items()
-    ]
+        problem = f"{images} has no image of the name {shown(alone[0])} (there are {', '.join(suffixes)})"
+        hint = "copy the image there, or move or remove the XML file"
+        raise data_error(xml, "name of the file", problem, hint)
+    return [_labelled(root, stem, pictures, described) for stem in pictures]
 
 
 def _folder_of(base: Path, names: Iterable[str]) -> Path | None:
@@ -125,27 +122,29 @@ def _is_xml(name: str) -> bool:
 
 
 def _by_stem(folder: Path, wanted: Callable[[str], bool]) -> dict[str, list[Path]]:
-    """The wanted files of a folder by their names without suffix."""
+    """The wanted files in and below a folder by their paths in it, without suffix."""
     files: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if wanted(path.name):
-            files.setdefault(normal(path.stem), []).append(path)
+    for path in files_below([folder], wanted):
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        files.setdefault(normal(stem), []).append(path)
     return files
 
 
-def _one(files: list[Path]) -> Path:
-    if len(files) == 1:
-        return files[0]
-    names = " and ".join(path.name for path in files)
-    problem = f"the images {names} have one name but for the suffix"
-    raise data_error(files[0], "name of the file", problem, "rename or remove one of them")
+def _labelled(
+    root: Path, stem: str, pictures: Mapping[str, list[Path]], described: Mapping[str, list[Path]]
+) -> Labelled:
+    image, xml = _one(root, pictures[stem], "images"), None
+    if stem in described:
+        xml = _one(root, described[stem], "XML files")
+    return Labelled(image, xml)
 
 
-def _labelled(root: Path, image: Path, xml: Path | None) -> Labelled:
-    return Labelled(
-        inside(root, image, image, "name of the file"),
-        None if xml is None else inside(root, xml, xml, "name of the file"),
-    )
+def _one(root: Path, files: list[Path], what: str) -> str:
+    if len(files) > 1:
+        names = " and ".join(path.name for path in files)
+        problem = f"the {what} {names} have one name but for the suffix"
+        raise data_error(files[0], "name of the file", problem, "rename or remove one of them")
+    return inside(root, files[0], files[0], "name of the file")
 
 
 def read(path: Path) -> tuple[list[Thing], tuple[int, int] | None]:

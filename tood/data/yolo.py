@@ -6,18 +6,29 @@ a box, or the points of a polygon, whose box is taken.
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from tood.data.annotations import data_error, described, shown
-from tood.data.labelled import Labelled, Thing, inside, is_image, number_of, read_lines, require_once
+from tood.data.labelled import (
+    Labelled,
+    Thing,
+    files_below,
+    inside,
+    is_image,
+    leads_out,
+    number_of,
+    read_lines,
+    require_once,
+)
 
 SUFFIXES = (".yaml", ".yml")
 _OTHER_NAMES = {"val": ("val", "validation", "valid"), "validation": ("validation", "val", "valid")}
 _BEYOND = 0.01  # in shares of the image; programs round, and boxes of objects at the border reach over it
+_CLASSES = "classes.txt"  # LabelImg writes it beside the labels
 
 
 def file_and_entry(word: str, key: str) -> tuple[str, str]:
@@ -91,6 +102,16 @@ def read_names(path: Path) -> dict[int, str]:
     return names
 
 
+class _Split(NamedTuple):
+    """What a YAML file says of a split."""
+
+    path: Path  # of the YAML file
+    entry: str  # its key
+    places: list[str]  # as the key has them
+    folders: list[Path]  # of images
+    lists: list[tuple[Path, Path]]  # each behind the folder that its lines may be relative to
+
+
 def find(root: Path, word: str, key: str) -> list[Labelled]:
     """The images of a split and their label files.
 
@@ -100,8 +121,49 @@ def find(root: Path, word: str, key: str) -> list[Labelled]:
         key: the option that has the word.
 
     Raises:
-        DataError: the YAML file, the split in it, or an image is absent.
+        DataError: the YAML file, the split in it, or an image is absent, or two images share their labels.
     """
+    split = _split(root, word, key)
+    images = {image: _labels_of(image) for image in _images(root, split)}
+    if not images:
+        problem = f"no image in {', '.join(map(repr, split.places))}"
+        raise data_error(split.path, split.entry, problem, "name a folder with images, or a list of them")
+    found = [Labelled(image, file if (root / file).is_file() else None) for image, file in images.items()]
+    if not any(labelled.labels for labelled in found):
+        first = next(iter(images.values()))
+        problem = f"no image of it has a file of labels; {first} was looked for first"
+        hint = "put the text files into labels/ beside images/, or beside the images"
+        raise data_error(split.path, split.entry, problem, hint)
+    owners: dict[str, str] = {}
+    for image, file in found:
+        if file and (owner := owners.setdefault(file, image)) != image:
+            problem = f"the images {owner} and {image} share these labels"
+            hint = "rename or remove one of the images"
+            raise data_error(root / file, "name of the file", problem, hint)
+    return found
+
+
+def texts_without_image(root: Path, word: str, key: str, found: Iterable[Labelled]) -> list[str]:
+    """The text files where the labels of a split's folders are that belong to no image of the split.
+
+    A list may name some images of a folder, so lists are not asked for the other labels.
+
+    Args:
+        root, word, key: as for `find`.
+        found: what `find` gives for them.
+    """
+    split = _split(root, word, key)
+    images = (inside(root, folder / "image", split.path, split.entry) for folder in split.folders)
+    folders = [folder for image in images if (folder := (root / _labels_of(image)).parent).is_dir()]
+    texts = {Path(os.path.relpath(path, root)).as_posix() for path in files_below(folders, _is_text)}
+    return sorted(texts - {_labels_of(labelled.image) for labelled in found})
+
+
+def _is_text(name: str) -> bool:
+    return name.lower().endswith(".txt") and not name.startswith(".") and name != _CLASSES
+
+
+def _split(root: Path, word: str, key: str) -> _Split:
     file, entry = file_and_entry(word, key)
     path = root / file
     inside(root, path, root, key)
@@ -113,45 +175,38 @@ def find(root: Path, word: str, key: str) -> list[Labelled]:
         problem = f"expected the folder or the list of its images, found {described(content.get(entry))}"
         hint = f"write `{entry}: images/{entry}`, or name another key: {key}={file}:KEY"
         raise data_error(path, entry, problem, hint)
-    images = dict.fromkeys(
-        chain.from_iterable(_images(root, path, content, entry, place) for place in places)
-    )
-    if not images:
-        problem = f"no image in {', '.join(map(repr, places))}"
-        raise data_error(path, entry, problem, "name a folder with images, or a list of them")
-    labels = {image: _labels_of(image) for image in images}
-    found = [Labelled(image, file if (root / file).is_file() else None) for image, file in labels.items()]
-    if not any(labelled.labels for labelled in found):
-        first = next(iter(labels.values()))
-        problem = f"no image of it has a file of labels; {first} was looked for first"
-        hint = "put the text files into labels/ beside images/, or beside the images"
-        raise data_error(path, entry, problem, hint)
-    return found
+    split = _Split(path, entry, places, [], [])
+    for place in places:
+        base, there = _resolved(root, path, content, entry, place)
+        inside(root, there, path, entry)
+        if there.is_dir():
+            split.folders.append(there)
+        else:
+            split.lists.append((base, there))
+    return split
 
 
-def _images(root: Path, path: Path, content: Mapping[str, Any], entry: str, place: str) -> Iterator[str]:
-    """The images of one place of a split: a folder with all below it, or a list."""
-    base, there = _resolved(path, content, entry, place)
-    inside(root, there, path, entry)
-    if there.is_dir():
-        for folder, folders, files in os.walk(there):
-            folders.sort()
-            for name in sorted(filter(is_image, files)):
-                yield inside(root, Path(folder, name), path, entry)
-        return
-    named = [(number, line) for number, line in enumerate(read_lines(there), 1) if line]
-    require_once(there, named)
-    for number, line in named:
-        tried = [folder / line for folder in dict.fromkeys((there.parent, base, path.parent))]
-        image = next(filter(Path.is_file, tried), None)
-        if image is None:
-            problem = f"no such image: {', '.join(dict.fromkeys(os.path.normpath(each) for each in tried))}"
-            raise data_error(there, f"line {number}", problem, "copy the image there, or remove the line")
-        yield inside(root, image, there, f"line {number}")
+def _images(root: Path, split: _Split) -> Iterator[str]:
+    """The images of a split: those in and below its folders, and those that its lists name."""
+    for path in files_below(split.folders, is_image):
+        yield inside(root, path, split.path, split.entry)
+    for base, listing in split.lists:
+        named = [(number, line) for number, line in enumerate(read_lines(listing), 1) if line]
+        require_once(listing, named)
+        for number, line in named:
+            tried = [folder / line for folder in dict.fromkeys((listing.parent, base, split.path.parent))]
+            image = min(filter(Path.is_file, tried), key=partial(leads_out, root), default=None)
+            if image is None:
+                problem = f"no such image: {_normal(tried)}"
+                hint = "copy the image there, or remove the line"
+                raise data_error(listing, f"line {number}", problem, hint)
+            yield inside(root, image, listing, f"line {number}")
 
 
-def _resolved(path: Path, content: Mapping[str, Any], entry: str, place: str) -> tuple[Path, Path]:
-    """The folder of the dataset by its YAML file, and the place below it.
+def _resolved(
+    root: Path, path: Path, content: Mapping[str, Any], entry: str, place: str
+) -> tuple[Path, Path]:
+    """The folder of the dataset by its YAML file, and the place below it; one inside of `root` goes first.
 
     `path:` is often of another machine, and Roboflow writes `../train/images` for `train/images`; so the
     folder of the YAML file is tried too, and the place without `../`.
@@ -163,11 +218,14 @@ def _resolved(path: Path, content: Mapping[str, Any], entry: str, place: str) ->
         for base in [*bases, path.parent]
         for name in dict.fromkeys((place, place.removeprefix("../")))
     ]
-    for base, there in tried:
-        if there.exists():
-            return base, there
-    problem = f"not there: {', '.join(dict.fromkeys(os.path.normpath(there) for _, there in tried))}"
+    if there := [found for found in tried if found[1].exists()]:
+        return min(there, key=lambda found: leads_out(root, found[1]))
+    problem = f"not there: {_normal(there for _, there in tried)}"
     raise data_error(path, entry, problem, "correct the path; it is relative to `path:`, or to the YAML file")
+
+
+def _normal(paths: Iterable[Path]) -> str:
+    return ", ".join(dict.fromkeys(map(os.path.normpath, paths)))
 
 
 def _labels_of(image: str) -> str:
