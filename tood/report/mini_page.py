@@ -1,5 +1,6 @@
 """The measured parts of docs/mini.md and cells.md: written from the files under `results/`, not by hand."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -27,6 +28,12 @@ def mini_part(results: Path) -> str:
     """What was measured: findings, differences beside the claims, sweep, orders, tables, other studies."""
     page, of_study = load_pages().mini, judged_study(results, load_pages().mini.study)
     checks = [check for check in load_checks(page.study, load_runs()) if records_of(results, check.study)]
+    others = {
+        check: measured_tables(results, check.study, page.of_others, least=2)
+        for check in checks
+        if check.study != load_pages().cells
+    }
+    notes, (own, *of_others) = _apart([measured_tables(results, page.study, least=2), *others.values()])
     parts = [
         "### Findings\n",
         findings(of_study.claims, of_study.judged, of_study.tables),
@@ -36,15 +43,14 @@ def mini_part(results: Path) -> str:
         sweep(results),
         *(["### Orders\n", compared] if (compared := orders(results, page.study)) else []),
         "### Tables\n",
-        *measured_tables(results, page.study, least=2),
+        *notes,
+        *own,
         "### Best anchors\n",
         agreement(results, page.study),
     ]
     parts += ["### In other studies\n", elsewhere(of_study)] if checks else []
-    for check in checks:
-        if check.study != load_pages().cells:
-            tables = measured_tables(results, check.study, page.of_others, least=2)
-            parts += [f"### Tables of {check.name}\n", *tables, agreement(results, check.study)]
+    for check, tables in zip(others, of_others, strict=True):
+        parts += [f"### Tables of {check.name}\n", *tables, agreement(results, check.study)]
     return "\n".join(parts)
 
 
@@ -54,11 +60,27 @@ def cells_part(results: Path) -> str:
     if not records_of(results, study):
         return "Pending: no training of this study has a record yet.\n"
     parts = [cost(results, study).strip(), *forest_picture(results, study, "../results")]
-    tables = measured_tables(results, study, least=2)
+    notes, (tables,) = _apart([measured_tables(results, study, least=2)])
     of_study = judged_study(results, study)
     found = findings(of_study.claims, of_study.judged, of_study.tables)
-    measured = [found, *tables, agreement(results, study)]
+    measured = [found, *notes, *tables, agreement(results, study)]
     return "\n".join([*(f"{part}\n" for part in parts), *measured])
+
+
+def _apart(groups: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """The notes that several tables have, and the tables without these; footnotes stay at their table."""
+    split = [[table.rstrip().split("\n\n") for table in tables] for tables in groups]
+    # Of a table the first parts are its caption and its rows.
+    count = Counter(note for tables in split for table in tables for note in table[2:])
+    notes = [note for note, tables in count.items() if tables > 1 and not note.startswith("<sup>")]
+    shorter = [
+        [
+            "\n\n".join([*table[:2], *(note for note in table[2:] if note not in notes)]) + "\n"
+            for table in tables
+        ]
+        for tables in split
+    ]
+    return [f"{note}\n" for note in notes], shorter
 
 
 def beside(evidence: Evidence) -> str:
