@@ -184,11 +184,13 @@ def test_the_verdicts_are_counted_in_a_sentence():
     assert verdicts(nothing, comparable=False) == ["No claim of the paper has a verdict yet."]
     assert effect_of_the_method(nothing) == ""
     assert effect_of_the_method(judged) == (
-        "TOOD is better than ATSS, anchor-free (TOOD: the paper's object detector; ATSS: its baseline): "
-        "+3.0 AP (95% interval +3.0 to +3.0, 2 seeds): same direction."
+        "TOOD − ATSS: +3.0 AP (95% interval +3.0 to +3.0, 2 seeds). TOOD is the paper's object detector, "
+        'ATSS its baseline. Verdict on the claim C9, "TOOD is better than ATSS, anchor-free": same direction.'
     )
     one = judge(CLAIMS, Evidence(metrics=frame[frame["seed"] == 0]), TABLES)
-    assert effect_of_the_method(one).endswith("with one seed and so without an interval.")
+    assert effect_of_the_method(one).startswith(
+        "TOOD − ATSS: +3.0 AP, with one seed and so without an interval. "
+    )
 
 
 def test_controls_of_this_project_are_counted_among_the_claims():
