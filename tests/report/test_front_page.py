@@ -248,7 +248,7 @@ def test_headlines_are_the_declared_claims_whatever_their_verdict(results):
     assert found["C19: TOOD keeps more correct boxes than ATSS"] == fewer
     verdicts = "1 same direction, 0 inconclusive, 1 opposite, 0 depends on the reading."
     assert f"Claims with a verdict at `mini`: 2 of {CLAIMS}; {verdicts}" in text
-    assert " the opposite was found: C19: TOOD keeps more correct boxes than ATSS.\n" in text
+    assert " the opposite was found: TOOD keeps more correct boxes than ATSS (C19).\n" in text
     assert "points the opposite way" not in text
     assert "Claims on sizes" not in text
     assert "Claims against a control" not in text
@@ -269,7 +269,7 @@ def test_claims_of_another_kind_or_with_other_evidence_are_named(results):
     text = headlines_part(folder)
     assert (
         "- For these claims another study, or another definition of Table 6, points the opposite way, with "
-        "an interval that excludes 0: C9: TOOD is better than ATSS, anchor-free.\n"
+        "an interval that excludes 0: TOOD is better than ATSS, anchor-free (C9).\n"
         "- Claims on sizes of models, which need no training: C5, C6.\n"
         "- Claims against a control that the paper does not have: C22.\n"
     ) in text

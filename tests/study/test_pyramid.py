@@ -128,7 +128,9 @@ def test_own_data_are_named_as_they_are():
         "val": ("val.json", "photos/val"),
     }
     assert plan.settings("fcos")["splits"]["val"] == {"annotations": "val.json", "images": "photos/val"}
-    assert "Data: photographs (COCO layout), at most 160 × 160 pixels." in (plan.notes())
+    assert "Data: photographs (COCO layout), scaled, up or down, to fit into 160 × 160 pixels." in (
+        plan.notes()
+    )
     assert Plan(plan.study.model_dump(mode="json", exclude_none=True)).splits == plan.splits
 
 

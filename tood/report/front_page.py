@@ -109,8 +109,8 @@ def _verdicts(judged: pd.DataFrame, study: str, words: Iterable[Verdict]) -> lis
 
 
 def _named(row: Mapping) -> str:
-    """Number and words of a claim, in Markdown."""
-    return markdown(f"{row['number']}: {row['claim']}")
+    """Words and number of a claim, in Markdown."""
+    return markdown(f"{row['claim']} ({row['number']})")
 
 
 def forest_picture(results: Path, study: str, link: str, width: int | None = None) -> list[str]:

@@ -239,7 +239,7 @@ def _section(
                 run,
                 [Markup(numbered(part)) for part in parts],
                 [Cell(Markup(numbered(_apart(row[place]))), kind) for place, kind in columns.items()],
-                Markup() if below is None or row[below] == DASH else f"{file.header[below]}: {row[below]}",
+                _titled(file.header[below], row[below]) if below is not None else Markup(),
             )
             for run, parts, row in rows
         ],
@@ -248,6 +248,10 @@ def _section(
         remarks=[text for text in file.below if not _MARK.match(text)],
         footnotes=[Markup(html(numbered(notes[mark]))) for mark in marks if mark in notes],
     )
+
+
+def _titled(title: Markup, cell: Markup) -> Markup:
+    return Markup() if cell == DASH else Markup("{}: {}").format(title, cell)
 
 
 def _kind(title: str) -> str:
