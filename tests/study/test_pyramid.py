@@ -148,7 +148,10 @@ def test_own_data_in_another_layout_are_converted(words, layout):
         "train": {"annotations": "train.json", "images": "images"},
         "val": {"annotations": "val.json", "images": "images"},
     }
-    assert any(note.startswith(f"Data: photographs ({layout} layout), at most") for note in plan.notes())
+    assert any(
+        note.startswith(f"Data: photographs ({layout} layout), scaled, up or down, to fit")
+        for note in plan.notes()
+    )
     again = Plan(plan.study.model_dump(mode="json", exclude_none=True))
     assert (again.conversion, again.splits) == (plan.conversion, plan.splits)
     call = shlex.split(call_of(plan))
