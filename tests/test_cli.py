@@ -194,6 +194,32 @@ def test_a_table_is_no_run_whose_weights_could_be_kept(capsys):
     assert "unknown run 'table6'" in capsys.readouterr().err
 
 
+@pytest.fixture
+def only_records(tmp_path, monkeypatch):
+    """A folder with records of `mini` for one run, the first of them with weights, and no `work`."""
+    kept = Path("results/mini")
+    (tmp_path / kept / "runs/tood_af").mkdir(parents=True)
+    for file in ("seed0.json", "seed0.pth", "seed1.json"):
+        name = kept / "runs/tood_af" / file
+        shutil.copyfile(REPOSITORY / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_weights_that_a_clone_has_are_not_kept_again(only_records, capsys):
+    assert main(["keep", "tood_af", "--name", "mini"]) == 0
+    assert capsys.readouterr().out.startswith(
+        "results/mini/runs/tood_af/seed0.pth: the weights are kept already; "
+    )
+    assert main(["keep", "tood_af", "--name", "mini", "--seed", "1"]) == 2
+    assert "only the machine that trained the run has it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("study", "named"), [(["--name", "mini"], " --name mini"), ([], "")])
+def test_what_shows_more_of_a_run_shows_the_same_study(only_records, capsys, study, named):
+    assert main(["show", "tood_af", *study]) == 0
+    assert capsys.readouterr().out.endswith(f": tood show tood_af --full{named}\n")
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
@@ -286,6 +312,22 @@ def test_a_folder_with_studies_is_not_left(elsewhere, capsys):
     said = capsys.readouterr()
     assert said.out.startswith("study other (scale smoke), the last that was called\n")
     assert said.err == ""
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        "results/cells/study.json",
+        "results/sweeps/tried/metrics.csv",
+        "results/mini/runs/tood_af/seed0.json",
+    ],
+)
+def test_a_folder_with_results_alone_is_not_left(elsewhere, workspace, left):
+    """As of a study that was copied from another machine, or of a variation."""
+    Path(left).parent.mkdir(parents=True)
+    Path(left).touch()
+    folder.enter_clone(argparse.Namespace())
+    assert Path.cwd() == elsewhere
 
 
 def test_a_package_without_a_clone_says_where_to_run_this(monkeypatch, tmp_path, capsys):

@@ -186,6 +186,16 @@ def test_hours_by_hand(empty):
     )
 
 
+def test_the_days_that_the_page_on_gpus_says(empty):
+    """Both of its sections have cards that the plan does not know, and name the slowest that it knows."""
+    page = " ".join((REPOSITORY / "docs/gpus.md").read_text().split())
+    speeds = ASSUMED.gpus.gigabytes_per_second
+    assert min(speeds, key=speeds.get) == "V100"
+    for gpus, option in ((1, ""), (4, " --gpus 4")):
+        days = estimate("paper", gpu="V100", gpus=gpus)["study"]["days"]
+        assert f"`tood plan --gpu V100{option}` estimates {days[0]:.0f} to {days[1]:.0f} days" in page
+
+
 def large_epochs() -> float:
     """Epochs of the rows with ResNet-101, each times the pixels of its images relative to `tood_af`'s."""
     pixels = relative_pixels()

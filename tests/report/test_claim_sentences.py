@@ -37,9 +37,9 @@ def test_an_effect_its_seeds_and_where_else_it_was_looked_at():
         Checked("photographs", "cells", ["tood_af", "atss_af"], elsewhere),
         Checked("36 epochs", "longer", ["tood_af", "atss_af"], values.iloc[:0]),
     )
-    assert list(found) == ["TOOD is better than ATSS, anchor-free"]
+    assert list(found) == ["C9: TOOD is better than ATSS, anchor-free"]
     p = 2 * stats.t.sf(9 * 3**0.5, 2)
-    assert found["TOOD is better than ATSS, anchor-free"] == (
+    assert found["C9: TOOD is better than ATSS, anchor-free"] == (
         "*same direction*, +9.0 (+6.5 to +11.5) AP, 3 seeds; the paper has +3.3. Over single seeds it "
         f"ranges from +8.0 to +10.0. It is significant after Holm's correction (p {f'{p:.3f}'[1:]}). "
         "In other studies: photographs, inconclusive. Pending: 36 epochs."
@@ -48,7 +48,7 @@ def test_an_effect_its_seeds_and_where_else_it_was_looked_at():
 
 def test_an_effect_that_is_not_seen_says_how_many_seeds_it_would_take():
     found = said(ap(fovea_thead=(41.0, 40.0, 42.0), fovea=(40.0, 41.0, 40.5)))
-    text = found["T-head is better than the parallel head in FoveaBox"]
+    text = found["C1: T-head is better than the parallel head in FoveaBox"]
     assert text.startswith("*inconclusive*, +0.5 (−2.8 to +3.8) AP, 3 seeds; the paper has +0.7. ")
     needed = seeds_needed(0.7, 1.3229)
     assert (
@@ -59,7 +59,7 @@ def test_an_effect_that_is_not_seen_says_how_many_seeds_it_would_take():
 
 def test_an_effect_as_large_as_the_papers_is_excluded_where_the_interval_ends_below():
     found = said(ap(fovea_thead=(40.1, 40.2, 39.9), fovea=(40.0, 40.1, 40.0)))
-    text = found["T-head is better than the parallel head in FoveaBox"]
+    text = found["C1: T-head is better than the parallel head in FoveaBox"]
     assert text.startswith("*inconclusive*, +0.0 (−0.3 to +0.3) AP, 3 seeds; the paper has +0.7. ")
     assert "The interval excludes an effect of the paper's size." in text
     assert "would take" not in text
@@ -68,14 +68,14 @@ def test_an_effect_as_large_as_the_papers_is_excluded_where_the_interval_ends_be
 def test_one_seed_and_the_best_of_several():
     best = {"tood_af": (50.0,), "tood_alpha05_beta2": (49.0,), "tood_alpha05_beta4": (48.0,)}
     others = {"tood_alpha05_beta6": (47.0,), "tood_alpha10_beta8": (49.5,), "tood_alpha15_beta8": (47.0,)}
-    found = said(ap(**best, **others))["α = 1 and β = 6 are the best of Table 4"]
+    found = said(ap(**best, **others))["C15: α = 1 and β = 6 are the best of Table 4"]
     assert "+0.5 AP, 1 seed; " in found
     assert "The pair that decides is `tood_af - tood_alpha10_beta8`. One seed has no interval." in found
 
 
 def test_a_difference_beyond_a_margin_has_no_p_of_lying_within_it():
     found = said(ap(tood_af=(48.0, 49.0, 50.0), tood_ab=(40.0, 41.1, 42.0)))
-    text = found["Anchor-free and anchor-based TOOD are alike (within 0.5; tood\\_af − tood\\_ab)"]
+    text = found["C14: Anchor-free and anchor-based TOOD are alike (within 0.5; tood\\_af − tood\\_ab)"]
     assert re.match(
         r"\*opposite: outside of the margin\*, \+8\.0 \(\S+ to \S+, 90% interval\) AP, 3 seeds", text
     )
@@ -86,7 +86,7 @@ def test_a_difference_beyond_a_margin_has_no_p_of_lying_within_it():
 
 def test_the_papers_counts_are_of_other_images_and_no_effect_to_look_for():
     values = ap(tood_af=(939.0, 937.0, 936.0), atss_af=(940.0, 936.0, 938.0)).assign(metric="#Correct boxes")
-    text = said(values)["TOOD keeps more correct boxes than ATSS"]
+    text = said(values)["C19: TOOD keeps more correct boxes than ATSS"]
     assert text.startswith(
         "*inconclusive*, −1 (−4 to +3) #Correct boxes, −0.1%, 3 seeds; the paper has +473, +1.6%."
     )

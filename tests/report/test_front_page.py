@@ -248,8 +248,28 @@ def test_headlines_are_the_declared_claims_whatever_their_verdict(results):
     assert found["C19: TOOD keeps more correct boxes than ATSS"] == fewer
     verdicts = "1 same direction, 0 inconclusive, 1 opposite, 0 depends on the reading."
     assert f"Claims with a verdict at `mini`: 2 of {CLAIMS}; {verdicts}" in text
-    assert (
-        "- Of these claims of the paper the opposite was found: TOOD keeps more correct boxes than ATSS.\n"
-        in text
-    )
+    assert " the opposite was found: TOOD keeps more correct boxes than ATSS (C19).\n" in text
+    assert "points the opposite way" not in text
+    assert "Claims on sizes" not in text
+    assert "Claims against a control" not in text
     assert "AP: 0 of 60 at the scale `paper`, 2 of 60 at the scale `mini`." in text
+
+
+def test_claims_of_another_kind_or_with_other_evidence_are_named(results):
+    """A control, sizes of models, and photographs on which TOOD is as much worse as it is better here."""
+    results("cells", *pairs(("AP", 40.0), runs=("tood_af", "atss_af")))
+    folder = results(
+        "mini",
+        *pairs(("AP", 40.0)),
+        *seeds("atss_af_thead", "AP", 40.0, 41.0, 42.0),
+        *seeds("parallel_atss", "AP", 39.0, 40.1, 41.0),
+    )
+    (folder / "paper").mkdir()
+    (folder / "paper" / "complexity.csv").write_text(f"{SIZES}atss_af_thead,1.004,1.906,3,3\n")
+    text = headlines_part(folder)
+    assert (
+        "- For these claims another study, or another definition of Table 6, points the opposite way, with "
+        "an interval that excludes 0: TOOD is better than ATSS, anchor-free (C9).\n"
+        "- Claims on sizes of models, which need no training: C5, C6.\n"
+        "- Claims against a control that the paper does not have: C22.\n"
+    ) in text

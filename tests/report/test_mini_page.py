@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+from collections import Counter
 
 import pandas as pd
 import pytest
@@ -18,7 +19,7 @@ from tood.report.markup import number
 from tood.report.mini_page import agreement, beside, elsewhere, mini_part, orders, sweep
 from tood.report.readings import DEFAULT
 from tood.report.shared_seeds import on_shared_seeds, with_shared_seeds
-from tood.study.declarations import load_tables
+from tood.study.declarations import load_runs, load_tables, select_runs
 from tood.study.options import parse_options
 from tood.study.paths import REPOSITORY
 from tood.study.plan import Plan
@@ -171,6 +172,8 @@ def test_what_pages_say_in_words_is_in_the_records():
     names = ["tood_af", "head_alone", "assignment_alone", "more_than_the_sum", "tal"]
     assert mini.loc[names, "mean"].round(1).tolist() == [8.9, 4.7, 5.8, 8.1, 1.0]
     assert cells.loc[names, "mean"].round(1).tolist() == [-2.1, 2.6, -4.8, 8.4, -9.0]
+    alone = cells.loc[["t_head_atss_af", "tal"], "mean"]
+    assert (round(alone.iloc[0], 1), round(alone.sum(), 1)) == (-1.6, -10.5)
     same, opposite, open_ = "same direction", "opposite", "inconclusive"
     assert mini.loc[names, "direction"].tolist() == [same, same, same, same, open_]
     assert cells.loc[names, "direction"].tolist() == [opposite, same, opposite, same, opposite]
@@ -187,8 +190,8 @@ def test_what_pages_say_in_words_is_in_the_records():
     assert mini.loc["correct", ["mean", "base"]].round().tolist() == [-8, 1409]
     assert mini.loc["alpha_beta", "direction"] == open_
     assert mini.loc["alpha_beta", "contrast"] == "tood_af - tood_alpha05_beta2"
-    assert max(-mini.loc["alpha_beta", "low"], mini.loc["alpha_beta", "high"]).round(1) == 1.3
-    assert max(-mini.loc["alpha_beta", "welch_low"], mini.loc["alpha_beta", "welch_high"]).round(1) == 2.5
+    alike = mini.loc["alpha_beta", ["mean", "low", "high", "welch_low", "welch_high"]].astype(float)
+    assert (alike.round(1).tolist(), mini.loc["alpha_beta", "seeds"]) == ([0.0, -1.2, 1.3, -2.5, 2.5], 5)
     for study, redundant, error in ((mini, 32, 22), (cells, 59, 44)):
         shares = (100 * study["mean"] / study["base"]).round()
         assert shares[["redundant", "error"]].tolist() == [redundant, error]
@@ -407,6 +410,21 @@ def test_the_trainings_of_the_plan_have_records_and_no_others():
     assert trained == plan
     for name in ("README.md", "docs/mini.md"):
         assert re.search(r"(?i)all 252 trainings", (REPOSITORY / name).read_text())
+    counts = Counter(study.partition("/")[0] for study, _, _ in plan)
+    assert counts == {"mini": 169, "cells": 35, "sweeps": 48}
+    readme = (REPOSITORY / "README.md").read_text()
+    assert "169 under the name `mini`, 35 on photographs, and 48 of variations in `results/sweeps`" in readme
+
+
+def test_what_the_readme_says_of_the_runs_of_mini_is_so():
+    """38 runs: the 31 of the paper with ResNet-50, six of Table 5 alone, and the control."""
+    runs, measured = load_runs(), {record.run for record in records_of(REPOSITORY / "results", "mini")}
+    of_paper = {run.id for run in select_runs(None, runs)}
+    small = {run for run in of_paper if runs[run].backbone == "ResNet-50"}
+    assert (len(measured), len(of_paper), len(small)) == (38, 60, 31)
+    of_table_5 = {row.run for row in load_tables()["one_backbone"].rows} - of_paper
+    assert len(of_table_5) == 6
+    assert measured == small | of_table_5 | {"parallel_atss"}
 
 
 def test_the_page_says_which_cpus_trained_what():

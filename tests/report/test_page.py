@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from markupsafe import Markup
 from PIL import Image
 
 from tood.ledger.status import Status
@@ -28,7 +29,7 @@ from tood.report.tables import build, write
 from tood.runtime.failures import State
 from tood.study.claims import load_claims
 from tood.study.declarations import load_runs, load_tables
-from tood.study.paths import StudyPaths
+from tood.study.paths import REPOSITORY, StudyPaths
 from tood.study.plan import Plan
 
 RUNS = load_runs()
@@ -159,14 +160,21 @@ def test_long_titles_are_short_in_the_contents():
     assert [Section(*names).short for names in titles.items()] == ["Sweep of m", "One backbone"]
 
 
+def titles_of(section: Section) -> list[str]:
+    return [str(cell.content) for cell in section.header]
+
+
 def test_claims_show_first_what_a_narrow_page_has_room_for(tmp_path):
     frame = metrics(tood_af=42.0, atss_af=39.0)
     write_claims(CLAIMS, Evidence(metrics=frame), TABLES, tmp_path, [])
     section = claims_section(tmp_path / "claims.md", CLAIMS, ["tood_af", "atss_af"])
-    assert [str(cell.content) for cell in section.header[:4]] == ["ours", "Verdict", "paper", "Metric"]
+    assert titles_of(section)[:4] == ["ours", "Verdict", "paper", "Metric"]
     assert section.left_out == len(CLAIMS) - len(section.rows) > 0
     row = next(row for row in section.rows if row.label[0] == "C9: TOOD is better than ATSS, anchor-free")
     assert str(row.cells[0].content) == '+3.0 <span class="apart">(+3.0 to +3.0)</span>'
+    assert "Robustness" not in titles_of(section)
+    assert row.below == Markup("Robustness: Welch: same direction")
+    assert isinstance(row.below, Markup)  # or the page would show < as &lt;
     for runs, said in ((["tood_af"], "no claim of the paper rests on"), (["tal", "paa_iou"], "no claim")):
         assert claims_section(tmp_path / "claims.md", CLAIMS, runs).empty.startswith(said)
     assert claims_section(tmp_path / "claims.md", CLAIMS, ["fovea", "fovea_thead"]).empty == "no value yet"
@@ -184,11 +192,13 @@ def test_the_verdicts_are_counted_in_a_sentence():
     assert verdicts(nothing, comparable=False) == ["No claim of the paper has a verdict yet."]
     assert effect_of_the_method(nothing) == ""
     assert effect_of_the_method(judged) == (
-        "TOOD is better than ATSS, anchor-free (TOOD: the paper's object detector; ATSS: its baseline): "
-        "+3.0 AP (95% interval +3.0 to +3.0, 2 seeds): same direction."
+        "TOOD − ATSS: +3.0 AP (95% interval +3.0 to +3.0, 2 seeds). TOOD is the paper's object detector, "
+        'ATSS its baseline. Verdict on the claim C9, "TOOD is better than ATSS, anchor-free": same direction.'
     )
     one = judge(CLAIMS, Evidence(metrics=frame[frame["seed"] == 0]), TABLES)
-    assert effect_of_the_method(one).endswith("with one seed and so without an interval.")
+    assert effect_of_the_method(one).startswith(
+        "TOOD − ATSS: +3.0 AP, with one seed and so without an interval. "
+    )
 
 
 def test_controls_of_this_project_are_counted_among_the_claims():
@@ -326,6 +336,33 @@ def test_on_a_telephone_the_verdicts_are_whole_and_wide_figures_scroll(page, tmp
     assert verdict <= frame - 16  # where the shadow begins
     assert figure == 900  # three quarters of the 1,200 pixels that it has
     assert whole == 390  # nothing else is wider than the page
+
+
+# Writes down how wide the table of claims is in its frame, and the highest of its rows.
+OF_CLAIMS = """<script>addEventListener("load", () => setTimeout(() => {
+  const table = document.getElementById("claims").parentElement.querySelector("table");
+  const heights = [...table.tBodies[0].rows].map(row => row.offsetHeight);
+  const found = [table.parentElement.clientWidth, table.offsetWidth, Math.max(...heights)];
+  const below = [...table.querySelectorAll(".below div")].map(line => line.getBoundingClientRect().right);
+  parent.postMessage([...found, Math.ceil(Math.max(...below))].join(" "), "*");
+}, 200))</script>"""
+
+
+@in_browser
+@pytest.mark.parametrize(("width", "highest", "whole"), [(1300, 100, True), (390, 320, False)])
+def test_the_claims_of_mini_can_be_read(tmp_path, monkeypatch, width, highest, whole):
+    """On a wide page no column is cut; on a telephone the line below a row is seen without scrolling."""
+    monkeypatch.chdir(tmp_path)
+    committed = tmp_path / "results/mini/tables"
+    shutil.copytree(REPOSITORY / committed.relative_to(tmp_path), committed)
+    write_report(Plan({"scale": "mini"}), [], {})
+    text = StudyPaths("mini").report.read_text()
+    (tmp_path / "page.html").write_text(text.replace("</body>", f"{OF_CLAIMS}</body>"))
+    (tmp_path / "around.html").write_text(AROUND.replace("390px", f"{width}px"))
+    frame, table, height, right = map(int, opened(tmp_path / "around.html").split())
+    assert (table <= frame) == whole
+    assert height <= highest
+    assert right <= width - 16
 
 
 def test_a_table_in_a_caption_scrolls_by_itself(page):

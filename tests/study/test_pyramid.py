@@ -128,7 +128,9 @@ def test_own_data_are_named_as_they_are():
         "val": ("val.json", "photos/val"),
     }
     assert plan.settings("fcos")["splits"]["val"] == {"annotations": "val.json", "images": "photos/val"}
-    assert "Data: photographs (COCO layout), at most 160 × 160 pixels." in (plan.notes())
+    assert "Data: photographs (COCO layout), scaled, up or down, to fit into 160 × 160 pixels." in (
+        plan.notes()
+    )
     assert Plan(plan.study.model_dump(mode="json", exclude_none=True)).splits == plan.splits
 
 
@@ -146,7 +148,10 @@ def test_own_data_in_another_layout_are_converted(words, layout):
         "train": {"annotations": "train.json", "images": "images"},
         "val": {"annotations": "val.json", "images": "images"},
     }
-    assert any(note.startswith(f"Data: photographs ({layout} layout), at most") for note in plan.notes())
+    assert any(
+        note.startswith(f"Data: photographs ({layout} layout), scaled, up or down, to fit")
+        for note in plan.notes()
+    )
     again = Plan(plan.study.model_dump(mode="json", exclude_none=True))
     assert (again.conversion, again.splits) == (plan.conversion, plan.splits)
     call = shlex.split(call_of(plan))

@@ -64,7 +64,7 @@ def test_one_command_compares_detectors_on_it(workspace, birds):
     page = (results / "report.html").read_text()
     assert "has the highest mean AP: " in page
     assert not re.search("dining table|>paper<|Anchor-based", page)
-    assert "Data: birds (COCO layout), at most 128 × 96 pixels." in page
+    assert "Data: birds (COCO layout), scaled, up or down, to fit into 128 × 96 pixels." in page
     assert (results / "figures/distances.png").is_file()
     model = workspace.path / "work/birds/runs/tood_af/seed0/provenance.json"
     config = json.loads(model.read_text())["config"]

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--nms: only with ONNX; --output {options.output} must end in {FORMATS[0]}")
     require_detectors(options)
     if options.nms:
-        print("with --nms writing takes minutes", file=sys.stderr, flush=True)
+        print("with --nms writing takes a minute or more", file=sys.stderr, flush=True)
     with silent():
         from tood.evaluation.exporting import difference, export
 

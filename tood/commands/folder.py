@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tood.ledger.studies import called_studies
+from tood.ledger.studies import any_study
 from tood.runtime.failures import InputError
-from tood.study.paths import EXPERIMENTS, REPOSITORY, StudyPaths
+from tood.study.paths import EXPERIMENTS, REPOSITORY
 
 _RULES = "Snakefile"
 _FILES = ("image", "images", "config")  # options with text that may name files
@@ -36,9 +36,7 @@ def enter_clone(options: argparse.Namespace) -> None:
     Files that the options name stay those that were meant.
     """
     here = Path.cwd()
-    others = StudyPaths("*")  # data of one that may be called later, and results without any call
-    there = any(next(Path().glob(str(path)), None) for path in (others.manifest, others.metrics))
-    if Path(_RULES).exists() or called_studies() or there or not (REPOSITORY / _RULES).is_file():
+    if Path(_RULES).exists() or any_study() or not (REPOSITORY / _RULES).is_file():
         return
     for name, value in vars(options).items():
         setattr(options, name, _from(here, name, value))

@@ -3,9 +3,10 @@
 import argparse
 
 from tood.commands.options import add_study
-from tood.ledger.kept_weights import keep_weights
+from tood.ledger.kept_weights import keep_weights, kept_weights
 from tood.ledger.plans import load_study
 from tood.study.declarations import ExperimentError, unknown_run
+from tood.study.paths import StudyPaths
 from tood.study.plan import Training
 
 
@@ -22,6 +23,11 @@ def run(options: argparse.Namespace) -> int:
     if options.run not in plan.all_runs:
         raise ExperimentError(unknown_run(options.run, plan.all_runs))
     seed = plan.seeds_of(options.run)[0] if options.seed is None else options.seed
-    path = keep_weights(plan.name, Training(options.run, seed))
+    training = Training(options.run, seed)
+    paths = StudyPaths(plan.name)
+    if not paths.run(*training).model.is_file() and (kept := kept_weights(paths.record(*training))):
+        print(f"{kept}: the weights are kept already; they are those of {kept.stem}.json, by their checksum")
+        return 0
+    path = keep_weights(plan.name, training)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; commit it together with {path.stem}.json")
     return 0

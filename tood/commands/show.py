@@ -55,7 +55,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     print(f"\n{aligned([_COLUMNS, *map(_row, statuses), *_means(statuses)])}\n")
     print(_lines(cells | _in_short(plan, statuses)))
-    print(f"settings, digests, machine, packages and files: tood show {chosen.id} --full")
+    named = f" --name {options.name}" if options.name else ""
+    print(f"settings, digests, machine, packages and files: tood show {chosen.id} --full{named}")
     return 0
 
 

@@ -16,6 +16,12 @@ def recorded_studies() -> dict[str, Path]:
     return {path.parent.relative_to(RESULTS).as_posix(): path for path in sorted(_of_all("declaration"))}
 
 
+def any_study() -> bool:
+    """Whether this folder has a study: a call, a record, checked data, or results."""
+    records = _of_all("records", "*", "seed*.json")
+    return bool(records) or any(map(_of_all, ("options", "declaration", "manifest", "metrics")))
+
+
 def studies_with(run_id: str) -> list[str]:
     """The studies that have a training or a record of a run, by name."""
     names = {

@@ -43,7 +43,8 @@ def findings(claims: Sequence[Claim], judged: pd.DataFrame, tables: Mapping[str,
             *_would_change(row, looks),
             *filter(None, [markdown(row["note"])]),
         ]
-        entries.append(f"- **{markdown(row['claim'] + margin(row, spec))}:** {' '.join(sentences)}")
+        title = f"{row['number']}: {row['claim']}{margin(row, spec)}"
+        entries.append(f"- **{markdown(title)}:** {' '.join(sentences)}")
     return "\n".join(entries) + "\n"
 
 

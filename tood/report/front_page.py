@@ -5,7 +5,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from html import escape
 from pathlib import Path
 
@@ -93,21 +93,24 @@ def _verdicts(judged: pd.DataFrame, study: str, words: Iterable[Verdict]) -> lis
         (
             ~opposite & (frame["id"].isin(disagreeing) | (frame["verdict"] == Verdict.DEPENDS)),
             False,
-            "Another definition of Table 6 or another study has the opposite direction, with an interval "
-            "without 0, for",
+            "For these claims another study, or another definition of Table 6, points the opposite way, with "
+            "an interval that excludes 0",
         ),
     ):
         rows = frame[chosen].to_dict("records")
-        if claims := [markdown(row["claim"]) + (by_welch(row) if own else "") for row in rows]:
+        if claims := [_named(row) + (by_welch(row) if own else "") for row in rows]:
             facts.append(f"{begin}: {'; '.join(claims)}.")
     known = frame[frame["verdict"] != Verdict.PENDING]
     kinds = [
-        (int((known["seeds"] == 0).sum()), "compare sizes of models, which need no training"),
-        (int(known["paper"].isna().sum()), "are comparisons with a control, which the paper does not have"),
+        (known[known["seeds"] == 0], "Claims on sizes of models, which need no training"),
+        (known[known["paper"].isna()], "Claims against a control that the paper does not have"),
     ]
-    if named := [f"{number} {kind}" for number, kind in kinds if number]:
-        facts.append(f"Of the claims with a verdict {', and '.join(named)}.")
-    return facts
+    return facts + [f"{kind}: {', '.join(rows['number'])}." for rows, kind in kinds if len(rows)]
+
+
+def _named(row: Mapping) -> str:
+    """Words and number of a claim, in Markdown."""
+    return markdown(f"{row['claim']} ({row['number']})")
 
 
 def forest_picture(results: Path, study: str, link: str, width: int | None = None) -> list[str]:

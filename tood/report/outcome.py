@@ -68,13 +68,14 @@ def effect_of_the_method(judged: pd.DataFrame) -> str:
     if known.empty:
         return ""
     row = known.iloc[0]
-    claim = f"{row['claim']} ({method}: the paper's object detector; {baseline}: its baseline)"
     mean, low, high = (number(row[name], "+.1f") for name in ("mean", "low", "high"))
+    difference = f"{method} − {baseline}: {mean} AP"
+    who = f"{method} is the paper's object detector, {baseline} its baseline."
     if math.isnan(row["low"]):
-        return f"{claim}: {mean} AP, with one seed and so without an interval."
+        return f"{difference}, with one seed and so without an interval. {who}"
     return (
-        f"{claim}: {mean} AP ({CONFIDENCE:.0%} interval {low} to {high}, "
-        f"{row['seeds']} seeds): {row['verdict']}.{_elsewhere(judged, row)}"
+        f"{difference} ({CONFIDENCE:.0%} interval {low} to {high}, {row['seeds']} seeds). {who} "
+        f'Verdict on the claim {row["number"]}, "{row["claim"]}": {row["verdict"]}.{_elsewhere(judged, row)}'
     )
 
 
@@ -84,7 +85,7 @@ def _elsewhere(judged: pd.DataFrame, row: pd.Series) -> str:
     of_claim = judged[(judged["id"] == row["id"]) & (judged["check"] != "")]
     looks = of_claim[of_claim["direction"] == other.get(row["direction"])]
     return "".join(
-        f" In another study, {look['check']}, it is {number(look['mean'], '+.1f')} AP "
+        f" In another study, {look['check']}, the difference is {number(look['mean'], '+.1f')} AP "
         f"({number(look['low'], '+.1f')} to {number(look['high'], '+.1f')}, {look['seeds']} seeds)."
         for look in looks.to_dict("records")
     )

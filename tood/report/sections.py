@@ -20,7 +20,8 @@ _MARK = re.compile(r"<sup>(\w+)</sup>")
 _OTHERS = ("paper", "reference", "same", "test-dev")
 # Of the claims, what a narrow page is to show first; the other columns follow in their order.
 _FIRST = ("ours", "Verdict", "paper", "Metric")
-_CLAIM_WORDS = {"Verdict": "words", "Metric": "words", "Robustness": "words"}
+_CLAIM_WORDS = {"Verdict": "words", "Metric": "words"}
+_BELOW = "Robustness"  # the column of claims that is as long as a sentence: a line below each row
 _SHORT_TITLE = 12  # characters of a title that the list of contents has whole
 _IMAGES = "Images: "  # how the remark begins that says of which images the columns are
 _SHORT = 4  # characters of names of keys whose values stand on one line
@@ -40,6 +41,7 @@ class PageRow(NamedTuple):
     run: str  # whose row in the table of runs it leads to; empty where there is none
     label: Sequence[Markup]  # in lines
     cells: Sequence[Cell]
+    below: Markup = Markup()  # in a line of its own below the cells
 
     @property
     def linked(self) -> Markup:
@@ -155,7 +157,9 @@ def claims_section(path: Path, claims: Sequence[Claim], runs: Collection[str]) -
     if all(content.rows[place][titles.index("ours")] == DASH for place in shown):
         return Section(path.stem, content.title, empty="no value yet")
     first = [titles.index(name) for name in _FIRST if name in titles]
+    below = titles.index(_BELOW)
     columns = dict.fromkeys([*first, *range(1, len(titles))])  # each once
+    del columns[below]
     return _section(
         path,
         content,
@@ -164,6 +168,7 @@ def claims_section(path: Path, claims: Sequence[Claim], runs: Collection[str]) -
         rows=[("", [content.rows[place][0]], content.rows[place]) for place in shown],
         runs=[run for claim in claims for run in claim.runs],
         left_out=len(claims) - len(shown),
+        below=below,
     )
 
 
@@ -206,12 +211,14 @@ def _section(
     rows: Sequence[tuple[str, Sequence[Markup], Sequence[Markup]]],
     runs: Sequence[str],
     left_out: int = 0,
+    below: int | None = None,
 ) -> Section:
     """A section with the remarks of its file, and those of its footnotes that its rows refer to.
 
     Args:
         columns: kind of each column that is shown, by its place in the file.
         rows: of each the run, the label, and the cells of the file.
+        below: place in the file of the column that is no column here but a line below each row.
     """
     shown = "".join(part for _, parts, row in rows for part in (*parts, *(row[place] for place in columns)))
     # The rows that are left out leave gaps among the marks.
@@ -220,7 +227,7 @@ def _section(
     def numbered(text: str) -> str:
         return _MARK.sub(lambda mark: f"<sup>{marks[mark[1]]}</sup>", text)
 
-    below = {mark[1]: text for text in file.below if (mark := _MARK.match(text))}
+    notes = {mark[1]: text for text in file.below if (mark := _MARK.match(text))}
     return Section(
         id=path.stem,
         title=file.title,
@@ -232,14 +239,19 @@ def _section(
                 run,
                 [Markup(numbered(part)) for part in parts],
                 [Cell(Markup(numbered(_apart(row[place]))), kind) for place, kind in columns.items()],
+                _titled(file.header[below], row[below]) if below is not None else Markup(),
             )
             for run, parts, row in rows
         ],
         runs=runs,
         left_out=left_out,
         remarks=[text for text in file.below if not _MARK.match(text)],
-        footnotes=[Markup(html(numbered(below[mark]))) for mark in marks if mark in below],
+        footnotes=[Markup(html(numbered(notes[mark]))) for mark in marks if mark in notes],
     )
+
+
+def _titled(title: Markup, cell: Markup) -> Markup:
+    return Markup() if cell == DASH else Markup("{}: {}").format(title, cell)
 
 
 def _kind(title: str) -> str:
@@ -259,7 +271,8 @@ def _apart(cell: Markup) -> Markup:
     value, bracket, rest = cell.partition(" (")
     if not (bracket and " to " in rest):
         return cell
-    return Markup('{} <span class="apart">({}</span>').format(value, rest)
+    interval, semicolon, share = rest.partition("; ")
+    return Markup('{} <span class="apart">({}</span>{}{}').format(value, interval, semicolon, share)
 
 
 def without(sections: Iterable[Section], known: Collection[str]) -> list[Section]:

@@ -76,7 +76,7 @@ class Study(Declaration):
     train: Word | Split | None = None
     val: Word | Split | None = None
     classes: Classes | None = None  # * of the data's, that are used; default: all
-    image_size: tuple[Side, Side] | None = None  # * at most, pixels; of a scale that draws its own
+    image_size: tuple[Side, Side] | None = None  # * to scale to, pixels; of a scale that draws its own
     data_seed: Seed | None = None  # * of a scale that draws its data
     runs: Words | None = None  # default: all
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None

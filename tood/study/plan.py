@@ -340,8 +340,9 @@ class Plan:
         some = self.conversion.classes if self.conversion else ()
         only = f" Of their classes only {', '.join(some)}; images without these are kept." if some else ""
         size = sorted(self.study.image_size or self.scale.input.size or (), reverse=True)
-        drawn = bool(self.scale.drawing)
-        more = f"at most {' × '.join(map(str, size))} pixels" if drawn else "not necessarily COCO 2017"
+        more = f"scaled, up or down, to fit into {' × '.join(map(str, size))} pixels"
+        if not self.scale.drawing:
+            more = "not necessarily COCO 2017"
         return f"Data: {root.name} ({layout} layout), {more}.{only}"
 
     def notes(self, trainings: Iterable[Training] | None = None) -> list[str]:

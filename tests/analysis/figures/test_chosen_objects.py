@@ -7,6 +7,7 @@ from tood.analysis.figures.chosen_objects import Case, caption, choose
 
 CLASSES = ("dining table", "pizza", "dog")
 DOG = 2
+FILES = {1: "1.png", 2: "b b.png", 3: "3.png"}
 
 
 def record(image: int, instance: int = 0, **changes: object) -> dict:
@@ -113,7 +114,7 @@ def test_the_captions_say_the_rule_what_it_left_and_the_means():
     records = [record(1, distance=0.9), record(2, distance=0.3), record(3, crowded=True)]
     choice = choose(both(*records, tood={0: {"distance": 0.1}}), CLASSES)
     first, *others = choice.cases
-    text = caption(choice, ["ATSS", "TOOD"], 1, [first], seed=5)
+    text = caption(choice, ["ATSS", "TOOD"], 1, [first], FILES, seed=5)
     first_part, marks, rule = text.strip().split("\n\n")
     assert first_part == (
         "**Figure 1.** Result, scores and IoUs of ATSS and TOOD on one object (Figure 1 of Feng et al., ICCV "
@@ -129,13 +130,14 @@ def test_the_captions_say_the_rule_what_it_left_and_the_means():
         "their class touches, that both detectors localise somewhere with an IoU of at least 0.75, and whose "
         "best-classified box under TOOD has an IoU of at least 0.5, it has the largest distance between both "
         "best anchors under ATSS; 2 of 3 objects qualified. Images with dining table and pizza go first; "
-        "none of the objects is on such an image."
+        "none of the objects is on such an image. The object as options of `tood maps`: `--image 1.png "
+        "--object 0`."
     )
     assert "dropping" not in text
-    assert "seed" not in caption(choice, ["ATSS", "TOOD"], 1, [first])
+    assert "seed" not in caption(choice, ["ATSS", "TOOD"], 1, [first], FILES)
     farther = choose(both(record(1), tood={0: {"distance": 0.9}}), CLASSES)
-    assert "farther apart under TOOD" in caption(farther, ["ATSS", "TOOD"], 1, farther.cases)
-    text = caption(choice, ["ATSS", "TOOD"], 4, others)
+    assert "farther apart under TOOD" in caption(farther, ["ATSS", "TOOD"], 1, farther.cases, FILES)
+    text = caption(choice, ["ATSS", "TOOD"], 4, others, FILES)
     assert text.startswith(
         "**Figure 4.** Results of ATSS and TOOD on 2 further objects, each on another image; drawn and "
         "chosen as in Figure 1. 1 of the 2 shown was chosen after dropping from the rule "
@@ -144,20 +146,25 @@ def test_the_captions_say_the_rule_what_it_left_and_the_means():
     assert ', then "that both detectors localise' in text
     assert ', then "that no crowd' in text
     assert "4 %" not in text.split("dropping")[1]
+    assert text.endswith(
+        " The objects, in this order, as options of `tood maps`: `--image 'b b.png' --object 0`, "
+        "`--image 3.png --object 0`.\n"
+    )
 
 
 def test_classes_that_the_data_lack_are_not_spoken_of():
     choice = choose(both(record(1), record(2)), ("bird", "bee", "dog"))
     assert choice.preferred is None
-    text = caption(choice, ["ATSS", "TOOD"], 1, choice.cases[:1])
+    text = caption(choice, ["ATSS", "TOOD"], 1, choice.cases[:1], FILES)
     assert "dining table" not in text
     assert text.endswith(
-        "the largest distance between both best anchors under ATSS; 2 of 2 objects qualified.\n"
+        "the largest distance between both best anchors under ATSS; 2 of 2 objects qualified. The object as "
+        "options of `tood maps`: `--image 1.png --object 0`.\n"
     )
 
 
 def test_a_study_of_one_detector_has_its_own_words():
     choice = choose({"TOOD": pd.DataFrame([record(1)])}, CLASSES)
-    text = caption(choice, ["TOOD"], 1, choice.cases)
+    text = caption(choice, ["TOOD"], 1, choice.cases, FILES)
     assert "that TOOD localises somewhere" in text
     assert "under TOOD" in text

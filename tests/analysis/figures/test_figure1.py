@@ -1,6 +1,7 @@
 """Figures 1 and 4: the objects that the rule chooses, and the same ones under every detector."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -8,11 +9,15 @@ import pytest
 from helpers.initial_runs import analyse_run, draw_dataset, initial_run
 
 from tood.analysis.figures import figure1 as module
+from tood.analysis.figures import image_maps
 from tood.analysis.figures.chosen_objects import Case, choose
 from tood.analysis.figures.figure1 import figures, row
+from tood.analysis.figures.image_maps import of_study
 from tood.evaluation.trained_run import load_trained
+from tood.runtime.files import read_json
 from tood.study.jobs import Execution, Figure1Job
 from tood.study.paths import RunPaths
+from tood.study.plan import Plan
 
 CPU = Execution(device="cpu")
 RUNS = {"ATSS": "atss_af", "TOOD": "tood_af"}
@@ -70,6 +75,22 @@ def test_every_detector_shows_the_objects_that_the_rule_chose(job, tmp_path, mon
         info = trained.dataset.get_data_info(index)
         labels = [i["bbox_label"] for i in info["instances"] if not i["ignore_flag"]]
         assert first.class_name == trained.dataset.metainfo["classes"][labels[case.instance]]
+
+
+def test_tood_maps_shows_the_objects_that_the_captions_name(job, manifest, tmp_path, monkeypatch):
+    figures(job, CPU, tmp_path)
+    trained = load_trained(job.detectors["ATSS"], CPU)
+    cases = choose(records(job), trained.dataset.metainfo["classes"]).cases
+    captions = "".join((tmp_path / f"figure{number}.md").read_text() for number in (1, 4))
+    named = re.findall(r"`--image (\S+) --object (\d+)`", captions)
+    assert len(named) == len(cases) == 5
+    content = read_json(manifest)
+    monkeypatch.setattr(image_maps, "checked_data", lambda plan: content)
+    for (image, number), case in zip(named, cases, strict=True):
+        shown, drawn = of_study(Plan({}), "atss_af", image, int(number)), row(trained, "", case)
+        assert shown.chosen == drawn.instance
+        assert shown.names == drawn.names
+        assert np.allclose(shown.boxes, drawn.gt_boxes)  # in pixels of the file: the input is as large
 
 
 def test_the_figures_distance_is_that_of_the_records(job):

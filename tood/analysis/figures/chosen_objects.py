@@ -1,5 +1,6 @@
 """The rule that chooses the objects of Figures 1 and 4, because the paper does not name its images."""
 
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -98,7 +99,12 @@ def choose(detectors: Mapping[str, pd.DataFrame], classes: Sequence[str]) -> Cho
 
 
 def caption(
-    choice: Choice, names: Sequence[str], figure: int, shown: Collection[Case], seed: int | None = None
+    choice: Choice,
+    names: Sequence[str],
+    figure: int,
+    shown: Collection[Case],
+    files: Mapping[int, str],
+    seed: int | None = None,
 ) -> str:
     """The caption of Figure 1 or 4 in Markdown: what it shows and why; of Figure 1 also marks and rule.
 
@@ -107,10 +113,11 @@ def caption(
         names: of the detectors, the baseline first.
         figure: 1 or 4.
         shown: the objects in it.
+        files: name of each shown image in the annotation file, by its id.
         seed: of the trained detectors.
     """
     rule, who = list(conditions(names)), " and ".join(names)
-    excused = _excused(rule, shown)
+    excused = _excused(rule, shown) + _as_options(shown, files)
     if figure == 4:
         again = set(shown) == {choice.cases[0]}
         further = f"{len(shown)} further object{'s' * (len(shown) != 1)}, each on another image"
@@ -132,6 +139,16 @@ def caption(
         f"**Figure 1.** Result, scores and IoUs of {who} on one object (Figure 1 of Feng et al., ICCV 2021). "
         f"It is an example, not the evidence: {_purpose(names, shown)}. {_means(choice, names, seed)}\n\n"
         f"{marks}\n\n{selection}\n"
+    )
+
+
+def _as_options(shown: Collection[Case], files: Mapping[int, str]) -> str:
+    """The objects in their order in the figure, as `tood maps` takes them."""
+    options = [f"--image {shlex.quote(files[case.image_id])} --object {case.instance}" for case in shown]
+    fence = "``" if "`" in "".join(options) else "`"
+    objects = "object" if len(options) == 1 else "objects, in this order,"
+    return (
+        f" The {objects} as options of `tood maps`: {', '.join(f'{fence}{each}{fence}' for each in options)}."
     )
 
 

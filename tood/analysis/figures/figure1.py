@@ -1,9 +1,11 @@
 """Figures 1 and 4: objects chosen by rule, under each detector."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+from mmdet.datasets import CocoDataset
 
 from tood.analysis.figures.chosen_objects import Case, caption, choose
 from tood.analysis.figures.files import save_captioned
@@ -41,9 +43,10 @@ def figures(job: Figure1Job, execution: Execution, folder: Path) -> None:
     # If no other image has an object, Figure 4 shows the object of Figure 1 again.
     shown = {1: [first], 4: others or [first]}
     rows = {case: [row(trained, name, case) for name, trained in detectors.items()] for case in choice.cases}
+    files = {case.image_id: _file_name(detectors[names[0]].dataset, case.image_id) for case in choice.cases}
     drawn = {1: draw_figure1(rows[first]), 4: draw_figure4([rows[case] for case in shown[4]])}
     for number, figure in drawn.items():
-        text = caption(choice, names, number, shown[number], job.seed)
+        text = caption(choice, names, number, shown[number], files, job.seed)
         save_captioned(figure, folder / f"figure{number}", text)
 
 
@@ -61,6 +64,16 @@ def _best_anchors(path: Path, trained: Trained) -> Mapping[str, list]:
     return best.to_json(best.objects)["objects"]
 
 
+def _index(dataset: CocoDataset, image_id: int) -> int:
+    return next(i for i in range(len(dataset)) if dataset.get_data_info(i)["img_id"] == image_id)
+
+
+def _file_name(dataset: CocoDataset, image_id: int) -> str:
+    """The name of an image as the annotation file has it."""
+    path = dataset.get_data_info(_index(dataset, image_id))["img_path"]
+    return path.removeprefix(os.path.join(dataset.data_prefix["img"], ""))
+
+
 def row(trained: Trained, name: str, case: Case) -> FigureRow:
     """One detector's row of the figure.
 
@@ -73,7 +86,7 @@ def row(trained: Trained, name: str, case: Case) -> FigureRow:
         ValueError: the detector predicts no box that touches the object.
     """
     dataset = trained.dataset
-    index = next(i for i in range(len(dataset)) if dataset.get_data_info(i)["img_id"] == case.image_id)
+    index = _index(dataset, case.image_id)
     ((sample, levels),) = dense_predictions(
         trained.model, dataset, device=trained.device, label=f"figure 1, {name}", indices=[index]
     )
