@@ -181,9 +181,10 @@ def import_released(job: ImportJob, released: ReleasedFile, folder: Path, output
 
 
 def _keep(job: TrainingJob | MeasuringJob, folder: Path, record: Path) -> None:
-    """Write the record of a training from the folder of its run, and declare its study."""
+    """Write the record of a training from the folder of its run, and declare its study, if it is of one."""
     write_record(RunPaths(folder), job.manifest, record)
-    declare_study(record.parents[2].relative_to(RESULTS).as_posix())
+    if record.is_relative_to(RESULTS):
+        declare_study(record.parents[2].relative_to(RESULTS).as_posix())
 
 
 @_step("train {job.run}")
