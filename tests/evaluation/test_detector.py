@@ -408,6 +408,40 @@ def test_a_folder_of_detections_that_cannot_be_made_is_refused_first(there, tmp_
     assert "--output" in capsys.readouterr().err
 
 
+def test_no_drawing_replaces_an_image_and_no_result_a_file_of_the_user(there, tmp_path, capsys):
+    (tmp_path / "wide.jpg").write_bytes(b"a photograph")
+    call = ["detect", str(tmp_path / "wide.jpg"), "--run", "tood_af", "--name", "x", "--output"]
+    assert main([*call, str(tmp_path / "." / "sub" / "..")]) == 2
+    assert "a drawing could replace it; name another folder" in capsys.readouterr().err
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/images.json").write_text("annotations")
+    assert main([*call, str(tmp_path / "data")]) == 2
+    assert "images.json there is not of this command" in capsys.readouterr().err
+    assert (tmp_path / "wide.jpg").read_bytes() == b"a photograph"
+    assert (tmp_path / "data/images.json").read_text() == "annotations"
+
+
+@pytest.mark.parametrize("names", [None, ("helmet", "vest")])
+def test_a_head_has_as_many_classes_as_the_file_names(tmp_path, names):
+    """Without names a file is taken to have COCO's, which a head of three classes cannot have."""
+    config = Config.fromfile(MMDET_CONFIGS / "atss/atss_r50_fpn_1x_coco.py")
+    config.model.bbox_head.num_classes = 3
+    config.model.backbone.init_cfg = None
+    config.dump(tmp_path / "three.py")
+    state_dict = mmdet_model(config).state_dict()
+    meta = {"meta": {"dataset_meta": {"classes": names}}} if names else {}
+    torch.save({"state_dict": state_dict} | meta, tmp_path / "three.pth")
+    said = "names 2 classes, and the head" if names else "80 classes, and the head"
+    with pytest.raises(ExperimentError, match=rf"{said} of .*three.py has 3") as refused:
+        of_file(tmp_path / "three.pth", str(tmp_path / "three.py"), "cpu")
+    assert ("The file names no classes" in str(refused.value)) == (names is None)
+    torch.save(
+        {"state_dict": state_dict, "meta": {"dataset_meta": {"classes": "abc"}}}, tmp_path / "three.pth"
+    )
+    with pytest.raises(ExperimentError, match="is the text 'abc' and no list of names"):
+        of_file(tmp_path / "three.pth", str(tmp_path / "three.py"), "cpu")
+
+
 @pytest.mark.parametrize("run", ["tood_af", "atss_af", "fcos_imprv", "fovea", "retinanet", "paa"])
 def test_a_side_of_one_pixel_goes_through_evaluation(there, run):
     trained = load_trained(initial_run(there / "manifest.json", run), CPU)

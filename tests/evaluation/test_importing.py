@@ -366,6 +366,12 @@ def test_before_the_dataset_is_checked_the_file_is_put_in_place(workspace, monke
     assert "when it has checked the dataset" in said
     assert (workspace.path / "weights/released/retinanet.pth").is_file()
     assert not StudyPaths("released").run("retinanet", 0).model.exists()
+    place = workspace.path / "weights/released/retinanet.pth"
+    import_file(retinanet, "retinanet", {"data_root": "coco"})
+    place.write_bytes(b"of the user")
+    with pytest.raises(ExperimentError, match=r"retinanet.pth is there and is another file than"):
+        import_file(retinanet, "retinanet", {"data_root": "coco"})
+    assert place.read_bytes() == b"of the user"
 
 
 def test_classes_that_the_weights_do_not_know(here, retinanet, tmp_path):

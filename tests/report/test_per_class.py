@@ -88,6 +88,8 @@ def test_results_of_any_program(study, capsys):
     [
         (["fcos"], "fcos: no detections of mini are on this machine"),
         (["tood_ax"], "did you mean tood_a"),
+        (["--seed", "7"], "no detections of seed 7 are on this machine"),
+        (["--seed", "7"], "fresh=true seeds=7"),
         (["--detections", "x.json"], "--detections, --annotations: give both"),
         (["--detections", "x.json", "--annotations", "none.json"], "--detections x.json: no such file"),
         (["tood_af", "--detections", "x", "--annotations", "y"], "omit RUN, --name and --seed"),
@@ -96,6 +98,26 @@ def test_results_of_any_program(study, capsys):
 def test_what_is_missing_is_said(study, capsys, arguments, message):
     own = [] if "--detections" in arguments else ["--name", "mini"]
     assert main(["classes", *arguments, *own]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda entries: {}, "not COCO results, which are a list of detections"),
+        (lambda entries: [entries[0], {"image_id": 1}], "entry 1: lacks category_id, bbox, score"),
+        (
+            lambda entries: [entries[0] | {"bbox": [1, 2, float("nan"), 4]}],
+            "entry 0: bbox [1, 2, nan, 4] is no",
+        ),
+        (lambda entries: [entries[0] | {"bbox": [1, 2, -3, 4]}], "entry 0: bbox [1, 2, -3, 4] is no"),
+    ],
+)
+def test_what_is_no_list_of_boxes_is_refused(study, capsys, change, message):
+    detections = StudyPaths("mini").run("tood_af", 0).detections
+    root = read_manifest(StudyPaths("mini").manifest)["root"]
+    (study / "changed.json").write_text(json.dumps(change(json.loads(detections.read_text()))))
+    assert main(["classes", "--detections", "changed.json", "--annotations", f"{root}/val.json"]) == 2
     assert message in capsys.readouterr().err
 
 

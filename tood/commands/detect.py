@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from tood.commands.detectors import add_detectors, add_device, load, require_detectors
@@ -31,6 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Draw and write the detections; 1 where an image cannot be read."""
     paths = find_images(options.images)
+    _require_own_folder(options.output, paths)
     require_detectors(options)
     try:
         options.output.mkdir(parents=True, exist_ok=True)
@@ -58,3 +60,15 @@ def run(options: argparse.Namespace) -> int:
     for problem in done.failed:
         print(f"tood: {problem}", file=sys.stderr)
     return int(bool(done.failed))
+
+
+def _require_own_folder(output: Path, images: Iterable[Path]) -> None:
+    """That no drawing replaces an image, and no result a file of the user's."""
+    if inside := next((path for path in images if path.resolve().parent == output.resolve()), None):
+        raise InputError(
+            f"--output {output}: {inside} is in this folder, where a drawing could replace it; name another "
+            "folder, such as detections"
+        )
+    there = [name for name in ("detections.json", "images.json") if (output / name).exists()]
+    if len(there) == 1:  # this command writes both
+        raise InputError(f"--output {output}: {there[0]} there is not of this command; name another folder")

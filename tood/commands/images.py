@@ -34,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
     if plan.drawing is None:
         raise ExperimentError(f"scale {plan.scale.name!r} draws no images; name one that does")
     strides = plan.scale.heads["tood.TOODHead"]["anchor_generator"]["strides"]
+    options.output.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as folder:
         root = Path(folder, "data")
         generate(root, plan.drawing)

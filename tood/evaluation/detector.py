@@ -33,6 +33,11 @@ from tood.study.plan import Plan
 from tood.study.released import ReleasedFile, load_released
 from tood.study.settings import Settings
 
+_UNNAMED = (
+    "The file names no classes, so COCO's 80 are taken; a file saved with "
+    'meta={"dataset_meta": {"classes": (...)}} beside its state_dict names its own'
+)
+
 
 @dataclass
 class Detector:
@@ -193,7 +198,7 @@ def of_file(checkpoint: Path, config: str | None = None, device: str = "auto") -
         ExperimentError: the file or the configuration cannot be read or does not fit, or its head is not
             dense or cannot be read.
     """
-    declared = load_released().get(checkpoint.name)
+    declared, weights = load_released().get(checkpoint.name), None
     try:
         checked(checkpoint, declared.digest if declared else "")
         weights = read(checkpoint)
@@ -201,14 +206,25 @@ def of_file(checkpoint: Path, config: str | None = None, device: str = "auto") -
         if settings is None:
             model, transforms = of_mmdet(str(config))
             model.load_state_dict(fitted(weights.state_dict, model, checkpoint, str(config)))
+            _require_classes(model, weights, checkpoint, str(config))
         else:
             categories = [{"name": name} for name in weights.classes]
             model, resolved = built(settings, categories, weights.state_dict, checkpoint)
             transforms = own_transforms(resolved)
     except ImportFailed as error:
-        raise ExperimentError(str(error)) from error
+        hint = "" if weights is None or weights.named else f". {_UNNAMED}"
+        raise ExperimentError(f"{error}{hint}") from error
     ids = category_ids(weights.classes)
     return _ready(checkpoint.stem, model, weights.classes, ids, transforms, device)
+
+
+def _require_classes(model: SingleStageDetector, weights: Weights, checkpoint: Path, config: str) -> None:
+    number = getattr(model.bbox_head, "num_classes", len(weights.classes))
+    if number != len(weights.classes):
+        named = "names" if weights.named else "is taken to have"
+        raise ImportFailed(
+            f"{checkpoint}: {named} {len(weights.classes)} classes, and the head of {config} has {number}"
+        )
 
 
 def category_ids(classes: Sequence[str]) -> list[int]:

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from tood.data.manifest import read_manifest
+from tood.data.seen import file_digest
 from tood.engine.config import build_model, resolve
 from tood.engine.weights import weights_of
 from tood.evaluation.released import ours
@@ -282,11 +283,13 @@ def _try(file: Path, run: Run, released: ReleasedFile, scale: str) -> None:
 
 
 def _in_place(file: Path, released: ReleasedFile) -> Path:
-    """Copy a file to the folder of released weights, unless it is already there."""
+    """Copy a file to the folder of released weights, unless it is already there; another one is kept."""
     place = released.path
-    if not (place.exists() and place.samefile(file)):
+    if not place.exists():
         with atomic_path(place) as temporary:
             shutil.copyfile(file, temporary)
+    elif not place.samefile(file) and file_digest(place) != file_digest(file):
+        raise ExperimentError(f"{place} is there and is another file than {file}; move one of them away")
     return place
 
 

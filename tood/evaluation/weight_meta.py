@@ -72,6 +72,7 @@ class Weights:
     state_dict: dict[str, Tensor]
     classes: tuple[str, ...]
     settings: Any  # not checked; None if there are none
+    named: bool = True  # whether the file itself names the classes
 
 
 def read(path: Path) -> Weights:
@@ -95,9 +96,15 @@ def read(path: Path) -> Weights:
     ):
         if holder.get(name) is not None:
             where = f"meta.{name}" if holder is meta else f"meta.dataset_meta.{name}"
+            if isinstance(holder[name], str):
+                raise ImportFailed(
+                    f"{path}: {where} is the text {holder[name]!r} and no list of names; a tuple of one name "
+                    f"has a comma: ({holder[name]!r},)"
+                )
             names = _checked(_Names, holder[name], where, path)
             return Weights(content.state_dict, names, meta.get("settings"))
-    return Weights(content.state_dict, tuple(CocoDataset.METAINFO["classes"]), meta.get("settings"))
+    coco = tuple(CocoDataset.METAINFO["classes"])
+    return Weights(content.state_dict, coco, meta.get("settings"), named=False)
 
 
 def declared_settings(said: Any, path: Path) -> Settings:

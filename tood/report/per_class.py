@@ -1,8 +1,9 @@
 """Results of trainings by class, from the detections of their evaluation: tables, figures and captions."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ from tood.study.paths import AP, StudyPaths
 from tood.study.plan import Plan
 
 METRICS = [*CURVES, "AR"]
+_KEYS = ("image_id", "category_id", "bbox", "score")  # of an entry of COCO results
 
 
 class Detections(NamedTuple):
@@ -68,17 +70,19 @@ def of_study(plan: Plan, runs: Sequence[str], seed: int | None) -> list[Detectio
         run: list(filter(None, (_detections(plan, run, number) for number in _seeds(plan, run, seed))))
         for run in (runs or plan.all_runs)
     }
+    of_seed = {} if seed is None else {"seeds": seed}
     for run in runs:
         if not by_run[run]:
-            call = call_of(plan, runs=run, fresh=True, **({} if seed is None else {"seeds": seed}))
+            call = call_of(plan, runs=run, fresh=True, **of_seed)
             raise ExperimentError(
                 f"{run}: no detections of {plan.name} are on this machine, and a record has none; "
                 f"this trains it:\n{call}"
             )
     if not any(by_run.values()):
+        which = "" if seed is None else f" of seed {seed}"
         raise ExperimentError(
-            f"{plan.name}: no detections are on this machine, and records have none; this trains its runs:\n"
-            f"{call_of(plan, fresh=True)}"
+            f"{plan.name}: no detections{which} are on this machine, and records have none; this trains its "
+            f"runs:\n{call_of(plan, fresh=True, **of_seed)}"
         )
     return [detections for of_seeds in by_run.values() for detections in of_seeds]
 
@@ -128,6 +132,7 @@ def _measured(source: Detections, least_score: float, least_iou: float) -> PerCl
     try:
         truth = read_json(source.annotations, hint="give the annotations that the detections are of")
         results = read_json(source.results, hint="give COCO results, a list of detections")
+        _require_results(results, source.results)
         image_ids = (
             read_json(source.evaluated) if source.evaluated else [image["id"] for image in truth["images"]]
         )
@@ -140,6 +145,22 @@ def _measured(source: Detections, least_score: float, least_iou: float) -> PerCl
         ) from error
     except ValueError as error:
         raise InputError(f"{source.results}: does not fit {source.annotations}: {error}") from error
+
+
+def _require_results(results: Any, path: Path) -> None:
+    """That these are COCO results, of which pycocotools says little."""
+    if not isinstance(results, list):
+        raise InputError(f"{path}: not COCO results, which are a list of detections")
+    for number, entry in enumerate(results):
+        if lacking := [key for key in _KEYS if not isinstance(entry, dict) or key not in entry]:
+            raise InputError(f"{path}: entry {number}: lacks {', '.join(lacking)}; give COCO results")
+        box = entry["bbox"]
+        if not (isinstance(box, list) and len(box) == 4 and all(map(_finite, box)) and min(box[2:]) >= 0):
+            raise InputError(f"{path}: entry {number}: bbox {box!r} is no x, y, width, height of a box")
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def write_classes(results: ByClass, folder: Path) -> None:
