@@ -108,7 +108,11 @@ def normal(name: str) -> str:
 
 def leads_out(root: Path, path: Path) -> bool:
     """Whether a path leads out of the folder of the dataset; where links lead does not matter."""
-    return os.path.relpath(path, root).split(os.sep)[0] == os.pardir
+    return _is_out(os.path.relpath(path, root))
+
+
+def _is_out(relative: str) -> bool:
+    return relative.split(os.sep)[0] == os.pardir
 
 
 def inside(root: Path, path: Path, file: Path, key: str) -> str:
@@ -122,10 +126,11 @@ def inside(root: Path, path: Path, file: Path, key: str) -> str:
     Raises:
         DataError: it leads out of the folder.
     """
-    if leads_out(root, path):
+    relative = os.path.relpath(path, root)
+    if _is_out(relative):
         hint = "let data_root be the folder that holds all files of the dataset"
         raise data_error(file, key, f"{str(path)!r} leads out of data_root", hint)
-    return os.path.relpath(path, root)
+    return relative
 
 
 def read_lines(path: Path) -> list[str]:

@@ -24,7 +24,7 @@ from tood.runtime.text import single_line
 
 MOST_PER_IMAGE = 100  # COCO counts no more
 NAME = re.compile(r"detections_[^_]+_.+_results")
-_KEYS = {"image_id", "category_id", "bbox", "score"}
+KEYS = ("image_id", "category_id", "bbox", "score")  # of a detection in COCO's format for results
 _ROUNDED = 0.1 + 1e-6  # pixels: rounding moves corner and side of a box by half of a tenth each
 _NO_BOX = "write x, y, w, h of the box in pixels of the original image"
 
@@ -94,10 +94,10 @@ def validate(detections: Sequence[Any], info: ImageInfo, file: Path) -> None:
 
 def _problem(detection: Any, info: ImageInfo, categories: set[int]) -> str | None:
     """The problem of one detection, and a hint; None if there is none."""
-    if not isinstance(detection, dict) or set(detection) != _KEYS:
+    if not isinstance(detection, dict) or set(detection) != set(KEYS):
         keys = sorted(detection) if isinstance(detection, dict) else type(detection).__name__
-        return f"has {keys}; it must have exactly {', '.join(sorted(_KEYS))}"
-    image, category, bbox, score = (detection[key] for key in ("image_id", "category_id", "bbox", "score"))
+        return f"has {keys}; it must have exactly {', '.join(sorted(KEYS))}"
+    image, category, bbox, score = (detection[key] for key in KEYS)
     if type(image) is not int or image not in info.sizes:
         return f"image_id {image!r} is not in {info.path.name}; detect on the images of that file"
     if type(category) is not int or category not in categories:
@@ -105,7 +105,7 @@ def _problem(detection: Any, info: ImageInfo, categories: set[int]) -> str | Non
             f"category_id {category!r} is not in {info.path.name}; write the ids of that file, "
             f"{min(categories)} to {max(categories)} with its gaps, not labels that start at 0"
         )
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_finite, bbox)):
+    if not is_four_numbers(bbox):
         return f"bbox {bbox!r} is not four finite numbers; {_NO_BOX}"
     if not _is_finite(score) or not 0 <= score <= 1:
         return f"score {score!r} is not a number from 0 to 1; write the confidence that NMS ranked by"
@@ -114,6 +114,11 @@ def _problem(detection: Any, info: ImageInfo, categories: set[int]) -> str | Non
     if min(x, y) < -_ROUNDED or x + w > width + _ROUNDED or y + h > height + _ROUNDED or min(w, h) < 0:
         return f"bbox {bbox} is not inside image_id {image} of {width} x {height} pixels; {_NO_BOX}"
     return None
+
+
+def is_four_numbers(value: Any) -> bool:
+    """Whether this is a list of four finite numbers, as boxes are in JSON."""
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_finite, value))
 
 
 def _is_finite(value: Any) -> bool:

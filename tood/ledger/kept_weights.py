@@ -12,7 +12,10 @@ from tood.study.declarations import ExperimentError
 from tood.study.paths import StudyPaths
 from tood.study.plan import Training
 
-SUFFIX = ".pth"  # beside seed0.json lies seed0.pth
+
+def beside(record: Path) -> Path:
+    """Where the weights of a record are kept, if they are: seed0.pth beside seed0.json."""
+    return record.with_suffix(".pth")
 
 
 def kept_weights(place: Path) -> Path | None:
@@ -24,7 +27,7 @@ def kept_weights(place: Path) -> Path | None:
     Raises:
         ExperimentError: the file is not what the record was measured on.
     """
-    path = place.with_suffix(SUFFIX)
+    path = beside(place)
     if not path.is_file():
         return None
     record = read_record(place)
@@ -60,4 +63,4 @@ def keep_weights(study: str, training: Training) -> Path:
         raise ExperimentError(
             f"{named}: {place} was not measured on {model}; call the workflow again, which measures it"
         )
-    return Path(shutil.copyfile(model, place.with_suffix(SUFFIX)))
+    return Path(shutil.copyfile(model, beside(place)))

@@ -21,7 +21,7 @@ from tood.data.manifest import read_manifest
 from tood.data.validation import annotations_as_checked
 from tood.ledger.curves import by_epoch
 from tood.ledger.forms import Measurement, Provenance, Readings
-from tood.ledger.kept_weights import SUFFIX, kept_weights
+from tood.ledger.kept_weights import beside, kept_weights
 from tood.ledger.plans import load_study, recorded_trainings
 from tood.ledger.provenance import data_digest, digest, evaluation_digest, is_stale
 from tood.ledger.records import Record, drawn_by, read_record, same_annotations
@@ -115,7 +115,7 @@ def trained_weights(run: str, study: str | None, seed: int | None) -> tuple[Plan
         if kept := kept_weights(paths.record(run, number)):
             return plan, number, kept
         if weights.is_file():
-            checked_data(plan)
+            checked_data(plan)  # raises: without the check the classes of these weights are not known
         others = [name for name in studies_with(run) if _has_weights(StudyPaths(name), run, number)]
         also = f" (there are weights of it in {', '.join(others)}: --name {others[0]})" if others else ""
         call = call_of(plan, runs=run, seeds=number, fresh=True)
@@ -125,7 +125,7 @@ def trained_weights(run: str, study: str | None, seed: int | None) -> tuple[Plan
 
 def _has_weights(paths: StudyPaths, run: str, seed: int) -> bool:
     here = paths.run(run, seed).model.is_file() and paths.manifest.is_file()
-    return here or paths.record(run, seed).with_suffix(SUFFIX).is_file()
+    return here or beside(paths.record(run, seed)).is_file()
 
 
 def checked_data(plan: Plan) -> dict[str, Any]:
@@ -136,20 +136,20 @@ def checked_data(plan: Plan) -> dict[str, Any]:
     """
     path = StudyPaths(plan.name).manifest
     if not path.is_file():
-        check = call_of(plan).replace("snakemake", f"snakemake {shlex.quote(str(path))}", 1)
         raise ExperimentError(
-            f"{path}: not there; this checks the data of the study, which writes it:\n{check}"
+            f"{path}: not there; this checks the data of the study, which writes it:\n{call_of(plan, path)}"
         )
     return read_manifest(path)
 
 
-def call_of(plan: Plan, **changes: object) -> str:
-    """The call of the workflow that does a study, or a part of it if options are changed."""
+def call_of(plan: Plan, target: Path | None = None, /, **changes: object) -> str:
+    """The call of the workflow that does a study, or a part of it: a file, or what changed options say."""
     options = plan.study.model_dump(mode="json", exclude_none=True) | changes
     if isinstance(runs := changes.get("runs"), str | tuple | list):
         options["options"] = plan.options_for([runs] if isinstance(runs, str) else runs)
     words = (shlex.quote(f"{key}={_word(key, value)}") for key, value in options.items() if value is not None)
-    return f"snakemake --cores all --config {' '.join(words)}"
+    file = "" if target is None else f" {shlex.quote(str(target))}"
+    return f"snakemake{file} --cores all --config {' '.join(words)}"
 
 
 def _word(key: str, value: object) -> str:

@@ -26,12 +26,13 @@ from tood.study.paths import AP
 
 def mini_part(results: Path) -> str:
     """What was measured: findings, differences beside the claims, sweep, orders, tables, other studies."""
-    page, of_study = load_pages().mini, judged_study(results, load_pages().mini.study)
+    pages = load_pages()
+    page, of_study = pages.mini, judged_study(results, pages.mini.study)
     checks = [check for check in load_checks(page.study, load_runs()) if records_of(results, check.study)]
     others = {
         check: measured_tables(results, check.study, page.of_others, least=2)
         for check in checks
-        if check.study != load_pages().cells
+        if check.study != pages.cells
     }
     notes, (own, *of_others) = _apart([measured_tables(results, page.study, least=2), *others.values()])
     parts = [

@@ -1,6 +1,5 @@
 """Results of trainings by class, from the detections of their evaluation: tables, figures and captions."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from tood.analysis.figures.per_class import (
 )
 from tood.analysis.per_class import CURVES, PerClass, measure
 from tood.data.manifest import read_manifest
+from tood.evaluation.submission import KEYS, is_four_numbers
 from tood.ledger.status import call_of, read_status
 from tood.report.markup import DASH, markdown, markdown_table
 from tood.runtime.failures import InputError
@@ -29,7 +29,6 @@ from tood.study.paths import AP, StudyPaths
 from tood.study.plan import Plan
 
 METRICS = [*CURVES, "AR"]
-_KEYS = ("image_id", "category_id", "bbox", "score")  # of an entry of COCO results
 
 
 class Detections(NamedTuple):
@@ -152,15 +151,11 @@ def _require_results(results: Any, path: Path) -> None:
     if not isinstance(results, list):
         raise InputError(f"{path}: not COCO results, which are a list of detections")
     for number, entry in enumerate(results):
-        if lacking := [key for key in _KEYS if not isinstance(entry, dict) or key not in entry]:
+        if lacking := [key for key in KEYS if not isinstance(entry, dict) or key not in entry]:
             raise InputError(f"{path}: entry {number}: lacks {', '.join(lacking)}; give COCO results")
         box = entry["bbox"]
-        if not (isinstance(box, list) and len(box) == 4 and all(map(_finite, box)) and min(box[2:]) >= 0):
+        if not (is_four_numbers(box) and min(box[2:]) >= 0):
             raise InputError(f"{path}: entry {number}: bbox {box!r} is no x, y, width, height of a box")
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def write_classes(results: ByClass, folder: Path) -> None:

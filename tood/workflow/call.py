@@ -19,7 +19,7 @@ from tood.data.manifest import read_manifest
 from tood.data.subset import UnknownClass
 from tood.data.validation import changed_since_check
 from tood.ledger.forms import Options
-from tood.ledger.kept_weights import SUFFIX
+from tood.ledger.kept_weights import beside
 from tood.ledger.plans import save_study
 from tood.ledger.status import study_status
 from tood.runtime import event_files
@@ -179,7 +179,7 @@ def describe_success(plan: Plan, done: Mapping[str, int], seconds: float) -> str
 def _weights(paths: StudyPaths) -> Iterator[tuple[Path, Path]]:
     """Where weights may be, as a pattern and as a name: of trainings here, and beside records."""
     yield paths.run("*", "*").model, paths.run("RUN", "K").model
-    yield paths.record("*", "*").with_suffix(SUFFIX), paths.record("RUN", "K").with_suffix(SUFFIX)
+    yield beside(paths.record("*", "*")), beside(paths.record("RUN", "K"))
 
 
 def require_sizes(plan: Plan) -> None:
